@@ -1,0 +1,54 @@
+# `make run` and `make test` set up all that they need in .venv; nothing else has to be typed first.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= poolsrv.toml
+
+.PHONY: help run check test test-all lint bench bench-quick clean
+
+help: ## show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+run: $(VENV)/run.stamp ## set up, then serve the sample poolsrv.toml (CONFIG=FILE for another)
+	exec $(BIN)/poolsrv --config $(CONFIG)
+
+check: $(VENV)/run.stamp ## set up, then check the sample poolsrv.toml
+	$(BIN)/poolsrv check --config $(CONFIG)
+
+test: $(VENV)/dev.stamp ## set up, then run the tests (ARGS='-k name' for some of them)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: ## the tests on every Python from 3.11 on that is here
+	@set -e; for p in python3.11 python3.12 python3.13 python3.14; do \
+		if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "== $$($$p --version)"; $(MAKE) --no-print-directory test PYTHON=$$p VENV=.venv-$$p; \
+		fi; done
+
+lint: $(VENV)/dev.stamp ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/dev.stamp ## measure against the references and the peers (minutes)
+	$(BIN)/python bench/run.py
+
+bench-quick: $(VENV)/dev.stamp ## see that the benchmark works (no figure of it means anything)
+	$(BIN)/python bench/run.py --quick
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "poolsrv needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@ $(VENV)/run.stamp
+
+clean: ## remove what the above made
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
