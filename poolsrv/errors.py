@@ -1,0 +1,40 @@
+"""The exceptions that cross from one part of poolsrv to another, or to a plugin."""
+
+
+class PoolsrvError(Exception):
+    """The base of all exceptions that poolsrv defines."""
+
+
+class ConfigError(PoolsrvError):
+    """A value in the config that can't be used.
+
+    A plugin raises it from its ``__init__``; poolsrv then reports it with the file and the whole key path, beside
+    every other error of the file.
+
+    :param key: the option that is wrong, relative to the plugin's own table (``"root"``, ``"limits.cpu"``); empty
+        where no single option is to blame.
+    :param message: what is wrong and what was expected, in one line.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(key, message)
+        self.key = key
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+class StartError(PoolsrvError):
+    """What fails only at run time: an address in use, workers that can't start. The command line exits with 1."""
+
+
+class LineTooLong(PoolsrvError):
+    """``recv_line`` has seen more than its limit without an end of line.
+
+    Nothing has been taken from the buffer: the caller may answer and close, or ``recv`` the bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"no end of line within {limit} bytes")
+        self.limit = limit
