@@ -1,0 +1,109 @@
+"""The config as the rest of poolsrv sees it, and the keys that the file may have for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from .addresses import Address
+from .problems import ConfigErrors, Problem
+from .schema import keys
+
+__all__ = ["Config", "ConfigErrors", "ListenerConfig", "PoolConfig", "Problem"]
+
+Dispatch: TypeAlias = Literal["round-robin", "least-connections"]
+HalfClose: TypeAlias = Literal["finish", "abort"]
+
+LONGEST_TIME = 1_000_000_000  # seconds, 31 years: timers take no more
+MOST_WORKERS = 1024  # beyond that a number is a slip of the finger
+
+
+class PoolConfig(msgspec.Struct, frozen=True):
+    """The table ``[pool]``.
+
+    :ivar workers: how many there are, ``"auto"`` resolved.
+    :ivar dispatch: how a worker is chosen for a new connection.
+    :ivar graceful_timeout: seconds that open connections get on stop and reload.
+    :ivar hang_timeout: seconds of silence after which a worker is killed and replaced; 0 is never.
+    """
+
+    workers: int
+    dispatch: Dispatch = "round-robin"
+    graceful_timeout: float = 30.0
+    hang_timeout: float = 0.0
+
+
+class ListenerConfig(msgspec.Struct, frozen=True):
+    """One table ``[listeners.NAME]``.
+
+    :ivar name: NAME.
+    :ivar bind: where it listens; at least one address.
+    :ivar handler: the plugin that answers.
+    :ivar plugins: further plugins, called before the handler, in this order.
+    :ivar workers: only the first so many workers serve it, never more than the pool has; None: all of them.
+    :ivar max_connections: at a time, over all workers; 0 is no limit.
+    :ivar idle_timeout: seconds without a byte; 0 is never.
+    :ivar half_close: what a client that stops sending means; None: the handler's default.
+    :ivar max_unsent: bytes kept for a client that does not read.
+    :ivar socket_mode: permission bits of unix sockets; None: as the umask has it.
+    :ivar plugin_options: the plugins' own tables, as the file has them, by plugin name.
+    """
+
+    name: str
+    bind: tuple[Address, ...]
+    handler: str
+    plugins: tuple[str, ...] = ()
+    workers: int | None = None
+    max_connections: int = 0
+    idle_timeout: float = 60.0
+    half_close: HalfClose | None = None
+    max_unsent: int = 16777216
+    socket_mode: int | None = None
+    plugin_options: Mapping[str, Mapping[str, Any]] = {}
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A whole config file.
+
+    :ivar path: the file, as the user named it.
+    """
+
+    path: Path
+    pool: PoolConfig
+    listeners: tuple[ListenerConfig, ...]
+
+
+# What the tables may have in the file, before addresses are read and "auto" is resolved. The bounds are the contract
+# of docs/configuration.md.
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=A_DAY_IN_YEARS)]
+Workers: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
+
+
+class PoolTable(msgspec.Struct):
+    """The keys of ``[pool]``."""
+
+    workers: Workers | Literal["auto"] = "auto"
+    dispatch: Dispatch = "round-robin"
+    graceful_timeout: Seconds = 30.0
+    hang_timeout: Seconds = 0.0
+
+
+class ListenerTable(msgspec.Struct):
+    """The keys of ``[listeners.NAME]``; every other one is the table of a plugin."""
+
+    bind: str | list[str]
+    handler: str
+    plugins: list[str] = []
+    workers: Workers | None = None
+    max_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
+    idle_timeout: Seconds = 60.0
+    half_close: HalfClose | None = None
+    max_unsent: Annotated[int, msgspec.Meta(ge=1)] = 16777216
+    socket_mode: int | str | None = None
+
+
+POOL_KEYS = keys(PoolTable)
+LISTENER_KEYS = keys(ListenerTable)

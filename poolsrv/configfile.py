@@ -1,0 +1,299 @@
+"""The config file: reading it, and finding every error that it alone shows.
+
+The result is a *draft*: what is in the plugins' own tables, and keys that only a plugin could explain, is for
+``plugins.load``, which imports the plugins and then has all errors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from . import addresses, cpus
+from .addresses import Address
+from .config import LISTENER_KEYS, POOL_KEYS, Config, ListenerConfig, ListenerTable, PoolConfig, PoolTable
+from .problems import ConfigErrors, Key, Problem, Problems, bare_or_quoted, did_you_mean, nearest, one_of, quoted
+from .schema import Decoder
+from .words import show
+
+ADDRESS = f"a string with an address, such as {addresses.EXAMPLES}"
+
+
+class ListenerDraft:
+    """A listener as far as the file alone tells.
+
+    :ivar key: where its table is.
+    :ivar fields: those keys of its own that are right, decoded.
+    :ivar plugins: every plugin that it names, with the place; the handler last.
+    :ivar tables: the tables that are not its own keys, by name.
+    :ivar strays: names of keys that are neither its own nor tables.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key: Key = ("listeners", name)
+        self.fields: dict[str, Any] = {}
+        self.plugins: list[tuple[str, Key]] = []
+        self.tables: dict[str, Mapping[str, Any]] = {}
+        self.strays: list[str] = []
+
+    @property
+    def header(self) -> str:
+        """The header of its table."""
+        return f"[listeners.{bare_or_quoted(self.name)}]"
+
+    def plugin_header(self, plugin: str) -> str:
+        """The header of the table with a plugin's options."""
+        return f"[listeners.{bare_or_quoted(self.name)}.{bare_or_quoted(plugin)}]"
+
+
+class Draft:
+    """A config as far as the file alone tells, with the errors that it shows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.base = Path(os.path.abspath(path)).parent
+        self.problems = Problems(path)
+        self.decoder = Decoder(self.problems, self.base)
+        self.document: dict[str, Any] = {}
+        self.pool: dict[str, Any] = {}
+        self.listeners: list[ListenerDraft] = []
+
+    def finish(self) -> Config:
+        """The config.
+
+        :raises ConfigErrors: there are errors, of the file or of its plugins.
+        """
+        if self.problems:
+            raise self.problems.error(self.document)
+        workers = self.pool.get("workers", "auto")
+        pool = PoolConfig(**{**self.pool, "workers": cpus.usable() if workers == "auto" else workers})
+        return Config(self.path, pool, tuple(_finish_listener(draft, pool) for draft in self.listeners))
+
+
+def read(path: Path) -> Draft:
+    """Read a config file.
+
+    :raises ConfigErrors: the file can't be read, or is not TOML. All other errors are in the draft.
+    """
+    draft = Draft(path)
+    draft.document = _parse_toml(path)
+    _check_top_level(draft)
+    pool = draft.document.get("pool", {})
+    if isinstance(pool, Mapping):
+        draft.pool = draft.decoder.decode_table(PoolTable, pool, ("pool",))
+        _check_pool_keys(draft, pool)
+    else:
+        draft.problems.add(("pool",), f"got {show(pool)}, expected a table: [pool]")
+    listeners = draft.document.get("listeners", {})
+    if isinstance(listeners, Mapping):
+        for name, table in listeners.items():
+            _read_listener(draft, name, table)
+    else:
+        draft.problems.add(
+            ("listeners",), f"got {show(listeners)}, expected a table for each listener: [listeners.NAME]"
+        )
+    _check_overlaps(draft)
+    return draft
+
+
+def _parse_toml(path: Path) -> dict[str, Any]:
+    import tomli
+
+    try:
+        text = path.read_bytes().decode()
+        return tomli.loads(text)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        column = error.start - (error.object.rfind(b"\n", 0, error.start) + 1) + 1
+        where, message = f"line {line}, column {column}", "not UTF-8, expected TOML, which is always in UTF-8"
+    except tomli.TOMLDecodeError as error:
+        where, message = _explain_toml(error, text)
+    except FileNotFoundError:
+        where, message = "", "no such file, expected a config file"
+    except IsADirectoryError:
+        where, message = "", "a directory, expected a config file"
+    except OSError as error:
+        where, message = "", f"can't be read: {error.strerror or error}"
+    except (RecursionError, ValueError) as error:  # nested too deeply; a NUL in the path; a number without end
+        where, message = "", f"can't be read: {error}"
+    raise ConfigErrors([Problem(path, where, message)])
+
+
+def _explain_toml(error: Exception, text: str) -> tuple[str, str]:
+    message = str(error)
+    place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
+    lines = text.split("\n")
+    line, column = str(len(lines)), str(len(lines[-1]) + 1)
+    if place is not None:
+        message = message[: place.start()] + ("" if place[1] else " (the file ends here)")
+        line, column = place[1] or line, place[2] or column
+    # tomli shows the key of a double declaration as a Python tuple.
+    message = re.sub(r"\(('[^)]*')\)", lambda m: ".".join(re.findall(r"'([^']*)'", m[1])), message)
+    return f"line {line}, column {column}", message
+
+
+def _check_top_level(draft: Draft) -> None:
+    problems, document = draft.problems, draft.document
+    named = {name for table in _tables(document.get("listeners")) for name in _named_plugins(table)}
+    for name, value in document.items():
+        if name in ("pool", "listeners"):
+            continue
+        header, is_table = f"[{bare_or_quoted(name)}]", isinstance(value, Mapping)
+        if is_table and name in named:
+            message = f"no place for a plugin's options, expected them on a listener: [listeners.NAME.{name}]"
+        elif is_table and nearest(name, ("listeners",)):
+            inner = next((bare_or_quoted(key) for key, member in value.items() if isinstance(member, Mapping)), "NAME")
+            message = f"unknown table [{bare_or_quoted(name)}.{inner}], expected [listeners.{inner}]"
+        elif is_table or isinstance(value, list):
+            message = f"unknown table {header}, expected [pool] or [listeners.NAME]{did_you_mean(name, ('pool',))}"
+        elif homes := [
+            home for home, known in (("[pool]", POOL_KEYS), ("[listeners.NAME]", LISTENER_KEYS)) if name in known
+        ]:
+            message = f"`{name}` belongs in {one_of(homes)}"
+        else:
+            message = f"unknown key, expected the tables [pool] and [listeners.NAME]{_belongs_nearly(name)}"
+        problems.add((name,), message)
+    if not document.get("listeners") and not any(nearest(name, ("listeners",)) for name in document):
+        problems.add((), "no listeners, expected at least one table [listeners.NAME] with `bind` and `handler`")
+
+
+def _belongs_nearly(name: str) -> str:
+    return did_you_mean(name, (*POOL_KEYS, *LISTENER_KEYS))
+
+
+def _check_pool_keys(draft: Draft, pool: Mapping[str, Any]) -> None:
+    for name in pool:
+        if name in POOL_KEYS:
+            continue
+        if name in LISTENER_KEYS:
+            message = f"`{name}` belongs in [listeners.NAME]"
+        else:
+            message = f"unknown key, expected {one_of(POOL_KEYS)}{did_you_mean(name, POOL_KEYS)}"
+        draft.problems.add(("pool", name), message)
+
+
+def _read_listener(draft: Draft, name: str, table: object) -> None:
+    problems, key = draft.problems, ("listeners", name)
+    if not isinstance(table, Mapping):
+        if name in LISTENER_KEYS:
+            message = f"`{name}` belongs in the table of one listener: [listeners.NAME]"
+        else:
+            message = f"got {show(table)}, expected a table: [listeners.{bare_or_quoted(name)}]"
+        problems.add(key, message)
+        return
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        problems.add(key, "not a name for a listener, expected letters, digits, - and _")
+    listener = ListenerDraft(name)
+    draft.listeners.append(listener)
+    listener.fields = draft.decoder.decode_table(
+        ListenerTable, {key: value for key, value in table.items() if key not in ("bind", "socket_mode")}, key
+    )
+    for entry, value in table.items():
+        if entry in LISTENER_KEYS:
+            continue
+        if isinstance(value, Mapping):
+            listener.tables[entry] = value
+        else:
+            listener.strays.append(entry)
+    misspelt = {nearest(stray, LISTENER_KEYS) for stray in listener.strays}
+    for required, expected in (("bind", ADDRESS), ("handler", "the name of a plugin (`poolsrv plugins` lists them)")):
+        if required not in table and required not in misspelt:
+            problems.add((*key, required), f"missing, expected {expected}")
+    if "bind" in table:
+        listener.fields["bind"] = _read_bind(draft, table["bind"], (*key, "bind"))
+    if "socket_mode" in table:
+        listener.fields["socket_mode"] = _read_mode(problems, table["socket_mode"], (*key, "socket_mode"))
+    _check_listener(draft, listener)
+
+
+def _check_listener(draft: Draft, listener: ListenerDraft) -> None:
+    """What several keys say together."""
+    problems, key, fields = draft.problems, listener.key, listener.fields
+    for index, plugin in enumerate(fields.get("plugins", ())):
+        listener.plugins.append((plugin, (*key, "plugins", index)))
+    if "handler" in fields:
+        listener.plugins.append((fields["handler"], (*key, "handler")))
+    seen: dict[str, Key] = {}
+    for plugin, place in list(listener.plugins):
+        if plugin in LISTENER_KEYS:
+            problems.add(place, f"a plugin can't be named {quoted(plugin)}: that is one of a listener's own keys")
+        elif plugin in seen:
+            as_handler = " (it is the handler)" if place[-1] == "handler" else ""
+            problems.add(place, f"the plugin {quoted(plugin)} a second time{as_handler}, expected each of them once")
+        else:
+            seen[plugin] = place
+            continue
+        listener.plugins.remove((plugin, place))
+    workers, pool = fields.get("workers"), draft.pool.get("workers", "auto")
+    if workers is not None and pool != "auto" and workers > pool:
+        problems.add((*key, "workers"), f"got {workers}, expected at most the {pool} of [pool]")
+
+
+def _read_bind(draft: Draft, value: object, key: Key) -> tuple[tuple[Address, Key], ...]:
+    """The addresses, each with the place where the file has it."""
+    problems = draft.problems
+    if value == []:
+        problems.add(key, f"got an empty list, expected at least one address, such as {addresses.EXAMPLES}")
+    several = isinstance(value, list)
+    found = []
+    for index, text in enumerate(value if isinstance(value, list) else [value]):
+        place = (*key, index) if several else key
+        if isinstance(text, str):
+            try:
+                found.append((addresses.parse(text, draft.base), place))
+            except ValueError as error:
+                problems.add(place, str(error))
+        elif isinstance(text, int) and not isinstance(text, bool) and 0 <= text <= 65535:
+            expected = f'":{text}" for every address, or "127.0.0.1:{text}"'
+            problems.add(place, f"got {text} (a number), expected a string with an address: {expected}")
+        else:
+            problems.add(
+                place, f"got {show(text, 'string')}, expected {ADDRESS}{'' if several else ', or a list of these'}"
+            )
+    return tuple(found)
+
+
+def _read_mode(problems: Problems, value: object, key: Key) -> int | None:
+    mode = value
+    if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
+        mode = int(value[-3:], 8)
+    if isinstance(mode, int) and not isinstance(mode, bool) and 0 <= mode <= 0o777:
+        return mode
+    # 660 means 0o660, and is 0o1224.
+    hint = f" (write 0o{value})" if re.fullmatch("[0-7]{3}", str(value)) else ""
+    problems.add(key, f"got {show(value, 'string number')}, expected permission bits in octal, such as 0o660{hint}")
+    return None
+
+
+def _check_overlaps(draft: Draft) -> None:
+    bound = [(listener, *one) for listener in draft.listeners for one in listener.fields.get("bind", ())]
+    for (earlier, taken, _), (listener, address, place) in combinations(bound, 2):
+        if addresses.overlap(taken, address):
+            owner = "this listener" if earlier is listener else earlier.header
+            problem = f"is an address of {owner} too" if address == taken else f'overlaps with "{taken}" of {owner}'
+            draft.problems.add(place, f'"{address}" {problem}, expected each address once')
+
+
+def _finish_listener(draft: ListenerDraft, pool: PoolConfig) -> ListenerConfig:
+    fields = dict(draft.fields)
+    fields["bind"] = tuple(address for address, _ in fields["bind"])
+    fields["plugins"] = tuple(fields.get("plugins", ()))
+    if fields.get("workers") is not None:
+        # With "auto" the machine decides how many there are: a listener that wants more has all of them.
+        fields["workers"] = min(fields["workers"], pool.workers)
+    return ListenerConfig(name=draft.name, plugin_options=draft.tables, **fields)
+
+
+def _tables(value: object) -> list[Mapping[str, Any]]:
+    return [member for member in value.values() if isinstance(member, Mapping)] if isinstance(value, Mapping) else []
+
+
+def _named_plugins(listener: Mapping[str, Any]) -> list[str]:
+    plugins = listener.get("plugins")
+    names = [listener.get("handler"), *(plugins if isinstance(plugins, list) else ())]
+    return [name for name in names if isinstance(name, str)]
