@@ -78,7 +78,9 @@ class Config(msgspec.Struct, frozen=True):
 
 # What the tables may have in the file, before addresses are read and "auto" is resolved. The bounds are the contract
 # of docs/configuration.md.
-Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=A_DAY_IN_YEARS)]
+Seconds: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=0, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 0 to {LONGEST_TIME}"})
+]
 Workers: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
 
 

@@ -53,7 +53,7 @@ class Problems:
         return len(self._found)
 
     def add(self, key: Key, message: str) -> None:
-        """Add an error; one that is there already is not added again."""
+        """Add an error, unless it is there."""
         if (key, message) not in self._found:
             self._found.append((key, message))
 

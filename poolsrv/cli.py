@@ -1,0 +1,193 @@
+"""The command line. Each command imports what it needs: ``check`` has no use for the engine, ``--help`` for neither."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from . import logs
+from .errors import StartError
+from .problems import ConfigErrors, did_you_mean, quoted
+
+if TYPE_CHECKING:
+    from .plugins import Server
+
+EXIT_FAILED = 1  # at run time
+EXIT_USAGE = 2  # usage or config
+
+HELP = """
+Serve what a config file describes: a pool of workers, and a plugin behind every address.
+
+Runs in the foreground and logs to standard error. When every worker serves, one line with the word "ready" names
+every address; with port 0, the port that the kernel chose.
+
+\b
+Examples:
+  poolsrv --config poolsrv.toml          serve
+  poolsrv check --config poolsrv.toml    find every error of the file, serve nothing
+  poolsrv plugins                        what a config may name, with hooks and options
+  printf 'hello\\n' | nc 127.0.0.1 7007   talk to the echo of the sample config
+
+\b
+A config:
+  [pool]
+  workers = 4                  # "auto" without it: the CPUs that may be used
+  [listeners.hello]
+  bind = "127.0.0.1:7007"
+  handler = "echo"             # the name of a plugin
+"""
+
+EPILOG = """
+\b
+Signals:
+  TERM, INT   stop: open connections get pool.graceful_timeout seconds; a second one ends at once
+  HUP         read the config again
+  (TERM to a single worker: it finishes what it has and is replaced)
+
+\b
+Exit codes:
+  0  stopped as asked, or nothing wrong found
+  1  failed at run time: an address in use, workers that can't start
+  2  wrong usage, or errors in the config, each as FILE: key.path: what is wrong, what was expected
+
+\b
+Documentation: docs/ in the source distribution
+  configuration.md every key, operators.md running it, plugins.md writing a protocol
+"""
+
+
+class _Group(click.Group):
+    """Answers a misspelt command with the nearest one, and a config file in its place with what was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            hint = did_you_mean(name, self.list_commands(ctx))
+            if name.endswith(".toml") or os.path.isfile(name):
+                hint = f" (did you mean --config {name}?)"
+            ctx.fail(f"no command {quoted(name)}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+def _config_option(help_text: str, required: bool) -> Callable[[Any], Any]:
+    return click.option(
+        "--config", "-c", metavar="FILE", type=click.Path(path_type=Path), required=required, help=help_text
+    )
+
+
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    help=HELP,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+)
+@_config_option("The config to serve (TOML).", required=False)
+@click.option(
+    "--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True, help="The least that is logged."
+)
+@click.version_option(package_name="poolsrv", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, config: Path | None, log_level: str) -> None:
+    logs.set_up(log_level)
+    if ctx.invoked_subcommand is not None:
+        if config is not None:
+            ctx.fail(f"--config goes after the command: poolsrv {ctx.invoked_subcommand} --config {config}")
+        return
+    if config is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(EXIT_USAGE)
+    _serve(config)
+
+
+@cli.command()
+@_config_option("The config to check (TOML).", required=True)
+def check(config: Path) -> None:
+    """Find every error of a config, and serve nothing.
+
+    Imports the plugins that the config names and validates their options, but opens no socket. Exits with 0 and a
+    summary, or with 2 and one line for each error.
+    """
+    server = _load(config)
+    pool = server.config.pool
+    click.echo(f"{config}: ok")
+    click.echo(f"{pool.workers} worker{'s' if pool.workers > 1 else ''}, {pool.dispatch}")
+    rows = [("listener", "plugins", "addresses")]
+    for listener in server.config.listeners:
+        plugins = " > ".join((*listener.plugins, listener.handler))
+        rows.append((listener.name, plugins, ", ".join(map(str, listener.bind))))
+    click.echo(_table(rows))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def plugins(as_json: bool) -> None:
+    """List the installed plugins.
+
+    Of each: its name (what a config calls it), where it comes from, the hooks that it fills, and its options with
+    types and defaults. One that can't be used is shown with its error.
+    """
+    from . import catalogue
+
+    entries = catalogue.entries()
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(entries), indent=2))
+    else:
+        click.echo(catalogue.as_text(entries))
+
+
+def main() -> NoReturn:
+    """The program ``poolsrv``. Always raises SystemExit."""
+    _open_standard_streams()
+    cli.main(prog_name="poolsrv")
+    raise AssertionError  # click exits by itself
+
+
+def _serve(config: Path) -> NoReturn:
+    server = _load(config)
+    from .pool import run_server
+
+    try:
+        sys.exit(run_server(server))
+    except StartError as error:
+        _fail(EXIT_FAILED, [f"poolsrv: {error}"])
+
+
+def _load(config: Path) -> Server:
+    from .plugins import load
+
+    try:
+        return load(config)
+    except ConfigErrors as errors:
+        _fail(EXIT_USAGE, map(str, errors.problems))
+
+
+def _fail(code: int, lines: Iterable[str]) -> NoReturn:
+    for line in lines:
+        click.echo(line, err=True)
+    sys.exit(code)
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _open_standard_streams() -> None:
+    """Where the caller has closed one of descriptors 0 to 2, a socket would get its number, and the log with it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one

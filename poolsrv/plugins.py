@@ -1,0 +1,195 @@
+"""From a config file to plugins that are ready to be called: one instance of each per listener.
+
+Only the plugins that the config names are imported, in the parent, before the fork. All errors are found before any
+is reported: those of the file, of the imports, of the options, and of each ``__init__``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+
+from . import discovery
+from .config import LISTENER_KEYS, POOL_KEYS, Config, HalfClose, ListenerConfig
+from .configfile import Draft, ListenerDraft, read
+from .discovery import Installed, PluginError
+from .errors import ConfigError
+from .hooks import HookError, Hooks, NamedPlugin
+from .problems import Key, did_you_mean, nearest, one_of, quoted
+from .schema import keys
+from .words import show, unknown
+
+log = logging.getLogger("poolsrv.plugins")
+
+Options: TypeAlias = type[msgspec.Struct] | None
+
+_HALF_CLOSE = f"expected {one_of(map(quoted, get_args(HalfClose)))}"
+
+
+class LoadedListener(msgspec.Struct, frozen=True):
+    """A listener with its plugins.
+
+    :ivar half_close: the config's, or else the handler's attribute ``half_close``, or else ``"finish"``.
+    """
+
+    config: ListenerConfig
+    hooks: Hooks
+    half_close: HalfClose
+
+
+class Server(msgspec.Struct, frozen=True):
+    """All that a pool needs to know: the config, and its listeners in the order of the file."""
+
+    config: Config
+    listeners: tuple[LoadedListener, ...]
+
+
+def load(path: Path) -> Server:
+    """Read a config file, import its plugins, and make their instances.
+
+    :raises ConfigErrors: every error of the file and of its plugins.
+    """
+    loader = _Loader(read(path))
+    instances = [loader.make(listener) for listener in loader.draft.listeners]
+    config = loader.draft.finish()
+    listeners = []
+    for listener, plugins, draft in zip(config.listeners, instances, loader.draft.listeners, strict=True):
+        try:
+            hooks = Hooks(plugins)
+        except HookError as error:  # what only pluggy sees
+            place = next(place for name, place in draft.plugins if name == error.plugin)
+            loader.draft.problems.add(place, str(error))
+            continue
+        default = getattr(plugins[-1].instance, "half_close", "finish")
+        if default not in get_args(HalfClose):
+            loader.blame(listener.handler, (*draft.key, "handler"), f"has half_close = {default!r}, {_HALF_CLOSE}")
+        listeners.append(LoadedListener(listener, hooks, listener.half_close or default))
+    loader.draft.finish()
+    return Server(config, tuple(listeners))
+
+
+class _Loader:
+    """Imports each plugin once, and has each of its errors once, where the file first names it."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.problems = draft.problems
+        self.installed: dict[str, Installed] = discovery.installed()
+        self._classes: dict[str, tuple[type[Any], Options] | None] = {}
+
+    def make(self, listener: ListenerDraft) -> list[NamedPlugin]:
+        """The instances of a listener's plugins, in calling order; fewer where there are errors."""
+        found = {name: self._class(name, place) for name, place in listener.plugins}
+        schemas = {name: class_and_options[1] for name, class_and_options in found.items() if class_and_options}
+        self._check_strays(listener, found.keys(), schemas)
+        instances = []
+        for name, place in listener.plugins:
+            class_and_options = found[name]
+            if class_and_options is None:
+                continue
+            cls, schema = class_and_options
+            if place[-1] == "handler" and (message := discovery.handler_error(cls)):
+                self.blame(name, place, message)
+            before = len(self.problems)
+            options = self._options(listener, name, schema)
+            if len(self.problems) == before:
+                instance = self._instance(listener, name, place, cls, options)
+                instances.append(NamedPlugin(name, instance))
+        return instances
+
+    def _class(self, name: str, place: Key) -> tuple[type[Any], Options] | None:
+        if name not in self._classes:
+            self._classes[name] = self._import(name, place)
+        return self._classes[name]
+
+    def _import(self, name: str, place: Key) -> tuple[type[Any], Options] | None:
+        if name not in self.installed:
+            known = one_of(map(quoted, self.installed)) if self.installed else "one that is installed (none is)"
+            message = f"no plugin {quoted(name)} is installed, expected {known}{did_you_mean(name, self.installed)}"
+            self.problems.add(place, message)
+            return None
+        try:
+            cls = discovery.import_class(self.installed[name])
+            schema = discovery.options_of(cls)
+        except PluginError as error:
+            log.debug("plugin %r", name, exc_info=error.__cause__)
+            self.blame(name, place, str(error))
+            return None
+        for message in discovery.hook_errors(cls):
+            self.blame(name, place, message)
+        return cls, schema
+
+    def _options(self, listener: ListenerDraft, name: str, schema: Options) -> msgspec.Struct | None:
+        key = (*listener.key, name)
+        if schema is None:
+            if name in listener.tables:
+                message = (
+                    f"the plugin {quoted(name)} takes no options, expected no table {listener.plugin_header(name)}"
+                )
+                self.problems.add(key, message)
+            return None
+        table, known = listener.tables.get(name, {}), keys(schema)
+        for option in table:
+            if option not in known:
+                message = unknown(option, known)
+                if option in LISTENER_KEYS:
+                    message = f"`{option}` belongs in {listener.header}, above {listener.plugin_header(name)}"
+                self.problems.add((*key, option), message)
+        right = {option: value for option, value in table.items() if option in known}
+        options: msgspec.Struct | None = self.draft.decoder.decode(schema, right, key)
+        return options
+
+    def _instance(self, listener: ListenerDraft, name: str, place: Key, cls: type[Any], options: object) -> object:
+        try:
+            with discovery.no_new_threads("its __init__"), discovery.blamed("failed in __init__"):
+                try:
+                    return cls() if options is None else cls(options)
+                except ConfigError as error:
+                    option = tuple(error.key.split(".")) if error.key else ()
+                    self.problems.add((*listener.key, name, *option), " ".join(error.message.split()))
+        except PluginError as error:
+            log.debug("plugin %r", name, exc_info=error.__cause__)
+            self.blame(name, place, str(error))
+        return None
+
+    def blame(self, name: str, place: Key, message: str) -> None:
+        """Add an error that a plugin's code has, at the place where the file names the plugin."""
+        self.problems.add(place, f"{self.installed[name]} {message}")
+
+    def _check_strays(self, listener: ListenerDraft, plugins: Any, schemas: Mapping[str, Options]) -> None:
+        """Keys and tables that are neither the listener's own nor the table of one of its plugins."""
+        for name in (*listener.strays, *(name for name in listener.tables if name not in plugins)):
+            is_table = name in listener.tables
+            owners = [plugin for plugin, schema in schemas.items() if schema is not None and name in keys(schema)]
+            if name in plugins:
+                value = self.draft.document["listeners"][listener.name][name]
+                message = f"got {show(value)}, expected a table: {listener.plugin_header(name)}"
+            elif owners:
+                message = f"`{name}` belongs in {one_of(map(listener.plugin_header, owners))}"
+            elif is_table and name in self.installed:
+                message = (
+                    f"the plugin {quoted(name)} is not on this listener, expected it as `handler` or among `plugins`"
+                    f" of {listener.header}"
+                )
+            elif name in POOL_KEYS:
+                message = f"`{name}` belongs in [pool]"
+            else:
+                message = self._unknown(listener, name, is_table, plugins, schemas)
+            self.problems.add((*listener.key, name), message)
+
+    def _unknown(
+        self, listener: ListenerDraft, name: str, is_table: bool, plugins: Any, schemas: Mapping[str, Options]
+    ) -> str:
+        if is_table:
+            expected = one_of(map(listener.plugin_header, plugins)) if plugins else "a table of one of its plugins"
+            return f"unknown table, expected {expected}{did_you_mean(name, plugins)}"
+        if nearest(name, LISTENER_KEYS) is None:
+            for plugin, schema in schemas.items():
+                if schema is not None and (option := nearest(name, keys(schema))):
+                    hint = f" (did you mean {quoted(option)} in {listener.plugin_header(plugin)}?)"
+                    return f"unknown key, expected {one_of(LISTENER_KEYS)}{hint}"
+        return unknown(name, LISTENER_KEYS)
