@@ -54,7 +54,7 @@ def _entry(plugin: Installed) -> Entry:
         cls = discovery.import_class(plugin)
         hooks, errors = discovery.hooks_of(cls), list(discovery.hook_errors(cls))
         summary = next(iter((inspect.getdoc(cls) or "").splitlines()), "") if cls.__doc__ else ""
-        entry = msgspec.structs.replace(entry, summary=summary, hooks=hooks, error="; ".join(errors) or None)
+        entry = msgspec.structs.replace(entry, summary=summary, hooks=hooks, error="; it ".join(errors) or None)
         schema = discovery.options_of(cls)
     except PluginError as error:
         return msgspec.structs.replace(entry, error=str(error))

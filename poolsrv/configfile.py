@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,7 @@ def _explain_toml(error: Exception, text: str) -> tuple[str, str]:
     lines = text.split("\n")
     line, column = str(len(lines)), str(len(lines[-1]) + 1)
     if place is not None:
-        message = message[: place.start()] + ("" if place[1] else " (the file ends here)")
+        message = message[: place.start()]
         line, column = place[1] or line, place[2] or column
     # tomli shows the key of a double declaration as a Python tuple.
     message = re.sub(r"\(('[^)]*')\)", lambda m: ".".join(re.findall(r"'([^']*)'", m[1])), message)
@@ -271,12 +270,20 @@ def _read_mode(problems: Problems, value: object, key: Key) -> int | None:
 
 
 def _check_overlaps(draft: Draft) -> None:
-    bound = [(listener, *one) for listener in draft.listeners for one in listener.fields.get("bind", ())]
-    for (earlier, taken, _), (listener, address, place) in combinations(bound, 2):
-        if addresses.overlap(taken, address):
-            owner = "this listener" if earlier is listener else earlier.header
-            problem = f"is an address of {owner} too" if address == taken else f'overlaps with "{taken}" of {owner}'
-            draft.problems.add(place, f'"{address}" {problem}, expected each address once')
+    taken: list[tuple[ListenerDraft, Address]] = []
+    for listener in draft.listeners:
+        for address, place in listener.fields.get("bind", ()):
+            for owner, earlier in taken:
+                if addresses.overlap(earlier, address):
+                    whose = "this listener" if owner is listener else owner.header
+                    same = (
+                        f"is an address of {whose} too"
+                        if address == earlier
+                        else f'overlaps with "{earlier}" of {whose}'
+                    )
+                    draft.problems.add(place, f'"{address}" {same}, expected each address once')
+                    break
+            taken.append((listener, address))
 
 
 def _finish_listener(draft: ListenerDraft, pool: PoolConfig) -> ListenerConfig:

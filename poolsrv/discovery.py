@@ -124,21 +124,21 @@ def hook_errors(cls: type[Any]) -> Iterator[str]:
     for name in HOOK_NAMES:
         member = getattr(cls, name, None)
         if inspect.isroutine(member) and not isinstance(getattr(member, _MARK, None), dict):
-            yield f"its method {name} is not marked as a hook, expected @hookimpl above it"
+            yield f"has a method {name} that is not marked as a hook, expected @hookimpl above it"
     for name, options in _marked(cls):
         hook = options["specname"] or name
         if hook not in HOOK_ARGUMENTS:
             if not options["optionalhook"]:
-                yield f"{hook} is not a hook, expected {one_of(HOOK_NAMES)}{did_you_mean(hook, HOOK_NAMES)}"
+                yield f"has a hook {hook}, expected {one_of(HOOK_NAMES)}{did_you_mean(hook, HOOK_NAMES)}"
             continue
         function, arguments, known = getattr(cls, name), _arguments(cls, name), HOOK_ARGUMENTS[hook]
         for argument in arguments:
             if argument not in known:
-                yield f"its {name} takes {quoted(argument)}, expected no arguments but {one_of(known, 'and')}"
+                yield f"takes {quoted(argument)} in its {name}, expected no arguments but {one_of(known, 'and')}"
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            yield f'its {name} is "async def", expected a plain "def": hooks are called, not awaited'
+            yield f'has an "async def {name}", expected a plain "def": hooks are called, not awaited'
         elif inspect.isgeneratorfunction(function) and not (options["wrapper"] or options["hookwrapper"]):
-            yield f'its {name} is a generator, expected no "yield" in it, or @hookimpl(wrapper=True)'
+            yield f'has a "yield" in its {name}, expected none, or @hookimpl(wrapper=True)'
 
 
 def handler_error(cls: type[Any]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 import msgspec
 
@@ -64,10 +64,10 @@ def load(path: Path) -> Server:
             place = next(place for name, place in draft.plugins if name == error.plugin)
             loader.draft.problems.add(place, str(error))
             continue
-        default = getattr(plugins[-1].instance, "half_close", "finish")
+        default: Any = getattr(plugins[-1].instance, "half_close", "finish")
         if default not in get_args(HalfClose):
             loader.blame(listener.handler, (*draft.key, "handler"), f"has half_close = {default!r}, {_HALF_CLOSE}")
-        listeners.append(LoadedListener(listener, hooks, listener.half_close or default))
+        listeners.append(LoadedListener(listener, hooks, listener.half_close or cast(HalfClose, default)))
     loader.draft.finish()
     return Server(config, tuple(listeners))
 
