@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 
@@ -54,22 +54,15 @@ def load(path: Path) -> Server:
     :raises ConfigErrors: every error of the file and of its plugins.
     """
     loader = _Loader(read(path))
-    instances = [loader.make(listener) for listener in loader.draft.listeners]
+    made = [loader.make(listener) for listener in loader.draft.listeners]
     config = loader.draft.finish()
-    listeners = []
-    for listener, plugins, draft in zip(config.listeners, instances, loader.draft.listeners, strict=True):
-        try:
-            hooks = Hooks(plugins)
-        except HookError as error:  # what only pluggy sees
-            place = next(place for name, place in draft.plugins if name == error.plugin)
-            loader.draft.problems.add(place, str(error))
-            continue
-        default: Any = getattr(plugins[-1].instance, "half_close", "finish")
-        if default not in get_args(HalfClose):
-            loader.blame(listener.handler, (*draft.key, "handler"), f"has half_close = {default!r}, {_HALF_CLOSE}")
-        listeners.append(LoadedListener(listener, hooks, listener.half_close or cast(HalfClose, default)))
-    loader.draft.finish()
-    return Server(config, tuple(listeners))
+    return Server(
+        config,
+        tuple(
+            LoadedListener(listener, hooks, listener.half_close or default)
+            for listener, (hooks, default) in zip(config.listeners, filter(None, made), strict=True)
+        ),
+    )
 
 
 class _Loader:
@@ -80,26 +73,40 @@ class _Loader:
         self.problems = draft.problems
         self.installed: dict[str, Installed] = discovery.installed()
         self._classes: dict[str, tuple[type[Any], Options] | None] = {}
+        self._misfits: set[str] = set()  # plugins with errors in their hooks
 
-    def make(self, listener: ListenerDraft) -> list[NamedPlugin]:
-        """The instances of a listener's plugins, in calling order; fewer where there are errors."""
+    def make(self, listener: ListenerDraft) -> tuple[Hooks, HalfClose] | None:
+        """A listener's plugins, and its handler's ``half_close``; None where there are errors."""
         found = {name: self._class(name, place) for name, place in listener.plugins}
         schemas = {name: class_and_options[1] for name, class_and_options in found.items() if class_and_options}
         self._check_strays(listener, found.keys(), schemas)
         instances = []
+        half_close: Any = "finish"
         for name, place in listener.plugins:
             class_and_options = found[name]
             if class_and_options is None:
                 continue
             cls, schema = class_and_options
-            if place[-1] == "handler" and (message := discovery.handler_error(cls)):
-                self.blame(name, place, message)
+            is_handler = place[-1] == "handler"
+            if is_handler and (message := discovery.handler_error(cls)):
+                self._blame(name, place, message)
             before = len(self.problems)
             options = self._options(listener, name, schema)
-            if len(self.problems) == before:
-                instance = self._instance(listener, name, place, cls, options)
-                instances.append(NamedPlugin(name, instance))
-        return instances
+            instance = self._instance(listener, name, place, cls, options) if len(self.problems) == before else None
+            if instance is None:
+                continue
+            instances.append(NamedPlugin(name, instance))
+            half_close = getattr(instance, "half_close", "finish") if is_handler else "finish"
+            if half_close not in get_args(HalfClose):
+                self._blame(name, place, f"has half_close = {half_close!r}, {_HALF_CLOSE}")
+        if len(instances) < len(listener.plugins) or not instances or self._misfits & found.keys():
+            return None
+        try:
+            return Hooks(instances), half_close
+        except HookError as error:  # what only pluggy sees
+            place = next(place for name, place in listener.plugins if name == error.plugin)
+            self._blame(error.plugin, place, f"has a hook that can't be called: {error.message}")
+            return None
 
     def _class(self, name: str, place: Key) -> tuple[type[Any], Options] | None:
         if name not in self._classes:
@@ -117,10 +124,11 @@ class _Loader:
             schema = discovery.options_of(cls)
         except PluginError as error:
             log.debug("plugin %r", name, exc_info=error.__cause__)
-            self.blame(name, place, str(error))
+            self._blame(name, place, str(error))
             return None
         for message in discovery.hook_errors(cls):
-            self.blame(name, place, message)
+            self._misfits.add(name)
+            self._blame(name, place, message)
         return cls, schema
 
     def _options(self, listener: ListenerDraft, name: str, schema: Options) -> msgspec.Struct | None:
@@ -153,10 +161,10 @@ class _Loader:
                     self.problems.add((*listener.key, name, *option), " ".join(error.message.split()))
         except PluginError as error:
             log.debug("plugin %r", name, exc_info=error.__cause__)
-            self.blame(name, place, str(error))
+            self._blame(name, place, str(error))
         return None
 
-    def blame(self, name: str, place: Key, message: str) -> None:
+    def _blame(self, name: str, place: Key, message: str) -> None:
         """Add an error that a plugin's code has, at the place where the file names the plugin."""
         self.problems.add(place, f"{self.installed[name]} {message}")
 
