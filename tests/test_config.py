@@ -1,0 +1,398 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from poolsrv import cpus
+from poolsrv.addresses import Address, parse
+from poolsrv.config import Config, ConfigErrors, ListenerConfig, PoolConfig
+from poolsrv.configfile import read
+
+FORMS = '"127.0.0.1:7007", "[::1]:7007", ":7007" or "unix:run/hello.sock"'
+SECONDS = "a number of seconds, from 0 to 1000000000"
+LISTENER_KEYS = "bind, handler, plugins, workers, max_connections, idle_timeout, half_close, max_unsent or socket_mode"
+
+
+def errors(tmp_path: Path, text: str) -> list[str]:
+    """The messages of a config, without the file's name; none if it is right."""
+    path = tmp_path / "test.toml"
+    path.write_text(text)
+    try:
+        read(path).finish()
+    except ConfigErrors as error:
+        return [line.removeprefix(f"{path}: ") for line in str(error).splitlines()]
+    return []
+
+
+def error_of_listener(tmp_path: Path, lines: str) -> list[str]:
+    """The messages of a config with one listener, which has these lines too."""
+    defaults = {"bind": '":7007"', "handler": '"echo"'}
+    for key, value in defaults.items():
+        if not any(line.startswith(f"{key} ") for line in lines.splitlines()):
+            lines = f"{key} = {value}\n{lines}"
+    return errors(tmp_path, f"[listeners.www]\n{lines}")
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "all.toml"
+    path.write_text(
+        """
+        [pool]
+        workers = 3
+        dispatch = "least-connections"
+        graceful_timeout = 5
+        hang_timeout = 2.5
+        [listeners.www]
+        bind = ["127.0.0.1:7007", "unix:run/a.sock"]
+        handler = "cgi"
+        plugins = ["deny", "count"]
+        workers = 2
+        max_connections = 10
+        idle_timeout = 0
+        half_close = "abort"
+        max_unsent = 1000
+        socket_mode = 0o660
+        [listeners.www.cgi]
+        root = "programs"
+        """
+    )
+    assert read(path).finish() == Config(
+        path=path,
+        pool=PoolConfig(workers=3, dispatch="least-connections", graceful_timeout=5.0, hang_timeout=2.5),
+        listeners=(
+            ListenerConfig(
+                name="www",
+                bind=(
+                    Address(socket.AF_INET, "127.0.0.1", 7007),
+                    Address(socket.AF_UNIX, path=f"{tmp_path}/run/a.sock"),
+                ),
+                handler="cgi",
+                plugins=("deny", "count"),
+                workers=2,
+                max_connections=10,
+                idle_timeout=0.0,
+                half_close="abort",
+                max_unsent=1000,
+                socket_mode=0o660,
+                plugin_options={"cgi": {"root": "programs"}},
+            ),
+        ),
+    )
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "short.toml"
+    path.write_text('[listeners.hello]\nbind = ":7007"\nhandler = "echo"\n')
+    assert read(path).finish() == Config(
+        path=path,
+        pool=PoolConfig(workers=cpus.usable(), dispatch="round-robin", graceful_timeout=30.0, hang_timeout=0.0),
+        listeners=(
+            ListenerConfig(
+                name="hello",
+                bind=(parse(":7007", tmp_path),),
+                handler="echo",
+                plugins=(),
+                workers=None,
+                max_connections=0,
+                idle_timeout=60.0,
+                half_close=None,
+                max_unsent=16777216,
+                socket_mode=None,
+                plugin_options={},
+            ),
+        ),
+    )
+
+
+def test_relative_paths_are_relative_to_the_file_not_to_the_directory_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "a.toml").write_text('[listeners.a]\nbind = "unix:a.sock"\nhandler = "echo"\n')
+    monkeypatch.chdir(tmp_path)
+    config = read(Path("etc/a.toml")).finish()
+    assert config.path == Path("etc/a.toml")
+    assert config.listeners[0].bind[0].path == f"{tmp_path}/etc/a.sock"
+
+
+@pytest.mark.parametrize("mode", ["0o640", '"0640"', '"640"', '"0o640"'])
+def test_a_socket_mode_is_octal_in_each_way_of_writing(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "mode.toml"
+    path.write_text(f'[listeners.a]\nbind = "unix:a"\nhandler = "echo"\nsocket_mode = {mode}\n')
+    assert read(path).finish().listeners[0].socket_mode == 0o640
+
+
+def test_auto_gives_a_listener_that_wants_more_workers_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "auto.toml"
+    path.write_text('[listeners.a]\nbind = ":7007"\nhandler = "echo"\nworkers = 1000\n')
+    assert read(path).finish().listeners[0].workers == cpus.usable()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            "bind = 7007",
+            "bind: got 7007 (a number), expected a string with an address: "
+            '":7007" for every address, or "127.0.0.1:7007"',
+        ),
+        (
+            "bind = 70077",
+            f"bind: got 70077 (a number), expected a string with an address, such as {FORMS}, or a list of these",
+        ),
+        ("bind = true", f"bind: got true, expected a string with an address, such as {FORMS}, or a list of these"),
+        ("bind = []", f"bind: got an empty list, expected at least one address, such as {FORMS}"),
+        (
+            'bind = [":7007", "localhost:80"]',
+            'bind[1]: "localhost:80" has a host name, which is not looked up, expected "127.0.0.1:80" or "[::1]:80"',
+        ),
+        (
+            'bind = [":7007", "127.0.0.1:7007"]',
+            'bind[1]: "127.0.0.1:7007" overlaps with ":7007" of this listener, expected each address once',
+        ),
+        ("handler = 3", "handler: got 3 (a number), expected a string"),
+        ('plugins = "deny"', 'plugins: got "deny", expected a list of strings (write ["deny"])'),
+        ('plugins = ["deny", 3]', "plugins[1]: got 3 (a number), expected a string"),
+        (
+            'plugins = ["deny", "deny"]',
+            'plugins[1]: the plugin "deny" a second time, expected each of them once',
+        ),
+        (
+            'plugins = ["echo"]',
+            'handler: the plugin "echo" a second time (it is the handler), expected each of them once',
+        ),
+        (
+            'handler = "workers"',
+            "handler: a plugin can't be named \"workers\": that is one of a listener's own keys",
+        ),
+        ("workers = 0", "workers: got 0, expected a whole number from 1 to 1024"),
+        ("workers = true", "workers: got true, expected a whole number from 1 to 1024"),
+        ('workers = "auto"', 'workers: got "auto" (a string), expected a whole number from 1 to 1024'),
+        ("max_connections = -1", "max_connections: got -1, expected a whole number from 0"),
+        ("max_connections = 1.5", "max_connections: got 1.5, expected a whole number from 0"),
+        (
+            'max_connections = "1000"',
+            'max_connections: got "1000" (a string), expected a whole number from 0 (write 1000, without quotes)',
+        ),
+        (
+            'idle_timeout = "30s"',
+            f'idle_timeout: got "30s" (a string), expected {SECONDS} (times are in seconds: write 30.0)',
+        ),
+        (
+            'idle_timeout = "5 min"',
+            f'idle_timeout: got "5 min" (a string), expected {SECONDS} (times are in seconds: write 300.0)',
+        ),
+        ("idle_timeout = -1.0", f"idle_timeout: got -1.0, expected {SECONDS}"),
+        ("idle_timeout = nan", f"idle_timeout: got nan, expected {SECONDS}"),
+        ("idle_timeout = inf", f"idle_timeout: got inf, expected {SECONDS}"),
+        ("idle_timeout = -inf", f"idle_timeout: got -inf, expected {SECONDS}"),
+        ("idle_timeout = 1979-05-27", f"idle_timeout: got 1979-05-27 (a date), expected {SECONDS}"),
+        ("idle_timeout = [1]", f"idle_timeout: got a list, expected {SECONDS}"),
+        ("[listeners.www.idle_timeout]", f"idle_timeout: got a table, expected {SECONDS}"),
+        ('half_close = "abrot"', 'half_close: got "abrot", expected "finish" or "abort" (did you mean "abort"?)'),
+        ("half_close = true", 'half_close: got true, expected "finish" or "abort"'),
+        ("max_unsent = 0", "max_unsent: got 0, expected a whole number from 1"),
+        (
+            'max_unsent = "16MiB"',
+            'max_unsent: got "16MiB" (a string), expected a whole number from 1 (sizes are in bytes: write 16777216)',
+        ),
+        (
+            "socket_mode = 660",
+            "socket_mode: got 660, expected permission bits in octal, such as 0o660 (write 0o660)",
+        ),
+        ("socket_mode = true", "socket_mode: got true, expected permission bits in octal, such as 0o660"),
+        ('socket_mode = "rw"', 'socket_mode: got "rw", expected permission bits in octal, such as 0o660'),
+    ],
+)
+def test_a_wrong_value_of_a_listener(lines: str, message: str, tmp_path: Path) -> None:
+    assert error_of_listener(tmp_path, lines) == [f"listeners.www.{message}"]
+
+
+LISTENER = '[listeners.a]\nbind = ":7007"\nhandler = "echo"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no listeners, expected at least one table [listeners.NAME] with `bind` and `handler`"),
+        ("[listeners]", "no listeners, expected at least one table [listeners.NAME] with `bind` and `handler`"),
+        ("listeners = 3", "listeners: got 3 (a number), expected a table for each listener: [listeners.NAME]"),
+        (f"{LISTENER}[pool]\nworkers = 0", 'pool.workers: got 0, expected a whole number from 1 to 1024 or "auto"'),
+        (
+            f'{LISTENER}[pool]\nworkers = "atuo"',
+            'pool.workers: got "atuo", expected a whole number from 1 to 1024 or "auto" (did you mean "auto"?)',
+        ),
+        (
+            f'{LISTENER}[pool]\ndispatch = "round_robin"',
+            'pool.dispatch: got "round_robin", expected "round-robin" or "least-connections"'
+            ' (did you mean "round-robin"?)',
+        ),
+        (
+            f"{LISTENER}[pool]\ngracefull_timeout = 3",
+            "pool.gracefull_timeout: unknown key, expected workers, dispatch, graceful_timeout or hang_timeout"
+            ' (did you mean "graceful_timeout"?)',
+        ),
+        (f'{LISTENER}[pool]\nbind = ":1"', "pool.bind: `bind` belongs in [listeners.NAME]"),
+        (f"pool = 3\n{LISTENER}", "pool: got 3 (a number), expected a table: [pool]"),
+        (f"dispatch = 3\n{LISTENER}", "dispatch: `dispatch` belongs in [pool]"),
+        (f"idle_timeout = 3\n{LISTENER}", "idle_timeout: `idle_timeout` belongs in [listeners.NAME]"),
+        (f"workers = 3\n{LISTENER}", "workers: `workers` belongs in [pool] or [listeners.NAME]"),
+        (
+            f"dispach = 3\n{LISTENER}",
+            'dispach: unknown key, expected the tables [pool] and [listeners.NAME] (did you mean "dispatch"?)',
+        ),
+        ('[listener.x]\nbind = ":7007"', "listener: unknown table [listener.x], expected [listeners.x]"),
+        (f"{LISTENER}[Pool]", 'Pool: unknown table [Pool], expected [pool] or [listeners.NAME] (did you mean "pool"?)'),
+        (f"{LISTENER}[server]", "server: unknown table [server], expected [pool] or [listeners.NAME]"),
+        (
+            f"{LISTENER}[echo]\nx = 1",
+            "echo: no place for a plugin's options, expected them on a listener: [listeners.NAME.echo]",
+        ),
+        ("[listeners]\na = 3", "listeners.a: got 3 (a number), expected a table: [listeners.a]"),
+        ('[listeners]\nbind = ":1"', "listeners.bind: `bind` belongs in the table of one listener: [listeners.NAME]"),
+        (
+            "[[listeners.x]]",
+            "listeners.x: got a list of tables (double brackets), expected a table: [listeners.x]",
+        ),
+        (
+            '[listeners."a b"]\nbind = ":7007"\nhandler = "echo"',
+            'listeners."a b": not a name for a listener, expected letters, digits, - and _',
+        ),
+        (
+            f"{LISTENER}workers = 3\n[pool]\nworkers = 2",
+            "listeners.a.workers: got 3, expected at most the 2 of [pool]",
+        ),
+        (
+            f'{LISTENER}[listeners.b]\nbind = "127.0.0.1:7007"\nhandler = "echo"',
+            'listeners.b.bind: "127.0.0.1:7007" overlaps with ":7007" of [listeners.a], expected each address once',
+        ),
+        (
+            f'{LISTENER}[listeners.b]\nbind = ":7007"\nhandler = "echo"',
+            'listeners.b.bind: ":7007" is an address of [listeners.a] too, expected each address once',
+        ),
+        (
+            '[listeners.a]\nhandler = "echo"',
+            f"listeners.a.bind: missing, expected a string with an address, such as {FORMS}",
+        ),
+        (
+            '[listeners.a]\nbind = ":7007"',
+            "listeners.a.handler: missing, expected the name of a plugin (`poolsrv plugins` lists them)",
+        ),
+    ],
+)
+def test_a_mistake_in_the_shape_of_the_file(text: str, message: str, tmp_path: Path) -> None:
+    assert errors(tmp_path, text) == [message]
+
+
+def test_port_0_never_overlaps(tmp_path: Path) -> None:
+    text = '[listeners.a]\nbind = ":0"\nhandler = "echo"\n[listeners.b]\nbind = [":0", "127.0.0.1:0"]\nhandler = "echo"'
+    assert errors(tmp_path, text) == []
+
+
+def test_all_errors_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    found = errors(
+        tmp_path,
+        """
+        idle_timeout = 1
+        [listeners.b]
+        handler = 3
+        bind = [":1", 2, "x:3"]
+        [pool]
+        hang_timeout = true
+        workers = -1
+        [listeners.a]
+        max_unsent = "x"
+        """,
+    )
+    assert [message.split(": ")[0] for message in found] == [
+        "idle_timeout",
+        "listeners.b.handler",
+        "listeners.b.bind[1]",
+        "listeners.b.bind[2]",
+        "listeners.a.bind",
+        "listeners.a.handler",
+        "listeners.a.max_unsent",
+        "pool.hang_timeout",
+        "pool.workers",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a = 1\nb = ", "line 2, column 5: Invalid value"),
+        (b"a = 1\n\nb == 1", "line 3, column 4: Invalid value"),
+        (b"[pool\n", "line 1, column 6: Expected ']' at the end of a table declaration"),
+        (b"a = [1,\n 2", "line 2, column 3: Unclosed array"),
+        (b"[listeners.a]\n[listeners.a]\n", "line 2, column 13: Cannot declare listeners.a twice"),
+        (b"# \xc3\xa9\nb = \xff", "line 2, column 5: not UTF-8, expected TOML, which is always in UTF-8"),
+    ],
+)
+def test_what_is_not_toml_is_an_error_with_line_and_column(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigErrors) as error:
+        read(path)
+    assert str(error.value) == f"{path}: {message}"
+
+
+def test_what_can_not_be_read_says_why(tmp_path: Path) -> None:
+    for path, message in [
+        (tmp_path / "nothere.toml", "no such file, expected a config file"),
+        (tmp_path, "a directory, expected a config file"),
+        (Path("/proc/self/mem"), "can't be read: Input/output error"),
+        (tmp_path / "a\0b", "can't be read: embedded null byte"),
+    ]:
+        with pytest.raises(ConfigErrors) as error:
+            read(path)
+        assert str(error.value) == f"{path}: {message}"
+
+
+def test_auto_is_the_affinity_mask() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cpus.usable() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("membership", "mount", "files", "expected"),
+    [
+        ("0::/", "/ {root} rw - cgroup2 cgroup2 rw", {"cpu.max": "150000 100000"}, [1.5]),
+        ("0::/", "/ {root} rw - cgroup2 cgroup2 rw", {"cpu.max": "max 100000"}, []),
+        # The tightest on the way up counts.
+        (
+            "0::/a/b",
+            "/ {root} rw - cgroup2 cgroup2 rw",
+            {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000"},
+            [2.0],
+        ),
+        # A container that sees only its own part of the tree.
+        ("0::/outer/inner", "/outer {root} rw - cgroup2 cgroup2 rw", {"inner/cpu.max": "50000 100000"}, [0.5]),
+        ("0::/elsewhere", "/outer {root} rw - cgroup2 cgroup2 rw", {"cpu.max": "300000 100000"}, [3.0]),
+        (
+            "4:cpu,cpuacct:/a\n3:memory:/b",
+            "/ {root} rw - cgroup cgroup rw,cpu,cpuacct",
+            {"a/cpu.cfs_quota_us": "250000", "a/cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "-1"},
+            [2.5],
+        ),
+        ("3:memory:/b", "/ {root} rw - cgroup cgroup rw,memory", {}, []),
+    ],
+)
+def test_a_cgroup_quota_is_found(
+    membership: str, mount: str, files: dict[str, str], expected: list[float], tmp_path: Path
+) -> None:
+    process, root = tmp_path / "proc", tmp_path / "cgroup"
+    process.mkdir()
+    root.mkdir()
+    (process / "cgroup").write_text(membership + "\n")
+    (process / "mountinfo").write_text(f"24 1 8:1 / / rw - ext4 /dev/sda rw\n31 24 0:27 {mount.format(root=root)}\n")
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content + "\n")
+    assert list(cpus._quotas(process)) == expected
