@@ -108,8 +108,11 @@ def options_of(cls: type[Any]) -> type[msgspec.Struct] | None:
         return None
     if not (isinstance(options, type) and issubclass(options, msgspec.Struct)):
         raise PluginError(f"has {options!r} as its Options, expected a subclass of msgspec.Struct")
-    with blamed("has Options that can't be understood"):
-        msgspec.json.Decoder(options)  # resolves the annotations; TypeError for a type that can't be decoded
+    try:
+        msgspec.json.Decoder(options)  # resolves the annotations, and refuses a type that can't be decoded
+    except Exception as error:  # resolving runs the plugin's annotations
+        text = " ".join(str(error).split())
+        raise PluginError(f"has Options that can't be understood: {type(error).__name__}: {text}") from error
     return options
 
 

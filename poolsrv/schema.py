@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from .problems import Key, Problems
-from .words import LISTS, TABLES, UNIONS, describe, is_struct, mismatch, plain, unknown
+from .words import LISTS, TABLES, UNIONS, describe, is_struct, metas, mismatch, plain, unknown
 
 
 class Decoder:
@@ -71,6 +71,7 @@ class Decoder:
         wanted = plain(annotation)
         origin = get_origin(wanted)
         kind = origin or wanted
+        before = len(self.problems)
         if origin in UNIONS:
             # A table or a list can only be meant for the one member that takes such.
             members = [m for m in get_args(wanted) if _takes(m, value)]
@@ -86,12 +87,14 @@ class Decoder:
             if not fixed or len(members) == len(value):
                 for index, member in enumerate(value):
                     self._walk(members[index if fixed else 0], member, (*key, index))
-                return
+                if len(self.problems) > before or not metas(annotation):
+                    return
         elif kind in TABLES and isinstance(value, Mapping):
             _, member_type = get_args(wanted) or (str, Any)
             for name, member in value.items():
                 self._walk(member_type, member, (*key, name))
-            return
+            if len(self.problems) > before or not metas(annotation):
+                return
         self._check_leaf(annotation, value, key)
 
     def _walk_struct(self, schema: type[msgspec.Struct], wanted: Any, table: Mapping[str, Any], key: Key) -> None:

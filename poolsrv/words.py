@@ -84,7 +84,7 @@ def to_toml(value: object) -> str:
 
 def describe(annotation: Any) -> str:
     """A type in words: ``a whole number from 1 or "auto"``; or those of its ``Meta(extra={"words": ...})``."""
-    for meta in _metas(annotation):
+    for meta in metas(annotation):
         if meta.extra and "words" in meta.extra:
             return str(meta.extra["words"])
     wanted = plain(annotation)
@@ -121,7 +121,7 @@ def describe(annotation: Any) -> str:
 
 def _limits(annotation: Any, counted: str) -> str:
     text = ""
-    for meta in _metas(annotation):
+    for meta in metas(annotation):
         if meta.ge is not None:
             text += f" from {to_toml(meta.ge)}"
         if meta.gt is not None:
@@ -177,15 +177,16 @@ def plain(annotation: Any) -> Any:
             return annotation
 
 
-def _metas(annotation: Any) -> list[msgspec.Meta]:
+def metas(annotation: Any) -> list[msgspec.Meta]:
+    """The constraints of a type."""
     if get_origin(annotation) is not Annotated:
         return []
     return [meta for meta in get_args(annotation)[1:] if isinstance(meta, msgspec.Meta)]
 
 
 def _constrained(member: Any, annotation: Any) -> Any:
-    metas = _metas(annotation)
-    return Annotated[(member, *metas)] if metas else member
+    limits = metas(annotation)
+    return Annotated[(member, *limits)] if limits else member
 
 
 def _choices(annotation: Any) -> list[object]:
