@@ -1,0 +1,201 @@
+"""The event loop: epoll from descriptor to callback, timers, and what waits for the end of a turn.
+
+Theory. One turn of the loop is: wait; call back every descriptor that the kernel named; call what was put off to the
+end of the turn; call the timers that are due. Descriptors are level-triggered: a callback does one ``recv`` and
+returns; what it left makes the next ``wait`` return at once. That costs no extra system call to see EAGAIN, and no
+connection can starve the others.
+
+A descriptor's number can come back within one batch of events: when a callback closes descriptor 9 and another
+accepts, the new connection is 9, and an event for the old 9 that is still in the batch would go to it. Therefore
+nothing is closed in the middle of a batch: owners unregister at once (their callback is then not called any more)
+and close the descriptor with ``at_end_of_turn``.
+
+Fork. The epoll descriptor is shared with a forked child, and so is the interest list behind it: a child that
+unregistered a descriptor would take it from its parent. ``close`` therefore closes the child's copy and forgets.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from collections.abc import Callable
+from itertools import count
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+ERROR = select.EPOLLERR
+HANGUP = select.EPOLLHUP
+PEER_FINISHED = select.EPOLLRDHUP
+
+Callback = Callable[[], object]
+EventCallback = Callable[[int], object]
+
+# Events taken by one wait: bounds how long a turn can be, and with it how late a timer.
+MAX_EVENTS = 512
+MAX_WAIT = 3600.0  # seconds; epoll takes its timeout in a C int of milliseconds
+
+
+class Timer:
+    """A callback that is due at a moment of ``time.monotonic``; ``cancel`` takes it back."""
+
+    __slots__ = ("_loop", "callback", "due")
+
+    def __init__(self, loop: EventLoop, due: float, callback: Callback) -> None:
+        self._loop = loop
+        self.due = due
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Never call back. Harmless when it has been called, or cancelled, before."""
+        if self.callback is not None:
+            self.callback = None
+            self._loop._count_cancelled()
+
+
+class EventLoop:
+    """One per process; see the module's docstring for its rules.
+
+    :ivar after_turn: called last in every turn; for the owner of the loop.
+    :ivar now: the time of the latest wait's end, in seconds of ``time.monotonic``.
+    :ivar turns: how many turns there have been.
+    :ivar events: how many events have been dispatched; counted per batch.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, EventCallback] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._cancelled = 0
+        self._sequence = count()
+        self._put_off: list[Callback] = []
+        self._stopped = False
+        self.after_turn: Callback | None = None
+        self.now = time.monotonic()
+        self.turns = 0
+        self.events = 0
+
+    # --- descriptors
+
+    def register(self, fd: int, interest: int, callback: EventCallback) -> None:
+        """Call ``callback(events)`` when ``fd`` has any of the events in ``interest``, an error or a hang-up.
+
+        :raises OSError: as ``epoll_ctl(2)``.
+        """
+        self._epoll.register(fd, interest)
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, interest: int) -> None:
+        """Change which events the descriptor is watched for."""
+        self._epoll.modify(fd, interest)
+
+    def unregister(self, fd: int) -> None:
+        """Stop watching; no event of the running batch is delivered any more. Before the descriptor is closed."""
+        del self._callbacks[fd]
+        self._epoll.unregister(fd)
+
+    def set_callback(self, fd: int, callback: EventCallback) -> None:
+        """Call another callback for the events of a registered descriptor."""
+        self._callbacks[fd] = callback
+
+    def forget(self, fd: int) -> None:
+        """Like ``unregister``, without the system call: for a descriptor that is about to be closed, and of whose open
+        file no other process has a copy (the kernel forgets a file when its last copy is closed, see epoll(7))."""
+        del self._callbacks[fd]
+
+    # --- time
+
+    def call_later(self, seconds: float, callback: Callback) -> Timer:
+        """Call ``callback()`` once, ``seconds`` (not below 0) after the end of the latest wait."""
+        timer = Timer(self, self.now + max(seconds, 0.0), callback)
+        heapq.heappush(self._timers, (timer.due, next(self._sequence), timer))
+        return timer
+
+    def at_end_of_turn(self, callback: Callback) -> None:
+        """Call ``callback()`` after the last event of this turn, before the next wait."""
+        self._put_off.append(callback)
+
+    # --- running
+
+    def run(self) -> None:
+        """Turn until ``stop`` has been called."""
+        while not self._stopped:
+            self.dispatch(self.wait())
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have ``run`` return at the end of this turn."""
+        self._stopped = True
+
+    def wait(self) -> list[tuple[int, int]]:
+        """Wait for events or for the next timer; the events, as ``(descriptor, mask)``."""
+        events = self._epoll.poll(self._patience(), MAX_EVENTS)
+        self.now = time.monotonic()
+        return events
+
+    def dispatch(self, events: list[tuple[int, int]]) -> None:
+        """The rest of the turn: callbacks, what was put off, timers. Apart from ``wait`` so that tests can feed it."""
+        find = self._callbacks.get
+        for fd, mask in events:
+            callback = find(fd)
+            if callback is not None:
+                callback(mask)
+        self.turns += 1
+        self.events += len(events)
+        if self._timers and self._timers[0][0] <= self.now:
+            self._call_timers()
+        if self._put_off:
+            self._call_put_off()
+        if self.after_turn is not None:
+            self.after_turn()
+
+    def _call_put_off(self) -> None:
+        # To close a connection takes up to three passes; what is put off after that is for the next turn, so that
+        # nobody can hold up the events.
+        for _ in range(3):
+            put_off, self._put_off = self._put_off, []
+            for call in put_off:
+                call()
+            if not self._put_off:
+                break
+
+    def _patience(self) -> float:
+        if self._put_off or self._stopped:
+            return 0
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heapq.heappop(timers)
+            self._cancelled -= 1
+        if not timers:
+            return MAX_WAIT
+        return min(max(timers[0][0] - time.monotonic(), 0), MAX_WAIT)
+
+    def _call_timers(self) -> None:
+        now = self.now
+        first_new = next(self._sequence)  # a callback that calls later by 0 seconds gets its turn in the next turn
+        # self._timers is looked up anew each time: a callback that cancels may have had it rebuilt.
+        while self._timers and self._timers[0][0] <= now and self._timers[0][1] < first_new:
+            timer = heapq.heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is None:
+                self._cancelled -= 1
+            else:
+                callback()
+
+    def _count_cancelled(self) -> None:
+        # A cancelled timer stays in the heap until it is due; a time limit that is nearly always cancelled, like the
+        # one of a program, must not fill it. Rebuilding when half of it is dead costs O(1) for each cancelled timer.
+        self._cancelled += 1
+        if self._cancelled > 64 and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
+    # --- the end
+
+    def close(self) -> None:
+        """Forget all and close the epoll descriptor; in a forked child too (see the module's docstring)."""
+        self._callbacks.clear()
+        self._timers.clear()
+        self._put_off.clear()
+        self._epoll.close()

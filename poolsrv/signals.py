@@ -1,0 +1,91 @@
+"""The signal pipe: a signal becomes a readable descriptor and a number in a list.
+
+Theory. A signal handler may run between any two bytecodes, so it must do nothing but record; the event loop acts.
+CPython offers two halves of that. ``signal.set_wakeup_fd`` has the C-level handler write the signal's number into a
+socket, which wakes ``epoll_wait``; the Python-level handler runs a little later, in the main thread, and records the
+number. The bytes only wake: when the socket is full a byte is dropped (and no warning wanted), but the recorded
+number is not, so a flood of one signal can't hide another.
+
+Fork. A child that keeps the inherited wakeup descriptor writes its own signals into its parent's pipe. So all
+signals are blocked across ``fork``, and the child makes a pipe of its own before it unblocks them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterable
+from types import FrameType
+
+
+class SignalPipe:
+    """Turns the given signals into events of one descriptor.
+
+    Runs in the main thread of the dispatcher and of each worker; one at a time in a process.
+
+    :param signals: the signals to turn into events; their former handlers come back with ``close``.
+    """
+
+    def __init__(self, signals: Iterable[signal.Signals]) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._pending: list[int] = []
+        self._former = {number: signal.signal(number, self._record) for number in signals}
+        self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when a signal has come."""
+        return self._reader.fileno()
+
+    def take(self) -> list[signal.Signals]:
+        """The signals that have come since the last call, each once, in the order of their first coming."""
+        try:
+            while len(self._reader.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            pass
+        # CPython marks the signal as tripped before it writes the byte, and runs the handlers of tripped signals at
+        # the end of a call: whatever byte the recv above has taken, its number is in the list by now.
+        pending, self._pending = self._pending, []
+        return [signal.Signals(number) for number in dict.fromkeys(pending)]
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        self._pending.append(number)
+
+    def close(self) -> None:
+        """Restore the former handlers and close the pipe."""
+        signal.set_wakeup_fd(self._former_wakeup)
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._reader.close()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close the copies of the parent's pipe; the handlers are the child's own to set."""
+        signal.set_wakeup_fd(-1)
+        self._reader.close()
+        self._writer.close()
+
+
+def fork() -> int:
+    """``os.fork`` with all signals blocked across it.
+
+    :returns: as ``os.fork``. In the child the signals stay blocked: it makes a ``SignalPipe`` of its own, then calls
+        ``unblock``.
+    :raises OSError: as ``os.fork``.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid != 0:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+    return pid
+
+
+def unblock() -> None:
+    """Let all signals in, those that came while they were blocked first."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
