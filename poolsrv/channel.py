@@ -1,0 +1,170 @@
+"""The channel between the dispatcher and one worker: connections go down, reports come up.
+
+Theory. The channel is one ``AF_UNIX``/``SOCK_SEQPACKET`` socketpair, made before the fork. Down it travel the
+accepted connections themselves (``SCM_RIGHTS``, unix(7)), each with its listener's number, its id and the peer's
+address; up travel reports of what the worker has taken and closed.
+
+- A message is whole or not there: SEQPACKET keeps boundaries, and neither side ever sends an empty one, so an empty
+  receive is end of file: the other process is gone.
+- The kernel would hold hundreds of messages for a worker that takes none. Connections in there wait for a worker that
+  may be stuck while others are idle, so the dispatcher counts what is under way and stops at ``MAX_IN_FLIGHT``.
+- The dispatcher keeps a copy of the worker's end. From there it can take back what the worker has not taken, even
+  when that process is stopped or dead. Hence the worker's death shows as SIGCHLD, never as EPIPE; the dispatcher's
+  death does show to the worker as end of file, provided that no sibling holds a copy of the dispatcher's end.
+- A receiver at its descriptor limit loses what did not fit (``MSG_CTRUNC``), silently: who receives must know that
+  there is room for ``MAX_PER_MESSAGE`` descriptors.
+
+Messages are in ``marshal``'s format: it is the fastest that the standard library has, and both ends are always the
+same interpreter, one being the other's fork.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import marshal
+import socket
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+MAX_PER_MESSAGE = 16  # connections in one message; the kernel's limit (SCM_MAX_FD) is 253
+MAX_IN_FLIGHT = 64  # connections sent to one worker that it has not yet reported as taken
+MAX_CLOSED_PER_REPORT = 1024  # keeps a report well below _UP_SIZE: an id takes at most 11 bytes
+
+_DESCRIPTOR_SIZE = array.array("i").itemsize
+_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_PER_MESSAGE * _DESCRIPTOR_SIZE)
+_DOWN_SIZE = 16384  # 16 peers with the longest unix socket path (108 bytes) stay far below this
+_UP_SIZE = 32768
+
+LOST = -1  # in the place of a descriptor that did not fit below the receiver's limit
+
+# As a socket gives it: (host, port), (host, port, flow, scope), or a unix socket's path.
+PeerAddress = Any
+
+
+class Handed(NamedTuple):
+    """One accepted connection on its way to a worker."""
+
+    fd: int
+    listener: int  # the listener's number in the config
+    id: int  # unique in this run of the server
+    peer: PeerAddress
+
+
+class Report(NamedTuple):
+    """What a worker tells the dispatcher, at most once per turn of its loop."""
+
+    taken: int  # connections received since the last report
+    closed: list[int]  # ids of connections closed since the last report
+    state: str | None  # its new state, where that has changed
+    counters: tuple[int, ...] | None  # totals, see worker.COUNTERS; with every heartbeat
+
+
+class DispatcherEnd:
+    """The dispatcher's side of one worker's channel; it holds the copy of the worker's end too."""
+
+    def __init__(self) -> None:
+        self._socket, self._inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when a report has come."""
+        return self._socket.fileno()
+
+    def worker_end(self) -> WorkerEnd:
+        """In the worker, after the fork: its own end. The dispatcher's end is closed."""
+        self._socket.close()
+        return WorkerEnd(self._inner)
+
+    def send(self, connections: Sequence[Handed]) -> bool:
+        """Send at most ``MAX_PER_MESSAGE`` connections, without blocking.
+
+        :returns: False where the channel is full; then nothing was sent.
+        """
+        fds = array.array("i", [connection.fd for connection in connections])
+        payload = marshal.dumps([(c.listener, c.id, c.peer) for c in connections])
+        try:
+            self._socket.sendmsg(
+                [payload], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+            )
+        except OSError as error:
+            # EAGAIN: the socket's buffer. ETOOMANYREFS: as many descriptors of this user are in flight as it may
+            # have descriptors open (unix(7)). ENOBUFS, ENOMEM: the kernel has none to spare now.
+            if error.errno in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM):
+                return False
+            raise
+        return True
+
+    def receive(self) -> Report | None:
+        """The next report; None where there is none. Never blocks."""
+        try:
+            message = self._socket.recv(_UP_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        return Report(*marshal.loads(message)) if message else None
+
+    def take_back(self) -> list[Handed]:
+        """One message's connections that the worker has not taken; empty where there are none. Never blocks.
+
+        Both processes read from the same queue: each message goes to exactly one of them.
+        """
+        return _receive_connections(self._inner) or []
+
+    def close(self) -> None:
+        """Close both ends; connections still in the channel are closed by the kernel."""
+        self._socket.close()
+        self._inner.close()
+
+
+class WorkerEnd:
+    """The worker's side of its channel."""
+
+    def __init__(self, inner: socket.socket) -> None:
+        self._socket = inner
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when connections have come, or the dispatcher is gone."""
+        return self._socket.fileno()
+
+    def receive(self) -> list[Handed] | None:
+        """One message's connections; empty where there are none, None when the dispatcher is gone. Never blocks."""
+        return _receive_connections(self._socket)
+
+    def report(self, report: Report) -> bool:
+        """Send a report, without blocking.
+
+        :returns: False where the channel is full; then nothing was sent.
+        :raises OSError: the dispatcher is gone (EPIPE, ECONNRESET).
+        """
+        try:
+            self._socket.send(marshal.dumps(tuple(report)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Close the worker's end."""
+        self._socket.close()
+
+
+def _receive_connections(inner: socket.socket) -> list[Handed] | None:
+    try:
+        payload, ancillary, flags, _ = inner.recvmsg(
+            _DOWN_SIZE, _ANCILLARY_SIZE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+        )
+    except BlockingIOError:
+        return []
+    except ConnectionResetError:
+        # The dispatcher died with reports of ours unread: to the kernel that is a reset, not an end of file.
+        return None
+    if not payload:
+        return None
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_SIZE])
+    connections = marshal.loads(payload)
+    if flags & socket.MSG_CTRUNC:
+        fds.extend([LOST] * (len(connections) - len(fds)))
+    return [Handed(fd, *rest) for fd, rest in zip(fds, connections, strict=True)]
