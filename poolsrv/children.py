@@ -1,0 +1,297 @@
+"""Child processes: start a program, reap it, say how it ended, and leave nothing behind.
+
+Theory. A program is started with ``posix_spawn``, which in glibc shares the memory of its parent until the exec
+(``CLONE_VFORK``): the cost does not grow with the server's size, as that of ``fork`` does. It gets a process group of
+its own, so that it and what it starts in that group can be ended together and Ctrl-C in a terminal does not reach
+it; default signal actions and an empty signal mask, since Python ignores SIGPIPE; and only the three descriptors that
+it is meant to have.
+
+A process may wait only for children that it started itself: ``waitpid(-1)`` would steal the exit status of a plugin's
+``subprocess``. So each program has a pidfd in the event loop, and is reaped with ``wait4`` by its number.
+
+Nothing is left behind: dispatcher and workers are subreapers (prctl(2), PR_SET_CHILD_SUBREAPER). What outlives the
+program that started it becomes the worker's child; what outlives its worker becomes the dispatcher's, which kills it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from .eventloop import READ, EventLoop, Timer
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+log = logging.getLogger("poolsrv.children")
+
+PIPE: Final = -1  # in the place of a descriptor: a pipe, of which this side is a Stream
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+SWEEP_INTERVAL: Final = 5.0  # seconds
+
+_RESET_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_CLOSE_RANGE_CLOEXEC = 4  # linux/close_range.h
+_SYS_CLOSE_RANGE = 436  # the same number on every architecture
+_MAX_UINT = 0xFFFFFFFF
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Child:
+    """A program that a plugin started, or (in the dispatcher) a worker of the pool.
+
+    :ivar pid: its process id, and for a program that of its process group.
+    :ivar role: ``"program"`` or ``"worker"``.
+    :ivar stdin, stdout, stderr: this side of each ``PIPE``, as a ``Stream``; None where there is none.
+    :ivar returncode: None while it runs; then its exit status, or the negative number of the signal that ended it.
+    :ivar rusage: once it has been reaped, what it used (getrusage(2)); ``ru_maxrss`` is in KiB, and because of
+        ``posix_spawn`` it is never below the peak of the worker that started it.
+    """
+
+    __slots__ = ("_killer", "_loop", "pid", "returncode", "role", "rusage", "stderr", "stdin", "stdout")
+
+    def __init__(self, pid: int, role: Literal["program", "worker"], loop: EventLoop | None = None) -> None:
+        self.pid = pid
+        self.role = role
+        self.stdin: Stream | None = None
+        self.stdout: Stream | None = None
+        self.stderr: Stream | None = None
+        self.returncode: int | None = None
+        self.rusage: resource.struct_rusage | None = None
+        self._loop = loop
+        self._killer: Timer | None = None
+
+    def __repr__(self) -> str:
+        ended = "running" if self.returncode is None else describe_exit(self.returncode)
+        return f"<{self.role} {self.pid}, {ended}>"
+
+    def terminate(self, grace: float = 5.0) -> None:
+        """End the program's whole process group: TERM now, KILL once the program itself has ended or ``grace``
+        seconds have passed. Harmless when it has been called before, or the program has ended.
+        """
+        if self.returncode is not None or self._killer is not None or self._loop is None:
+            return
+        self._killer = self._loop.call_later(grace, self.kill)
+        signal_group(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the program's whole process group at once."""
+        if self.returncode is None:
+            signal_group(self.pid, signal.SIGKILL)
+
+    def reaped(self, returncode: int, rusage: resource.struct_rusage | None) -> None:
+        """Record how it ended; for the one who has waited for it."""
+        self.returncode = returncode
+        self.rusage = rusage
+        if self._killer is not None:
+            self._killer.cancel()
+
+
+class Reaper:
+    """Waits for the programs of one worker, each by its own pidfd, and calls back when one has been reaped.
+
+    What programs have left behind is the worker's, which must reap it too when it ends. Nothing tells such a child
+    from one that a plugin has started with ``subprocess`` and will wait for, except its process group, which in the
+    latter case is mostly the worker's own, and time: who has been dead for a whole ``SWEEP_INTERVAL`` is reaped.
+    """
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self.running: dict[int, Child] = {}
+        self._sweep_due = False
+        self._seen_dead: set[int] = set()
+
+    def watch(self, child: Child, on_exit: Callable[[Child], object]) -> None:
+        """Call ``on_exit(child)`` once the child has ended and been reaped.
+
+        :raises OSError: no descriptor for the pidfd; the child runs on, unwatched.
+        """
+        pidfd = os.pidfd_open(child.pid)
+        self.running[child.pid] = child
+        self._loop.register(pidfd, READ, lambda _: self._reap(child, pidfd, on_exit))
+
+    def _reap(self, child: Child, pidfd: int, on_exit: Callable[[Child], object]) -> None:
+        if child._killer is not None:
+            # Not reaped yet, so its number, which is the group's, can't have gone to a stranger.
+            signal_group(child.pid, signal.SIGKILL)
+        try:
+            pid, status, rusage = os.wait4(child.pid, os.WNOHANG)
+        except ChildProcessError:
+            log.warning("program %d has been waited for by somebody else: its exit status is lost", child.pid)
+            pid, status, rusage = child.pid, 255 << 8, None
+        if pid == 0:
+            return
+        self._loop.unregister(pidfd)
+        self._loop.at_end_of_turn(lambda: os.close(pidfd))
+        del self.running[child.pid]
+        self._sweep_later()
+        child.reaped(os.waitstatus_to_exitcode(status), rusage)
+        on_exit(child)
+
+    def _sweep_later(self) -> None:
+        if not self._sweep_due:
+            self._sweep_due = True
+            self._loop.call_later(SWEEP_INTERVAL, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_due = False
+        strangers = {pid for pid in children_of_this_process() if pid not in self.running}
+        dead = {pid for pid in strangers if _is_dead_stranger(pid)}
+        for pid in dead & self._seen_dead:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                pass
+        self._seen_dead = dead - self._seen_dead
+        if strangers:
+            self._sweep_later()
+
+
+def start_program(
+    argv: Sequence[str | bytes],
+    *,
+    env: Mapping[str, str] | None,
+    cwd: str | os.PathLike[str] | None,
+    descriptors: tuple[int | None, int | None, int | None],
+) -> int:
+    """Start a program in a process group of its own.
+
+    :param argv: the program, searched for in PATH where it has no slash, and its arguments.
+    :param env: its whole environment; None: nothing but a PATH.
+    :param cwd: its working directory, against which a relative program name counts; None: the server's.
+    :param descriptors: what becomes its standard input, output and error, none of them 0, 1 or 2; None: the null
+        device.
+    :returns: its process id.
+    :raises OSError: at once, when it can't be started.
+    """
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    for target, source in enumerate(descriptors):
+        if source is None:
+            actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_RDWR, 0))
+        else:
+            actions.append((os.POSIX_SPAWN_DUP2, source, target))
+    close_on_exec_from(3)
+    spawn = os.posix_spawn if b"/" in os.fsencode(argv[0]) else os.posix_spawnp
+    former = _enter(cwd) if cwd is not None else None
+    try:
+        return spawn(
+            argv[0],
+            list(argv),
+            {"PATH": DEFAULT_PATH} if env is None else env,
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=_RESET_SIGNALS,
+        )
+    finally:
+        if former is not None:
+            os.fchdir(former)
+            os.close(former)
+
+
+def _enter(directory: str | os.PathLike[str]) -> int:
+    """Change to the directory; a descriptor of the former one. posix_spawn can't do it for the child alone."""
+    former = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.chdir(directory)
+    except OSError:
+        os.close(former)
+        raise
+    return former
+
+
+def describe_exit(returncode: int) -> str:
+    """How a process ended, in words: ``exited 1``, ``killed by SIGSEGV``."""
+    if returncode >= 0:
+        return f"exited {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"
+
+
+def signal_group(pgid: int, number: signal.Signals) -> None:
+    """Send a signal to a process group; nothing where it is gone or not ours (a set-user-ID program)."""
+    try:
+        os.killpg(pgid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def become_subreaper() -> None:
+    """Have orphaned descendants of this process become its children (prctl(2), PR_SET_CHILD_SUBREAPER).
+
+    :raises OSError: the kernel refuses.
+    """
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def close_on_exec_from(first: int) -> None:
+    """Mark every descriptor from ``first`` on close-on-exec: a C library in a plugin may have forgotten it.
+
+    A kernel before 5.11 can't; there only what Python opened is sure to be marked (PEP 446).
+    """
+    _libc.syscall(_SYS_CLOSE_RANGE, first, _MAX_UINT, _CLOSE_RANGE_CLOEXEC)
+
+
+def children_of_this_process() -> set[int]:
+    """The process ids of all children of this process, adopted and dead ones included.
+
+    From ``/proc/self/task/*/children`` (proc(5)), or where the kernel lacks it from every ``/proc/*/stat``.
+    """
+    children: set[int] = set()
+    try:
+        for task in os.listdir("/proc/self/task"):
+            children.update(map(int, Path(f"/proc/self/task/{task}/children").read_bytes().split()))
+    except FileNotFoundError:
+        parent = os.getpid()
+        return {pid for pid in _all_processes() if _parent_of(pid) == parent}
+    return children
+
+
+def kill_children(spare: Container[int] = ()) -> set[int]:
+    """Kill every child of this process but those to spare, adopted ones included. They are not reaped here, and what
+    they leave behind becomes children in turn: call again when one has been reaped.
+
+    :returns: whom it has tried to kill.
+    """
+    strangers = {pid for pid in children_of_this_process() if pid not in spare}
+    for pid in strangers:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+    return strangers
+
+
+def _all_processes() -> Iterable[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _parent_of(pid: int) -> int:
+    return int(_stat(pid)[1])
+
+
+def _is_dead_stranger(pid: int) -> bool:
+    state, _, group = _stat(pid)
+    return state == b"Z" and int(group) != os.getpgrp()
+
+
+def _stat(pid: int) -> tuple[bytes, bytes, bytes]:
+    """State, parent and process group of a process (proc_pid_stat(5)); ``X``, 0, 0 where it is gone."""
+    try:
+        # They come after the command's name, which may hold anything, in the last parentheses.
+        state, parent, group = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:3]
+    except (FileNotFoundError, ProcessLookupError):
+        return b"X", b"0", b"0"
+    return state, parent, group
