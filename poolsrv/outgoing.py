@@ -1,0 +1,104 @@
+"""An outgoing connection: a stream that is being connected, without blocking (connect(2), EINPROGRESS)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import addresses
+from .eventloop import WRITE, EventLoop, Timer
+from .stream import CLOSED, CONNECTING, OPEN, Stream
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+
+class Outgoing(Stream):
+    """The stream that ``Connection.connect`` returns. Every failure, also one at once, arrives as ``on_close``.
+
+    :param address: as in a listener's ``bind``; the path of a unix socket is relative to ``base``.
+    :param timeout: seconds within which the connection must stand.
+    """
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, loop: EventLoop, owner: Connection, address: str, base: Path, timeout: float) -> None:
+        self._timeout: Timer | None = None
+        try:
+            target = addresses.parse(address, base)
+            sock = socket.socket(target.family, socket.SOCK_STREAM)
+        except (ValueError, OSError) as error:
+            super().__init__(loop, _NoSocket(), owner)
+            self._state = CONNECTING
+            self._fails_at_once(error)
+            return
+        super().__init__(loop, sock, owner)
+        sock.setblocking(False)
+        self._state = CONNECTING
+        try:
+            code = sock.connect_ex(target.sockaddr)
+        except OSError as error:  # a path that is too long
+            self._fails_at_once(error)
+            return
+        if code not in (0, errno.EINPROGRESS):
+            self._fails_at_once(OSError(code, os.strerror(code)))
+            return
+        self._interest = WRITE
+        loop.register(self._fd, WRITE, self._on_connected)
+        self._timeout = loop.call_later(timeout, self._timed_out)
+
+    def _on_connected(self, mask: int) -> None:
+        code = self._socket_error()
+        if code:
+            self._lost(OSError(code, os.strerror(code)))
+            return
+        self._cancel_timeout()
+        self._state = OPEN
+        self._loop.set_callback(self._fd, self._callback())
+        self._update()
+        if self._out is None:
+            self._flushed()
+
+    def _fails_at_once(self, error: Exception) -> None:
+        """Not from inside ``connect``: the caller has not got its stream yet."""
+        self._loop.at_end_of_turn(lambda: self._failed(error))
+
+    def _timed_out(self) -> None:
+        self._failed(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+
+    def _failed(self, error: Exception) -> None:
+        if self._state == CONNECTING:
+            self.error = error
+            self._end("connect failed")
+
+    def _end(self, reason: str) -> None:
+        if self._state != CLOSED:
+            self._cancel_timeout()
+        super()._end(reason)
+
+    def _cancel_timeout(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+
+
+class _NoSocket:
+    """Stands where no socket could be made."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        return b""
+
+    def send(self, data: object, flags: int = 0, /) -> int:
+        return 0
+
+    def shutdown(self, how: int, /) -> None:
+        """Nothing to shut down."""
+
+    def close(self) -> None:
+        """Nothing to close."""
