@@ -108,9 +108,7 @@ class Hooks:
 
     def _note_calls(self, hook: str) -> None:
         """Have ``_called`` tell which plugins the latest call of a chain has reached."""
-        impls = [
-            i for i in getattr(self.manager.hook, hook).get_hookimpls() if not i.wrapper and not i.hookwrapper
-        ]
+        impls = [i for i in getattr(self.manager.hook, hook).get_hookimpls() if not i.wrapper and not i.hookwrapper]
         for position, impl in enumerate(reversed(impls)):
             impl.function = self._noted(impl, first=position == 0)
 

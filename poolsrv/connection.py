@@ -1,0 +1,412 @@
+"""One client's connection: what a plugin is given, and everything that belongs to it and ends with it.
+
+A connection is a stream (see stream.py for its states) that calls the hooks of its listener, and that owns programs,
+outgoing streams, timers and blocking calls. At end of stream the engine closes it by itself, once nothing is left to
+write and nothing holds it: a running program, an open stream, a relay, a blocking call, a ``hold()``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from .children import PIPE, Child, signal_group, start_program
+from .eventloop import ERROR, PEER_FINISHED, READ, Timer
+from .outgoing import Outgoing
+from .stream import CLOSED, OPEN, PipeEnd, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .hooks import Caller
+    from .service import Service
+
+log = logging.getLogger("poolsrv.connection")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a connection that has failed
+
+
+class Connection(Stream):
+    """One client's connection, as a plugin sees it; see ``Stream`` for the members that both have.
+
+    :ivar id: a number unique in this run of the server.
+    :ivar peer: the client's address: ``(host, port)``; of a unix socket ``("unix:" + path, 0)``.
+    :ivar opened_at: when it was accepted by its worker, in seconds since the epoch.
+    :ivar state: the handler's own; None at first.
+    """
+
+    __slots__ = (
+        "_call_on_close",
+        "_children",
+        "_ends_programs",
+        "_extra",
+        "_holds",
+        "_log",
+        "_own_holds",
+        "_service",
+        "_streams",
+        "_timers",
+        "id",
+        "opened_at",
+        "peer",
+        "state",
+    )
+
+    def __init__(self, service: Service, sock: socket.socket, number: int, peer: tuple[str, int]) -> None:
+        super().__init__(service.loop, sock)
+        self._owner = self
+        self._service = service
+        self._on_readable = service.on_readable
+        self._on_writable = service.on_writable
+        self._call_on_close: Caller | None = service.on_connection_close
+        self._holds = 0  # plugin's hold() calls, and blocking calls
+        self._own_holds = 0  # of these, the plugin's
+        self._children: list[Child] | None = None
+        self._streams: list[Stream] | None = None
+        self._timers: set[Timer] | None = None
+        self._extra: dict[str, Any] | None = None
+        self._log: logging.LoggerAdapter[logging.Logger] | None = None
+        self._ends_programs = False
+        self.id = number
+        self.peer = peer
+        self.opened_at = time.time()
+        self.state: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} on {self.listener} from {format_peer(self.peer)}>"
+
+    # --- what it is
+
+    @property
+    def listener(self) -> str:
+        """The listener's name in the config."""
+        return self._service.name
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """The address that the client has connected to, in the form of ``peer``."""
+        try:
+            return peer_name(self._sock.getsockname())  # type: ignore[attr-defined]
+        except OSError:
+            return ("", 0)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """For the further plugins, by their names."""
+        if self._extra is None:
+            self._extra = {}
+        return self._extra
+
+    @property
+    def draining(self) -> bool:
+        """True once the worker is to end: finish what is begun, take nothing new."""
+        return self._service.worker.draining
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose lines name this connection."""
+        if self._log is None:
+            self._log = _ConnectionLog(log, {"conn": f"{self.listener} #{self.id} {format_peer(self.peer)}"})
+        return self._log
+
+    # --- staying open
+
+    def hold(self) -> None:
+        """Keep the connection open although the peer has finished sending, until ``release`` is called as often."""
+        self._own_holds += 1
+        self._holds += 1
+
+    def release(self) -> None:
+        """Take a ``hold`` back.
+
+        :raises RuntimeError: there is none.
+        """
+        if self._own_holds == 0:
+            raise RuntimeError("release() without hold()")
+        self._own_holds -= 1
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._holds -= 1
+        self._settle()
+
+    def _is_held(self) -> bool:
+        return bool(
+            self._holds or self._children or self._streams or self._relay_in is not None or self._relay_out is not None
+        )
+
+    # --- programs and other streams
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        stdin: Connection | int | None = None,
+        stdout: Connection | int | None = None,
+        stderr: Connection | int | None = None,
+    ) -> Child:
+        """Start a program in a process group of its own, with only these three descriptors.
+
+        Each of ``stdin``, ``stdout`` and ``stderr`` is None (the null device), ``PIPE`` (this side is a ``Stream`` of
+        the child), this connection, or the descriptor of an open file. Where it is this connection as ``stdin``,
+        reading is paused. ``on_child_exit`` is called when it has ended. The program is ended when the connection is
+        reset, aborted, or fails; a plain ``close`` leaves it running.
+
+        :param argv: the program and its arguments.
+        :param env: its whole environment; None: nothing but a PATH.
+        :param cwd: its working directory; None: the server's.
+        :raises OSError: it can't be started, or the connection is closed.
+        """
+        if self._state != OPEN:
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        ours: list[int | None] = [None, None, None]
+        theirs: list[int | None] = [None, None, None]
+        pipes: list[int] = []
+        try:
+            for index, source in enumerate((stdin, stdout, stderr)):
+                if source is self:
+                    theirs[index] = self._fd
+                elif source == PIPE:
+                    reader, writer = os.pipe2(os.O_CLOEXEC)
+                    pipes += reader, writer
+                    theirs[index], ours[index] = (reader, writer) if index == 0 else (writer, reader)
+                elif isinstance(source, int):
+                    theirs[index] = source
+                elif source is not None:
+                    raise ValueError("a program can be given its own connection only")
+            if self._fd in theirs:
+                os.set_blocking(self._fd, True)
+            pid = start_program(argv, env=env, cwd=cwd, descriptors=(theirs[0], theirs[1], theirs[2]))
+        except BaseException:
+            for fd in pipes:
+                os.close(fd)
+            raise
+        for fd in pipes:
+            if fd in theirs:
+                os.close(fd)
+        return self._adopt(Child(pid, "program", self._loop), ours, shares=self._fd in theirs, reads=stdin is self)
+
+    def _adopt(self, child: Child, ours: list[int | None], shares: bool, reads: bool) -> Child:
+        try:
+            self._service.worker.reaper.watch(child, self._child_exited)
+        except OSError:
+            signal_group(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            for fd in ours:
+                if fd is not None:
+                    os.close(fd)
+            raise
+        self._children = [*(self._children or ()), child]
+        child.stdin, child.stdout, child.stderr = (
+            None if fd is None else self._own(Stream(self._loop, PipeEnd(fd), self)) for fd in ours
+        )
+        for stream in (child.stdin, child.stdout, child.stderr):
+            if stream is not None:
+                stream.start()
+        if shares:
+            self._shared = True
+        if reads:
+            self.pause_reading()
+        return child
+
+    def connect(
+        self,
+        address: str,
+        *,
+        on_readable: Callable[[Stream], object],
+        on_writable: Callable[[Stream], object] | None = None,
+        on_close: Callable[[Stream, BaseException | None], object] | None = None,
+        timeout: float = 10.0,
+    ) -> Stream:
+        """Connect to somewhere else, without blocking; what is sent meanwhile is kept.
+
+        :param address: as in a listener's ``bind``: an IP address with a port, or ``unix:PATH``.
+        :param timeout: seconds within which the connection must stand.
+        :returns: the stream; every failure arrives as ``on_close(stream, error)``, that of a bad address too.
+        """
+        stream = Outgoing(self._loop, self, address, self._service.base, timeout)
+        stream._on_readable = on_readable
+        stream._on_writable = on_writable
+        stream._on_close = on_close
+        self._own(stream)
+        if self._state == CLOSED:
+            stream.abort("the connection is closed")
+        return stream
+
+    def _own(self, stream: Stream) -> Stream:
+        self._streams = [*(self._streams or ()), stream]
+        return stream
+
+    def _stream_ended(self, stream: Stream) -> None:
+        if self._streams and stream in self._streams:
+            self._streams.remove(stream)
+            self._settle()
+
+    def _child_exited(self, child: Child) -> None:
+        if self._children:
+            self._children.remove(child)
+        self._service.child_exited(child, self if self._state != CLOSED else None)
+        self._settle()
+
+    # --- time
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Call ``callback()`` in ``seconds``, unless the connection is gone by then. The timer has ``cancel()``."""
+        timer = self._loop.call_later(seconds, lambda: self._timer_due(timer, callback))
+        if self._state == CLOSED:
+            timer.cancel()
+            return timer
+        if self._timers is None:
+            self._timers = set()
+        self._timers.add(timer)
+        return timer
+
+    def _timer_due(self, timer: Timer, callback: Callable[[], object]) -> None:
+        if self._timers is not None:
+            self._timers.discard(timer)
+        self._call("a timer", callback)
+
+    def run_blocking(
+        self, function: Callable[P, R], *args: Any, done: Callable[[Future[R]], object] | None = None
+    ) -> None:
+        """Call ``function(*args)`` in the worker's small thread pool; it must not touch the connection.
+
+        :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then.
+        """
+        self._holds += 1
+        self._service.worker.submit(partial(function, *args), partial(self._blocking_done, done))
+
+    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
+        if self._state != CLOSED and done is not None:
+            self._call("done", partial(done, future))
+        elif done is None and future.exception() is not None:
+            self._fault("run_blocking", future.exception())  # type: ignore[arg-type]
+        self._let_go()
+
+    # --- what the engine does
+
+    def begin(self) -> None:
+        """Call ``on_connection_init``, then have the loop watch; for the worker, once."""
+        service = self._service
+        if service.on_connection_init is not None:
+            try:
+                ended = service.on_connection_init(self) is not None
+            except BaseException as error:  # noqa: BLE001 - a plugin's sys.exit() is its own fault too
+                ended = True
+                self._fault("on_connection_init", error)
+            if ended and service.has_further_plugins:
+                self._call_on_close = service.hooks.closer_after_ended_chain()
+        if self._interest < 0 and self._state == OPEN:
+            self.start()
+
+    def _at_eof(self) -> None:
+        super()._at_eof()
+        if self._state == OPEN and self._service.aborts_half_closed:
+            self.abort("client closed")
+
+    def _wanted(self) -> int:
+        wanted = super()._wanted()
+        if self._service.aborts_half_closed and not wanted & READ and self._state == OPEN and not self.eof:
+            wanted |= PEER_FINISHED  # nobody reads now, and yet it must be noticed
+        return wanted
+
+    def _on_hangup(self, mask: int) -> None:
+        if mask & PEER_FINISHED and not mask & ERROR and self._service.aborts_half_closed:
+            self.eof = True
+            self.abort("client closed")
+        else:
+            super()._on_hangup(mask)
+
+    def _call(self, what: str, callback: Callable[[], object]) -> None:
+        """Call a plugin's callback inside the fault boundary."""
+        try:
+            callback()
+        except BaseException as error:  # noqa: BLE001 - as in begin
+            self._fault(what, error)
+
+    def _fault(self, callback: str, error: BaseException) -> None:
+        self._service.log_fault(callback, self, error)
+        self._ends_programs = True
+        self.close("plugin failed")
+
+    def abort(self, reason: str = "") -> None:
+        self._ends_programs = True
+        super().abort(reason)
+
+    def idle_too_long(self) -> None:
+        """Neither side has sent a byte for ``idle_timeout``."""
+        if self._out is not None:
+            self.abort("idle timeout")
+        else:
+            self.close("idle timeout")
+
+    def _lost(self, error: OSError) -> None:
+        self._ends_programs = True
+        super()._lost(error)
+
+    def _keep(self, data: bytes | bytearray | memoryview) -> None:
+        super()._keep(data)
+        if self.unsent > self._service.max_unsent:
+            self.abort("max_unsent exceeded")
+
+    def _end(self, reason: str) -> None:
+        if self._state != CLOSED:
+            for timer in self._timers or ():
+                timer.cancel()
+            self._timers = None
+            super()._end(reason)
+
+    def _tell_closed(self) -> None:
+        if self._ends_programs:
+            for child in self._children or ():
+                child.terminate(KILL_GRACE)
+        for stream in self._streams or ():
+            stream.abort("the connection is closed")
+        if self._call_on_close is not None:
+            try:
+                self._call_on_close(self, self.reason)
+            except BaseException as error:  # noqa: BLE001 - as in begin
+                self._service.log_fault("on_connection_close", self, error)
+
+    def _gone(self) -> None:
+        self._service.closed(self)
+
+
+class _ConnectionLog(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        assert self.extra is not None
+        return f"{self.extra['conn']}: {msg}", kwargs
+
+
+def peer_name(address: Any) -> tuple[str, int]:
+    """An address as the socket module has it, in the one form that plugins see.
+
+    An IPv4 client of a socket for both families is ``127.0.0.1``, not ``::ffff:127.0.0.1``.
+    """
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        if host.startswith("::ffff:") and "." in host:
+            host = host[7:]
+        return (host, port)
+    return ("unix:" + os.fsdecode(address), 0)
+
+
+def format_peer(peer: tuple[str, int]) -> str:
+    """``127.0.0.1:7007``, ``[::1]:7007``, ``unix:``."""
+    host, port = peer
+    if host.startswith("unix:"):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

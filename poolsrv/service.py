@@ -1,0 +1,161 @@
+"""One listener, as a worker serves it: its connections, the hooks resolved to callers, and the idle sweep."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .channel import Handed
+from .children import Child
+from .connection import Connection, format_peer, peer_name
+from .hooks import Hooks
+from .stream import CLOSED
+
+if TYPE_CHECKING:
+    from .config import ListenerConfig
+    from .eventloop import EventLoop
+    from .worker import Worker
+
+log = logging.getLogger("poolsrv.plugins")
+
+# A sweep for idle connections runs at most this often per idle_timeout: how late a connection may be closed.
+SWEEPS_PER_TIMEOUT = 20
+
+
+class Service:
+    """Exists in each worker that serves the listener.
+
+    :param half_close: ``"finish"`` or ``"abort"``, the handler's default applied.
+    :param base: the config file's directory, against which the paths of unix sockets count.
+    """
+
+    def __init__(
+        self, worker: Worker, loop: EventLoop, config: ListenerConfig, hooks: Hooks, half_close: str, base: Path
+    ) -> None:
+        self.worker = worker
+        self.loop = loop
+        self.name = config.name
+        self.hooks = hooks
+        self.base = base
+        self.max_unsent = config.max_unsent
+        self.aborts_half_closed = half_close == "abort"
+        self.has_further_plugins = len(hooks.plugins) > 1
+        self.on_connection_init = hooks.on_connection_init
+        self.on_readable = hooks.on_readable or _ignore
+        self.on_writable = hooks.on_writable
+        self.on_connection_close = hooks.on_connection_close
+        self.connections: dict[int, Connection] = {}
+        self.bytes_in = 0  # of closed connections
+        self.bytes_out = 0
+        self._idle_timeout = config.idle_timeout
+        self._sweep_due = False
+        # on sockets for both families an IPv4 peer looks like ::ffff:127.0.0.1; accept gives the family's own form
+        self._families = {4: socket.AF_INET6, 2: socket.AF_INET}
+        hooks.fault_handler = self._notification_failed
+
+    # --- connections
+
+    def open(self, handed: Handed) -> None:
+        """Make a connection of what the dispatcher has handed over, and begin to serve it."""
+        peer = handed.peer
+        family = self._families[len(peer)] if type(peer) is tuple else socket.AF_UNIX
+        # With family and type given, no system calls are made to find them out.
+        sock = socket.socket(family, socket.SOCK_STREAM, 0, handed.fd)
+        name = peer if family == socket.AF_INET else peer_name(peer)
+        connection = Connection(self, sock, handed.id, name)
+        self.connections[handed.id] = connection
+        if self._idle_timeout and not self._sweep_due:
+            self._sweep_in(self._idle_timeout)
+        connection.begin()
+
+    def closed(self, connection: Connection) -> None:
+        """The connection's descriptor is closed: the last that is heard of it."""
+        del self.connections[connection.id]
+        self.bytes_in += connection.bytes_in
+        self.bytes_out += connection.bytes_out
+        self.worker.connection_closed(connection.id)
+
+    def drain(self) -> None:
+        """Tell every connection that the worker is to end."""
+        on_drain = self.hooks.on_drain
+        if on_drain is None:
+            return
+        for connection in list(self.connections.values()):
+            if connection._state != CLOSED:
+                try:
+                    on_drain(connection)
+                except BaseException as error:  # noqa: BLE001 - a plugin's sys.exit() is its own fault too
+                    connection._fault("on_drain", error)
+
+    def abort_all(self, reason: str) -> None:
+        """End every connection at once."""
+        for connection in list(self.connections.values()):
+            connection.abort(reason)
+
+    def totals(self) -> tuple[int, int]:
+        """Bytes in and out, of connections open and closed."""
+        bytes_in, bytes_out = self.bytes_in, self.bytes_out
+        for connection in self.connections.values():
+            bytes_in += connection.bytes_in
+            bytes_out += connection.bytes_out
+        return bytes_in, bytes_out
+
+    # --- idleness
+
+    def _sweep_in(self, seconds: float) -> None:
+        self._sweep_due = True
+        self.loop.call_later(max(seconds, self._idle_timeout / SWEEPS_PER_TIMEOUT), self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what has been idle too long, and come back when the next one may be.
+
+        One timer for all connections: an event costs no timer, and the sweep's own cost is bounded however many
+        there are.
+        """
+        now, timeout = self.loop.now, self._idle_timeout
+        oldest = now
+        for connection in list(self.connections.values()):
+            if connection._is_held():
+                continue
+            if now - connection.last_active >= timeout:
+                connection.idle_too_long()
+            elif connection.last_active < oldest:
+                oldest = connection.last_active
+        self._sweep_due = False
+        if self.connections:
+            self._sweep_in(oldest + timeout - now)
+
+    # --- programs and faults
+
+    def child_exited(self, child: Child, connection: Connection | None) -> None:
+        """A program of one of this listener's connections has been reaped."""
+        if self.hooks.on_child_exit is not None:
+            try:
+                self.hooks.on_child_exit(child, connection)
+            except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
+                self.log_fault("on_child_exit", connection, error)
+
+    def log_fault(self, hook: str, connection: Connection | None, error: BaseException) -> None:
+        """Say which plugin has raised, in which hook or callback, for which connection."""
+        self._log_fault(self.hooks.culprit(error), hook, connection, error)
+
+    def _log_fault(self, plugin: str, hook: str, connection: Connection | None, error: BaseException) -> None:
+        concerning = (
+            f", connection #{connection.id} from {format_peer(connection.peer)}" if connection is not None else ""
+        )
+        log.error("%s: plugin %r failed in %s%s", self.name, plugin, hook, concerning, exc_info=error)
+
+    def _notification_failed(self, hook: str, plugin: str, arguments: dict[str, Any], error: BaseException) -> None:
+        connection = arguments.get("conn")
+        self._log_fault(plugin, hook, connection, error)
+        if hook == "on_child_exit" and connection is not None:
+            connection._ends_programs = True
+            connection.close("plugin failed")
+        elif hook == "on_worker_start":
+            self.worker.start_failed = True
+
+
+def _ignore(connection: Connection) -> None:
+    """For a listener without ``on_readable``: what arrives stays in the buffer."""

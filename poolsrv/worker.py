@@ -1,0 +1,413 @@
+"""A worker: takes connections from its channel, dispatches events to plugins, drains, ends.
+
+Everything here runs in the worker's process. The way of a connection is straight down: ``_take`` receives it from the
+dispatcher, ``Service.open`` makes a ``Connection`` of it, the event loop calls ``Stream._on_event`` for each of its
+events, and that calls the plugin.
+
+A worker's life: starting (``on_worker_start``), serving, draining (TERM: what is open may finish, nothing new), and
+its end (``on_worker_stop``, programs ended). A second TERM skips what is left of draining, and so does the end of the
+dispatcher, which shows as end of file on the channel.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import resource
+import signal
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from . import children, signals
+from .channel import LOST, MAX_CLOSED_PER_REPORT, MAX_PER_MESSAGE, Report, WorkerEnd
+from .eventloop import HANGUP, READ, EventLoop, Timer
+from .service import Service
+
+if TYPE_CHECKING:
+    from .plugins import Server
+
+log = logging.getLogger("poolsrv.worker")
+
+# States, as the dispatcher is told them.
+SERVING: Final = "serving"
+FULL: Final = "full"  # no descriptors left: takes no connections for the moment
+DRAINING: Final = "draining"
+
+COUNTERS: Final = ("accepted", "open", "events", "bytes_in", "bytes_out")  # of a report, in this order
+
+EXIT_OK: Final = 0
+EXIT_START_FAILED: Final = 3  # a plugin's on_worker_start has raised
+EXIT_DISPATCHER_GONE: Final = 4
+
+HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
+HEARTBEAT: Final = 1.0  # seconds; shorter where hang_timeout asks for it
+SPARE_DESCRIPTORS: Final = 16  # kept free for what plugins open
+DESCRIPTORS_PER_CONNECTION: Final = 5  # a connection with a program: itself, three pipes, a pidfd
+RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
+BLOCKING_THREADS: Final = 4
+PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
+
+
+class Handle:
+    """What ``Worker.every`` and ``Worker.add_reader`` return: ``cancel`` ends it."""
+
+    __slots__ = ("_cancel",)
+
+    def __init__(self, cancel: Callable[[], object]) -> None:
+        self._cancel: Callable[[], object] | None = cancel
+
+    def cancel(self) -> None:
+        """No more calls. Harmless when called again."""
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+
+
+class Worker:
+    """A worker of the pool, as a plugin sees it in ``on_worker_start``; members with an underscore are the engine's.
+
+    :ivar slot: its number in the pool, from 0; a worker that replaces a dead one has the same.
+    :ivar draining: True once it is to end.
+    """
+
+    def __init__(self, slot: int, server: Server, channel: WorkerEnd, hang_file: int) -> None:
+        self.slot = slot
+        self.draining = False
+        self.start_failed = False
+        self._loop = EventLoop()
+        self.reaper = children.Reaper(self._loop)
+        self._channel = channel
+        self._hang_file = hang_file
+        self._config = server.config
+        base = server.config.path.resolve().parent
+        self._services = [
+            Service(self, self._loop, listener.config, listener.hooks, listener.half_close, base)
+            for listener in server.listeners
+        ]
+        self._served = [
+            service
+            for service, listener in zip(self._services, server.listeners, strict=True)
+            if listener.config.workers is None or slot < listener.config.workers
+        ]
+        self._signals: signals.SignalPipe | None = None
+        self._exit_code = EXIT_OK
+        # what the next report will say
+        self._state: str | None = None  # where it has changed
+        self._taken = 0
+        self._closed: list[int] = []
+        self._heartbeat: Timer | None = None
+        self._events_told = 0
+        self._accepted = 0
+        self._taking = True
+        self._allowance = 0  # connections that may be taken before descriptors are counted again
+        self._threads: ThreadPoolExecutor | None = None
+        self._calls: deque[Callable[[], object]] = deque()  # of call_soon_threadsafe
+        self._calls_event: int | None = None
+        self._program_grace = PROGRAM_GRACE
+
+    # --- for plugins
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Call ``callback()`` in ``seconds``; the timer has ``cancel()``. An exception is logged."""
+        return self._loop.call_later(seconds, partial(self._guarded, "call_later", callback))
+
+    def every(self, seconds: float, callback: Callable[[], object]) -> Handle:
+        """Call ``callback()`` every ``seconds``, first in ``seconds``. An exception is logged, and it goes on.
+
+        :raises ValueError: ``seconds`` is not above 0.
+        """
+        if not seconds > 0:
+            raise ValueError("every() takes a number of seconds above 0")
+        timer: Timer
+
+        def due() -> None:
+            nonlocal timer
+            timer = self._loop.call_later(seconds, due)
+            self._guarded("every", callback)
+
+        timer = self._loop.call_later(seconds, due)
+        return Handle(lambda: timer.cancel())
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` in the loop, soon; from any thread."""
+        self._calls.append(callback)
+        event = self._calls_event
+        if event is not None:
+            os.eventfd_write(event, 1)
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> Handle:
+        """Call ``callback()`` whenever the descriptor is readable; cancel the handle before you close it.
+
+        :raises OSError: the descriptor can't be watched (epoll_ctl(2)).
+        """
+        self._loop.register(fd, READ, lambda _: self._guarded("add_reader", callback))
+        return Handle(lambda: self._loop.unregister(fd))
+
+    def run_blocking(
+        self, function: Callable[..., Any], *args: Any, done: Callable[[Future[Any]], object] | None = None
+    ) -> None:
+        """Call ``function(*args)`` in the worker's small thread pool, then ``done(future)`` in the loop."""
+        self.submit(partial(function, *args), partial(self._blocking_done, done))
+
+    # --- its life
+
+    def run(self) -> int:
+        """Serve until drained; the exit code."""
+        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        faulthandler.register(HANG_SIGNAL, file=self._hang_file, all_threads=True)
+        signals.unblock()
+        children.become_subreaper()
+        loop = self._loop
+        loop.register(self._signals.fileno(), READ, self._on_signal)
+        self._calls_event = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        loop.register(self._calls_event, READ, self._on_calls)
+        for service in self._served:
+            if service.hooks.on_worker_start is not None:
+                self._guarded_hook(service, "on_worker_start")
+        if self.start_failed:
+            self._exit_code = EXIT_START_FAILED
+        else:
+            loop.register(self._channel.fileno(), READ, self._on_channel)
+            loop.after_turn = self._after_turn
+            self._state = SERVING
+            self._report()
+            gc.freeze()
+            loop.run()
+        self._end()
+        return self._exit_code
+
+    def _on_signal(self, mask: int) -> None:
+        assert self._signals is not None
+        for number in self._signals.take():
+            # INT and HUP go to every process of a terminal: the dispatcher's to act on.
+            if number == signal.SIGTERM:
+                if self.draining:
+                    self._program_grace = 0.0
+                    self._stop_now("worker stop")
+                else:
+                    self._drain()
+
+    def _drain(self) -> None:
+        """Take what is in the channel and nothing after it; let what is open finish."""
+        while self._take():
+            pass
+        self.draining = True
+        self._loop.modify(self._channel.fileno(), 0)  # its hang-up is still told
+        self._state = DRAINING
+        self._loop.call_later(self._config.pool.graceful_timeout, partial(self._stop_now, "drain timeout"))
+        for service in self._services:
+            service.drain()
+        self._stop_when_empty()
+
+    def _stop_now(self, reason: str) -> None:
+        self.draining = True
+        for service in self._services:
+            service.abort_all(reason)
+        self._stop_when_empty()
+
+    def _stop_when_empty(self) -> None:
+        if self.draining and not any(service.connections for service in self._services):
+            self._loop.stop()
+
+    def _end(self) -> None:
+        """Close what plugins have opened, end what they have started, and tell the dispatcher the rest."""
+        for service in self._served:
+            if service.hooks.on_worker_stop is not None:
+                self._guarded_hook(service, "on_worker_stop")
+        self._report()
+        self._end_programs()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _end_programs(self) -> None:
+        """TERM, then KILL, to every program's group; then whatever else this process has started or adopted."""
+        loop = self._loop
+        loop.after_turn = None
+        for child in list(self.reaper.running.values()):
+            child.terminate(self._program_grace)
+        deadline = loop.now + self._program_grace + 1.0
+        while self.reaper.running and loop.now < deadline:
+            loop.call_later(0.2, _nothing)
+            loop.dispatch(loop.wait())
+        if self._exit_code == EXIT_DISPATCHER_GONE:
+            # Otherwise the dispatcher adopts and ends what is left.
+            while children.kill_children() and loop.now < deadline:
+                loop.call_later(0.02, _nothing)
+                loop.dispatch(loop.wait())
+                _reap_all()
+
+    # --- the channel
+
+    def _on_channel(self, mask: int) -> None:
+        if mask & READ and not self.draining:
+            if self._has_room():
+                self._take()
+        elif mask & HANGUP:
+            self._dispatcher_gone()
+
+    def _take(self) -> bool:
+        """Receive one message's connections and begin to serve them; False where there was none."""
+        handed = self._channel.receive()
+        if handed is None:
+            self._dispatcher_gone()
+            return False
+        self._taken += len(handed)
+        self._allowance -= len(handed)
+        for connection in handed:
+            if connection.fd == LOST:
+                log.error("a connection was lost at the limit of open descriptors (%d)", _descriptor_limit())
+                self._closed.append(connection.id)
+            else:
+                self._accepted += 1
+                self._services[connection.listener].open(connection)
+        return bool(handed)
+
+    def _dispatcher_gone(self) -> None:
+        if self._exit_code != EXIT_DISPATCHER_GONE:
+            log.warning("the dispatcher is gone: ending")
+            self._exit_code = EXIT_DISPATCHER_GONE
+            self._loop.unregister(self._channel.fileno())
+            self._stop_now("worker stop")
+
+    def connection_closed(self, number: int) -> None:
+        """A connection's descriptor has been closed; the dispatcher is told at the end of the turn."""
+        self._closed.append(number)
+        if self.draining:
+            self._stop_when_empty()
+
+    def _after_turn(self) -> None:
+        if self._taken or self._closed or self._state is not None:
+            self._report()
+        if self._heartbeat is None and self._loop.events != self._events_told:
+            hang_timeout = self._config.pool.hang_timeout
+            self._heartbeat = self._loop.call_later(
+                min(HEARTBEAT, hang_timeout / 4) if hang_timeout else HEARTBEAT, self._beat
+            )
+
+    def _beat(self) -> None:
+        """Tell the counters. Without events there is nothing to tell, unless somebody listens for silence."""
+        self._heartbeat = None
+        self._events_told = self._loop.events if not self._config.pool.hang_timeout else -1
+        self._report(counters=True)
+
+    def _report(self, counters: bool = False) -> None:
+        if self._exit_code == EXIT_DISPATCHER_GONE:
+            return
+        while True:
+            closed, self._closed = self._closed[:MAX_CLOSED_PER_REPORT], self._closed[MAX_CLOSED_PER_REPORT:]
+            report = Report(self._taken, closed, self._state, self._counters() if counters else None)
+            try:
+                sent = self._channel.report(report)
+            except OSError:
+                self._closed = closed + self._closed
+                return  # the dispatcher is gone: the end of file says so too
+            if not sent:
+                # The dispatcher is far behind; what is to be told stays, and is told later.
+                self._closed = closed + self._closed
+                self._loop.call_later(0.05, _nothing)
+                return
+            self._taken, self._state, counters = 0, None, False
+            if not self._closed:
+                return
+
+    def _counters(self) -> tuple[int, ...]:
+        totals = [service.totals() for service in self._services]
+        still_open = sum(len(service.connections) for service in self._services)
+        return (
+            self._accepted,
+            still_open,
+            self._loop.events,
+            sum(total[0] for total in totals),
+            sum(total[1] for total in totals),
+        )
+
+    # --- descriptors
+
+    def _has_room(self) -> bool:
+        """Whether a full message can be received: descriptors that don't fit below the limit are lost for ever."""
+        if self._allowance < MAX_PER_MESSAGE:
+            free = _descriptor_limit() - len(os.listdir("/proc/self/fd")) - SPARE_DESCRIPTORS
+            self._allowance = max(free // DESCRIPTORS_PER_CONNECTION, MAX_PER_MESSAGE)
+            if free < MAX_PER_MESSAGE:
+                self._allowance = 0
+                self._stop_taking(free)
+                return False
+        if not self._taking:
+            self._taking = True
+            self._state = SERVING
+            self._loop.modify(self._channel.fileno(), READ)
+            log.info("descriptors are free again: taking connections")
+        return True
+
+    def _stop_taking(self, free: int) -> None:
+        if self._taking:
+            self._taking = False
+            self._state = FULL
+            self._loop.modify(self._channel.fileno(), 0)
+            log.warning(
+                "close to the limit of %d open descriptors: taking no connections for the moment", _descriptor_limit()
+            )
+        self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        if not self.draining:
+            self._has_room()
+
+    # --- threads
+
+    def submit(self, function: Callable[[], Any], done: Callable[[Future[Any]], object]) -> None:
+        """Call ``function()`` in a thread, then ``done(future)`` in the loop."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
+        future = self._threads.submit(function)
+        future.add_done_callback(lambda future: self.call_soon_threadsafe(partial(done, future)))
+
+    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
+        if done is not None:
+            done(future)
+        else:
+            future.result()
+
+    def _on_calls(self, mask: int) -> None:
+        assert self._calls_event is not None
+        os.eventfd_read(self._calls_event)
+        for _ in range(len(self._calls)):
+            self._guarded("call_soon_threadsafe", self._calls.popleft())
+
+    # --- the fault boundary
+
+    def _guarded(self, what: str, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except BaseException:
+            log.exception("a plugin's callback failed (%s)", what)
+
+    def _guarded_hook(self, service: Service, hook: str) -> None:
+        try:
+            getattr(service.hooks, hook)(self)
+        except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
+            service.log_fault(hook, None, error)
+            self.start_failed = self.start_failed or hook == "on_worker_start"
+
+
+def _descriptor_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _reap_all() -> None:
+    """Reap every dead child; at the very end, when nobody else waits for any."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _nothing() -> None:
+    """For a timer that only wakes the loop."""
