@@ -1,0 +1,400 @@
+"""The pool: forks the workers, replaces those that die, stops. The main loop of the process that the user starts.
+
+A fork happens in one place, ``Pool.run``, and the child leaves that loop by returning: nothing of the parent is below
+it on its stack. Signals only set what the loop then acts on. Stopping is a state with a deadline in this same loop.
+
+A worker that dies while it serves is replaced at once; one that dies young, or can't start, after a delay that grows.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from . import children, listeners, signals
+from .channel import DispatcherEnd
+from .children import Child, describe_exit
+from .dispatcher import EMPTY, SERVING, STARTING, Dispatcher, Gate, Slot
+from .errors import StartError
+from .eventloop import READ, EventLoop, Timer
+from .hangs import HangFile
+from .worker import EXIT_START_FAILED, HANG_SIGNAL, Worker
+
+if TYPE_CHECKING:
+    from .plugins import Server
+
+log = logging.getLogger("poolsrv.pool")
+
+FIRST_DELAY: Final = 0.1  # seconds before a worker that could not start is tried again; doubled each time
+LONGEST_DELAY: Final = 30.0
+MAX_FAILED_STARTS: Final = 7  # in a row, of one slot, before the pool has ever been whole: then the server gives up
+YOUNG: Final = 1.0  # seconds of service below which a death counts as part of a series
+YOUNG_DELAY: Final = 0.05  # seconds, times the number of such deaths in a row
+LONGEST_YOUNG_DELAY: Final = 0.5
+STOP_MARGIN: Final = 5.0  # seconds after graceful_timeout that workers have to end by themselves
+STOP_NOW_MARGIN: Final = 1.0  # the same after a second TERM or INT
+HANG_REPORT_TIME: Final = 0.5  # seconds that a hung worker gets to say where
+
+
+class Pool:
+    """Runs in the dispatcher's process. ``run`` returns an exit code, or in each forked child its ``Worker``."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._config = server.config.pool
+        configs = tuple(listener.config for listener in server.listeners)
+        self._bound = listeners.bind(configs)
+        self._loop = EventLoop()
+        self._slots = [Slot(index) for index in range(self._config.workers)]
+        gates = [Gate(i, config, self._bound[i], self._slots) for i, config in enumerate(configs)]
+        self._dispatcher = Dispatcher(self._loop, gates, self._slots, self._config.dispatch)
+        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
+        self._by_pid: dict[int, Slot] = {}
+        self._to_start: list[Slot] = list(self._slots)
+        self._failed_starts = [0] * len(self._slots)  # in a row, of each slot
+        self._young_deaths = [0] * len(self._slots)
+        self._hang_files: dict[int, HangFile] = {}  # by slot
+        self._hung: set[int] = set()  # pids that have been asked where they hang
+        self._was_whole = False
+        self._stopping = 0  # how many times it has been asked to
+        self._exit_code = 0
+        self._kill_timer: Timer | None = None
+        self._check: ConfigCheck | None = None
+
+    # --- the main loop
+
+    def run(self) -> int | Worker:
+        """Until all workers have ended; in a forked child, its worker."""
+        loop = self._loop
+        children.become_subreaper()
+        loop.register(self._signals.fileno(), READ, self._on_signal)
+        self._dispatcher.open()
+        if self._config.hang_timeout:
+            self._watch_for_hangs()
+        gc.collect()
+        gc.freeze()  # what the workers share with this process stays out of their collections, and so shared
+        while True:
+            while self._to_start and not self._stopping:
+                worker = self._start(self._to_start.pop(0))
+                if worker is not None:
+                    return worker
+            if self._stopping and not self._by_pid:
+                self._finish()
+                return self._exit_code
+            loop.dispatch(loop.wait())
+
+    def _start(self, slot: Slot) -> Worker | None:
+        """Fork a worker for the slot. In the child: the worker; in the parent: None."""
+        try:
+            slot.channel = DispatcherEnd()
+            hang_file = HangFile()
+            pid = signals.fork()
+        except OSError as error:
+            if slot.channel is not None:
+                slot.channel.close()
+                slot.channel = None
+            log.error("can't fork worker %d: %s", slot.index, error.strerror)
+            self._start_failed(slot)
+            return None
+        if pid == 0:
+            return self._become_worker(slot, hang_file)
+        slot.pid = pid
+        slot.state = STARTING
+        slot.started_at = slot.last_heard = self._loop.now
+        self._by_pid[pid] = slot
+        self._hang_files[slot.index] = hang_file
+        self._loop.register(slot.channel.fileno(), READ, partial(self._on_report, slot))
+        return None
+
+    def _become_worker(self, slot: Slot, hang_file: HangFile) -> Worker:
+        """In the child: shed everything of the parent's, but what the worker needs."""
+        self._loop.close()
+        self._signals.abandon()
+        for group in self._bound:
+            for bound in group:
+                bound.close(unlink=False)
+        for other in self._slots:
+            if other is not slot and other.channel is not None:
+                other.channel.close()
+        for other_file in self._hang_files.values():
+            other_file.close()
+        assert slot.channel is not None
+        return Worker(slot.index, self._server, slot.channel.worker_end(), hang_file.fileno())
+
+    # --- signals
+
+    def _on_signal(self, mask: int) -> None:
+        for number in self._signals.take():
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif number == signal.SIGHUP:
+                self._check_config()
+            else:
+                self._stop(number.name)
+
+    def _check_config(self) -> None:
+        if self._check is None and not self._stopping:
+            log.info("SIGHUP: reading %s again", self._server.config.path)
+            try:
+                self._check = ConfigCheck(self._loop, self._server.config.path)
+            except OSError as error:
+                log.error("can't check the config: %s", error.strerror)
+
+    # --- workers that report, and that end
+
+    def _on_report(self, slot: Slot, mask: int) -> None:
+        before = slot.state
+        self._dispatcher.on_report(slot)
+        if before == STARTING and slot.state == SERVING:
+            self._failed_starts[slot.index] = 0
+            slot.started_at = self._loop.now
+            log.info("worker %d (pid %d) serves", slot.index, slot.pid)
+            if not self._was_whole and all(one.state == SERVING for one in self._slots):
+                self._was_whole = True
+                addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
+                log.info("ready: %s (%d workers)", addresses, len(self._slots))
+
+    def _reap(self) -> None:
+        """Wait for whoever has ended or stopped: workers, and what dead workers have left to this process."""
+        orphans = False
+        while True:
+            try:
+                pid, status, rusage = os.wait4(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            slot = self._by_pid.get(pid)
+            if slot is None:
+                if self._check is not None and pid == self._check.pid:
+                    self._check.ended(status)
+                    self._check = None
+                else:
+                    orphans = True
+            elif os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                self._dispatcher.worker_stopped(slot, os.WIFSTOPPED(status))
+            else:
+                orphans = True
+                self._worker_ended(slot, os.waitstatus_to_exitcode(status), rusage)
+        if orphans:
+            self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """Dead workers' programs are this process's children now (subreaper); each one's end brings the next."""
+        spared = set(self._by_pid)
+        if self._check is not None:
+            spared.add(self._check.pid)
+        children.kill_children(spared)
+
+    def _worker_ended(self, slot: Slot, returncode: int, rusage: resource.struct_rusage) -> None:
+        pid, before, served = slot.pid, slot.state, self._loop.now - slot.started_at
+        del self._by_pid[pid]
+        self._hung.discard(pid)
+        self._hang_files.pop(slot.index).close()
+        lost = self._dispatcher.worker_gone(slot)
+        in_order = returncode == 0 and before != STARTING
+        level = logging.INFO if in_order else logging.ERROR
+        losing = f", {lost} connections are lost" if lost else ""
+        starting = " while starting" if before == STARTING else ""
+        log.log(level, "worker %d (pid %d) %s%s%s", slot.index, pid, describe_exit(returncode), starting, losing)
+        child = Child(pid, "worker")
+        child.reaped(returncode, rusage)
+        for listener in self._server.listeners:
+            if listener.hooks.on_child_exit is not None:
+                try:
+                    listener.hooks.on_child_exit(child, None)
+                except BaseException:
+                    log.exception("%s: a wrapper of on_child_exit failed", listener.config.name)
+        if self._stopping:
+            return
+        if before == STARTING:
+            self._start_failed(slot, can_say_why=returncode == EXIT_START_FAILED)
+        elif served < YOUNG:
+            self._young_deaths[slot.index] += 1
+            delay = min(YOUNG_DELAY * (self._young_deaths[slot.index] - 1), LONGEST_YOUNG_DELAY)
+            self._start_later(slot, delay)
+        else:
+            self._young_deaths[slot.index] = 0
+            self._to_start.append(slot)
+
+    def _start_failed(self, slot: Slot, can_say_why: bool = False) -> None:
+        self._failed_starts[slot.index] += 1
+        failures = self._failed_starts[slot.index]
+        if not self._was_whole and failures >= MAX_FAILED_STARTS:
+            log.error("worker %d could not start %d times in a row: giving up", slot.index, failures)
+            self._exit_code = 1
+            self._stop("start-up")
+            return
+        delay = min(FIRST_DELAY * 2 ** (failures - 1), LONGEST_DELAY)
+        why = " (the plugin's error is above)" if can_say_why else ""
+        log.error(
+            "worker %d could not start%s, %d times in a row: next try in %.1f s", slot.index, why, failures, delay
+        )
+        self._start_later(slot, delay)
+
+    def _start_later(self, slot: Slot, delay: float) -> None:
+        def due() -> None:
+            if not self._stopping and slot.state == EMPTY:
+                self._to_start.append(slot)
+
+        self._loop.call_later(delay, due)
+
+    # --- hung workers
+
+    def _watch_for_hangs(self) -> None:
+        now, patience = self._loop.now, self._config.hang_timeout
+        for pid, slot in self._by_pid.items():
+            if now - slot.last_heard > patience and pid not in self._hung:
+                self._hung.add(pid)
+                os.kill(pid, HANG_SIGNAL)
+                self._loop.call_later(HANG_REPORT_TIME, partial(self._kill_hung, slot, pid, now - slot.last_heard))
+        self._loop.call_later(patience / 4, self._watch_for_hangs)
+
+    def _kill_hung(self, slot: Slot, pid: int, silence: float) -> None:
+        if slot.pid != pid or pid not in self._hung:
+            return
+        where = self._hang_files[slot.index].describe(
+            [plugin for listener in self._server.listeners for plugin in listener.hooks.plugins]
+        )
+        log.error("worker %d (pid %d) has been silent for %.1f s, %s; killing it", slot.index, pid, silence, where)
+        os.kill(pid, signal.SIGKILL)
+
+    # --- stopping
+
+    def _stop(self, why: str) -> None:
+        """The first time: drain. The second time: end at once."""
+        self._stopping += 1
+        if self._stopping > 2:
+            return
+        if self._stopping == 1:
+            open_connections = sum(len(slot.connections) for slot in self._slots)
+            log.info("%s: stopping, %d connections are open", why, open_connections)
+            self._dispatcher.close()
+            for group in self._bound:
+                for bound in group:
+                    bound.close(unlink=True)
+        else:
+            log.info("%s: ending at once", why)
+        for pid, slot in self._by_pid.items():
+            os.kill(pid, signal.SIGTERM)
+            if slot.stopped:
+                os.kill(pid, signal.SIGCONT)
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        patience = self._config.graceful_timeout + STOP_MARGIN if self._stopping == 1 else STOP_NOW_MARGIN
+        self._kill_timer = self._loop.call_later(patience, self._kill_all)
+
+    def _kill_all(self) -> None:
+        for pid, slot in self._by_pid.items():
+            log.error("worker %d (pid %d) does not end: killing it", slot.index, pid)
+            os.kill(pid, signal.SIGKILL)
+
+    def _finish(self) -> None:
+        """All workers have ended: see that nothing of theirs is left, and close everything."""
+        self._dispatcher.give_up_homeless()
+        deadline = self._loop.now + STOP_NOW_MARGIN
+        while children.kill_children() and self._loop.now < deadline:
+            self._loop.call_later(0.02, _nothing)
+            self._loop.dispatch(self._loop.wait())
+            self._reap()
+        self._loop.close()
+        self._signals.close()
+        log.info("stopped")
+
+
+class ConfigCheck:
+    """Checks the config in a fresh process (``poolsrv check``), as it and the plugins now are on disk, and logs what
+    that says. In this process the plugins are imported already, and a new one might start a thread."""
+
+    def __init__(self, loop: EventLoop, path: os.PathLike[str]) -> None:
+        self._loop = loop
+        self._output = b""
+        self._reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(writer, True)
+        try:
+            self.pid = children.start_program(
+                [sys.executable, "-m", "poolsrv", "check", "--config", os.fspath(path)],
+                env=dict(os.environ),
+                cwd=None,
+                descriptors=(None, writer, writer),
+            )
+        except OSError:
+            os.close(self._reader)
+            raise
+        finally:
+            os.close(writer)
+        loop.register(self._reader, READ, self._read)
+
+    def _read(self, mask: int) -> None:
+        data = os.read(self._reader, 65536)
+        self._output += data
+        if not data:
+            self._loop.modify(self._reader, 0)
+
+    def ended(self, status: int) -> None:
+        """The check has been reaped."""
+        try:
+            while data := os.read(self._reader, 65536):
+                self._output += data
+        except BlockingIOError:
+            pass
+        self._loop.unregister(self._reader)
+        os.close(self._reader)
+        code = os.waitstatus_to_exitcode(status)
+        for line in self._output.decode(errors="replace").splitlines():
+            log.log(logging.INFO if code == 0 else logging.ERROR, "config check: %s", line)
+        if code == 0:
+            log.info("the config is sound; restart the server to apply it")
+        else:
+            log.error("the config can't be used (the check %s); the server goes on as it is", describe_exit(code))
+
+
+def run_server(server: Server) -> int:
+    """Run the server until it is stopped.
+
+    :returns: the exit code: 0 after a stop, 1 when the workers can't start.
+    :raises StartError: an address can't be bound, or the limit of open descriptors is too low.
+    """
+    _open_standard_descriptors()
+    _check_descriptor_limit(server)
+    children.close_on_exec_from(3)
+    outcome = Pool(server).run()
+    if isinstance(outcome, int):
+        return outcome
+    code = 1
+    try:
+        code = outcome.run()
+    except BaseException:
+        log.exception("worker failed")
+    finally:
+        logging.shutdown()
+        # Neither the parent's exit handlers nor threads that are still busy in a plugin are to run or to hold it up.
+        os._exit(code)
+
+
+def _open_standard_descriptors() -> None:
+    """So that no connection gets the number 0, 1 or 2."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def _check_descriptor_limit(server: Server) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    addresses = sum(len(listener.config.bind) for listener in server.listeners)
+    needed = 3 * server.config.pool.workers + addresses + 64
+    if limit < needed:
+        raise StartError(
+            f"the limit of open descriptors is {limit}, and {needed} are needed for {server.config.pool.workers} "
+            f"workers and {addresses} addresses: raise it (ulimit -n), or configure fewer workers"
+        )
+
+
+def _nothing() -> None:
+    """For a timer that only wakes the loop."""
