@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from poolsrv import cpus
 from poolsrv.addresses import Address, parse
-from poolsrv.config import Config, ConfigErrors, ListenerConfig, PoolConfig
+from poolsrv.config import Config, ConfigErrors, ListenerConfig, ListenerTable, PoolConfig, PoolTable
 from poolsrv.configfile import read
+from poolsrv.words import to_toml
 
 FORMS = '"127.0.0.1:7007", "[::1]:7007", ":7007" or "unix:run/hello.sock"'
 SECONDS = "a number of seconds, from 0 to 1000000000"
-LISTENER_KEYS = "bind, handler, plugins, workers, max_connections, idle_timeout, half_close, max_unsent or socket_mode"
 
 
 def errors(tmp_path: Path, text: str) -> list[str]:
@@ -396,3 +398,19 @@ def test_a_cgroup_quota_is_found(
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content + "\n")
     assert list(cpus._quotas(process)) == expected
+
+
+@pytest.mark.parametrize(("schema", "section"), [(PoolTable, "[pool]"), (ListenerTable, "[listeners.NAME]")])
+def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struct], section: str) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
+    body = text.split(f"## `{section}`\n")[1].split("\n## ")[0].split("\n### ")[0]
+    documented = {}
+    for row in re.findall(r"^\| `(\w+)` \| .* \| (.*?) \| [^|]*\|$", body, re.MULTILINE):
+        documented[row[0]] = row[1]
+    in_words = {"bind": "required", "handler": "required", "workers": "all", "half_close": "the handler's"}
+    in_words |= {"socket_mode": "as the umask has it", "plugins": "`[]`"}
+    expected = {}
+    for field in msgspec.structs.fields(schema):
+        has_default = field.default is not msgspec.NODEFAULT and field.default is not None
+        expected[field.name] = f"`{to_toml(field.default)}`" if has_default else in_words[field.name]
+    assert documented == expected
