@@ -159,7 +159,7 @@ def _serve(config: Path) -> NoReturn:
     try:
         sys.exit(run_server(server))
     except StartError as error:
-        _fail(EXIT_FAILED, [f"poolsrv: {error}"])
+        _fail(EXIT_FAILED, [f"poolsrv: {line}" for line in str(error).splitlines()])
 
 
 def _load(config: Path) -> Server:

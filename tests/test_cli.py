@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,16 @@ def test_a_file_that_is_no_config_is_one_line_and_exit_2(content: str | None, me
         write(tmp_path / "c.toml", content)
     result = poolsrv("--config", "c.toml", cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (2, "", f"c.toml: {message}\n")
+
+
+def test_an_address_in_use_is_a_failure_at_run_time_and_exit_1(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        write(tmp_path / "a.toml", f'[listeners.a]\nbind = "{address}"\nhandler = "echo"\n')
+        result = poolsrv("--config", "a.toml", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"poolsrv: listeners.a: can't listen on {address}: ")
 
 
 @pytest.mark.parametrize(
