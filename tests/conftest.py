@@ -1,0 +1,42 @@
+"""Around every test: what it opened is closed, what it started is gone."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import ServerProcess, children_of, open_descriptors, wait_until
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Descriptors, children and threads of the test process are after each test what they were before."""
+    descriptors = open_descriptors(os.getpid())
+    children = children_of(os.getpid())
+    threads = threading.active_count()
+    yield
+    wait_until(lambda: threading.active_count() <= threads, "threads that end")
+    wait_until(lambda: children_of(os.getpid()) == children, "children that end")
+    assert open_descriptors(os.getpid()) == descriptors
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """``serve(config, ...)`` starts a server and waits until it is ready; it is gone after the test."""
+    started: list[ServerProcess] = []
+
+    def start(
+        config: str, *, ready: bool = True, paths: tuple[Path, ...] = (), descriptors: int | None = None
+    ) -> ServerProcess:
+        folder = tmp_path / f"server{len(started)}"
+        folder.mkdir()
+        server = ServerProcess(config, folder, paths=paths, descriptors=descriptors)
+        started.append(server)
+        return server.wait_ready() if ready else server
+
+    yield start
+    for server in started:
+        server.close()

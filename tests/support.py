@@ -1,0 +1,219 @@
+"""What whole-server tests share: a running server, clients that time out, plugins written on the spot."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+TIMEOUT: Final = 30.0  # seconds; how long a test waits for what must come before it fails
+
+_ADDRESS = re.compile(r"(\S+) on (\S+?)(?=, | \()")
+
+
+class ServerFailed(AssertionError):
+    """The server ended before it was ready."""
+
+
+class ServerProcess:
+    """``poolsrv --config FILE`` in a process of its own, as a user would start it.
+
+    :param config: the TOML text; it is written to ``folder/poolsrv.toml``.
+    :param paths: folders for PYTHONPATH, with a test's own plugins (see distributions.py).
+    """
+
+    def __init__(
+        self, config: str, folder: Path, *, paths: tuple[Path, ...] = (), descriptors: int | None = None
+    ) -> None:
+        self.folder = folder
+        self.file = folder / "poolsrv.toml"
+        self.file.write_text(config)
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), PYTHONDONTWRITEBYTECODE="1")
+        limit = ["prlimit", f"--nofile={descriptors}:{descriptors}"] if descriptors else []
+        self.process = subprocess.Popen(
+            [*limit, sys.executable, "-m", "poolsrv", "--config", str(self.file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._grown = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._grown:
+                self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                self._grown.notify_all()
+        with self._grown:
+            self._ended = True
+            self._grown.notify_all()
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_for_line(self, pattern: str, count: int = 1, after: int = 0) -> re.Match[str]:
+        """Wait until ``count`` lines of the log match, from line ``after`` on; the last match."""
+        expression = re.compile(pattern)
+        deadline = time.monotonic() + TIMEOUT
+        with self._grown:
+            while True:
+                matches = [match for line in self.lines[after:] if (match := expression.search(line))]
+                if len(matches) >= count:
+                    return matches[count - 1]
+                remaining = deadline - time.monotonic()
+                if self._ended or remaining <= 0:
+                    raise ServerFailed(f"no line matches {pattern!r} {count} times:\n{self.log}")
+                self._grown.wait(remaining)
+
+    def wait_ready(self) -> ServerProcess:
+        self.wait_for_line(r"\bready\b")
+        return self
+
+    def addresses(self, listener: str) -> list[str]:
+        """Where a listener really listens, as the line with ``ready`` says."""
+        line = self.wait_for_line(r"ready: .*").group()
+        return [address for name, address in _ADDRESS.findall(line.removeprefix("ready: ")) if name == listener]
+
+    def connect(self, listener: str, timeout: float = TIMEOUT) -> socket.socket:
+        """A client's socket, connected to the first address of a listener."""
+        address = self.addresses(listener)[0]
+        if address.startswith("unix:"):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(timeout)
+            sock.connect(address.removeprefix("unix:"))
+            return sock
+        host, _, port = address.rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), timeout)
+
+    def exchange(self, listener: str, data: bytes, finish: bool = True) -> bytes:
+        """Send, finish sending, and receive until the server closes."""
+        with self.connect(listener) as sock:
+            sock.sendall(data)
+            if finish:
+                sock.shutdown(socket.SHUT_WR)
+            return receive_all(sock)
+
+    def worker_pids(self) -> list[int]:
+        """The workers that run now."""
+        return children_of(self.pid)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The server's exit code, once it has ended."""
+        code = self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
+        return code
+
+    def stop(self) -> int:
+        """TERM, then the exit code."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def close(self) -> None:
+        """Whatever has happened: nothing of it is left. What it has started is in its session, or its descendants'."""
+        descendants = descendants_of(self.pid) if self.process.poll() is None else []
+        if self.process.poll() is None:
+            self.process.kill()
+        for pid in descendants:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    """Until end of stream."""
+    pieces = []
+    while piece := sock.recv(65536):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def receive_exactly(sock: socket.socket, size: int) -> bytes:
+    """That many bytes, or as many as there are before end of stream."""
+    pieces = []
+    while size and (piece := sock.recv(min(size, 65536))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def receive_line(sock: socket.socket) -> bytes:
+    """One line with its end, byte by byte: nothing after it is taken."""
+    line = b""
+    while not line.endswith(b"\n") and (piece := sock.recv(1)):
+        line += piece
+    return line
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Poll for what no handshake tells, such as another process's end."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.005)
+
+
+def children_of(pid: int) -> list[int]:
+    """Living and dead children."""
+    try:
+        return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def descendants_of(pid: int) -> list[int]:
+    found = children_of(pid)
+    for child in list(found):
+        found += descendants_of(child)
+    return found
+
+
+def process_state(pid: int) -> str:
+    """The letter of proc_pid_stat(5), or ``""`` where the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def is_alive(pid: int) -> bool:
+    return process_state(pid) not in ("", "Z", "X")
+
+
+def open_descriptors(pid: int) -> list[str]:
+    """What the descriptors of a process are open on."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except FileNotFoundError:
+            pass  # the one of the listing itself
+    return sorted(found)
