@@ -1,0 +1,1 @@
+"""The parts of the benchmark: set up, start servers, measure, report."""

@@ -1,0 +1,244 @@
+"""The cases: which question, which peers, which run answers it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from . import measure
+from .measure import Sample, Settings
+from .peers import (
+    BARE,
+    CLASSIC,
+    FORKING,
+    GEVENT,
+    POOLSRV,
+    PROTOCOL,
+    STREAMS,
+    TWISTED,
+    UVLOOP,
+    classic,
+    one_program_per_connection,
+    poolsrv,
+    program,
+)
+from .servers import Peer
+from .web import web_servers
+
+
+@dataclass(frozen=True)
+class Case:
+    """One table and one plot of the results."""
+
+    name: str
+    title: str
+    what: str
+    peers: list[Peer]
+    run: Callable[[Peer, Settings], Sample]
+    columns: list[str]  # the first is the figure that is plotted and compared
+    reference: str = CLASSIC.name  # the peer that the others are compared to
+    quick: bool = True  # whether a quick look takes it in, or only its sisters
+
+
+ECHO_COLUMNS = ["cpu_us", "rate", "p50_us", "p99_us", "busy_percent", "pss_mib", "errors"]
+CONNECT_COLUMNS = ["cpu_us", "rate", "p50_us", "p99_us", "busy_percent", "errors"]
+BULK_COLUMNS = ["mib_per_second", "core_ms_per_gib", "busy_percent", "errors"]
+CGI_COLUMNS = ["rate", "core_us", "cpu_us", "p50_us", "p99_us", "pss_mib", "errors"]
+
+POOLSRV_ONE = poolsrv()
+ECHO_PEERS = [CLASSIC, POOLSRV_ONE, BARE, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED]
+POOLSRV_FOUR = poolsrv("poolsrv, 4 workers", workers=4)
+LONG_QUEUE = program("classic pool, long queue", "classic_pool", 1, 4096)
+BURST_PEERS = [CLASSIC, LONG_QUEUE, POOLSRV_ONE, POOLSRV_FOUR, BARE, UVLOOP, PROTOCOL, GEVENT, TWISTED]
+ECHO_SIZES = {"128": (128, "128 bytes"), "16k": (16384, "16 KiB")}
+
+
+def _under_load(**arguments: object) -> Callable[[Peer, Settings], Sample]:
+    return partial(measure.under_load, **arguments)  # type: ignore[arg-type]
+
+
+def _echo() -> list[Case]:
+    return [
+        Case(
+            f"echo-{name}-{connections}",
+            f"Echo of {text}, {connections:,} connection{'s' if connections > 1 else ''} kept open",
+            "Each connection has one message under way at a time. One worker. CPU time of the whole server for each"
+            " message; the rate is bounded by the load generator where the server is not busy all the time.",
+            ECHO_PEERS + ([FORKING] if connections == 1 else []),  # it serves no more than 40 at a time
+            _under_load(mode="echo", connections=connections, size=size),
+            ECHO_COLUMNS,
+            quick=connections == 64 or name == "128",
+        )
+        for name, (size, text) in ECHO_SIZES.items()
+        for connections in (1, 64, 1000)
+    ]
+
+
+def _connect() -> list[Case]:
+    cases = []
+    for width in (1, 16):
+        for workers in (1, 2, 4):
+            peers = [
+                classic(workers),
+                poolsrv(workers=workers),
+                poolsrv("poolsrv, least-connections", workers=workers, dispatch="least-connections"),
+            ]
+            if workers == 1:
+                peers += [BARE, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED, FORKING]
+            elif width > 1:
+                peers.append(program("classic pool, long queue", "classic_pool", workers, 4096))
+            cases.append(
+                Case(
+                    f"connect-{width}-{workers}w",
+                    f"A connection for each request, {width} at a time, {workers} worker{'s' if workers > 1 else ''}",
+                    "Connect, send 128 bytes, get them back, close. All workers share the server's one core, so this"
+                    " is what handing out costs, not what more cores bring. A connection without an answer for a"
+                    " second is an error.",
+                    peers,
+                    _under_load(mode="connect", connections=width, timeout=1),
+                    CONNECT_COLUMNS,
+                    quick=workers == 2 or (width, workers) == (16, 1),
+                )
+            )
+    return cases
+
+
+def _bursts() -> list[Case]:
+    return [
+        Case(
+            f"burst-{count}",
+            f"A burst of {count:,} connections at once",
+            "All are opened at once, each sends 128 bytes. How many are answered within 5 s, and when is the last one?"
+            " The kernel's queue of the classic pool is 5 long, as in the texts; with a long queue it shows what its"
+            " notes alone lose.",
+            BURST_PEERS,
+            partial(measure.burst, connections=count),
+            ["failed", "answered", "burst_ms", "p50_us", "p99_us"],
+            quick=count in (10, 4000),
+        )
+        for count in (10, 100, 1000, 4000)
+    ]
+
+
+def _idle(peer: Peer, settings: Settings) -> Sample:
+    idle = settings.scale(10000, 500)
+    return measure.under_load(peer, settings, mode="echo", connections=64, idle=idle, size=128)
+
+
+def _standing() -> list[Case]:
+    return [
+        Case(
+            "idle-10000",
+            "64 active connections beside 10,000 idle ones",
+            "As the echo of 128 bytes with 64 connections; the others stay silent after their first message.",
+            ECHO_PEERS,
+            _idle,
+            [*ECHO_COLUMNS, "not_connected"],
+        ),
+        *(
+            Case(
+                f"bulk-{count}",
+                f"Bulk transfer, {count} connection{'s' if count > 1 else ''}",
+                "The client writes and reads 256 KiB at a time without pause; what comes back is counted.",
+                ECHO_PEERS,
+                partial(measure.bulk, connections=count),
+                BULK_COLUMNS,
+                quick=count == 4,
+            )
+            for count in (1, 4)
+        ),
+    ]
+
+
+def _programs() -> list[Case]:
+    what = "16 connections by wrk, kept alive where the server can."
+    cases = [
+        Case(
+            "program-per-connection",
+            "One program for each connection",
+            "In inetd's manner: a connection comes, a static program gets it, writes 60 bytes and ends; 16 at a time.",
+            [*one_program_per_connection(), measure.SPAWN_LOOP],
+            measure.programs_per_connection,
+            CGI_COLUMNS,
+            reference="tcpserver",
+        ),
+        *(
+            Case(
+                f"cgi-{name}",
+                f"CGI over HTTP: {text}",
+                f"{what} The program says hello and ends.",
+                [*web_servers(warm=name == "python"), measure.SPAWN_LOOP],
+                partial(measure.cgi, program=file),
+                CGI_COLUMNS,
+                reference="lighttpd",
+                quick=name != "shell",
+            )
+            for name, text, file in (
+                ("static", "a static C program", "static"),
+                ("shell", "a shell script", "shell.sh"),
+                ("python", "a Python script", "script.py"),
+            )
+        ),
+    ]
+    cases.append(
+        Case(
+            "cgi-output",
+            "CGI over HTTP: 1 GiB of output",
+            "One request, one program that writes 1 GiB, read as fast as it comes. The memory is that at the end.",
+            web_servers(stdlib=False),
+            lambda peer, settings: measure.cgi_output(peer, settings, settings.scale(1 << 30, 16 << 20)),
+            ["mib_per_second", "core_ms_per_gib", "pss_mib", "errors"],
+            reference="lighttpd",
+        )
+    )
+    return cases
+
+
+def _costs() -> list[Case]:
+    with_plugins = [
+        poolsrv(f"poolsrv, {count} further plugin{'s' if count > 1 else ''}", plugins=count) for count in (1, 3)
+    ]
+    return [
+        Case(
+            "plugins",
+            "What further plugins cost",
+            "Echo of 128 bytes, 64 connections; the further plugins do nothing. None is the direct call, one or more go"
+            " through pluggy.",
+            [POOLSRV_ONE, *with_plugins],
+            _under_load(mode="echo", connections=64, size=128),
+            ECHO_COLUMNS,
+            reference=POOLSRV,
+        ),
+        Case(
+            "startup",
+            "Time to start",
+            "From the command to the log line `ready` with 4 workers; the other commands end by themselves. All on the"
+            " server's one core, bytecode compiled beforehand.",
+            measure.startup_peers(),
+            measure.startup,
+            ["start_ms"],
+            reference=measure.startup_peers()[0].name,
+        ),
+        Case(
+            "memory",
+            "Memory",
+            "After a little work with 64 connections, those still open. Private memory is shared with no other"
+            " process.",
+            [CLASSIC, POOLSRV_ONE, POOLSRV_FOUR, BARE, UVLOOP, PROTOCOL, GEVENT, TWISTED],
+            measure.roles_memory,
+            ["pss_mib", "processes", "top_private_mib", "middle_private_mib", "worker_private_mib", "worker_pss_mib"],
+        ),
+        Case(
+            "memory-idle",
+            "Memory for each idle connection",
+            "9,000 connections that were answered once and are silent: the growth of the server's processes, for each.",
+            [BARE, POOLSRV_ONE, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED],
+            lambda peer, settings: measure.idle_memory(peer, settings, settings.scale(9000, 500)),
+            ["bytes_per_connection", "pss_mib", "not_connected", "errors"],
+            reference=UVLOOP.name,
+        ),
+    ]
+
+
+def all_cases() -> list[Case]:
+    """Every case, in the order of the results."""
+    return [*_echo(), *_connect(), *_bursts(), *_standing(), *_programs(), *_costs()]

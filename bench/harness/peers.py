@@ -1,0 +1,120 @@
+"""The servers that answer with an echo, or that run one program for each connection. Those for HTTP are in web.py."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .servers import Launch, NotAvailable, Peer
+from .setup import BENCH, BUILD, PYTHON, VENV, which
+
+POOLSRV = "poolsrv"
+
+
+def poolsrv_config(
+    port: int,
+    *,
+    workers: int = 1,
+    dispatch: str = "round-robin",
+    plugins: int = 0,
+    handler: str = "echo",
+    options: Mapping[str, str] | None = None,
+) -> str:
+    """A config as a user would write it, all else left at its default. The options' values are TOML."""
+    lines = [
+        "[pool]",
+        f"workers = {workers}",
+        f'dispatch = "{dispatch}"',
+        "",
+        "[listeners.bench]",
+        f'bind = "127.0.0.1:{port}"',
+        f'handler = "{handler}"',
+    ]
+    if plugins:
+        lines.append(f"plugins = {[f'bench_noop{n}' for n in range(1, plugins + 1)]}")
+    if options:
+        lines += ["", f"[listeners.bench.{handler}]", *(f"{key} = {value}" for key, value in options.items())]
+    return "\n".join(lines) + "\n"
+
+
+def poolsrv_command(directory: Path, config: str) -> list[str]:
+    """The command that a user would type, with the config written into the directory."""
+    program = VENV / "bin" / "poolsrv"
+    if not program.exists():
+        raise NotAvailable("not installed in bench/.venv")
+    (directory / "poolsrv.toml").write_text(config)
+    return [str(program), "--config", "poolsrv.toml"]
+
+
+def poolsrv(name: str = POOLSRV, *, workers: int = 1, dispatch: str = "round-robin", plugins: int = 0) -> Peer:
+    """poolsrv with its bundled echo handler."""
+
+    def launch(directory: Path, port: int) -> Launch:
+        config = poolsrv_config(port, workers=workers, dispatch=dispatch, plugins=plugins)
+        return Launch([poolsrv_command(directory, config)], ready_line=True)
+
+    return Peer(name, launch)
+
+
+def program(name: str, binary: str, *arguments: object) -> Peer:
+    """One of the C references; it gets the port first."""
+    command = [str(BUILD / binary), *map(str, arguments)]
+    return Peer(name, lambda _directory, port: Launch([[command[0], str(port), *command[1:]]]))
+
+
+def python(name: str, file: str, *arguments: str, module: str = "") -> Peer:
+    """One of the scripts in bench/peers/; it gets the port first."""
+    script = str(BENCH / "peers" / file)
+    return Peer(name, lambda _directory, port: Launch([[str(PYTHON), script, str(port), *arguments]]), module=module)
+
+
+BARE = program("bare C loop", "echo_min")
+CLASSIC = program("classic pool", "classic_pool", 1)
+STREAMS = python("asyncio streams", "asyncio_streams.py")
+PROTOCOL = python("asyncio Protocol", "asyncio_protocol.py")
+UVLOOP = python("uvloop Protocol", "asyncio_protocol.py", "--uvloop", module="uvloop")
+GEVENT = python("gevent", "gevent_stream.py", module="gevent")
+TWISTED = python("Twisted", "twisted_protocol.py", module="twisted")
+FORKING = python("ForkingTCPServer", "forking_server.py")
+
+
+def classic(workers: int) -> Peer:
+    """The classic pool with more workers."""
+    return program("classic pool", "classic_pool", workers)
+
+
+def one_program_per_connection() -> list[Peer]:
+    """Servers in inetd's manner: a connection comes, a program gets it. All run the same static program."""
+    static = str(BUILD / "cgi_static")
+
+    def poolsrv_inetd(directory: Path, port: int) -> Launch:
+        options = {"protocol": '"inetd"', "program": f"[{static!r}]"}
+        config = poolsrv_config(port, handler="cgi", options=options)
+        return Launch([poolsrv_command(directory, config)], ready_line=True)
+
+    def poolsrv_line(directory: Path, port: int) -> Launch:
+        options = {"protocol": '"line"', "root": repr(str(BUILD))}
+        config = poolsrv_config(port, handler="cgi", options=options)
+        return Launch([poolsrv_command(directory, config)], ready_line=True, send="cgi_static\r\n")
+
+    def tcpserver(_directory: Path, port: int) -> Launch:
+        # No names looked up, no ident, as many at a time as come, the same queue as the others.
+        quiet = ["-q", "-D", "-H", "-R", "-l", "0", "-c", "1000", "-b", "4096"]
+        return Launch([[str(which("tcpserver")), *quiet, "127.0.0.1", str(port), static]])
+
+    def socat(_directory: Path, port: int) -> Launch:
+        listen = f"TCP4-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,backlog=4096"
+        return Launch([[str(which("socat")), listen, f"EXEC:{static}"]])
+
+    def socat_nofork(_directory: Path, port: int) -> Launch:
+        listen = f"TCP4-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,backlog=4096"
+        return Launch([[str(which("socat")), listen, f"EXEC:{static},nofork"]])
+
+    def peer(name: str, launch: Callable[[Path, int], Launch], *programs: str) -> Peer:
+        return Peer(name, launch, programs=frozenset(programs))
+
+    return [
+        peer("tcpserver", tcpserver, "tcpserver"),
+        peer("poolsrv", poolsrv_inetd),
+        peer("poolsrv, line", poolsrv_line),
+        peer("socat", socat, "socat"),
+        peer("socat, nofork", socat_nofork, "socat"),
+    ]

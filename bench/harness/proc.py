@@ -1,0 +1,100 @@
+"""What the kernel says about processes: who descends from whom, CPU time, memory. Reads /proc and nothing else."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds; usually 10 ms, so a run must burn some seconds of CPU to be exact
+
+
+class Stat(NamedTuple):
+    """One process, from /proc/PID/stat."""
+
+    parent: int
+    cpu: float  # seconds, its own and those of the children that it has reaped
+    state: str
+
+
+def read_stat(pid: int) -> Stat | None:
+    """The process's line, or None where it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # the name before may hold spaces and parentheses
+    return Stat(int(fields[1]), sum(int(field) for field in fields[11:15]) * TICK, fields[0])
+
+
+def processes() -> dict[int, Stat]:
+    """Every process that there is."""
+    found = {int(name): read_stat(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return {pid: stat for pid, stat in found.items() if stat is not None}
+
+
+def tree(roots: Iterable[int]) -> dict[int, Stat]:
+    """The given processes and all that descend from them, parents before children."""
+    everyone = processes()
+    children: dict[int, list[int]] = {}
+    for pid, stat in everyone.items():
+        children.setdefault(stat.parent, []).append(pid)
+    found: dict[int, Stat] = {}
+    waiting = list(roots)
+    while waiting:
+        pid = waiting.pop(0)
+        if pid in everyone and pid not in found:
+            found[pid] = everyone[pid]
+            waiting += children.get(pid, [])
+    return found
+
+
+def cpu_seconds(roots: Iterable[int]) -> float:
+    """CPU time of a tree so far. A child that has ended counts with the parent that reaped it, so none is lost."""
+    return sum(stat.cpu for stat in tree(roots).values())
+
+
+def busy_seconds(cores: Iterable[int] | None = None) -> float:
+    """CPU time that these cores, or all of the machine, have spent on anything, the hypervisor's theft included."""
+    wanted = {"cpu"} if cores is None else {f"cpu{core}" for core in cores}
+    total = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
+            total += user + nice + system + irq + softirq + steal
+    return total * TICK
+
+
+class Memory(NamedTuple):
+    """Memory in KiB: resident; proportional (shared pages divided among the sharers); private (shared by nobody)."""
+
+    rss: int
+    pss: int
+    private: int
+
+    def __add__(self, other: object) -> "Memory":
+        if not isinstance(other, Memory):
+            return NotImplemented
+        return Memory(self.rss + other.rss, self.pss + other.pss, self.private + other.private)
+
+
+def memory(pid: int) -> Memory:
+    """One process's memory; nothing where it is gone or a zombie."""
+    fields: dict[str, int] = {}
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return Memory(0, 0, 0)
+    for line in lines:
+        name, amount, *_ = line.split()
+        fields[name.rstrip(":")] = int(amount)
+    private = fields["Private_Clean"] + fields["Private_Dirty"] + fields.get("Private_Hugetlb", 0)
+    return Memory(fields["Rss"], fields["Pss"], private)
+
+
+def tree_memory(roots: Iterable[int]) -> Memory:
+    """The sum over a tree. Those of PSS and private memory mean something; that of RSS counts shared pages twice."""
+    total = Memory(0, 0, 0)
+    for pid in tree(roots):
+        total += memory(pid)
+    return total

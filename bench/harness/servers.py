@@ -1,0 +1,234 @@
+"""Start a server, know when it serves, stop it and all that it has left behind."""
+
+import ctypes
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import proc
+from .setup import say
+
+PR_SET_CHILD_SUBREAPER = 36
+START_TIMEOUT = 15.0
+STOP_TIMEOUT = 5.0
+
+
+class NotAvailable(Exception):
+    """This peer can't run here; the text says why."""
+
+
+@dataclass
+class Launch:
+    """How to run a peer once."""
+
+    commands: list[list[str]]  # usually one; a server with a helper process has two
+    ready_line: bool = False  # the server says so itself on standard error; else it is asked by connecting
+    send: str = ""  # what a client has to send to have the program run, where it is one program per connection
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server to be measured. `launch` gets a directory of its own and a free port."""
+
+    name: str
+    launch: Callable[[Path, int], Launch]
+    programs: frozenset[str] = frozenset()  # Debian programs that it needs
+    module: str = ""  # module that it needs in bench/.venv
+    hides_cpu: bool = False  # ignores SIGCHLD, so the kernel throws its programs' CPU times away
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which CPUs the server and the load have for themselves."""
+
+    server: frozenset[int]
+    load: frozenset[int]
+
+
+def become_subreaper() -> None:
+    """Orphans of a server come to this process: so their CPU time is counted, and nothing stays behind."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def free_port() -> int:
+    """A port that nothing listens on, below those that the kernel gives to outgoing connections."""
+    start = 15000 + os.getpid() % 5000
+    for port in range(start, start + 10000):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise NotAvailable("no free port")
+
+
+def on_cores(cores: frozenset[int]) -> Callable[[], None]:
+    """For Popen's preexec_fn: this process starts no thread, so that is safe here."""
+
+    def pin() -> None:
+        os.sched_setaffinity(0, cores)
+
+    return pin
+
+
+class Server:
+    """A running peer, as a context manager."""
+
+    def __init__(self, peer: Peer, cores: Cores) -> None:
+        self.peer = peer
+        self.cores = cores
+        self.port = free_port()
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.others: set[int] = set()  # children of ours that are no part of the server: the load
+        self.ready_seconds = 0.0
+        self.directory = Path(tempfile.mkdtemp(prefix="bench-"))
+        self.directory.chmod(0o755)  # some servers give up root and must still reach it
+        self.log = self.directory / "stderr"
+
+    def __enter__(self) -> "Server":
+        try:
+            self.launch = self.peer.launch(self.directory, self.port)
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        begun = time.monotonic()
+        with self.log.open("wb") as log:
+            for command in self.launch.commands:
+                process = subprocess.Popen(
+                    command,
+                    cwd=self.directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=on_cores(self.cores.server),
+                )
+                self.processes.append(process)
+        is_ready = self._said_ready if self.launch.ready_line else self._answers
+        while not is_ready():
+            for process in self.processes:
+                if process.poll() is not None:
+                    raise NotAvailable(f"ended with status {process.returncode}: {self.complaint()}")
+            if time.monotonic() - begun > START_TIMEOUT:
+                raise NotAvailable(f"does not serve after {START_TIMEOUT:.0f} s: {self.complaint()}")
+            time.sleep(0.002)
+        self.ready_seconds = time.monotonic() - begun
+
+    def _said_ready(self) -> bool:
+        return any("ready" in line for line in self.log.read_text(errors="replace").splitlines())
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def complaint(self) -> str:
+        """The last thing that the server said."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        text = lines[-1] if lines else "it said nothing"
+        return text.replace(str(self.directory) + "/", "")
+
+    def pids(self) -> list[int]:
+        """The roots of the server's process tree: what was started, and orphans that have come to us."""
+        mine = os.getpid()
+        orphans = [pid for pid, stat in proc.processes().items() if stat.parent == mine and pid not in self.others]
+        started = [process.pid for process in self.processes]
+        return started + [pid for pid in orphans if pid not in started]
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the whole server so far, ended programs included."""
+        return proc.cpu_seconds(self.pids())
+
+    def memory(self) -> proc.Memory:
+        """Memory of the whole server."""
+        return proc.tree_memory(self.pids())
+
+    def _stop(self) -> None:
+        everyone = set(proc.tree(process.pid for process in self.processes))
+        for process in self.processes:
+            process.terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for process in self.processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                say(f"  {self.peer.name} did not end within {STOP_TIMEOUT:.0f} s of SIGTERM and is killed")
+                for pid in everyone:  # it and its own, by number, as they were found under it
+                    _kill(pid)
+                process.wait()
+        # What is left of its process group, and orphans with sessions of their own, which are our children now.
+        for process in self.processes:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        for _ in range(100):
+            orphans = [pid for pid in self.pids() if pid not in {process.pid for process in self.processes}]
+            if not orphans:
+                break
+            for pid in orphans:
+                _kill(pid)
+                os.waitpid(pid, 0)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def seconds_until_ready(command: list[str], cwd: Path, cores: Cores, line: bool) -> float:
+    """Seconds from the start of a command to its line with `ready` on standard error, or to its end."""
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=on_cores(cores.server),
+    )
+    assert process.stderr is not None
+    text = b""
+    try:
+        while True:
+            if not select.select([process.stderr], [], [], START_TIMEOUT)[0]:
+                raise NotAvailable(f"nothing for {START_TIMEOUT:.0f} s; it said: {text[-300:]!r}")
+            part = os.read(process.stderr.fileno(), 65536)
+            text += part
+            if line and b"ready" in text:
+                return time.monotonic() - begun
+            if not part:
+                if process.wait() or line:
+                    raise NotAvailable(text.decode(errors="replace").strip().splitlines()[-1] if text else "it ended")
+                return time.monotonic() - begun
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stderr.close()
