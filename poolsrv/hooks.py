@@ -77,12 +77,12 @@ class Hooks:
     def culprit(self, error: BaseException) -> str:
         """The name of the plugin out of whose hook the exception came."""
         traceback: TracebackType | None = error.__traceback__
+        culprit = self.plugins[-1].name
         while traceback is not None:
-            name = self._names.get(traceback.tb_frame.f_code)
-            if name is not None:
-                return name
+            # The innermost hook, not the first: the exception passes through the wrappers around it.
+            culprit = self._names.get(traceback.tb_frame.f_code, culprit)
             traceback = traceback.tb_next
-        return self.plugins[-1].name
+        return culprit
 
     def closer_after_ended_chain(self) -> Caller | None:
         """The caller of ``on_connection_close`` for a connection whose chain of ``on_connection_init`` has just ended
