@@ -1,0 +1,170 @@
+"""A request's body: where it ends, and for chunked bodies, what is in it.
+
+There are two decoders with one shape: `feed(data)` takes bytes and returns those of the body, decoded; `done` says
+that the body is whole; `surplus` then holds the bytes behind it, which belong to the next request.
+
+A body with a Content-Length needs no decoding: whoever moves bytes without looking at them (from socket to pipe) may
+move exactly `remaining` of them and account for them with `advance`.
+
+Chunked bodies (RFC 9112 section 7.1) are read by a decoder of our own. llhttp's does not tell where the body ended
+in what it was given, which pipelining needs; nor does it bound chunk extensions, a classic way to make a server read
+without end. Line ends are CRLF and nothing else: parsers that took LF alone, or any two bytes after a chunk's data,
+have been used for smuggling. Extensions are checked and ignored, trailer fields are checked and dropped: CGI has no
+place for them (RFC 9110 section 6.5.1 allows that). The answers don't depend on how the bytes were split.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .request import Request, RequestError
+
+__all__ = ["ChunkedDecoder", "LengthDecoder", "body_decoder"]
+
+# One chunk's first line, with its extensions; no client in use sends even 100 bytes.
+MAX_CHUNK_LINE = 1024
+# All extensions of one body together; and the trailer section.
+MAX_EXTENSIONS = 16384
+MAX_TRAILER = 16384
+MAX_TRAILER_FIELDS = 100
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_EXTENSION = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
+# RFC 9112 section 7.1: hexadecimal digits alone, no sign, no 0x. 15 of them stay below 2^63.
+_match_chunk_line = re.compile(rb"([0-9A-Fa-f]{1,15})((?:" + _EXTENSION + rb")*)\r\n").fullmatch
+_match_trailer_line = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n").fullmatch
+
+
+class LengthDecoder:
+    """A body of `length` bytes (RFC 9112 section 6.3, rule 6)."""
+
+    __slots__ = ("remaining", "surplus")
+
+    def __init__(self, length: int) -> None:
+        self.remaining = length
+        self.surplus = b""
+
+    @property
+    def done(self) -> bool:
+        """True once every byte of the body has gone through."""
+        return not self.remaining
+
+    def advance(self, count: int) -> None:
+        """Account for `count` bytes that were moved past this decoder."""
+        self.remaining -= count
+
+    def feed(self, data: bytes) -> bytes:
+        """The part of `data` that is of the body. Never raises."""
+        if len(data) > self.remaining:
+            self.surplus = data[self.remaining :]
+            data = data[: self.remaining]
+        self.remaining -= len(data)
+        return data
+
+
+class ChunkedDecoder:
+    """A body in chunks (RFC 9112 section 7.1), of at most `max_size` bytes once decoded.
+
+    A `RequestError` is final: 400 for what is malformed, 413 above `max_size` (as soon as a chunk's size says so), 431
+    for too large a trailer section.
+
+    :ivar received: the decoded bytes that the chunks' sizes have announced so far.
+    """
+
+    __slots__ = (
+        "_at",
+        "_extensions",
+        "_fields",
+        "_left",
+        "_line",
+        "_max_size",
+        "_trailer",
+        "done",
+        "received",
+        "surplus",
+    )
+
+    # Where the decoder is: in a size line, in data, in the CRLF behind the data, in the trailer section.
+    _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._at = self._SIZE
+        self._left = 0  # of this chunk's data, bytes
+        self._line = b""  # an incomplete line
+        self._extensions = 0
+        self._trailer = 0
+        self._fields = 0
+        self.received = 0
+        self.done = False
+        self.surplus = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes, return what they hold of the body. Raises RequestError."""
+        parts: list[bytes] = []
+        position = 0
+        while not self.done:
+            if self._at == self._DATA:
+                part = data[position : position + self._left]
+                parts.append(part)
+                position += len(part)
+                self._left -= len(part)
+                if self._left:
+                    break
+                self._at = self._DATA_END
+            limit = 2 if self._at == self._DATA_END else MAX_CHUNK_LINE
+            end = data.find(b"\n", position, position + limit - len(self._line)) + 1
+            line = self._line + data[position : end or len(data)]
+            if not end:
+                if len(line) >= limit or (self._at == self._DATA_END and line not in (b"", b"\r")):
+                    raise RequestError(400, "a chunk's line has no end")
+                self._line = line
+                break
+            self._line = b""
+            position = end
+            self._take_line(line)
+        if self.done:
+            self.surplus = data[position:]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _take_line(self, line: bytes) -> None:
+        if self._at == self._DATA_END:
+            if line != b"\r\n":
+                raise RequestError(400, "a chunk is longer than its size")
+            self._at = self._SIZE
+        elif self._at == self._SIZE:
+            matched = _match_chunk_line(line)
+            if matched is None:
+                raise RequestError(400, f"chunk size {line[:60]!r}")
+            self._extensions += len(matched[2])
+            if self._extensions > MAX_EXTENSIONS:
+                raise RequestError(400, "too many chunk extensions")
+            self._left = int(matched[1], 16)
+            self.received += self._left
+            if self.received > self._max_size:
+                raise RequestError(413, f"the body is over {self._max_size} bytes")
+            self._at = self._DATA if self._left else self._TRAILER
+        elif line == b"\r\n":
+            self.done = True
+        else:
+            self._trailer += len(line)
+            self._fields += 1
+            if self._trailer > MAX_TRAILER or self._fields > MAX_TRAILER_FIELDS:
+                raise RequestError(431, "the trailer section is too large")
+            if not _match_trailer_line(line):
+                raise RequestError(400, f"trailer field {line[:60]!r}")
+
+
+def body_decoder(request: Request, max_size: int) -> LengthDecoder | ChunkedDecoder:
+    """The decoder for this request's body; one that is done at once where it has none.
+
+    :param max_size: bytes, decoded.
+    :raises RequestError: 413 where the Content-Length is above it (RFC 9110 section 15.5.14).
+    """
+    if request.chunked:
+        return ChunkedDecoder(max_size)
+    length = request.content_length or 0
+    if length > max_size:
+        raise RequestError(413, f"the body is {length} bytes, over {max_size}", request.line)
+    return LengthDecoder(length)

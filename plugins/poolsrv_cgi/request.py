@@ -1,0 +1,396 @@
+"""One HTTP/1.x request head: bytes in, a `Request` out, or the status to refuse it with.
+
+Two readers that disagree about where a request ends are what request smuggling lives on. So a head has to please two
+readers here before it counts: llhttp (by way of `httptools`), which takes it apart, and the checks of this file, which
+know what RFC 9112 forbids and llhttp lets through (some of it only in some of its versions). Nothing is repaired: what
+the RFC lets a recipient either mend or refuse is refused, with one exception, the empty lines before a request line.
+
+How a head is found, so that the answer never depends on how the bytes were split:
+
+1. Empty lines (CRLF alone) before the request line are skipped, at most `MAX_EMPTY_LINES` (RFC 9112 section 2.2).
+2. A first byte that no method can begin with is refused at once (a TLS handshake, say), rather than at a timeout.
+3. The head ends at the first empty line, where LF alone counts as a line end too. That finds the end of every head,
+   also of one with bare LFs, which is then refused as a whole. Without this it would wait for more until its timeout.
+4. The limits are taken before the contents: the request line's (414, 501), then the head's (431).
+
+The body is not llhttp's business: `body.py` reads it. The parser stops exactly behind the head and gives back what it
+has beyond it, so that a body can go from the socket to a program without passing through here.
+
+Every refusal means that the place where the next request begins can't be trusted: answer, then close.
+
+Sources: RFC 9112 sections 2 to 6 and 9.3, RFC 9110 sections 5, 7.2, 9.1 and 10.1.1.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+import httptools
+import msgspec
+
+__all__ = ["Request", "RequestError", "RequestLimits", "RequestParser", "redirected"]
+
+MAX_EMPTY_LINES = 4
+MAX_METHOD_LENGTH = 64
+
+# What a head may consist of: HTAB, CR and LF (their places are checked apart), visible ASCII, space and obs-text
+# (RFC 9110 section 5.5). NUL, the other controls and DEL are in no place of a head.
+_HEAD_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_TOKEN_START = frozenset(b"!#$%&'*+.^_`|~-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_match_token = re.compile(_TOKEN).fullmatch
+_find_head_end = re.compile(rb"\n\r?\n").search
+# RFC 9112 section 3: one space between the parts, nothing around them. The target: visible ASCII without "#", which
+# has no place in a request (section 3.2); clients do send the likes of | and { in it, so these are let through.
+_match_request_line = re.compile(rb"(" + _TOKEN + rb") ([!-\"$-~]+) HTTP/([0-9])\.([0-9])").fullmatch
+# Versions that are none: HTTP/2, HTTP/1.10 (RFC 9112 section 2.3).
+_match_other_version = re.compile(
+    _TOKEN + rb" [!-\"$-~]+ HTTP/(?:[0-9]+|[0-9]+\.[0-9]{2,}|[0-9]{2,}\.[0-9])\r"
+).fullmatch
+# RFC 9112 section 3.2.2: absolute-form; userinfo is refused (RFC 9110 section 4.2.4) by the host's own pattern.
+_match_absolute = re.compile(r"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.IGNORECASE | re.DOTALL).fullmatch
+# RFC 3986 section 3.2: a bracketed IPv6 address or a name, then a port.
+_match_host = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
+).fullmatch
+_match_length = re.compile(rb"[0-9]{1,18}").fullmatch
+
+# Methods that llhttp knows and treats without a quirk of its own. Any other is shown to it as POST.
+_PLAIN_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
+# CONNECT asks for a tunnel and TRACE for an echo of the request, cookies included: neither is for a program to
+# answer. PRI is how an HTTP/2 client starts (RFC 9113 section 3.4). RFC 9110 section 9.1: 501.
+_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE", b"PRI"))
+
+
+class RequestError(Exception):
+    """A request that can't be served as HTTP: answer with `status`, then close the connection.
+
+    :ivar status: the HTTP status code.
+    :ivar reason: one line for the log, never for the client; it may hold text of the request, escaped.
+    :ivar request_line: what was sent as request line, as far as known, for the access log.
+    """
+
+    def __init__(self, status: int, reason: str, request_line: str = "") -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+        self.request_line = request_line
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}"
+
+
+class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    :ivar max_head: bytes of request line and header together, line ends included (431 beyond it).
+    :ivar max_target: bytes of the request target (414); RFC 9112 section 3 asks for at least 8000.
+    :ivar max_fields: header lines (431).
+    """
+
+    max_head: int = 32768
+    max_target: int = 8192
+    max_fields: int = 100
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A request head that has passed every check.
+
+    :ivar line: the request line as sent.
+    :ivar method: as sent, case kept.
+    :ivar path: the target's path, still percent-encoded; "*" for `OPTIONS *`.
+    :ivar query: what follows "?", not decoded; "" also where there is no "?".
+    :ivar target: path and query as sent, without scheme and host (REQUEST_URI).
+    :ivar version: (1, 0) or (1, 1): the one to answer by.
+    :ivar headers: name in lower case to value without the whitespace around it; repeated ones are joined (RFC 9110
+        section 5.3).
+    :ivar host: host and port that the request is for, b"" where unknown.
+    :ivar content_length: bytes, None where none was sent.
+    :ivar chunked: the body comes in chunks.
+    :ivar keep_alive: the client would like to use the connection again (RFC 9112 section 9.3).
+    :ivar expect_continue: it waits for 100 before it sends the body (RFC 9110 section 10.1.1).
+    """
+
+    line: str
+    method: str
+    path: str
+    query: str
+    target: str
+    version: tuple[int, int]
+    headers: dict[bytes, bytes]
+    host: bytes
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    expect_continue: bool
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body was announced, be it an empty one (RFC 9112 section 6)."""
+        return self.chunked or self.content_length is not None
+
+
+def redirected(request: Request, location: str) -> Request:
+    """The request that a program's local redirect stands for: a GET (of a HEAD: a HEAD) without a body.
+
+    :param location: path and query, as `ProgramHeader.location` has them (RFC 3875 section 6.2.2).
+    """
+    path, _, query = location.partition("?")
+    headers = {name: value for name, value in request.headers.items() if not name.startswith(b"content-")}
+    headers.pop(b"transfer-encoding", None)
+    return msgspec.structs.replace(
+        request,
+        method="HEAD" if request.method == "HEAD" else "GET",
+        target=location,
+        path=path,
+        query=query,
+        headers=headers,
+        content_length=None,
+        chunked=False,
+        expect_continue=False,
+    )
+
+
+class RequestParser:
+    """Finds and checks request heads, one after another, on one connection.
+
+    Feed it what arrives until `feed` returns a `Request`; then `surplus` holds the bytes behind the head (of the body,
+    or of the next request). They are the caller's: the parser keeps none of them, so give them back to `feed` when the
+    body has been read. After a `RequestError` the parser is of no further use.
+    """
+
+    __slots__ = ("_buffer", "_complete", "_fields", "_headers", "_limits", "_scanned", "surplus")
+
+    def __init__(self, limits: RequestLimits | None = None) -> None:
+        self._limits = limits or RequestLimits()
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._fields = 0
+        self._complete = False
+        self.surplus = b""
+
+    @property
+    def started(self) -> bool:
+        """True once a part of a head is here: its silence is a 408 (header timeout), not an idle connection."""
+        return bool(self._buffer.lstrip(b"\r\n"))
+
+    def feed(self, data: bytes) -> Request | None:
+        """Take bytes; the next request once its head is whole, else None.
+
+        Raises RequestError. Never looks at more than one head.
+        """
+        if not self._buffer:  # nearly always: the whole head in one piece
+            end = _find_head_end(data)
+            if end is not None and data[0] != 13:
+                stop = end.end()
+                request = self._parse(data[:stop])
+                self.surplus = data[stop:]
+                return request
+            if not data:
+                return None
+        self._buffer += data
+        return self._feed_slowly()
+
+    def _feed_slowly(self) -> Request | None:
+        """Everything but a whole head in one piece: empty lines before it, limits, waiting for more."""
+        buffer = self._buffer
+        start = 0
+        while buffer.startswith(b"\r\n", start):
+            start += 2
+            if start > 2 * MAX_EMPTY_LINES:
+                raise RequestError(400, "too many empty lines before the request line")
+        first = buffer[start : start + 2]
+        if first[:1] and first[0] not in _TOKEN_START and first != b"\r":
+            raise RequestError(400, f"no request line begins with {bytes(first[:1])!r}")
+        end = _find_head_end(buffer, max(start, self._scanned))
+        if end is None:
+            self._check_limits(bytes(buffer[start : start + self._limits.max_head + 1]))
+            self._scanned = max(start, len(buffer) - 2)  # the end may be split: LF CR | LF
+            return None
+        head, surplus = bytes(buffer[start : end.end()]), bytes(buffer[end.end() :])
+        self._buffer = bytearray()
+        self._scanned = 0
+        request = self._parse(head)
+        self.surplus = surplus
+        return request
+
+    def _check_limits(self, head: bytes) -> None:
+        """Raise if `head`, whole or not, is beyond a limit. Refuses every longer head likewise."""
+        limits = self._limits
+        head = head[: limits.max_head + 1]
+        longest = MAX_METHOD_LENGTH + limits.max_target + len(b"  HTTP/1.1\r")
+        line_end = head.find(b"\n", 0, longest + 1)
+        line = head[: line_end if line_end >= 0 else longest]
+        method_end = line.find(b" ", 0, MAX_METHOD_LENGTH + 1)
+        if method_end < 0 and len(line) > MAX_METHOD_LENGTH:
+            known = _match_token(line[:MAX_METHOD_LENGTH])
+            raise RequestError(501 if known else 400, "the method is too long", _printable(line[:100]))
+        if line.rfind(b" ") <= method_end:  # the target goes on to the end of the line, as far as it is here
+            target_length = len(line) - method_end - 1
+        else:
+            target_length = line.rfind(b" ") - method_end - 1
+        if target_length > limits.max_target or (line_end < 0 and len(head) > longest):
+            raise RequestError(414, f"the target is over {limits.max_target} bytes", _printable(line[:100]))
+        if len(head) > limits.max_head:
+            raise RequestError(431, f"the head is over {limits.max_head} bytes", _printable(line))
+
+    def _parse(self, head: bytes) -> Request:
+        """A whole head, from the first byte of the request line to the empty line."""
+        limits = self._limits
+        line = head[: head.find(b"\n")]
+        matched = _match_request_line(line, 0, len(line) - 1) if line.endswith(b"\r") else None
+        if matched is None or len(head) > limits.max_target or len(head) > limits.max_head:
+            self._check_limits(head)
+        if matched is None:
+            _refuse_request_line(line)
+        method, raw_target, major, minor = matched.groups()
+        text = line[:-1].decode("ascii")
+        if len(method) > MAX_METHOD_LENGTH or (method in _REFUSED_METHODS and major == b"1"):
+            raise RequestError(501, f"method {method[:100].decode()} is not for programs", text)
+        if major != b"1":
+            raise RequestError(505, f"HTTP version {major.decode()}.{minor.decode()}", text)
+        # Any 1.x above 1.1 is served as 1.1 (RFC 9110 section 2.5).
+        version = (1, 0) if minor == b"0" else (1, 1)
+        if (
+            head.translate(None, _HEAD_BYTES)
+            or not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r")
+            or b"\n " in head
+            or b"\n\t" in head
+        ):
+            raise RequestError(400, _what_is_wrong(head), text)
+        headers = self._take_apart(head, line, method, raw_target, minor, text)
+        target = raw_target.decode("ascii")
+        host = _checked_host(headers, version, text)
+        if target[0] != "/":
+            target, host = _not_origin_form(target, method, host, text)
+        path, _, query = target.partition("?")
+        chunked = b"transfer-encoding" in headers
+        if chunked:
+            _check_transfer_encoding(headers, version, text)
+        length = headers.get(b"content-length")
+        if length is not None and not _match_length(length):
+            raise RequestError(400, f"Content-Length {_printable(length)}", text)
+        expect = headers.get(b"expect")
+        if expect is not None and version == (1, 1) and expect.lower() != b"100-continue":
+            raise RequestError(417, f"Expect: {_printable(expect)}", text)
+        connection = headers.get(b"connection")
+        if connection is None:
+            keep_alive = version == (1, 1)
+        else:
+            options = [option.strip(b" \t") for option in connection.lower().split(b",")]
+            keep_alive = b"close" not in options and (version == (1, 1) or b"keep-alive" in options)
+        return Request(
+            line=text,
+            method=method.decode("ascii"),
+            path=path,
+            query=query,
+            target=target,
+            version=version,
+            headers=headers,
+            host=host,
+            content_length=None if length is None else int(length),
+            chunked=chunked,
+            keep_alive=keep_alive,
+            expect_continue=expect is not None
+            and version == (1, 1)
+            and (chunked or (length is not None and int(length) > 0)),
+        )
+
+    def _take_apart(
+        self, head: bytes, line: bytes, method: bytes, target: bytes, minor: bytes, text: str
+    ) -> dict[bytes, bytes]:
+        """The header fields of `head`, by llhttp."""
+        if method not in _PLAIN_METHODS or minor > b"1":
+            head = b"POST %b HTTP/1.%b%b" % (target, min(minor, b"1"), head[len(line) - 1 :])
+        headers: dict[bytes, bytes] = {}
+        self._headers = headers
+        self._fields = 0
+        self._complete = False
+        try:
+            httptools.HttpRequestParser(self).feed_data(head)
+        except httptools.HttpParserUpgrade:
+            pass  # a client that offers another protocol (h2c, say) and gets HTTP/1.1 (RFC 9110 section 7.8)
+        except httptools.HttpParserError as error:
+            raise RequestError(400, str(error), text) from None
+        if self._fields > self._limits.max_fields:
+            raise RequestError(431, f"more than {self._limits.max_fields} header fields", text)
+        if not self._complete:
+            raise RequestError(400, "the header has no end", text)
+        return headers
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by llhttp, once per field line. Lists join with a comma, cookies with a semicolon (RFC 6265)."""
+        self._fields += 1
+        name = name.lower()
+        value = value.strip(b" \t")
+        headers = self._headers
+        if name in headers:
+            value = headers[name] + (b"; " if name == b"cookie" else b", ") + value
+        headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Called by llhttp at the empty line."""
+        self._complete = True
+
+
+def _checked_host(headers: dict[bytes, bytes], version: tuple[int, int], text: str) -> bytes:
+    """RFC 9112 section 3.2: exactly one valid Host in HTTP/1.1, at most one in 1.0. Two were joined with ", ", in
+    which the space is not for a host."""
+    host = headers.get(b"host")
+    if host is None:
+        if version == (1, 1):
+            raise RequestError(400, "no Host", text)
+        return b""
+    if not _match_host(host):
+        raise RequestError(400, f"Host {_printable(host)}", text)
+    return host
+
+
+def _not_origin_form(target: str, method: bytes, host: bytes, text: str) -> tuple[str, bytes]:
+    """RFC 9112 sections 3.2.2 and 3.2.4: absolute-form, whose host counts and not the Host field's, and `*`."""
+    if target == "*" and method == b"OPTIONS":
+        return target, host
+    matched = _match_absolute(target)
+    if matched is None or not matched[1] or matched[1][0] == ":" or not _match_host(matched[1].encode()):
+        raise RequestError(400, "the target is neither a path nor an http URL", text)
+    path = matched[2] or ("*" if method == b"OPTIONS" and not matched[3] else "/")
+    return path + (matched[3] or ""), matched[1].encode()
+
+
+def _check_transfer_encoding(headers: dict[bytes, bytes], version: tuple[int, int], text: str) -> None:
+    """RFC 9112 sections 6.1 and 6.3. Only `chunked`, once and alone, is a body that can be read here."""
+    codings = [coding.strip(b" \t").lower() for coding in headers[b"transfer-encoding"].split(b",")]
+    if b"content-length" in headers:
+        raise RequestError(400, "both Transfer-Encoding and Content-Length", text)
+    if version == (1, 0):
+        raise RequestError(400, "Transfer-Encoding in HTTP/1.0", text)
+    if codings[-1] != b"chunked" or codings.count(b"chunked") != 1 or b"" in codings:
+        raise RequestError(400, f"Transfer-Encoding {_printable(b', '.join(codings))}", text)
+    if len(codings) > 1:
+        raise RequestError(501, f"Transfer-Encoding {_printable(b', '.join(codings))}", text)
+
+
+def _refuse_request_line(line: bytes) -> NoReturn:
+    text = _printable(line.rstrip(b"\r"))
+    if not line.endswith(b"\r"):
+        raise RequestError(400, "a line that ends with LF alone", text)
+    if _match_other_version(line):
+        raise RequestError(505, "an unknown HTTP version", text)
+    raise RequestError(400, "the request line is malformed", text)
+
+
+def _what_is_wrong(head: bytes) -> str:
+    if bad := head.translate(None, _HEAD_BYTES):
+        return f"a byte {bad[:1]!r} in the head"
+    if head.count(b"\r\n") != head.count(b"\n"):
+        return "a line that ends with LF alone"
+    if head.count(b"\r\n") != head.count(b"\r"):
+        return "a bare CR"
+    return "a line that begins with whitespace (obs-fold)"
+
+
+def _printable(data: bytes) -> str:
+    """Bytes from a client as one line of ASCII, at most 200 characters."""
+    return data[:200].decode("latin-1").encode("unicode_escape").decode("ascii")
