@@ -1,0 +1,305 @@
+"""From a URL path to the program that answers it, or to the reason why none does.
+
+The order of the steps is what makes it safe; servers that took them in another order have run, or shown, what they
+should not have:
+
+1. Decode percent escapes, once. NUL and an encoded slash are refused: neither can be part of a file's name, and a
+   decoded slash would be a path of another shape than the one that a proxy in front has judged.
+2. Normalise: empty segments and "." vanish, ".." takes its predecessor with it; above the top it is refused.
+3. Split into what names the program and the rest: the longest path that exists as a file is SCRIPT_NAME, what follows
+   is PATH_INFO (RFC 3875 sections 4.1.5 and 4.1.13).
+4. Let the kernel resolve the file, symbolic links and all, and ask it where that led: /proc/self/fd of an O_PATH
+   descriptor gives the name of the very file that was examined. It has to be in `root`, by whole components.
+5. Only regular files, executable ones unless an interpreter for the suffix is configured, are programs.
+
+What happens to the file between this and the exec can't be excluded, since the kernel's exec of a script needs a name:
+who may change directories under `root` while the server runs decides what runs. The program is started by the name
+under `root`, not by the resolved one, as a program that is linked under several names expects.
+
+In the common case this costs four system calls: open, fstat, readlink, close.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import msgspec
+
+__all__ = ["NoProgram", "Program", "ProgramPaths", "decode_path", "find_program", "resolve_line"]
+
+# Percent signs that begin no escape.
+_find_broken_escape = re.compile(r"%(?![0-9A-Fa-f]{2})").search
+_ENCODED_SLASH = re.compile(r"%2[Ff]")
+# Left unescaped in a Location, beside letters and digits (RFC 3986 section 3.3, pchar).
+_SAFE_IN_PATH = "/:@!$&'()*+,;=-._~"
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """A program to run, and how the path was divided.
+
+    :ivar argv: what to execute: the file, behind the configured interpreter if there is one for its suffix.
+    :ivar filename: the program's file, absolute (SCRIPT_FILENAME).
+    :ivar directory: its working directory, where the file is (RFC 3875 section 7.2).
+    :ivar script_name: the part of the URL path that names it, decoded (RFC 3875 section 4.1.13).
+    :ivar path_info: the rest, decoded, empty or with a slash in front (section 4.1.5).
+    :ivar nph: it writes the response itself, status line and all (section 5).
+    :ivar warm: it is to run in a child of a warm interpreter.
+
+    Bytes that aren't text in the file system's encoding are in it as surrogate escapes (PEP 383).
+    """
+
+    argv: tuple[str, ...]
+    filename: str
+    directory: str
+    script_name: str
+    path_info: str = ""
+    nph: bool = False
+    warm: bool = False
+
+
+class NoProgram(msgspec.Struct, frozen=True):
+    """No program answers this path: the server does.
+
+    :ivar status: 204 (`OPTIONS *`), 301 (a directory without its slash), 400, 403 or 404.
+    :ivar reason: one line for the log; it may name files and is not for the client.
+    :ivar location: with 301 the path to send the client to, percent-encoded, without query.
+    """
+
+    status: int
+    reason: str
+    location: str = ""
+
+
+class ProgramPaths:
+    """Where programs are: the options of this matter, made ready once.
+
+    :param root: the directory of the programs. It need not exist yet; its symbolic links are resolved here, once.
+    :param prefix: the URL path that stands for `root`, "/" or "/cgi-bin/".
+    :param index: name of the program that answers for a directory, "" for none.
+    :param extensions: suffixes that may run (".cgi"); empty: any.
+    :param interpreters: suffix to argument list that is put in front of the file.
+    :param aliases: URL path to a program anywhere, of which the longest one that fits is taken.
+    :param nph: patterns of SCRIPT_NAME (as `fnmatch` has them) whose programs write the response themselves.
+    :param warm: True, or patterns of SCRIPT_NAME.
+    """
+
+    __slots__ = ("aliases", "extensions", "index", "interpreters", "nph", "prefix", "real_root", "root", "warm")
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        prefix: str = "/",
+        index: str = "",
+        extensions: Sequence[str] = (),
+        interpreters: Mapping[str, Sequence[str]] | None = None,
+        aliases: Mapping[str, str | os.PathLike[str]] | None = None,
+        nph: Sequence[str] = (),
+        warm: bool | Sequence[str] = False,
+    ) -> None:
+        self.root = os.fsencode(os.path.abspath(root))
+        self.real_root = os.path.realpath(self.root)
+        self.prefix = os.fsencode(prefix.strip("/"))
+        self.index = os.fsencode(index)
+        self.extensions = tuple(os.fsencode(suffix) for suffix in extensions)
+        self.interpreters = {os.fsencode(suffix): tuple(argv) for suffix, argv in (interpreters or {}).items()}
+        by_length = sorted((aliases or {}).items(), key=lambda item: -len(item[0].strip("/")))
+        self.aliases = [
+            (os.fsencode("/" + url.strip("/")), os.fsencode(os.path.abspath(file))) for url, file in by_length
+        ]
+        self.nph = tuple(nph)
+        self.warm = warm
+
+
+def decode_path(path: str) -> bytes | NoProgram:
+    """Steps 1 and 2: a URL path, percent-encoded, to bytes without empty and dot segments (RFC 3986 section 5.2.4).
+
+    A slash at the end stays (also where it came of a dot segment).
+    """
+    if path[:1] != "/":
+        if path == "*":
+            return NoProgram(204, "OPTIONS * is about the server, not a program")
+        return NoProgram(400, "the path has no slash in front")
+    if "%" in path:
+        if _find_broken_escape(path):
+            return NoProgram(400, "a percent sign without two hexadecimal digits in the path")
+        if _ENCODED_SLASH.search(path):
+            return NoProgram(400, "an encoded slash in the path")
+        decoded = unquote_to_bytes(path)
+        if b"\0" in decoded:
+            return NoProgram(400, "a NUL in the path")
+    else:
+        decoded = path.encode("ascii", "surrogateescape")
+    if b"/." not in decoded and b"//" not in decoded:
+        return decoded
+    kept: list[bytes] = []
+    segments = decoded.split(b"/")
+    for segment in segments:
+        if segment == b"..":
+            if not kept:
+                return NoProgram(400, "the path leads above the top")
+            kept.pop()
+        elif segment not in (b"", b"."):
+            kept.append(segment)
+    slash = b"/" if kept and segments[-1] in (b"", b".", b"..") else b""
+    return b"/" + b"/".join(kept) + slash
+
+
+def find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
+    """All steps: the program for a URL path as `Request.path` has it. Raises nothing; costs four system calls."""
+    decoded = decode_path(path)
+    if isinstance(decoded, NoProgram):
+        return decoded
+    for url, file in paths.aliases:
+        if decoded == url or decoded.startswith(url + b"/") or url == b"/":
+            name = b"" if url == b"/" else url
+            return _alias(paths, file, name, decoded[len(name) :])
+    relative = decoded[1:]
+    if paths.prefix:
+        if not (relative == paths.prefix or relative.startswith(paths.prefix + b"/")):
+            return NoProgram(404, "the path is not below the prefix")
+        relative = relative[len(paths.prefix) + 1 :]
+        if decoded == b"/" + paths.prefix:
+            return _directory(paths, paths.root, decoded)
+    wanted = relative.rstrip(b"/")
+    return _examine(paths, wanted, decoded[len(decoded) - len(relative) + len(wanted) :], decoded)
+
+
+def _examine(paths: ProgramPaths, wanted: bytes, rest: bytes, decoded: bytes) -> Program | NoProgram:
+    """Look at `wanted` below the root; `rest` is what follows it in the URL path `decoded`: "", "/", "/more"."""
+    file = paths.root + b"/" + wanted if wanted else paths.root
+    try:
+        mode = _mode_inside(file, paths.real_root)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
+            split = _script_length(paths.root, wanted)
+            if split < len(wanted):
+                return _examine(paths, wanted[:split], wanted[split:] + rest, decoded)
+        return _refuse(error, file)
+    if mode is None:
+        return NoProgram(403, f"{os.fsdecode(file)} is outside of root")
+    if stat.S_ISDIR(mode):
+        return _directory(paths, file, decoded)
+    return _program(paths, file, mode, decoded[: len(decoded) - len(rest)], rest)
+
+
+def _mode_inside(file: bytes, real_root: bytes) -> int | None:
+    """The mode of what `file` leads to, None where that is outside of `real_root`. Raises OSError."""
+    descriptor = os.open(file, os.O_PATH | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        try:
+            real = os.readlink(b"/proc/self/fd/%d" % descriptor)
+        except OSError:  # no /proc in this container
+            real = os.path.realpath(file)
+    finally:
+        os.close(descriptor)
+    inside = real == real_root or real.startswith(real_root + b"/") or real_root == b"/"
+    return mode if inside else None
+
+
+def _script_length(root: bytes, wanted: bytes) -> int:
+    """The length of the first part of `wanted`, by whole segments, that is no directory; its whole length if all are.
+
+    Goes from the top down: the number of system calls is bounded by the depth of real directories, not by the URL.
+    """
+    end = 0
+    while end < len(wanted):
+        end = wanted.find(b"/", end + 1)
+        if end < 0:
+            break
+        try:
+            mode = os.stat(root + b"/" + wanted[:end]).st_mode
+        except OSError:
+            break
+        if not stat.S_ISDIR(mode):
+            return end
+    return len(wanted)
+
+
+def _directory(paths: ProgramPaths, file: bytes, decoded: bytes) -> Program | NoProgram:
+    """A path that names a directory: its index program, once the client has the slash that relative links need."""
+    if not paths.index:
+        return NoProgram(403, f"{os.fsdecode(file)} is a directory")
+    index = file + b"/" + paths.index
+    try:
+        mode = _mode_inside(index, paths.real_root)
+    except OSError as error:
+        status = 403 if error.errno in (errno.EACCES, errno.EPERM) else 404
+        return NoProgram(status, f"{os.fsdecode(index)}: {error.strerror}")
+    if mode is None:
+        return NoProgram(403, f"{os.fsdecode(index)} is outside of root")
+    if not decoded.endswith(b"/"):
+        return NoProgram(301, "a directory without its slash", quote_from_bytes(decoded + b"/", _SAFE_IN_PATH))
+    return _program(paths, index, mode, decoded + paths.index, b"")
+
+
+def _alias(paths: ProgramPaths, file: bytes, name: bytes, rest: bytes) -> Program | NoProgram:
+    """A program that the config names: it may be anywhere and have any suffix."""
+    try:
+        mode = os.stat(file).st_mode
+    except OSError as error:
+        return NoProgram(404, f"alias {os.fsdecode(name)}: {os.fsdecode(file)}: {error.strerror}")
+    return _program(paths, file, mode, name, rest, any_suffix=True)
+
+
+def _program(
+    paths: ProgramPaths, file: bytes, mode: int, name: bytes, rest: bytes, any_suffix: bool = False
+) -> Program | NoProgram:
+    """Step 5."""
+    filename = os.fsdecode(file)
+    if not stat.S_ISREG(mode):
+        return NoProgram(403, f"{filename} is not a regular file")
+    suffix = os.path.splitext(file)[1]
+    if paths.extensions and suffix not in paths.extensions and not any_suffix:
+        return NoProgram(403, f"{filename}: its suffix is not among the extensions")
+    interpreter = paths.interpreters.get(suffix, ()) if paths.interpreters else ()
+    if not interpreter and not mode & 0o111:
+        return NoProgram(403, f"{filename} is not executable")
+    script_name = os.fsdecode(name)
+    return Program(
+        argv=(*interpreter, filename),
+        filename=filename,
+        directory=filename[: filename.rindex("/")] or "/",
+        script_name=script_name,
+        path_info=os.fsdecode(rest),
+        nph=bool(paths.nph) and any(fnmatchcase(script_name, pattern) for pattern in paths.nph),
+        warm=paths.warm
+        if isinstance(paths.warm, bool)
+        else any(fnmatchcase(script_name, pattern) for pattern in paths.warm),
+    )
+
+
+def _refuse(error: OSError, file: bytes) -> NoProgram:
+    """ENOENT and the like: 404. What may not be looked at: 403."""
+    status = 403 if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP) else 404
+    return NoProgram(status, f"{os.fsdecode(file)}: {error.strerror}")
+
+
+def resolve_line(paths: ProgramPaths, name: bytes) -> Program | NoProgram:
+    """The program that a client of the "line" protocol names: a path below `root`, taken as it is, never decoded.
+
+    The status of a refusal is for the log; clients get the same text for each, so that nobody can find out by it what
+    files there are.
+    """
+    if not name or b"\0" in name:
+        return NoProgram(400, "an empty name" if not name else "a NUL in the name")
+    if name[0] == 47:
+        return NoProgram(403, f"{name!r} is an absolute name")
+    segments = name.split(b"/")
+    if b".." in segments or b"." in segments or b"" in segments:
+        return NoProgram(403, f"{name!r} has a dot or empty segment")
+    file = paths.root + b"/" + name
+    try:
+        mode = _mode_inside(file, paths.real_root)
+    except OSError as error:
+        return _refuse(error, file)
+    if mode is None:
+        return NoProgram(403, f"{os.fsdecode(file)} is outside of root")
+    return _program(paths, file, mode, b"/" + name, b"")
