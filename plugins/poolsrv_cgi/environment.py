@@ -1,0 +1,252 @@
+"""A request as environment variables (RFC 3875 section 4.1), by functions without side effects.
+
+A program's environment has three layers, a later one wins:
+
+1. `base_environment`: PATH and what the config passes on from the server's own environment. The same for every
+   program of a listener, so it is made once. Nothing else of the server's environment is seen by programs.
+2. The variables of the request.
+3. What the config sets (`environment`). It comes last, so that an administrator can say HTTPS=on behind a proxy.
+
+Header fields become HTTP_* variables, except those that would be wrong or dangerous there:
+
+- `Proxy`, which would become HTTP_PROXY, which programs take for their own outgoing proxy ("httpoxy");
+- names with an underscore, which can't be told from a hyphen in a variable, so that a client could get past a proxy in
+  front that filters a header; and names with any other character that no shell variable can have;
+- Content-Type and Content-Length, which have variables of their own; Transfer-Encoding, Trailer and TE, which are
+  about a framing that the program does not see; Connection, Keep-Alive and Upgrade, which are about the connection
+  (RFC 3875 section 4.1.18); Expect, which the server has answered;
+- Authorization and Proxy-Authorization, as long as the config does not pass Authorization on.
+
+All values are str as `os.fsdecode` gives them: the bytes arrive in the program as they came.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import msgspec
+
+from .paths import Program
+from .request import Request
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Endpoints",
+    "base_environment",
+    "http_environment",
+    "inetd_environment",
+    "line_environment",
+]
+
+# Where nothing else is configured; without a PATH git-http-backend does not find git, and dash does not export one.
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+_ENCODING = sys.getfilesystemencoding()
+_HIDDEN = frozenset(
+    (
+        b"proxy",
+        b"content-type",
+        b"content-length",
+        b"transfer-encoding",
+        b"trailer",
+        b"te",
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"upgrade",
+        b"expect",
+        b"proxy-authorization",
+    )
+)
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """The two ends of a connection.
+
+    :ivar remote_address: numeric address of the client, without brackets; "" for a unix socket.
+    :ivar remote_port: 0 for a unix socket.
+    :ivar local_address: numeric address that the client connected to; the path for a unix socket.
+    :ivar local_port: 0 for a unix socket.
+    :ivar tls: whether the connection to the client is encrypted (HTTPS=on).
+    """
+
+    remote_address: str
+    remote_port: int
+    local_address: str
+    local_port: int
+    tls: bool = False
+
+    @classmethod
+    def from_sockets(cls, peer: object, local: object, tls: bool = False) -> Endpoints:
+        """From addresses as `socket.getpeername` and `getsockname` give them: tuples, or a path for unix sockets.
+
+        An IPv4 client of an IPv6 socket (::ffff:192.0.2.1, RFC 4291 section 2.5.5.2) is shown as the IPv4 one it is.
+        """
+        remote_address, remote_port = _address_and_port(peer)
+        local_address, local_port = _address_and_port(local)
+        if not isinstance(peer, tuple):
+            remote_address = ""
+        return cls(
+            remote_address=remote_address,
+            remote_port=remote_port,
+            local_address=local_address,
+            local_port=local_port,
+            tls=tls,
+        )
+
+
+def _address_and_port(address: object) -> tuple[str, int]:
+    if isinstance(address, tuple):
+        host = str(address[0])
+        if host.startswith("::ffff:") and "." in host:
+            host = host[7:]
+        return host, int(address[1])
+    if isinstance(address, bytes):
+        address = address.decode(_ENCODING, "surrogateescape")
+    return str(address or ""), 0
+
+
+@lru_cache(maxsize=1024)
+def _variable(name: bytes) -> str | None:
+    """The variable for a header field's name in lower case, None if it gets none."""
+    if name in _HIDDEN or not name.replace(b"-", b"").isalnum():
+        return None
+    return "HTTP_" + name.decode("ascii").upper().replace("-", "_")
+
+
+def base_environment(server: Mapping[str, str], passed: Iterable[str], fixed: Mapping[str, str]) -> dict[str, str]:
+    """What is the same for every program of a listener.
+
+    :param server: the server's own environment (`os.environ`).
+    :param passed: names of variables to take from it, where they are set.
+    :param fixed: what the config sets; only a PATH among it counts here.
+    """
+    base = {"PATH": DEFAULT_PATH}
+    for name in passed:
+        if name in server:
+            base[name] = server[name]
+    if "PATH" in fixed:
+        base["PATH"] = fixed["PATH"]
+    return base
+
+
+def http_environment(
+    request: Request,
+    program: Program,
+    endpoints: Endpoints,
+    *,
+    base: Mapping[str, str],
+    fixed: Mapping[str, str],
+    document_root: str,
+    software: str,
+    body_length: int | None,
+    pass_authorization: bool = False,
+) -> dict[str, str]:
+    """The environment of a CGI program (RFC 3875 section 4.1).
+
+    :param base: from `base_environment`.
+    :param fixed: what the config sets: wins over all else.
+    :param document_root: absolute path of the programs' root directory.
+    :param software: name and version of this server (SERVER_SOFTWARE).
+    :param body_length: bytes that the program will find on its standard input, decoded; None where the request has no
+        body (section 4.1.2).
+    :param pass_authorization: whether the program gets HTTP_AUTHORIZATION.
+    """
+    environment = dict(base)
+    environment["GATEWAY_INTERFACE"] = "CGI/1.1"
+    environment["SERVER_SOFTWARE"] = software
+    environment["SERVER_PROTOCOL"] = "HTTP/1.1" if request.version[1] else "HTTP/1.0"
+    environment["SERVER_NAME"] = _host_name(request.host) or _own_name(endpoints)
+    environment["SERVER_PORT"] = _server_port(request, endpoints)
+    environment["REQUEST_METHOD"] = request.method
+    environment["REQUEST_URI"] = request.target
+    environment["QUERY_STRING"] = request.query
+    environment["SCRIPT_NAME"] = program.script_name
+    environment["SCRIPT_FILENAME"] = program.filename
+    environment["DOCUMENT_ROOT"] = document_root
+    # A unix socket's client has no address. The name says so: neither an empty string nor 127.0.0.1 would be true.
+    environment["REMOTE_ADDR"] = endpoints.remote_address or "unix:"
+    environment["REMOTE_PORT"] = str(endpoints.remote_port)
+    if endpoints.tls:
+        environment["HTTPS"] = "on"
+    if program.path_info:
+        environment["PATH_INFO"] = program.path_info
+        environment["PATH_TRANSLATED"] = document_root.rstrip("/") + program.path_info
+    if body_length is not None:
+        environment["CONTENT_LENGTH"] = str(body_length)
+    headers = request.headers
+    content_type = headers.get(b"content-type")
+    if content_type is not None:
+        environment["CONTENT_TYPE"] = content_type.decode(_ENCODING, "surrogateescape")
+    for name, value in headers.items():
+        variable = _variable(name)
+        if variable is not None:
+            environment[variable] = value.decode(_ENCODING, "surrogateescape")
+    if not pass_authorization:
+        environment.pop("HTTP_AUTHORIZATION", None)
+    if b"host" in headers:
+        # With an absolute target, its host replaces the field's (RFC 9112 section 3.2.2).
+        environment["HTTP_HOST"] = request.host.decode("ascii")
+    if fixed:
+        environment.update(fixed)
+    return environment
+
+
+def inetd_environment(endpoints: Endpoints, *, base: Mapping[str, str], fixed: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program with the connection on its descriptors 0 and 1.
+
+    The variables of the UCSPI convention (https://cr.yp.to/proto/ucspi.txt, tcp-environ(5)): PROTO is TCP for IPv4 and
+    IPv6, or UNIX; the host names and the remote user's name, which would have to be looked up, are left out.
+    """
+    if not endpoints.remote_address:
+        return {**base, "PROTO": "UNIX", "UNIXLOCALPATH": endpoints.local_address, **fixed}
+    return {
+        **base,
+        "PROTO": "TCP",
+        "TCPLOCALIP": endpoints.local_address,
+        "TCPLOCALPORT": str(endpoints.local_port),
+        "TCPREMOTEIP": endpoints.remote_address,
+        "TCPREMOTEPORT": str(endpoints.remote_port),
+        **fixed,
+    }
+
+
+def line_environment(
+    endpoints: Endpoints, *, base: Mapping[str, str], fixed: Mapping[str, str], software: str
+) -> dict[str, str]:
+    """The environment of a program of the "line" protocol: who calls, and where."""
+    return {
+        **base,
+        "SERVER_SOFTWARE": software,
+        "SERVER_NAME": _own_name(endpoints),
+        "SERVER_PORT": str(endpoints.local_port),
+        "REMOTE_ADDR": endpoints.remote_address or "unix:",
+        "REMOTE_PORT": str(endpoints.remote_port),
+        **fixed,
+    }
+
+
+def _own_name(endpoints: Endpoints) -> str:
+    """For a client that names no host: the address that it connected to, in brackets if it is an IPv6 one."""
+    address = endpoints.local_address
+    if not endpoints.local_port:
+        return "localhost"
+    return f"[{address}]" if ":" in address else address
+
+
+def _host_name(host: bytes) -> str:
+    """RFC 3875 section 4.1.14: the name alone, the brackets of an IPv6 address included."""
+    text = host.decode("ascii")
+    if text.startswith("["):
+        return text[: text.index("]") + 1]
+    return text.partition(":")[0]
+
+
+def _server_port(request: Request, endpoints: Endpoints) -> str:
+    """RFC 3875 section 4.1.15: the port that the request came in on; a unix socket has none, so the client's word."""
+    if endpoints.local_port:
+        return str(endpoints.local_port)
+    port = request.host.rpartition(b"]")[2].rpartition(b":")[2] if b":" in request.host else b""
+    return port.decode("ascii") or ("443" if endpoints.tls else "80")
