@@ -1,0 +1,176 @@
+"""The header that a CGI program prints before its document (RFC 3875 section 6).
+
+The four shapes of a response (section 6.2) come out as three, since the last two differ only in what follows:
+
+| shape | known by | here |
+| --- | --- | --- |
+| document | Content-Type or Status, no Location | status 200 or what Status says |
+| local redirect | Location begins with "/", no Status | `local` is True: the server makes a new request of `location` |
+| client redirect, with or without document | any other Location | status 302 or what Status says |
+
+A Location that begins with "/" next to a Status goes to the client as it is: RFC 3875 has no such case, but programs
+print it, they mean the client, and RFC 9110 section 10.2.2 allows it. So do Apache and nginx.
+
+Lines may end with CRLF or LF (section 6.2, "NL"), also by turns. Beyond that nothing is mended: a line that is no
+field, a repeated CGI field, a control character in a value or a header without any CGI field is a `BadResponse`,
+answered with 502: a program that prints its errors, or a stack trace, where its header should be must not have them
+taken for one. CR, LF and NUL never get into the header that goes to the client.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+__all__ = ["BadResponse", "ProgramHeader", "ProgramHeaderParser"]
+
+MAX_FIELDS = 256
+
+_find_end = re.compile(rb"(?:\A|\n)\r?\n").search  # \A is the buffer's start, also in a search from a later place
+_match_name = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_match_status = re.compile(rb"([1-9][0-9]{2})(?:[ \t]+(.*))?").fullmatch
+_match_length = re.compile(rb"[0-9]{1,18}").fullmatch
+_match_local = re.compile(rb"/[!-\"$-~]*").fullmatch
+_HEADER_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
+
+# About this server's connection, which the program does not know (RFC 9110 section 7.6.1); and Status, which becomes
+# the status line. X-CGI-* is for the server alone (RFC 3875 section 6.3.5).
+_NOT_PASSED = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"status",
+        b"content-length",  # sent by the framing
+    )
+)
+
+
+class BadResponse(Exception):
+    """What the program printed is no CGI response: 502. The text is one line, for the log."""
+
+
+class ProgramHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """A program's header, checked.
+
+    :ivar status: 200 to 599; of a local redirect 200.
+    :ivar reason: the text after the status, as the program has it; b"" for the usual one.
+    :ivar fields: name and value of each field for the client, in order; those that the framing makes are left out.
+    :ivar content_length: bytes, None where the program does not say.
+    :ivar local: a local redirect; the program's output beyond it is of no use.
+    :ivar location: of a local redirect, path and query.
+    """
+
+    status: int
+    reason: bytes = b""
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+    content_length: int | None = None
+    local: bool = False
+    location: str = ""
+
+
+class ProgramHeaderParser:
+    """Feed it a program's output until the header is there.
+
+    :param max_size: bytes that the header may have, its empty line included.
+    :ivar surplus: once the header is there, the bytes behind it: the beginning of the document.
+    """
+
+    __slots__ = ("_buffer", "_max_size", "surplus")
+
+    def __init__(self, max_size: int = 32768) -> None:
+        self._max_size = max_size
+        self._buffer = b""
+        self.surplus = b""
+
+    @property
+    def started(self) -> bool:
+        """Whether the program has printed anything."""
+        return bool(self._buffer)
+
+    def feed(self, data: bytes) -> ProgramHeader | None:
+        """Take output; the header once it is whole, else None.
+
+        :raises BadResponse: the header is malformed or too large.
+        """
+        start = max(len(self._buffer) - 2, 0)
+        self._buffer = buffer = self._buffer + data if self._buffer else data
+        end = _find_end(buffer, start)
+        if end is None:
+            if len(buffer) > self._max_size:
+                raise BadResponse(f"no end of the header within {self._max_size} bytes")
+            return None
+        if end.end() > self._max_size:
+            raise BadResponse(f"the header is over {self._max_size} bytes")
+        self.surplus = buffer[end.end() :]
+        return _parse(buffer[: end.start()])
+
+    def end(self) -> BadResponse:
+        """What to log when the output has ended before its header has."""
+        if not self._buffer:
+            return BadResponse("the program printed nothing")
+        return BadResponse(f"the program ended within its header: {self._buffer[-100:]!r}")
+
+
+def _parse(header: bytes) -> ProgramHeader:
+    if bad := header.translate(None, _HEADER_BYTES):
+        raise BadResponse(f"a byte {bad[:1]!r} in the header")
+    lines = header.split(b"\n")
+    if len(lines) > MAX_FIELDS:
+        raise BadResponse(f"more than {MAX_FIELDS} header fields")
+    cgi: dict[bytes, bytes] = {}
+    fields: list[tuple[bytes, bytes]] = []
+    hop_by_hop: list[bytes] = []
+    for line in lines:
+        name, colon, value = line.removesuffix(b"\r").partition(b":")
+        if not colon or not _match_name(name):
+            raise BadResponse(f"not a header field: {line[:100]!r}")
+        value = value.strip(b" \t")
+        if b"\r" in value:
+            raise BadResponse(f"a bare CR in the header: {line[:100]!r}")
+        lower = name.lower()
+        if lower in (b"status", b"location", b"content-type", b"content-length"):
+            if lower in cgi and not (lower == b"content-length" and cgi[lower] == value):
+                raise BadResponse(f"{name.decode()} twice")
+            cgi[lower] = value
+        elif lower == b"connection":
+            hop_by_hop = [option.strip(b" \t") for option in value.lower().split(b",")]
+        if lower not in _NOT_PASSED and not lower.startswith(b"x-cgi-"):
+            fields.append((name, value))
+    if hop_by_hop:
+        fields = [field for field in fields if field[0].lower() not in hop_by_hop]
+    return _shape(cgi, fields)
+
+
+def _shape(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]]) -> ProgramHeader:
+    """Which of the shapes it is (RFC 3875 section 6.2)."""
+    location = cgi.get(b"location")
+    if location is not None and location.startswith(b"/") and b"status" not in cgi:
+        if not _match_local(location):
+            raise BadResponse(f"Location {location[:100]!r}")
+        return ProgramHeader(status=200, local=True, location=location.decode("ascii"))
+    if location is None and b"status" not in cgi and b"content-type" not in cgi:
+        raise BadResponse("neither Content-Type nor Location nor Status")
+    if location == b"" or cgi.get(b"content-type") == b"":
+        raise BadResponse("an empty Location or Content-Type")
+    status, reason = (200 if location is None else 302), b""
+    if b"status" in cgi:
+        matched = _match_status(cgi[b"status"])
+        # 1xx would leave the client waiting for the real response; above 599 there is no class (RFC 9110 section 15).
+        if matched is None or not 200 <= int(matched[1]) <= 599:
+            raise BadResponse(f"Status {cgi[b'status'][:100]!r}")
+        status, reason = int(matched[1]), matched[2] or b""
+    length = cgi.get(b"content-length")
+    if length is not None and not _match_length(length):
+        raise BadResponse(f"Content-Length {length[:100]!r}")
+    return ProgramHeader(
+        status=status,
+        reason=reason,
+        fields=tuple(fields),
+        content_length=None if length is None else int(length),
+    )

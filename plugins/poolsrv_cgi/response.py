@@ -1,0 +1,186 @@
+"""The response on its way to the client: its head, and the framing that tells where its body ends.
+
+There are four framings (RFC 9112 section 6.3); a response has the first one that fits:
+
+| framing | when | the client knows the end by |
+| --- | --- | --- |
+| `NONE` | HEAD, 204, 205, 304 | there is no body |
+| `LENGTH` | the program gave a Content-Length | counting |
+| `CHUNKED` | HTTP/1.1 | the last chunk |
+| `CLOSE` | HTTP/1.0 | the connection's end |
+
+What a program prints beyond its Content-Length is cut off, or it would be taken for the next response. When it prints
+less, or dies before its end, nothing may make that look whole: no last chunk, and the connection is closed.
+
+A body's bytes either go through `encode`, or are moved past this object by the kernel and accounted for: with
+`advance` (LENGTH, CLOSE), or, in chunks, by sending what `open_chunk` returns and then exactly so many bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import Enum
+from http import HTTPStatus
+
+from .programheader import ProgramHeader
+
+__all__ = ["CONTINUE", "REASONS", "Framing", "Response", "http_date"]
+
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+REASONS |= {413: b"Content Too Large", 414: b"URI Too Long", 422: b"Unprocessable Content"}  # RFC 9110's words
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Framing(Enum):
+    """How the end of a body is told. See the table above."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+
+
+class Response:
+    """One response.
+
+    :param header: from the program, or made for an error page. Not one of a local redirect.
+    :param method: of the request.
+    :param version: of the request.
+    :param keep_alive: whether client and server would like to use the connection again.
+    :param date: for the Date field (`http_date`); a program's own Date goes before (RFC 9110 section 6.6.1).
+    :param server: for the Server field, b"" for none; a program's own goes before.
+    :ivar head: status line and header, with the empty line: to be sent first.
+    :ivar framing: how the body's end is told.
+    :ivar remaining: with LENGTH, the bytes still to come.
+    :ivar keep_alive: whether the connection can serve another request; final once `finish` was called.
+    :ivar intact: False once it is known that the client did not get the whole body.
+    """
+
+    __slots__ = ("_chunk_open", "framing", "head", "intact", "keep_alive", "remaining")
+
+    def __init__(
+        self,
+        header: ProgramHeader,
+        *,
+        method: str,
+        version: tuple[int, int],
+        keep_alive: bool,
+        date: bytes,
+        server: bytes = b"poolsrv",
+    ) -> None:
+        status = header.status
+        length = header.content_length
+        self.remaining = 0
+        self.intact = True
+        self._chunk_open = False
+        if method == "HEAD" or status == 304:
+            self.framing = Framing.NONE
+        elif status in (204, 205):
+            # RFC 9110 section 8.6: no Content-Length with 204; section 15.3.6: 205 says that it has no content.
+            self.framing = Framing.NONE
+            length = None if status == 204 else 0
+        elif length is not None:
+            self.framing = Framing.LENGTH
+            self.remaining = length
+        elif version >= (1, 1):
+            self.framing = Framing.CHUNKED
+        else:
+            self.framing = Framing.CLOSE
+            keep_alive = False
+        self.keep_alive = keep_alive
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, header.reason or REASONS.get(status, b""))]
+        has_date = has_server = False
+        for name, value in header.fields:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if len(name) == 4:
+                has_date = has_date or name.lower() == b"date"
+            elif len(name) == 6:
+                has_server = has_server or name.lower() == b"server"
+        if not has_date:
+            lines.append(b"Date: %b\r\n" % date)
+        if server and not has_server:
+            lines.append(b"Server: %b\r\n" % server)
+        if length is not None:
+            lines.append(b"Content-Length: %d\r\n" % length)
+        elif self.framing is Framing.CHUNKED:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        if not keep_alive:
+            lines.append(b"Connection: close\r\n")
+        elif version < (1, 1):
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        self.head = b"".join(lines)
+
+    @property
+    def wants_body(self) -> bool:
+        """False where further output of the program would only be thrown away."""
+        return self.framing is not Framing.NONE and (self.framing is not Framing.LENGTH or self.remaining > 0)
+
+    def encode(self, data: bytes) -> bytes:
+        """The program's bytes as they go to the client; b"" for what is cut off."""
+        if self.framing is Framing.CHUNKED:
+            if not data:  # an empty chunk would be the last one
+                return b""
+            return b"%b%x\r\n%b\r\n" % (self._close_chunk(), len(data), data)
+        if self.framing is Framing.LENGTH:
+            data = data[: self.remaining]
+            self.remaining -= len(data)
+            return data
+        return data if self.framing is Framing.CLOSE else b""
+
+    def advance(self, count: int) -> None:
+        """Account for `count` bytes that were moved past this object; with LENGTH not more than `remaining`."""
+        if self.framing is Framing.LENGTH:
+            self.remaining -= count
+
+    def open_chunk(self, size: int) -> bytes:
+        """What to send before `size` bytes (at least 1) that are moved past this object. Only with CHUNKED."""
+        head = b"%b%x\r\n" % (self._close_chunk(), size)
+        self._chunk_open = True
+        return head
+
+    def finish(self, complete: bool = True) -> bytes:
+        """The end of the body; then `keep_alive` and `intact` say whether the connection can go on.
+
+        :param complete: False where the program died before it was done (killed by a signal, timed out).
+        """
+        if self.framing is Framing.CHUNKED:
+            if complete:
+                return self._close_chunk() + b"0\r\n\r\n"
+            self.intact = self.keep_alive = False
+        elif self.framing is Framing.LENGTH:
+            if self.remaining:
+                self.intact = self.keep_alive = False
+        elif self.framing is Framing.CLOSE:
+            self.intact = complete
+        return b""
+
+    def _close_chunk(self) -> bytes:
+        if self._chunk_open:
+            self._chunk_open = False
+            return b"\r\n"
+        return b""
+
+
+_last_date = (0, b"")
+
+
+def http_date(now: float | None = None) -> bytes:
+    """A time as RFC 9110 section 5.6.7 wants it (IMF-fixdate).
+
+    :param now: seconds since the epoch; without it, now. The text is made once a second.
+    """
+    global _last_date
+    second = int(time.time() if now is None else now)
+    known, text = _last_date
+    if known != second:
+        t = time.gmtime(second)
+        text = (
+            f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04}"
+            f" {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
+        ).encode()
+        _last_date = (second, text)
+    return text

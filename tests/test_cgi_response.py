@@ -1,0 +1,436 @@
+"""What a program prints, and what the client gets of it."""
+
+from __future__ import annotations
+
+import time
+
+import h11
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from poolsrv_cgi.errorpage import error_response, prefers_html
+from poolsrv_cgi.programheader import BadResponse, ProgramHeader, ProgramHeaderParser
+from poolsrv_cgi.response import CONTINUE, Framing, Response, http_date
+
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+def header(text: bytes) -> ProgramHeader:
+    parser = ProgramHeaderParser()
+    parsed = parser.feed(text)
+    assert parsed is not None
+    return parsed
+
+
+def feed(pieces: list[bytes]) -> tuple[ProgramHeader | None, bytes]:
+    """The header in a program's output that comes in pieces, and what is behind it."""
+    parser = ProgramHeaderParser()
+    for number, piece in enumerate(pieces, 1):
+        parsed = parser.feed(piece)
+        if parsed is not None:
+            return parsed, parser.surplus + b"".join(pieces[number:])
+    return None, b""
+
+
+def response(parsed: ProgramHeader, method: str = "GET", minor: int = 1, keep: bool = True) -> Response:
+    return Response(parsed, method=method, version=(1, minor), keep_alive=keep, date=DATE)
+
+
+def read(data: bytes, method: str = "GET", closed: bool = True) -> tuple[h11.Response, bytes, bool]:
+    """A client's view, by h11: the response, its body, and whether the connection can be used again."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(data)
+    if closed:
+        client.receive_data(b"")
+    head, body = None, b""
+    while not isinstance(event := client.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Response):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+        else:
+            raise AssertionError(event)
+    assert head is not None
+    return head, body, client.their_state is h11.DONE
+
+
+class TestProgramHeader:
+    def test_document(self) -> None:
+        """RFC 3875 section 6.2.1: a document; section 6.3.3: its status is 200."""
+        parser = ProgramHeaderParser()
+        parsed = parser.feed(b"Content-Type: text/plain\r\nX-A: b\r\nx-a:c \n\nbody\n\n")
+        assert parsed is not None
+        assert (parsed.status, parsed.local) == (200, False)
+        assert parsed.fields == ((b"Content-Type", b"text/plain"), (b"X-A", b"b"), (b"x-a", b"c"))
+        assert parser.surplus == b"body\n\n"
+
+    @pytest.mark.parametrize("location", ["/", "/a/b?c=d", "//x/y"])
+    def test_local_redirect(self, location: str) -> None:
+        """RFC 3875 section 6.2.2: a path instead of a URL."""
+        parsed = header(b"Location: " + location.encode() + b"\n\n")
+        assert parsed.local
+        assert parsed.location == location
+
+    def test_client_redirect(self) -> None:
+        """RFC 3875 section 6.2.3: status 302 comes by itself."""
+        parsed = header(b"Location: http://example.org/x#y\n\n")
+        assert (parsed.status, parsed.local) == (302, False)
+        assert parsed.fields == ((b"Location", b"http://example.org/x#y"),)
+
+    def test_client_redirect_with_document(self) -> None:
+        """RFC 3875 section 6.2.4: Status, Location, Content-Type; a relative Location is the client's business, too."""
+        for location in (b"https://example.org/", b"/elsewhere"):
+            parsed = header(b"Status: 303 Look There\nLocation: " + location + b"\nContent-Type: text/html\n\n<p>")
+            assert (parsed.status, parsed.reason, parsed.local) == (303, b"Look There", False)
+
+    def test_status(self) -> None:
+        """RFC 3875 section 6.3.3: the status with or without words."""
+        assert header(b"Status: 404\n\n").status == 404
+        assert header(b"STATUS:404 Not Here\n\n").reason == b"Not Here"
+        assert header(b"Status: 599 x\n\n").status == 599
+
+    def test_what_is_not_passed(self) -> None:
+        """RFC 9110 section 7.6.1: hop-by-hop fields; RFC 3875 section 6.3.5: X-CGI-*."""
+        parsed = header(
+            b"Content-Type: a/b\nConnection: close, x-hop\nKeep-Alive: 5\nTransfer-Encoding: chunked\nUpgrade: h2c\n"
+            b"Trailer: X\nTE: x\nProxy-Connection: x\nX-Hop: 1\nX-CGI-Thing: 2\nStatus: 200\nContent-Length: 3\n"
+            b"Y: 3\n\n"
+        )
+        assert parsed.fields == ((b"Content-Type", b"a/b"), (b"Y", b"3"))
+        assert parsed.content_length == 3
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"\n",
+            b"\r\n",
+            b"hello world\n\n",
+            b"Traceback (most recent call last):\n\n",
+            b"X-Only: this\n\n",
+            b"HTTP/1.1 200 OK\nContent-Type: a/b\n\n",
+            b"Content-Type : a/b\n\n",
+            b"Content-Type: a/b\n folded\n\n",
+            b": x\n\n",
+            b"Content-Type: a\rSet-Cookie: b\n\n",
+            b"Content-Type: a\r\r\n\r\n",
+            b"Content-Type: a\0b\n\n",
+            b"Content-Type: a\x1b\n\n",
+            b"Content-Type:\n\n",
+            b"Content-Type: a/b\nContent-Type: a/b\n\n",
+            b"Status: 200\nStatus: 200\n\n",
+            b"Location: /a\nLocation: /b\n\n",
+            b"Location:\n\n",
+            b"Location: /a b\n\n",
+            b"Location: /\xff\n\n",
+            b"Location: /a#b\n\n",
+            b"Status: 100\n\n",
+            b"Status: 101 Switching Protocols\n\n",
+            b"Status: 600\n\n",
+            b"Status: 99\n\n",
+            b"Status: 0200\n\n",
+            b"Status: OK\n\n",
+            b"Status:\n\n",
+            b"Status: 2000\n\n",
+            b"Status: -200\n\n",
+            b"Content-Type: a/b\nContent-Length: -1\n\n",
+            b"Content-Type: a/b\nContent-Length: 1, 1\n\n",
+            b"Content-Type: a/b\nContent-Length: 0x1\n\n",
+            b"Content-Type: a/b\nContent-Length: 1\nContent-Length: 2\n\n",
+            b"Content-Type: a/b\n" + b"X: y\n" * 300 + b"\n",
+            b"Content-Type: a/b\nX: " + b"y" * 40000 + b"\n\n",
+            b"y" * 40000,
+        ],
+    )
+    def test_bad(self, text: bytes) -> None:
+        """RFC 3875 section 6.2, RFC 9110 section 15.6.3: what is no CGI response is 502, however it is split."""
+        with pytest.raises(BadResponse) as caught:
+            ProgramHeaderParser().feed(text)
+        assert str(caught.value).isprintable()
+        with pytest.raises(BadResponse):
+            feed([text[at : at + 7] for at in range(0, len(text), 7)])
+
+    def test_split_at_every_byte(self) -> None:
+        """RFC 3875 section 6.1: a pipe has no message boundaries."""
+        for text in (b"Content-Type: a/b\r\nStatus: 201 X\r\n\r\n\r\nbody", b"Status: 204\n\n\n"):
+            whole = feed([text])
+            for at in range(1, len(text)):
+                assert feed([text[:at], text[at:]]) == whole
+            assert feed([text[at : at + 1] for at in range(len(text))]) == whole
+
+    def test_limit_is_exact(self) -> None:
+        """RFC 9110 section 15.6.3: the last byte of the limit is allowed."""
+        text = b"Content-Type: a/b\n\n"
+        assert ProgramHeaderParser(len(text)).feed(text + b"body") is not None
+        with pytest.raises(BadResponse):
+            ProgramHeaderParser(len(text) - 1).feed(text)
+
+    def test_end(self) -> None:
+        """RFC 3875 section 6.2: no header at all."""
+        parser = ProgramHeaderParser()
+        assert "nothing" in str(parser.end())
+        assert not parser.started
+        parser.feed(b"Content-")
+        assert "Content-" in str(parser.end())
+
+
+class TestResponse:
+    def test_chunked(self) -> None:
+        """RFC 9112 section 7.1: without a length, HTTP/1.1 gets chunks."""
+        made = response(header(b"Content-Type: a/b\n\n"))
+        assert made.framing is Framing.CHUNKED
+        data = made.head + made.encode(b"hello ") + made.encode(b"") + made.encode(b"world") + made.finish()
+        head, body, again = read(data, closed=False)
+        assert (head.status_code, body, again) == (200, b"hello world", True)
+        assert made.keep_alive
+        assert made.intact
+
+    def test_chunks_moved_past(self) -> None:
+        """RFC 9112 section 7.1: the same bytes, the data moved by the kernel."""
+        made = response(header(b"Content-Type: a/b\n\n"))
+        data = (
+            made.head
+            + made.open_chunk(3)
+            + b"abc"
+            + made.open_chunk(20)
+            + b"d" * 20
+            + made.encode(b"e")
+            + made.finish()
+        )
+        assert read(data, closed=False)[1:] == (b"abc" + b"d" * 20 + b"e", True)
+        made = response(header(b"Content-Type: a/b\n\n"))
+        data = made.head + made.open_chunk(3) + b"abc" + made.finish()
+        assert read(data, closed=False)[1:] == (b"abc", True)
+
+    def test_content_length(self) -> None:
+        """RFC 9112 section 6.3: what exceeds the length is cut off."""
+        made = response(header(b"Content-Type: a/b\nContent-Length: 5\n\n"))
+        data = made.head + made.encode(b"abc") + made.encode(b"defgh") + made.encode(b"ijk") + made.finish()
+        assert read(data, closed=False)[1:] == (b"abcde", True)
+        assert made.keep_alive
+        assert not made.wants_body
+
+    def test_content_length_falls_short(self) -> None:
+        """RFC 9112 section 8: an incomplete body is shown by closing."""
+        made = response(header(b"Content-Type: a/b\nContent-Length: 5\n\n"))
+        made.encode(b"ab")
+        made.advance(2)
+        assert made.remaining == 1
+        assert made.finish() == b""
+        assert not made.keep_alive
+        assert not made.intact
+
+    def test_died_in_mid_body(self) -> None:
+        """RFC 9112 section 7.1, section 8: no last chunk, so that the client knows."""
+        made = response(header(b"Content-Type: a/b\n\n"))
+        data = made.head + made.encode(b"abc") + made.finish(complete=False)
+        assert not made.keep_alive
+        assert not made.intact
+        with pytest.raises(h11.RemoteProtocolError):
+            read(data)
+
+    def test_http_1_0(self) -> None:
+        """RFC 9112 section 6.3: no chunks for HTTP/1.0; without a length the end is the connection's end."""
+        made = response(header(b"Content-Type: a/b\n\n"), minor=0)
+        assert made.framing is Framing.CLOSE
+        assert not made.keep_alive
+        assert b"Transfer-Encoding" not in made.head
+        data = made.head + made.encode(b"abc") + made.finish()
+        assert read(data)[1:] == (b"abc", False)
+        made = response(header(b"Content-Type: a/b\nContent-Length: 0\n\n"), minor=0)
+        assert made.keep_alive
+        assert b"\r\nConnection: keep-alive\r\n" in made.head
+
+    def test_no_keep_alive(self) -> None:
+        """RFC 9112 section 9.6: a server that will close says so."""
+        made = response(header(b"Content-Type: a/b\n\n"), keep=False)
+        assert b"\r\nConnection: close\r\n" in made.head
+        assert read(made.head + made.finish())[2] is False
+
+    @pytest.mark.parametrize(
+        ("text", "method", "length"),
+        [
+            (b"Content-Type: a/b\n\n", "HEAD", None),
+            (b"Content-Type: a/b\nContent-Length: 9\n\n", "HEAD", b"9"),
+            (b"Status: 204\nContent-Length: 9\n\n", "GET", None),
+            (b"Status: 205\n\n", "GET", b"0"),
+            (b"Status: 304\nContent-Length: 9\n\n", "GET", b"9"),
+        ],
+    )
+    def test_no_body(self, text: bytes, method: str, length: bytes | None) -> None:
+        """RFC 9110 sections 6.4.1 and 8.6, 15.3.6: responses without content, and what their Content-Length may be."""
+        made = response(header(text), method=method)
+        assert not made.wants_body
+        data = made.head + made.encode(b"abc") + made.finish()
+        assert data == made.head
+        head, body, again = read(data, method, closed=False)
+        assert (body, again) == (b"", True)
+        assert dict(head.headers).get(b"content-length") == length
+        assert made.keep_alive
+
+    def test_date_and_server(self) -> None:
+        """RFC 9110 sections 6.6.1 and 10.2.4: sent once, the program's own goes before."""
+        assert made_fields(b"Content-Type: a/b\n\n")[b"date"] == DATE
+        assert made_fields(b"Content-Type: a/b\n\n")[b"server"] == b"poolsrv"
+        own = response(header(b"Content-Type: a/b\nDate: x\nServer: y\n\n"))
+        assert own.head.lower().count(b"date:") == 1
+        assert own.head.lower().count(b"server:") == 1
+
+    def test_status_line(self) -> None:
+        """RFC 9112 section 4: the reason phrase; unknown codes have an empty one, with the space before it."""
+        assert response(header(b"Status: 404\n\n")).head.startswith(b"HTTP/1.1 404 Not Found\r\n")
+        assert response(header(b"Status: 404 Gone Fishing\n\n")).head.startswith(b"HTTP/1.1 404 Gone Fishing\r\n")
+        assert response(header(b"Status: 299\n\n")).head.startswith(b"HTTP/1.1 299 \r\n")
+
+    def test_http_date(self) -> None:
+        """RFC 9110 section 5.6.7: IMF-fixdate."""
+        assert http_date(784111777.9) == DATE
+        assert http_date(0) == b"Thu, 01 Jan 1970 00:00:00 GMT"
+        assert (
+            abs(
+                time.mktime(time.strptime(http_date().decode(), "%a, %d %b %Y %H:%M:%S GMT"))
+                - time.mktime(time.gmtime())
+            )
+            < 5
+        )
+
+    def test_continue(self) -> None:
+        """RFC 9110 section 15.2.1."""
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+        client.receive_data(CONTINUE)
+        assert isinstance(client.next_event(), h11.InformationalResponse)
+
+
+def made_fields(text: bytes) -> dict[bytes, bytes]:
+    made = response(header(text))
+    return dict(read(made.head + made.finish(), closed=False)[0].headers)
+
+
+FIELD = st.tuples(
+    st.from_regex(rb"X-[A-Za-z0-9]{1,8}", fullmatch=True).filter(lambda name: not name.lower().startswith(b"x-cgi-")),
+    st.from_regex(rb"[!-~\x80-\xff]([ -~\x80-\xff]{0,20}[!-~\x80-\xff])?", fullmatch=True),
+)
+
+
+@settings(deadline=None)
+@given(
+    status=st.sampled_from([200, 201, 204, 205, 302, 304, 404, 500, 599]),
+    fields=st.lists(FIELD, max_size=5),
+    pieces=st.lists(st.binary(max_size=50), max_size=6),
+    length=st.sampled_from(["none", "exact", "short", "long"]),
+    method=st.sampled_from(["GET", "HEAD", "POST"]),
+    minor=st.sampled_from([0, 1]),
+    newline=st.sampled_from([b"\n", b"\r\n"]),
+    size=st.integers(1, 40),
+    moved=st.booleans(),
+)
+def test_what_comes_out_is_what_the_program_said(
+    status: int,
+    fields: list[tuple[bytes, bytes]],
+    pieces: list[bytes],
+    length: str,
+    method: str,
+    minor: int,
+    newline: bytes,
+    size: int,
+    moved: bool,
+) -> None:
+    """RFC 9112 section 6.3, RFC 3875 section 6: an independent client reads the status, the fields and the body that
+    the program printed, and knows when the body is not whole."""
+    body = b"".join(pieces)
+    lines = [b"Status: %d Words" % status, b"Content-Type: text/plain", *(b": ".join(field) for field in fields)]
+    declared = {"none": None, "exact": len(body), "short": len(body) + 3, "long": max(0, len(body) - 3)}[length]
+    if declared is not None:
+        lines.append(b"Content-Length: %d" % declared)
+    output = newline.join([*lines, b"", b""]) + body
+
+    parser = ProgramHeaderParser()
+    made = None
+    sent = b""
+    for at in range(0, len(output), size):
+        data = output[at : at + size]
+        if made is None:
+            parsed = parser.feed(data)
+            if parsed is None:
+                continue
+            made = response(parsed, method, minor)
+            sent, data = made.head, parser.surplus
+        if moved and data and made.framing is Framing.CHUNKED:
+            sent += made.open_chunk(len(data)) + data
+        elif moved and made.framing is Framing.LENGTH:
+            data = data[: made.remaining]
+            made.advance(len(data))
+            sent += data
+        else:
+            sent += made.encode(data)
+    assert made is not None
+    sent += made.finish()
+
+    no_body = method == "HEAD" or status in (204, 205, 304)
+    if declared is not None and declared > len(body) and not no_body:
+        assert not made.intact
+        assert not made.keep_alive
+        with pytest.raises(h11.RemoteProtocolError):
+            read(sent, method)
+        return
+    head, got, again = read(sent, method, closed=not made.keep_alive)
+    assert (head.status_code, head.reason) == (status, b"Words")
+    # h11 strips nothing but what RFC 9112 strips, so the values compare exactly.
+    assert [(name, value) for name, value in head.headers.raw_items() if name.startswith(b"X-")] == fields
+    assert got == (b"" if no_body else body if declared is None else body[:declared])
+    assert again == made.keep_alive
+
+
+class TestErrorPage:
+    @pytest.mark.parametrize(
+        ("accept", "html"),
+        [
+            (b"", False),
+            (b"*/*", False),
+            (b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
+            (b"text/plain, text/html", True),
+            (b"text/plain, text/html;q=0.9", False),
+            (b"TEXT/HTML; q=0.1", True),
+            (b"text/html;q=0", False),
+            (b"text/html;level=1;q=0.0, */*", False),
+            (b"text/html;q=what", False),
+            (b"application/xhtml+xml", True),
+            (b"\xff\x00;;;,,", False),
+        ],
+    )
+    def test_accept(self, accept: bytes, html: bool) -> None:
+        """RFC 9110 section 12.5.1: HTML for those who ask for it."""
+        assert prefers_html(accept) is html
+
+    @pytest.mark.parametrize("status", [400, 403, 404, 408, 411, 413, 414, 417, 431, 500, 501, 502, 503, 504, 505])
+    @pytest.mark.parametrize("accept", [b"*/*", b"text/html"])
+    def test_pages(self, status: int, accept: bytes) -> None:
+        """RFC 9110 section 15: every status that the server gives, as a response that stands for itself."""
+        head, body, again = read(error_response(status, accept=accept), closed=True)
+        assert head.status_code == status
+        assert str(status).encode() in body
+        assert head.reason in body
+        assert dict(head.headers)[b"content-type"].startswith(b"text/html" if accept == b"text/html" else b"text/plain")
+        assert not again
+
+    def test_retry_after(self) -> None:
+        """RFC 9110 section 10.2.3: whole seconds."""
+        head, _, again = read(error_response(503, retry_after=0.2, keep_alive=True), closed=False)
+        assert dict(head.headers)[b"retry-after"] == b"1"
+        assert again
+
+    def test_redirect_and_options(self) -> None:
+        """RFC 9110 sections 15.4.2 and 9.3.7."""
+        head, _, _ = read(error_response(301, location="/a/?b", keep_alive=True), closed=False)
+        assert dict(head.headers)[b"location"] == b"/a/?b"
+        head, body, _ = read(error_response(204, keep_alive=True), "OPTIONS", closed=False)
+        assert (head.status_code, body) == (204, b"")
+        assert b"content-type" not in dict(head.headers)
+
+    def test_head(self) -> None:
+        """RFC 9110 section 9.3.2: the same fields, no body."""
+        full, without = error_response(404, date=DATE), error_response(404, date=DATE, method="HEAD")
+        assert full.startswith(without)
+        assert without.endswith(b"\r\n\r\n")
