@@ -1,0 +1,242 @@
+"""What can be set in `[listeners.NAME.cgi]`, and what of it is a mistake.
+
+Types and ranges are declared, for the config reader to check; `problems` finds what no type can say: options of one
+protocol next to another protocol, directories that are not there, names that no environment can hold.
+
+All times are seconds, all sizes bytes; 0 switches a limit off where that is said.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+__all__ = ["Limits", "Options", "problems"]
+
+Seconds = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Resource limits of each program (setrlimit(2)); None leaves the server's own.
+
+    :ivar address_space: bytes of memory that it may map.
+    :ivar cpu_seconds: CPU time; at the end of it the program gets SIGXCPU, a second later SIGKILL.
+    :ivar open_files: one more than the highest descriptor that it may have.
+    :ivar processes: how many processes the server's user may have, over all programs and beyond.
+    """
+
+    address_space: Positive | None = None
+    cpu_seconds: Positive | None = None
+    open_files: Annotated[int, Meta(ge=3)] | None = None
+    processes: Positive | None = None
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options of the cgi plugin.
+
+    For every protocol:
+
+    :ivar protocol: "http" (CGI/1.1 over HTTP), "line" (a line names the program, its output is the answer) or "inetd"
+        (one fixed program with the connection on its descriptors).
+    :ivar environment: variables to set; they win over those of the request.
+    :ivar pass_environment: names of variables to pass on from the server's own environment, which is otherwise hidden.
+    :ivar timeout: how long a program may run; then it is ended with its whole process group. 0: for ever.
+    :ivar max_programs: how many may run at a time, over all workers. 0: any number.
+    :ivar queue_size: how many requests may wait for that; past it they are refused (http: 503).
+    :ivar queue_timeout: how long a request may wait. 0: for ever.
+    :ivar limits: resource limits of each program.
+
+    For http and line:
+
+    :ivar root: the directory of the programs; nothing outside of it runs, except by `aliases`.
+    :ivar interpreters: suffix to the command that runs such files, `{".py" = ["python3"]}`. They need not be executable
+        then. Other files have to be.
+    :ivar extensions: the suffixes that may run, `[".cgi", ".sh"]`; empty: any.
+    :ivar output_timeout: how long a program may be silent. 0: for ever.
+    :ivar warm: run Python programs in children of a warm interpreter: true, or patterns of SCRIPT_NAME (`["/app/*"]`).
+    :ivar warm_modules: modules that the warm interpreters import beforehand.
+
+    For http:
+
+    :ivar prefix: the URL path that stands for `root`.
+    :ivar index: the program in a directory that answers for the directory, "index.cgi"; "": none.
+    :ivar aliases: URL path to a program anywhere, `{"/git" = "/usr/lib/git-core/git-http-backend"}`; what follows it in
+        a URL is PATH_INFO.
+    :ivar nph: patterns of SCRIPT_NAME (`["*/nph-*"]`) whose programs write the whole response themselves.
+    :ivar pass_authorization: give programs the Authorization header field, with the password in it.
+    :ivar header_timeout: from a request's first byte to its header's end (408). 0: for ever.
+    :ivar body_timeout: how long a request's body may stand still (408). 0: for ever.
+    :ivar keepalive_timeout: how long a connection may wait for its next request. 0: close after each.
+    :ivar max_header_size: of a request, and of a program's response (431, 502).
+    :ivar max_body_size: of a request, decoded (413).
+    :ivar spool_memory: a chunked body is kept in memory up to this size, above it in a temporary file.
+    :ivar access_log: file to append a line per request to (`/dev/stdout` is one); left out: no access log.
+    :ivar access_log_format: "combined" (Combined Log Format, with the timings behind it) or "json".
+    :ivar mask_addresses: write the clients' addresses into the access log without their last 8 bits (IPv6: 80).
+
+    For line:
+
+    :ivar arguments: whether a client may give arguments to the program.
+    :ivar max_line: the longest line; a longer one is refused.
+
+    For line and inetd:
+
+    :ivar stderr: where a program's standard error goes: to the "log", line by line, or to the "client".
+
+    For inetd:
+
+    :ivar program: the command to run for each connection.
+    """
+
+    protocol: Literal["http", "line", "inetd"] = "http"
+    environment: dict[str, str] = {}
+    pass_environment: tuple[str, ...] = ()
+    timeout: Seconds = 300.0
+    max_programs: Count = 100
+    queue_size: Count = 1000
+    queue_timeout: Seconds = 30.0
+    limits: Limits = Limits()
+
+    root: Path | None = None
+    interpreters: dict[str, tuple[str, ...]] = {}
+    extensions: tuple[str, ...] = ()
+    output_timeout: Seconds = 60.0
+    warm: bool | tuple[str, ...] = False
+    warm_modules: tuple[str, ...] = ()
+
+    prefix: str = "/"
+    index: str = ""
+    aliases: dict[str, Path] = {}
+    nph: tuple[str, ...] = ()
+    pass_authorization: bool = False
+    header_timeout: Seconds = 20.0
+    body_timeout: Seconds = 60.0
+    keepalive_timeout: Seconds = 15.0
+    max_header_size: Annotated[int, Meta(ge=1024, le=1 << 20)] = 32768
+    max_body_size: Count = 1 << 30
+    spool_memory: Count = 1 << 18
+    access_log: Path | None = None
+    access_log_format: Literal["combined", "json"] = "combined"
+    mask_addresses: bool = False
+
+    arguments: bool = False
+    max_line: Annotated[int, Meta(ge=64, le=1 << 20)] = 4096
+
+    stderr: Literal["log", "client"] = "log"
+
+    program: tuple[str, ...] = ()
+
+
+# The options that are not for every protocol, by those that they are for.
+_HTTP_AND_LINE = "root interpreters extensions output_timeout warm warm_modules"
+_HTTP = (
+    "prefix index aliases nph pass_authorization header_timeout body_timeout keepalive_timeout max_header_size"
+    " max_body_size spool_memory access_log access_log_format mask_addresses"
+)
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_HTTP_AND_LINE.split(), ("http", "line")),
+    **dict.fromkeys(_HTTP.split(), ("http",)),
+    **dict.fromkeys(("arguments", "max_line"), ("line",)),
+    "stderr": ("line", "inetd"),
+    "program": ("inetd",),
+}
+
+
+def problems(options: Options) -> list[tuple[str, str]]:
+    """Every mistake in options whose types are right: key and message, what is wrong and what was expected.
+
+    It looks at the file system, so it belongs to the start. An option that has its default value counts as not set.
+    """
+    return [*_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options)]
+
+
+def _wrong_protocol(options: Options) -> Iterator[tuple[str, str]]:
+    for field in msgspec.structs.fields(Options):
+        protocols = PROTOCOLS.get(field.name)
+        default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+        if protocols and options.protocol not in protocols and getattr(options, field.name) != default:
+            wanted = " or ".join(f'"{protocol}"' for protocol in protocols)
+            yield field.name, f'has no meaning with protocol "{options.protocol}", expected protocol {wanted}'
+
+
+def _paths(options: Options) -> Iterator[tuple[str, str]]:
+    if options.protocol == "inetd":
+        if not options.program:
+            yield "program", "missing, expected a list: the command to run for each connection"
+        elif options.program[0].startswith("/") and (wrong := _not_executable(Path(options.program[0]))):
+            yield "program", wrong
+        return
+    if options.root is None:
+        if options.protocol == "line" or not options.aliases:
+            yield "root", "missing, expected the directory of the programs"
+    elif not options.root.is_dir():
+        yield "root", f"{options.root} is not a directory"
+    for url, file in options.aliases.items():
+        if not url.startswith("/"):
+            yield "aliases", f'"{url}" is no URL path, expected one with a slash in front'
+        if wrong := _not_a_file(file) if file.suffix in options.interpreters else _not_executable(file):
+            yield "aliases", f'"{url}": {wrong}'
+    if not options.prefix.startswith("/") or any(bad in options.prefix for bad in ("//", "/.", "%", "?", "#")):
+        yield "prefix", f'"{options.prefix}" is no URL path, expected one such as "/cgi-bin/"'
+    if "/" in options.index or options.index in (".", ".."):
+        yield "index", "expected the name of a file, without a slash"
+    if options.access_log is not None:
+        if options.access_log.is_dir():
+            yield "access_log", f"{options.access_log} is a directory, expected a file"
+        elif not options.access_log.parent.is_dir():
+            yield "access_log", f"{options.access_log.parent} is not a directory"
+
+
+def _names(options: Options) -> Iterator[tuple[str, str]]:
+    for name, value in options.environment.items():
+        if not name or "=" in name or "\0" in name:
+            yield "environment", f'"{name}" is no name for a variable'
+        if "\0" in value:
+            yield "environment", f'the value of "{name}" has a NUL in it'
+    for name in options.pass_environment:
+        if not name or "=" in name or "\0" in name:
+            yield "pass_environment", f'"{name}" is no name for a variable'
+    for suffix, argv in options.interpreters.items():
+        if not _is_suffix(suffix):
+            yield "interpreters", f'"{suffix}" is no suffix, expected one such as ".py"'
+        if not argv or not all(argv):
+            yield "interpreters", f'"{suffix}" has no command, expected one such as ["python3"]'
+    for suffix in options.extensions:
+        if not _is_suffix(suffix):
+            yield "extensions", f'"{suffix}" is no suffix, expected one such as ".cgi"'
+    for name in options.warm_modules:
+        if not all(part.isidentifier() for part in name.split(".")):
+            yield "warm_modules", f'"{name}" is no name of a module'
+
+
+def _patterns(options: Options) -> Iterator[tuple[str, str]]:
+    for key, patterns in (("nph", options.nph), ("warm", options.warm)):
+        for pattern in () if isinstance(patterns, bool) else patterns:
+            if pattern[:1] not in ("/", "*"):
+                yield key, f'"{pattern}" never fits: a SCRIPT_NAME begins with a slash'
+    if options.warm_modules and not options.warm:
+        yield "warm_modules", "has no meaning without warm"
+
+
+def _is_suffix(suffix: str) -> bool:
+    return len(suffix) > 1 and suffix[0] == "." and "/" not in suffix and "." not in suffix[1:]
+
+
+def _not_a_file(file: Path) -> str:
+    try:
+        mode = os.stat(file).st_mode
+    except OSError as error:
+        return f"{file}: {error.strerror}"
+    return "" if stat.S_ISREG(mode) else f"{file} is not a regular file"
+
+
+def _not_executable(file: Path) -> str:
+    return _not_a_file(file) or ("" if os.access(file, os.X_OK) else f"{file} is not executable")

@@ -1,0 +1,122 @@
+"""The options of the cgi plugin, and the mistakes in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from poolsrv_cgi import options as module
+from poolsrv_cgi.options import PROTOCOLS, Limits, Options, problems
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    program = tmp_path / "run.sh"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (tmp_path / "plain.py").write_text("")
+    return tmp_path
+
+
+def found(**options: Any) -> list[str]:
+    return [key for key, _ in problems(Options(**options))]
+
+
+def test_every_option_is_described() -> None:
+    """RFC 3875 section 3.1 leaves the configuration to the server: here each option says what it does."""
+    for struct in (Options, Limits):
+        described: list[str] = []
+        for names in re.findall(r":ivar ([^:]*):", struct.__doc__ or ""):
+            described += names.split(", ")
+        assert described == [field.name for field in msgspec.structs.fields(struct)]
+
+
+def test_every_protocol_is_known() -> None:
+    """Each option is for every protocol or for those named."""
+    assert set(PROTOCOLS) <= {field.name for field in msgspec.structs.fields(Options)}
+    assert {protocol for protocols in PROTOCOLS.values() for protocol in protocols} == {"http", "line", "inetd"}
+
+
+def test_good_ones(root: Path) -> None:
+    """Nothing to find in what is right."""
+    assert found(root=root) == []
+    assert found(aliases={"/git": root / "run.sh", "/py": root / "plain.py"}, interpreters={".py": ("python3",)}) == []
+    assert found(protocol="line", root=root, arguments=True, max_line=100, stderr="client") == []
+    assert found(protocol="inetd", program=("cat",), stderr="client") == []
+    assert found(root=root, warm=("/app/*", "*.py"), warm_modules=("json", "email.message"), nph=("*/nph-*",)) == []
+    assert found(root=root, prefix="/cgi-bin/", index="index.cgi", access_log=root / "log") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"protocol": "line", "index": "x"}, "index"),
+        ({"protocol": "line", "program": ("x",)}, "program"),
+        ({"protocol": "line", "keepalive_timeout": 1.0}, "keepalive_timeout"),
+        ({"arguments": True}, "arguments"),
+        ({"stderr": "client"}, "stderr"),
+        ({"program": ("x",)}, "program"),
+    ],
+)
+def test_wrong_protocol(root: Path, options: dict[str, Any], key: str) -> None:
+    """An option next to a protocol that has no use for it is an error which says so."""
+    [(name, message)] = problems(Options(root=root, **options))
+    assert name == key
+    assert f'protocol "{options.get("protocol", "http")}"' in message
+    assert "expected protocol" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"root": None}, "root"),
+        ({"root": Path("/nonexistent/directory")}, "root"),
+        ({"protocol": "line", "root": None}, "root"),
+        ({"protocol": "inetd", "root": None}, "program"),
+        ({"protocol": "inetd", "root": None, "program": ("/nonexistent",)}, "program"),
+        ({"prefix": "cgi-bin"}, "prefix"),
+        ({"prefix": "/a/../b"}, "prefix"),
+        ({"index": "a/b"}, "index"),
+        ({"index": ".."}, "index"),
+        ({"aliases": {"git": Path("/bin/sh")}}, "aliases"),
+        ({"aliases": {"/git": Path("/nonexistent")}}, "aliases"),
+        ({"aliases": {"/git": Path("/etc/passwd")}}, "aliases"),
+        ({"aliases": {"/git": Path("/etc")}}, "aliases"),
+        ({"environment": {"A=B": "x"}}, "environment"),
+        ({"environment": {"A": "x\0"}}, "environment"),
+        ({"pass_environment": ("",)}, "pass_environment"),
+        ({"interpreters": {"py": ("python3",)}}, "interpreters"),
+        ({"interpreters": {".py": ()}}, "interpreters"),
+        ({"extensions": ("cgi",)}, "extensions"),
+        ({"extensions": (".tar.gz",)}, "extensions"),
+        ({"warm": True, "warm_modules": ("not a name",)}, "warm_modules"),
+        ({"warm_modules": ("json",)}, "warm_modules"),
+        ({"nph": ("nph-*",)}, "nph"),
+        ({"warm": ("app",)}, "warm"),
+        ({"access_log": Path("/nonexistent/log")}, "access_log"),
+        ({"access_log": Path("/etc")}, "access_log"),
+    ],
+)
+def test_mistakes(root: Path, options: dict[str, Any], key: str) -> None:
+    """Each mistake is found once, with the key that it is in."""
+    assert found(**{"root": root, **options}) == [key]
+
+
+def test_all_mistakes_at_once(root: Path) -> None:
+    """Not only the first."""
+    assert found(root=root, index="/", arguments=True, extensions=("x", "y")) == [
+        "arguments", "index", "extensions", "extensions",
+    ]  # fmt: skip
+
+
+def test_ranges_are_declared() -> None:
+    """The config reader checks what types can say."""
+    for wrong in ({"timeout": -1}, {"max_programs": -1}, {"max_line": 1}, {"limits": {"open_files": 1}}, {"x": 1}):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wrong, Options, dec_hook=lambda kind, value: kind(value))
+    good = msgspec.convert({"root": "/x", "warm": True}, Options, dec_hook=lambda kind, value: kind(value))
+    assert (good.root, good.warm) == (Path("/x"), True)
+    assert module.__doc__ is not None
