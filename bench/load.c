@@ -280,9 +280,8 @@ static double run_echo(double duration, long limit)
         struct epoll_event events[EVENTS];
         int ready = epoll_wait(epoll_fd, events, EVENTS, 50);
         uint64_t now = now_ns();
-        if (!finish && ((!limit && now >= end) || (limit && begun >= limit))) {
-            if (!limit)
-                finish = now;
+        if (!give_up && (limit ? begun >= limit : now >= end)) { /* nothing new from here on */
+            finish = limit ? 0 : now;
             give_up = now + (uint64_t)(timeout * 1e9);
         }
         for (int i = 0; i < ready; i++) {

@@ -6,6 +6,7 @@
 import argparse
 import os
 import resource
+import signal
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -149,6 +150,7 @@ def main() -> int:
             print(f"{case.name}\n    {case.title}\n    {'; '.join(peer.name for peer in case.peers)}")
         return 0
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that servers are stopped
     become_subreaper()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # servers and load inherit it
@@ -193,4 +195,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -40,7 +40,7 @@ class Case:
 
 
 ECHO_COLUMNS = ["cpu_us", "rate", "p50_us", "p99_us", "busy_percent", "pss_mib", "errors"]
-CONNECT_COLUMNS = ["cpu_us", "rate", "p50_us", "p99_us", "busy_percent", "errors"]
+CONNECT_COLUMNS = ["rate", "cpu_us", "p50_us", "p99_us", "busy_percent", "errors"]
 BULK_COLUMNS = ["mib_per_second", "core_ms_per_gib", "busy_percent", "errors"]
 CGI_COLUMNS = ["rate", "core_us", "cpu_us", "p50_us", "p99_us", "pss_mib", "errors"]
 
@@ -84,18 +84,22 @@ def _connect() -> list[Case]:
             ]
             if workers == 1:
                 peers += [BARE, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED, FORKING]
-            elif width > 1:
-                peers.append(program("classic pool, long queue", "classic_pool", workers, 4096))
+            if width > 1:
+                peers.insert(1, program("classic pool, long queue", "classic_pool", workers, 4096))
+            if workers > 1:
+                peers.append(BARE)
             cases.append(
                 Case(
                     f"connect-{width}-{workers}w",
                     f"A connection for each request, {width} at a time, {workers} worker{'s' if workers > 1 else ''}",
                     "Connect, send 128 bytes, get them back, close. All workers share the server's one core, so this"
                     " is what handing out costs, not what more cores bring. A connection without an answer for a"
-                    " second is an error.",
+                    " second is an error; the classic pool loses its notes where several come at a time, and then"
+                    " stands still.",
                     peers,
                     _under_load(mode="connect", connections=width, timeout=1),
                     CONNECT_COLUMNS,
+                    reference=CLASSIC.name if width == 1 else BARE.name,
                     quick=workers == 2 or (width, workers) == (16, 1),
                 )
             )

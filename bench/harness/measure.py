@@ -20,6 +20,7 @@ from .web import make_programs
 
 Sample = dict[str, float]
 MIB = 1024 * 1024
+LEAST_CPU = 0.05  # seconds; below it a quotient would be made of the clock's ticks
 
 
 # Stands among the peers as what no server can beat on one core.
@@ -86,6 +87,7 @@ class Load:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
             result: Sample = json.loads(self.line())
+        result["errors"] += result["setup_errors"] + result["not_connected"]
         if not result["requests"] or not result["p99_us"]:  # no answer has no latency, it isn't 0
             del result["p50_us"], result["p99_us"]
         return {**result, **window.figures(result)}
@@ -129,7 +131,7 @@ def per_request(result: Sample, cpu: float | None, elapsed: float, core: float) 
         sample.update(cpu_seconds=cpu, busy_percent=100 * cpu / elapsed)
     if requests and seconds:
         sample.update(rate=requests / seconds, core_us=core * 1e6 / requests)
-        if cpu is not None:
+        if cpu is not None and cpu >= LEAST_CPU:
             sample["cpu_us"] = cpu * 1e6 / requests
     return sample
 
@@ -183,7 +185,7 @@ def idle_memory(peer: Peer, settings: Settings, connections: int) -> Sample:
     return {
         "connected": connected,
         "not_connected": sample["not_connected"],
-        "errors": sample["setup_errors"],
+        "errors": sample["errors"],
         "pss_mib": after / 1024,
         "bytes_per_connection": (after - before) * 1024 / connected,
     }

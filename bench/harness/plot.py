@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-WIDTH, LEFT, RIGHT, TOP, ROW = 760, 210, 130, 64, 30
+WIDTH, LEFT, RIGHT, TOP, ROW = 780, 230, 130, 64, 30
 
 
 @dataclass(frozen=True)
