@@ -253,7 +253,7 @@ def cgi(peer: Peer, settings: Settings, program: str) -> Sample:
 
 def _must_say_hello(server: Server, path: str) -> None:
     """One request by hand: a server that answers with an error page is not measured for it."""
-    for attempt in range(20):  # a helper process of the server may need a moment more
+    for attempt in range(20):  # the FastCGI server behind it may need a moment more
         client = HTTPConnection("127.0.0.1", server.port, timeout=10)
         try:
             client.request("GET", path)

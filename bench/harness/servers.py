@@ -32,7 +32,7 @@ class NotAvailable(Exception):
 class Launch:
     """How to run a peer once."""
 
-    commands: list[list[str]]  # usually one; a server with a helper process has two
+    commands: list[list[str]]  # usually one; a web server beside a FastCGI server makes two
     ready_line: bool = False  # the server says so itself on standard error; else it is asked by connecting
     send: str = ""  # what a client has to send to have the program run, where it is one program per connection
 
