@@ -1,0 +1,68 @@
+"""Run programs for clients: CGI/1.1 over HTTP, the classic raw protocol of one line, or inetd's.
+
+The parts: `options` (what can be set), `request`, `body`, `paths` and `environment` (from a request to a program),
+`programheader`, `response` and `errorpage` (from its output to a response), `admission` and `running` (how many run,
+and one that runs), and a server for each protocol, which puts them together on a connection.
+"""
+
+from __future__ import annotations
+
+from poolsrv import Child, ConfigError, Connection, Worker, hookimpl
+
+from .httpserver import HttpServer
+from .inetdserver import InetdServer
+from .lineserver import LineServer
+from .options import Options as CgiOptions
+from .options import problems
+from .site import Site
+
+__all__ = ["Cgi"]
+
+
+class Cgi:
+    """The plugin; one instance per listener. The protocol's server does the work."""
+
+    Options = CgiOptions
+
+    def __init__(self, options: CgiOptions) -> None:
+        for key, message in problems(options):
+            raise ConfigError(key, message)
+        self._site = Site(options)
+        self._server: HttpServer | LineServer | InetdServer
+        self.half_close = "finish"
+        if options.protocol == "line":
+            self._server = LineServer(self._site)
+        elif options.protocol == "inetd":
+            self._server = InetdServer(self._site)
+        else:
+            self._server = HttpServer(self._site)
+            self.half_close = "abort"
+
+    @hookimpl
+    def on_worker_start(self, worker: Worker) -> None:
+        self._site.open(worker)
+        self._server.open(worker)
+
+    @hookimpl
+    def on_connection_init(self, conn: Connection) -> None:
+        self._server.on_connection_init(conn)
+
+    @hookimpl
+    def on_readable(self, conn: Connection) -> None:
+        self._server.on_readable(conn)
+
+    @hookimpl
+    def on_writable(self, conn: Connection) -> None:
+        self._server.on_writable(conn)
+
+    @hookimpl
+    def on_child_exit(self, child: Child, conn: Connection | None) -> None:
+        self._site.child_ended(child)
+
+    @hookimpl
+    def on_connection_close(self, conn: Connection, reason: str) -> None:
+        self._server.on_connection_close(conn)
+
+    @hookimpl
+    def on_drain(self, conn: Connection) -> None:
+        self._server.on_drain(conn)

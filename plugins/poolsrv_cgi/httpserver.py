@@ -1,0 +1,239 @@
+"""HTTP/1.1 on a connection: one request after another, each answered by an `Exchange`.
+
+A connection is in one of three phases: waiting for a request head (`HttpConnection.read_head`), in an exchange, or
+throwing away the rest of a body that nobody wanted. Bytes that arrive in an exchange and are not of its body stay in
+the connection's buffer: pipelined requests wait there, and the engine stops reading when it is full.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from poolsrv import Connection, Worker
+
+from .accesslog import Entry, combined, json_line, mask_address
+from .errorpage import error_response
+from .exchange import Exchange
+from .options import Options
+from .paths import ProgramPaths
+from .request import Request, RequestError, RequestLimits, RequestParser
+from .site import Site, endpoints_of
+
+__all__ = ["HttpServer"]
+
+DISCARD_LIMIT = 1 << 20  # bytes of an unwanted body that are read to keep the connection; beyond it, it is closed
+REPEATED_TIMER = 0.05  # seconds by which a deadline may be missed
+
+
+class HttpServer:
+    """One per listener."""
+
+    def __init__(self, site: Site) -> None:
+        options = site.options
+        self.site = site
+        self.options: Options = options
+        self.limits = RequestLimits(max_head=options.max_header_size)
+        self.paths = ProgramPaths(
+            root=options.root if options.root is not None else "/nonexistent",
+            prefix=options.prefix,
+            index=options.index,
+            extensions=options.extensions,
+            interpreters=options.interpreters,
+            aliases=options.aliases,
+            nph=options.nph,
+            warm=options.warm,
+        )
+        self.document_root = os.fsdecode(self.paths.root)
+        self._format: Callable[[Entry], str] = combined if options.access_log_format == "combined" else json_line
+        self._log_file: int | None = None
+
+    def open(self, worker: Worker) -> None:
+        """In a worker, before its first connection.
+
+        :raises OSError: the access log can't be opened.
+        """
+        if self.options.access_log is not None:
+            self._log_file = os.open(
+                self.options.access_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640
+            )
+
+    def on_connection_init(self, conn: Connection) -> None:
+        """A new client: it has `header_timeout` for its first request."""
+        conn.state = HttpConnection(self, conn)
+
+    def on_readable(self, conn: Connection) -> None:
+        """More of a head, of a body, or of what comes after it."""
+        conn.state.on_readable()
+
+    def on_writable(self, conn: Connection) -> None:
+        """The client has caught up."""
+        if conn.state.exchange is not None:
+            conn.state.exchange.on_writable()
+
+    def on_connection_close(self, conn: Connection) -> None:
+        """The client is gone, or the connection has done its work."""
+        conn.state.gone()
+
+    def on_drain(self, conn: Connection) -> None:
+        """No further request on this connection; one that is being served may finish."""
+        if conn.state.exchange is None:
+            conn.close("drain")
+
+    def write_log(self, entry: Entry) -> None:
+        """A line in the access log, where there is one."""
+        if self._log_file is None:
+            return
+        try:
+            os.write(self._log_file, self._format(entry).encode())
+        except OSError as error:
+            self.site.log_once("access_log", f"can't write the access log: {error.strerror}")
+
+    @property
+    def logs(self) -> bool:
+        """Whether there is an access log."""
+        return self._log_file is not None
+
+    def log_address(self, conn: Connection) -> str:
+        """The client's address as the access log has it."""
+        address = conn.peer[0]
+        if address.startswith("unix:"):
+            return ""
+        return mask_address(address) if self.options.mask_addresses else address
+
+
+class HttpConnection:
+    """What `conn.state` is: one client's connection and where it is in its requests."""
+
+    __slots__ = (
+        "_due", "_idle", "_parser", "_timer", "_unwanted", "conn", "endpoints", "exchange", "head_began", "server",
+    )  # fmt: skip
+
+    def __init__(self, server: HttpServer, conn: Connection) -> None:
+        self.server = server
+        self.conn = conn
+        self.endpoints = endpoints_of(conn)
+        self.exchange: Exchange | None = None
+        self.head_began = 0.0  # when the first byte of the current request came, monotonic
+        self._parser = RequestParser(server.limits)
+        self._unwanted = 0  # bytes of a body to throw away
+        self._idle = False  # between two requests
+        self._due = 0.0  # when the wait for a head ends, monotonic; 0: nobody waits
+        self._timer = False
+        self._wait(server.options.header_timeout)
+
+    def on_readable(self) -> None:
+        """Bytes, or the end of the stream."""
+        if self.exchange is not None:
+            self.exchange.on_input()
+        else:
+            self.read_head()
+
+    def read_head(self) -> None:
+        """Serve the requests whose heads are here, until one is being served or no whole head is left."""
+        conn = self.conn
+        while self.exchange is None:
+            data = conn.recv()
+            if not data:
+                return
+            if self._unwanted:
+                data = self._throw_away(data)
+                if not data:
+                    continue
+            if not self.head_began:
+                self.head_began = time.monotonic()
+                self._idle = False
+                self._wait(self.server.options.header_timeout)
+            try:
+                request = self._parser.feed(data)
+            except RequestError as error:
+                self._refuse(error)
+                return
+            if request is not None:
+                if self._parser.surplus:
+                    conn.unread(self._parser.surplus)
+                self._begin(request)
+
+    def _begin(self, request: Request) -> None:
+        self._due = 0.0
+        self.exchange = Exchange(self, request)
+        self.exchange.begin()
+
+    def finished(self, unread: int, keep_alive: bool) -> None:
+        """The exchange is over; its response has been sent, or is on its way.
+
+        :param unread: bytes of its request's body that are still to come.
+        :param keep_alive: whether there can be another request.
+        """
+        self.exchange = None
+        conn = self.conn
+        if not keep_alive or unread > DISCARD_LIMIT or conn.draining:
+            conn.close("response sent")
+            return
+        self._unwanted = unread
+        self.head_began = 0.0
+        self._idle = True
+        if self.server.options.keepalive_timeout:
+            self._wait(self.server.options.keepalive_timeout)
+            conn.resume_reading()  # a request that waits in the buffer, or the end of the stream
+        else:
+            conn.close("response sent")
+
+    def gone(self) -> None:
+        """The connection is closed."""
+        self._due = 0.0
+        if self.exchange is not None:
+            self.exchange.abandon()
+            self.exchange = None
+
+    def _throw_away(self, data: bytes) -> bytes:
+        """What of the bytes is not of the unwanted body."""
+        thrown = min(self._unwanted, len(data))
+        self._unwanted -= thrown
+        return data[thrown:]
+
+    def _refuse(self, error: RequestError) -> None:
+        """A head that can't be served: answer, log, close."""
+        answer = error_response(error.status)
+        self.conn.log.info("%s", error)
+        self.conn.send(answer)
+        self.conn.close(f"refused {error.status}")
+        if self.server.logs:
+            passed = time.monotonic() - self.head_began
+            self.server.write_log(
+                Entry(
+                    address=self.server.log_address(self.conn),
+                    time=time.time() - passed,
+                    line=error.request_line,
+                    status=error.status,
+                    body_bytes=len(answer.partition(b"\r\n\r\n")[2]),
+                    first_byte=passed,
+                    total=passed,
+                )
+            )
+
+    # --- waiting for a head
+
+    def _wait(self, seconds: float) -> None:
+        """Something has to happen within so many seconds; one timer serves all the waits of a connection."""
+        if not seconds:
+            self._due = 0.0
+            return
+        self._due = time.monotonic() + seconds
+        if not self._timer:
+            self._timer = True
+            self.conn.call_later(seconds, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = False
+        if not self._due:
+            return
+        left = self._due - time.monotonic()
+        if left > 0:
+            self._timer = True
+            self.conn.call_later(max(left, REPEATED_TIMER), self._on_timer)
+        elif self._parser.started:
+            self._refuse(RequestError(408, "no whole request head within header_timeout"))
+        else:
+            self.conn.close("keepalive_timeout" if self._idle else "header_timeout")

@@ -1,0 +1,86 @@
+"""The `inetd` protocol: one fixed program for each connection, which is its standard input and output.
+
+For programs written for inetd, xinetd, tcpserver or systemd's `Accept=yes`: they read and write the connection
+themselves, and the engine moves no byte. Their environment follows the UCSPI convention.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from poolsrv import PIPE, Connection, Worker
+
+from .admission import Waiter
+from .environment import inetd_environment
+from .running import RunningProgram
+from .site import Site, endpoints_of
+
+__all__ = ["InetdServer"]
+
+
+class InetdServer:
+    """One per listener. `conn.state` is the waiter or the program."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def open(self, worker: Worker) -> None:
+        """In a worker, before its first connection."""
+
+    def on_connection_init(self, conn: Connection) -> None:
+        """Start the program, before anything is read: every byte is the program's."""
+        conn.pause_reading()
+        admission = self._site.admission
+        if admission.take():
+            self._start(conn)
+        else:
+            waiter = Waiter(lambda: self._start(conn), lambda: _refuse_busy(conn))
+            conn.state = waiter
+            conn.hold()
+            if not admission.wait(waiter):
+                _refuse_busy(conn)
+
+    def on_readable(self, conn: Connection) -> None:
+        """Never called: reading is paused from the first moment."""
+
+    def on_writable(self, conn: Connection) -> None:
+        """Only refusals are sent from here."""
+
+    def on_connection_close(self, conn: Connection) -> None:
+        """A waiter leaves the queue."""
+        if isinstance(conn.state, Waiter):
+            self._site.admission.cancel(conn.state)
+
+    def on_drain(self, conn: Connection) -> None:
+        """The program may finish; who still waits for one is let go."""
+        if isinstance(conn.state, Waiter):
+            conn.close("drain")
+
+    def _start(self, conn: Connection) -> None:
+        site, argv = self._site, self._site.options.program
+        program = RunningProgram(site, conn, argv[0], _ended)
+        conn.state = program
+        try:
+            program.start(
+                argv,
+                env=inetd_environment(endpoints_of(conn), base=site.base, fixed=site.options.environment),
+                cwd=None,
+                stdin=conn,
+                stdout=conn,
+                stderr=conn if site.options.stderr == "client" else PIPE,
+            )
+        except OSError as error:
+            conn.log.error("can't start %s: %s", argv[0], error.strerror)
+            conn.close("refused")
+
+
+def _ended(program: RunningProgram) -> None:
+    if program.overdue:
+        program.conn.abort(f"program over its {program.overdue}")
+    else:
+        program.conn.close("program ended")
+
+
+def _refuse_busy(conn: Connection) -> None:
+    conn.log.log(logging.INFO, "refused: max_programs are running")
+    conn.close("refused")

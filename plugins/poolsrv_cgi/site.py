@@ -1,0 +1,67 @@
+"""What the connections of one listener share: the options made ready, the programs that run, the places for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from poolsrv import Child, Connection, Worker
+
+from .admission import Admission
+from .environment import Endpoints, base_environment
+from .options import Options
+from .running import RunningProgram
+
+__all__ = ["Site", "endpoints_of"]
+
+log = logging.getLogger("poolsrv.cgi")
+
+SOFTWARE = f"poolsrv/{version('poolsrv')}"
+
+
+class Site:
+    """Made in the parent, before the fork; `open` is for each worker.
+
+    :ivar base: the environment that every program has (`base_environment`).
+    :ivar running: the programs that run, by process id.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.base: Mapping[str, str] = base_environment(os.environ, options.pass_environment, options.environment)
+        self.admission = Admission(options.max_programs, options.queue_size, options.queue_timeout)
+        self.running: dict[int, RunningProgram] = {}
+        self.worker: Worker
+        self._logged: set[str] = set()
+
+    def open(self, worker: Worker) -> None:
+        """In a worker, before its first connection."""
+        self.worker = worker
+        self.admission.open(worker)
+
+    def log_once(self, what: str, message: str) -> None:
+        """An error that would come with every request; only the first is logged."""
+        if what not in self._logged:
+            self._logged.add(what)
+            log.error("%s", message)
+
+    def child_ended(self, child: Child) -> None:
+        """A program has been reaped, or (in the dispatcher) a worker."""
+        if child.role == "worker":
+            self.admission.worker_ended(child.pid)
+        elif (program := self.running.pop(child.pid, None)) is not None:
+            program.reaped()
+
+
+def endpoints_of(conn: Connection) -> Endpoints:
+    """Both ends of a connection, as the environment wants them."""
+    remote, remote_port = conn.peer
+    local, local_port = conn.local
+    return Endpoints(
+        remote_address="" if remote.startswith("unix:") else remote,
+        remote_port=remote_port,
+        local_address=local.removeprefix("unix:"),
+        local_port=local_port,
+    )
