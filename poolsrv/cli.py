@@ -146,7 +146,7 @@ def plugins(as_json: bool) -> None:
 
 
 def main() -> NoReturn:
-    """The program ``poolsrv``. Always raises SystemExit."""
+    """The command line, from ``sys.argv``. Always raises SystemExit."""
     _open_standard_streams()
     cli.main(prog_name="poolsrv")
     raise AssertionError  # click exits by itself

@@ -157,8 +157,8 @@ def _check_top_level(draft: Draft) -> None:
         else:
             message = f"unknown key, expected the tables [pool] and [listeners.NAME]{_belongs_nearly(name)}"
         problems.add((name,), message)
-    misspelt = any(nearest(name, ("listeners",)) for name in document if name != "listeners")
-    if document.get("listeners", {}) == {} and not misspelt:
+    others = (name for name in document if name != "listeners")
+    if document.get("listeners", {}) == {} and not any(nearest(name, ("listeners",)) for name in others):
         problems.add((), "no listeners, expected at least one table [listeners.NAME] with `bind` and `handler`")
 
 

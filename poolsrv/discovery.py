@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sysconfig
 import threading
 import time
 import traceback
@@ -42,16 +41,25 @@ class Installed(msgspec.Struct, frozen=True):
 
     :ivar name: the entry point's name, which the config uses.
     :ivar target: what it names: ``"poolsrv_shout:Shout"``.
-    :ivar distribution: by which it is installed.
-    :ivar version: of the distribution.
+    :ivar source: the distribution that it is installed by. Its name and version are in a file that is not read unless
+        somebody asks.
     :ivar rivals: the other distributions that offer a plugin of this name; then none of them can be used.
     """
 
     name: str
     target: str
-    distribution: str
-    version: str
+    source: metadata.Distribution | None
     rivals: tuple[str, ...] = ()
+
+    @property
+    def distribution(self) -> str:
+        """The distribution's name."""
+        return self.source.name if self.source else "?"
+
+    @property
+    def version(self) -> str:
+        """The distribution's version."""
+        return self.source.version if self.source else "?"
 
     def __str__(self) -> str:
         return f"the plugin {quoted(self.name)} ({self.target}, of {self.distribution} {self.version})"
@@ -61,13 +69,7 @@ def installed() -> dict[str, Installed]:
     """Every installed plugin, by name. Nothing is imported."""
     found: dict[str, Installed] = {}
     for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
-        distribution = entry_point.dist
-        plugin = Installed(
-            name=entry_point.name,
-            target=entry_point.value,
-            distribution=distribution.name if distribution else "?",
-            version=distribution.version if distribution else "?",
-        )
+        plugin = Installed(entry_point.name, entry_point.value, entry_point.dist)
         earlier = found.get(plugin.name)
         if earlier is not None and earlier.distribution != plugin.distribution:
             plugin = msgspec.structs.replace(earlier, rivals=(*earlier.rivals, plugin.distribution))
@@ -221,6 +223,8 @@ def _in_one_line(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     """The line of the plugin, or of a library that it uses, where it was raised; not one of the standard library."""
+    import sysconfig  # only a plugin with an error needs it
+
     standard = sysconfig.get_path("stdlib")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         packaged = "site-packages" in frame.filename or "dist-packages" in frame.filename

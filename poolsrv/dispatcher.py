@@ -20,9 +20,10 @@ import logging
 import os
 import socket
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from .channel import MAX_IN_FLIGHT, MAX_PER_MESSAGE, DispatcherEnd, Handed, Report
 from .config import ListenerConfig
@@ -38,8 +39,7 @@ STARVED_PAUSE: Final = 0.5  # seconds without accepting after the system has run
 EMPTY, STARTING, SERVING, FULL, DRAINING = "empty", "starting", "serving", "full", "draining"
 
 
-@dataclass(eq=False)
-class Slot:
+class Slot(msgspec.Struct, eq=False):
     """The place of one worker in the pool, and what the dispatcher knows of the worker that is there now.
 
     :ivar in_flight: connections sent to it that it has not reported as taken.
@@ -57,8 +57,8 @@ class Slot:
     waiting_since: float = 0.0
     stalled: bool = False
     stopped: bool = False
-    connections: dict[int, int] = field(default_factory=dict)
-    outbox: list[Handed] = field(default_factory=list)
+    connections: dict[int, int] = {}
+    outbox: list[Handed] = []
     counters: tuple[int, ...] = ()
     last_heard: float = 0.0
     started_at: float = 0.0

@@ -7,7 +7,8 @@ import logging
 import os
 import socket
 import stat
-from dataclasses import dataclass
+
+import msgspec
 
 from .addresses import Address
 from .config import ListenerConfig
@@ -18,8 +19,7 @@ log = logging.getLogger("poolsrv.listeners")
 BACKLOG = 4096  # connections that the kernel keeps until they are accepted; net.core.somaxconn caps it
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """One bound, listening, non-blocking socket."""
 
     listener: str

@@ -77,8 +77,8 @@ class Pool:
         self._dispatcher.open()
         if self._config.hang_timeout:
             self._watch_for_hangs()
-        gc.collect()
         gc.freeze()  # what the workers share with this process stays out of their collections, and so shared
+        gc.enable()
         while True:
             while self._to_start and not self._stopping:
                 worker = self._start(self._to_start.pop(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -93,6 +92,8 @@ def quoted(text: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The one of the known names that the misspelt one was probably meant to be."""
+    import difflib  # only a config with an error needs it
+
     by_folded = {candidate.casefold().replace("-", "_"): candidate for candidate in known}
     matches = difflib.get_close_matches(name.casefold().replace("-", "_"), by_folded, n=1, cutoff=0.6)
     return by_folded[matches[0]] if matches else None

@@ -19,7 +19,6 @@ import resource
 import signal
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +28,8 @@ from .eventloop import HANGUP, READ, EventLoop, Timer
 from .service import Service
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from .plugins import Server
 
 log = logging.getLogger("poolsrv.worker")
@@ -364,6 +365,8 @@ class Worker:
     def submit(self, function: Callable[[], Any], done: Callable[[Future[Any]], object]) -> None:
         """Call ``function()`` in a thread, then ``done(future)`` in the loop."""
         if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor  # most plugins never need it
+
             self._threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
         future = self._threads.submit(function)
         future.add_done_callback(lambda future: self.call_soon_threadsafe(partial(done, future)))

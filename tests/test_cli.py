@@ -66,6 +66,7 @@ def test_check_imports_no_engine(tmp_path: Path) -> None:
         [sys.executable, "-X", "importtime", "-m", "poolsrv", "--version"], capture_output=True, text=True, check=True
     )
     assert "poolsrv.plugins" not in result.stderr
+    assert "poolsrv.stream" not in result.stderr
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "poolsrv", "check", "-c", config],
         capture_output=True,
@@ -75,6 +76,21 @@ def test_check_imports_no_engine(tmp_path: Path) -> None:
     assert "poolsrv.plugins" in result.stderr
     assert "poolsrv.pool" not in result.stderr
     assert "asyncio" not in result.stderr
+
+
+def test_the_names_for_plugins_are_imported_when_asked_for() -> None:
+    program = (
+        "import sys, poolsrv\n"
+        "assert set(poolsrv.__all__) <= set(dir(poolsrv))\n"
+        "assert 'poolsrv.stream' not in sys.modules\n"
+        "from poolsrv import *\n"
+        "assert all(globals()[name] is getattr(poolsrv, name) for name in poolsrv.__all__)\n"
+        "assert Connection.__module__ == 'poolsrv.connection'\n"
+        "poolsrv.Conection"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    last = result.stderr.splitlines()[-1]
+    assert last == "AttributeError: module 'poolsrv' has no attribute 'Conection'. Did you mean: 'Connection'?"
 
 
 BROKEN = """\
