@@ -17,7 +17,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from . import children, listeners, signals
+from . import children, listeners, logs, signals
 from .channel import DispatcherEnd
 from .children import Child, describe_exit
 from .dispatcher import EMPTY, SERVING, STARTING, Dispatcher, Gate, Slot
@@ -114,6 +114,7 @@ class Pool:
 
     def _become_worker(self, slot: Slot, hang_file: HangFile) -> Worker:
         """In the child: shed everything of the parent's, but what the worker needs."""
+        logs.set_role(f"worker {slot.index}")
         self._loop.close()
         self._signals.abandon()
         for group in self._bound:
@@ -361,6 +362,7 @@ def run_server(server: Server) -> int:
     :returns: the exit code: 0 after a stop, 1 when the workers can't start.
     :raises StartError: an address can't be bound, or the limit of open descriptors is too low.
     """
+    logs.set_role("dispatcher")
     _open_standard_descriptors()
     _check_descriptor_limit(server)
     children.close_on_exec_from(3)
