@@ -32,8 +32,9 @@ class SignalPipe:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._pending: list[int] = []
-        self._former = {number: signal.signal(number, self._record) for number in signals}
+        # In this order: a signal that is recorded before there is a wakeup descriptor would wake nobody.
         self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._former = {number: signal.signal(number, self._record) for number in signals}
 
     def fileno(self) -> int:
         """The descriptor that is readable when a signal has come."""
@@ -87,5 +88,6 @@ def fork() -> int:
 
 
 def unblock() -> None:
-    """Let all signals in, those that came while they were blocked first."""
+    """Let all signals in, those that came while they were blocked first. A program inherits what its starter has
+    blocked (sigprocmask(2)), and a server that can't hear TERM can't be stopped in order."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
