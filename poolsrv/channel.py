@@ -4,8 +4,8 @@ Theory. The channel is one ``AF_UNIX``/``SOCK_SEQPACKET`` socketpair, made befor
 accepted connections themselves (``SCM_RIGHTS``, unix(7)), each with its listener's number, its id and the peer's
 address; up travel reports of what the worker has taken and closed.
 
-- A message is whole or not there: SEQPACKET keeps boundaries, and neither side ever sends an empty one, so an empty
-  receive is end of file: the other process is gone.
+- A message is whole or not there: SEQPACKET keeps boundaries, and neither side ever sends one of no bytes, so an empty
+  receive is end of file: the other process is gone. A message of no connections asks the worker for a sign of life.
 - The kernel would hold hundreds of messages for a worker that takes none. Connections in there wait for a worker that
   may be stuck while others are idle, so the dispatcher counts what is under way and stops at ``MAX_IN_FLIGHT``.
 - The dispatcher keeps a copy of the worker's end. From there it can take back what the worker has not taken, even
@@ -94,6 +94,14 @@ class DispatcherEnd:
             raise
         return True
 
+    def ask(self) -> None:
+        """Ask the worker for a report, once it gets to it. Nothing where the channel is full: it will report anyway."""
+        try:
+            self._socket.send(marshal.dumps([]), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
+                raise
+
     def receive(self) -> Report | None:
         """The next report; None where there is none. Never blocks."""
         try:
@@ -102,12 +110,12 @@ class DispatcherEnd:
             return None
         return Report(*marshal.loads(message)) if message else None
 
-    def take_back(self) -> list[Handed]:
-        """One message's connections that the worker has not taken; empty where there are none. Never blocks.
+    def take_back(self) -> list[Handed] | None:
+        """One message's connections that the worker has not taken; None where there are none. Never blocks.
 
         Both processes read from the same queue: each message goes to exactly one of them.
         """
-        return _receive_connections(self._inner) or []
+        return _receive_connections(self._inner)
 
     def close(self) -> None:
         """Close both ends; connections still in the channel are closed by the kernel."""
@@ -126,7 +134,11 @@ class WorkerEnd:
         return self._socket.fileno()
 
     def receive(self) -> list[Handed] | None:
-        """One message's connections; empty where there are none, None when the dispatcher is gone. Never blocks."""
+        """One message's connections, none of them where the dispatcher asks for a report; None where no message is
+        there. Never blocks.
+
+        :raises EOFError: the dispatcher is gone.
+        """
         return _receive_connections(self._socket)
 
     def report(self, report: Report) -> bool:
@@ -154,12 +166,12 @@ def _receive_connections(inner: socket.socket) -> list[Handed] | None:
             _DOWN_SIZE, _ANCILLARY_SIZE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
         )
     except BlockingIOError:
-        return []
+        return None
     except ConnectionResetError:
         # The dispatcher died with reports of ours unread: to the kernel that is a reset, not an end of file.
-        return None
+        raise EOFError from None
     if not payload:
-        return None
+        raise EOFError
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -37,7 +37,8 @@ DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 SWEEP_INTERVAL: Final = 5.0  # seconds
 
 _RESET_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
 _CLOSE_RANGE_CLOEXEC = 4  # linux/close_range.h
 _SYS_CLOSE_RANGE = 436  # the same number on every architecture
 _MAX_UINT = 0xFFFFFFFF
@@ -115,8 +116,12 @@ class Reaper:
         :raises OSError: no descriptor for the pidfd; the child runs on, unwatched.
         """
         pidfd = os.pidfd_open(child.pid)
+        try:
+            self._loop.register(pidfd, READ, lambda _: self._reap(child, pidfd, on_exit))
+        except OSError:
+            os.close(pidfd)
+            raise
         self.running[child.pid] = child
-        self._loop.register(pidfd, READ, lambda _: self._reap(child, pidfd, on_exit))
 
     def _reap(self, child: Child, pidfd: int, on_exit: Callable[[Child], object]) -> None:
         if child._killer is not None:
@@ -232,6 +237,17 @@ def become_subreaper() -> None:
     :raises OSError: the kernel refuses.
     """
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def continue_when_parent_dies() -> None:
+    """Have the kernel send CONT to this process when its parent dies (prctl(2), PR_SET_PDEATHSIG): one that has been
+    stopped could not notice it.
+
+    :raises OSError: the kernel refuses.
+    """
+    if _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -120,16 +120,23 @@ class EventLoop:
     def run(self) -> None:
         """Turn until ``stop`` has been called."""
         while not self._stopped:
-            self.dispatch(self.wait())
+            self.turn()
         self._stopped = False
+
+    def turn(self, longest: float = MAX_WAIT) -> None:
+        """One turn, for who runs the loop by himself.
+
+        :param longest: seconds to wait at most, where nothing happens.
+        """
+        self.dispatch(self.wait(longest))
 
     def stop(self) -> None:
         """Have ``run`` return at the end of this turn."""
         self._stopped = True
 
-    def wait(self) -> list[tuple[int, int]]:
+    def wait(self, longest: float = MAX_WAIT) -> list[tuple[int, int]]:
         """Wait for events or for the next timer; the events, as ``(descriptor, mask)``."""
-        events = self._epoll.poll(self._patience(), MAX_EVENTS)
+        events = self._epoll.poll(min(self._patience(), longest), MAX_EVENTS)
         self.now = time.monotonic()
         return events
 
@@ -160,7 +167,7 @@ class EventLoop:
                 break
 
     def _patience(self) -> float:
-        if self._put_off or self._stopped:
+        if self._put_off:
             return 0
         timers = self._timers
         while timers and timers[0][2].callback is None:

@@ -13,18 +13,19 @@ import logging
 import os
 import resource
 import signal
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from . import children, listeners, logs, signals
-from .channel import DispatcherEnd
+from .channel import MAX_IN_FLIGHT, DispatcherEnd
 from .children import Child, describe_exit
-from .dispatcher import EMPTY, SERVING, STARTING, Dispatcher, Gate, Slot
+from .configcheck import ConfigCheck
+from .dispatcher import Dispatcher
 from .errors import StartError
 from .eventloop import READ, EventLoop, Timer
 from .hangs import HangFile
-from .worker import EXIT_START_FAILED, HANG_SIGNAL, Worker
+from .slots import DRAINING, EMPTY, SERVING, STARTING, Gate, Slot
+from .worker import EXIT_START_FAILED, HANG_SIGNAL, STOP_NOW_SIGNAL, Worker
 
 if TYPE_CHECKING:
     from .plugins import Server
@@ -40,6 +41,7 @@ LONGEST_YOUNG_DELAY: Final = 0.5
 STOP_MARGIN: Final = 5.0  # seconds after graceful_timeout that workers have to end by themselves
 STOP_NOW_MARGIN: Final = 1.0  # the same after a second TERM or INT
 HANG_REPORT_TIME: Final = 0.5  # seconds that a hung worker gets to say where
+SPARE_DESCRIPTORS: Final = 32  # kept free for what is opened for a moment
 
 
 class Pool:
@@ -49,12 +51,19 @@ class Pool:
         self._server = server
         self._config = server.config.pool
         configs = tuple(listener.config for listener in server.listeners)
-        self._bound = listeners.bind(configs)
+        # What a worker has not taken must have room here when it is taken back.
+        max_waiting = min(_descriptors_per_worker(server), MAX_IN_FLIGHT)
+        # From here on a signal is acted on in order, and a unix socket is not left behind.
+        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
+        try:
+            self._bound = listeners.bind(configs)
+        except StartError:
+            self._signals.close()
+            raise
         self._loop = EventLoop()
-        self._slots = [Slot(index) for index in range(self._config.workers)]
+        self._slots = [Slot(index, max_waiting) for index in range(self._config.workers)]
         gates = [Gate(i, config, self._bound[i], self._slots) for i, config in enumerate(configs)]
         self._dispatcher = Dispatcher(self._loop, gates, self._slots, self._config.dispatch)
-        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
         self._by_pid: dict[int, Slot] = {}
         self._to_start: list[Slot] = list(self._slots)
         self._failed_starts = [0] * len(self._slots)  # in a row, of each slot
@@ -66,6 +75,8 @@ class Pool:
         self._exit_code = 0
         self._kill_timer: Timer | None = None
         self._check: ConfigCheck | None = None
+        # Who has been started by this process before it became poolsrv (a shell's "exec") is none of its business.
+        self._not_ours = children.children_of_this_process()
 
     # --- the main loop
 
@@ -74,6 +85,7 @@ class Pool:
         loop = self._loop
         children.become_subreaper()
         loop.register(self._signals.fileno(), READ, self._on_signal)
+        signals.unblock()
         self._dispatcher.open()
         if self._config.hang_timeout:
             self._watch_for_hangs()
@@ -87,10 +99,11 @@ class Pool:
             if self._stopping and not self._by_pid:
                 self._finish()
                 return self._exit_code
-            loop.dispatch(loop.wait())
+            loop.turn()
 
     def _start(self, slot: Slot) -> Worker | None:
         """Fork a worker for the slot. In the child: the worker; in the parent: None."""
+        hang_file = None
         try:
             slot.channel = DispatcherEnd()
             hang_file = HangFile()
@@ -99,6 +112,8 @@ class Pool:
             if slot.channel is not None:
                 slot.channel.close()
                 slot.channel = None
+            if hang_file is not None:
+                hang_file.close()
             log.error("can't fork worker %d: %s", slot.index, error.strerror)
             self._start_failed(slot)
             return None
@@ -125,6 +140,9 @@ class Pool:
                 other.channel.close()
         for other_file in self._hang_files.values():
             other_file.close()
+        self._dispatcher.abandon()
+        if self._check is not None:
+            self._check.close()
         assert slot.channel is not None
         return Worker(slot.index, self._server, slot.channel.worker_end(), hang_file.fileno())
 
@@ -140,7 +158,9 @@ class Pool:
                 self._stop(number.name)
 
     def _check_config(self) -> None:
-        if self._check is None and not self._stopping:
+        if self._check is not None:
+            log.info("SIGHUP: the config is being checked already")
+        elif not self._stopping:
             log.info("SIGHUP: reading %s again", self._server.config.path)
             try:
                 self._check = ConfigCheck(self._loop, self._server.config.path)
@@ -149,17 +169,23 @@ class Pool:
 
     # --- workers that report, and that end
 
-    def _on_report(self, slot: Slot, mask: int) -> None:
+    def _on_report(self, slot: Slot, mask: int = READ) -> bool:
         before = slot.state
-        self._dispatcher.on_report(slot)
-        if before == STARTING and slot.state == SERVING:
+        heard = self._dispatcher.on_report(slot)
+        if heard and self._hung:
+            self._hung.discard(slot.pid)
+        if before == STARTING and slot.state != STARTING:
             self._failed_starts[slot.index] = 0
             slot.started_at = self._loop.now
             log.info("worker %d (pid %d) serves", slot.index, slot.pid)
-            if not self._was_whole and all(one.state == SERVING for one in self._slots):
+            if not self._was_whole and not any(one.state in (EMPTY, STARTING) for one in self._slots):
                 self._was_whole = True
                 addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
                 log.info("ready: %s (%d workers)", addresses, len(self._slots))
+        if before != DRAINING and slot.state == DRAINING:
+            patience = self._config.graceful_timeout + STOP_MARGIN
+            self._loop.call_later(patience, partial(self._kill_if_there, slot, slot.pid))
+        return heard
 
     def _reap(self) -> None:
         """Wait for whoever has ended or stopped: workers, and what dead workers have left to this process."""
@@ -172,28 +198,37 @@ class Pool:
             if pid == 0:
                 break
             slot = self._by_pid.get(pid)
-            if slot is None:
-                if self._check is not None and pid == self._check.pid:
-                    self._check.ended(status)
-                    self._check = None
-                else:
-                    orphans = True
-            elif os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
-                self._dispatcher.worker_stopped(slot, os.WIFSTOPPED(status))
-            else:
-                orphans = True
+            if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                if slot is not None:
+                    self._worker_stopped(slot, os.WIFSTOPPED(status))
+                continue
+            orphans = True
+            self._not_ours.discard(pid)
+            if slot is not None:
                 self._worker_ended(slot, os.waitstatus_to_exitcode(status), rusage)
+            elif self._check is not None and pid == self._check.pid:
+                self._check.ended(os.waitstatus_to_exitcode(status))
+                self._check = None
         if orphans:
             self._kill_orphans()
 
     def _kill_orphans(self) -> None:
         """Dead workers' programs are this process's children now (subreaper); each one's end brings the next."""
-        spared = set(self._by_pid)
+        spared = self._not_ours | self._by_pid.keys()
         if self._check is not None:
             spared.add(self._check.pid)
         children.kill_children(spared)
 
+    def _worker_stopped(self, slot: Slot, stopped: bool) -> None:
+        if stopped and not slot.stopped:
+            log.warning("worker %d (pid %d) has been stopped by a signal", slot.index, slot.pid)
+        elif slot.stopped and not stopped:
+            log.info("worker %d (pid %d) has been continued", slot.index, slot.pid)
+        self._dispatcher.worker_stopped(slot, stopped)
+
     def _worker_ended(self, slot: Slot, returncode: int, rusage: resource.struct_rusage) -> None:
+        while self._on_report(slot):  # what it has said last, perhaps that it had started
+            pass
         pid, before, served = slot.pid, slot.state, self._loop.now - slot.started_at
         del self._by_pid[pid]
         self._hung.discard(pid)
@@ -248,17 +283,25 @@ class Pool:
 
     # --- hung workers
 
-    def _watch_for_hangs(self) -> None:
+    def _watch_for_hangs(self, due: float | None = None) -> None:
         now, patience = self._loop.now, self._config.hang_timeout
+        # Who has been stopped is not hung. Nor is anybody, as far as this process can tell, when it was itself held
+        # up: Ctrl-Z in a terminal stops them all.
+        held_up = due is not None and now - due > patience / 4
         for pid, slot in self._by_pid.items():
-            if now - slot.last_heard > patience and pid not in self._hung:
+            if held_up or slot.stopped:
+                slot.last_heard = now
+            elif now - slot.last_heard > patience and pid not in self._hung:
                 self._hung.add(pid)
                 os.kill(pid, HANG_SIGNAL)
                 self._loop.call_later(HANG_REPORT_TIME, partial(self._kill_hung, slot, pid, now - slot.last_heard))
-        self._loop.call_later(patience / 4, self._watch_for_hangs)
+        self._loop.call_later(patience / 4, partial(self._watch_for_hangs, now + patience / 4))
 
     def _kill_hung(self, slot: Slot, pid: int, silence: float) -> None:
         if slot.pid != pid or pid not in self._hung:
+            return
+        if slot.stopped:
+            self._hung.discard(pid)
             return
         where = self._hang_files[slot.index].describe(
             [plugin for listener in self._server.listeners for plugin in listener.hooks.plugins]
@@ -283,7 +326,7 @@ class Pool:
         else:
             log.info("%s: ending at once", why)
         for pid, slot in self._by_pid.items():
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGTERM if self._stopping == 1 else STOP_NOW_SIGNAL)
             if slot.stopped:
                 os.kill(pid, signal.SIGCONT)
         if self._kill_timer is not None:
@@ -293,67 +336,26 @@ class Pool:
 
     def _kill_all(self) -> None:
         for pid, slot in self._by_pid.items():
+            self._kill_if_there(slot, pid)
+
+    def _kill_if_there(self, slot: Slot, pid: int) -> None:
+        if slot.pid == pid:
             log.error("worker %d (pid %d) does not end: killing it", slot.index, pid)
             os.kill(pid, signal.SIGKILL)
 
     def _finish(self) -> None:
         """All workers have ended: see that nothing of theirs is left, and close everything."""
         self._dispatcher.give_up_homeless()
+        if self._check is not None:
+            self._check.close()
+            self._check = None
         deadline = self._loop.now + STOP_NOW_MARGIN
-        while children.kill_children() and self._loop.now < deadline:
-            self._loop.call_later(0.02, _nothing)
-            self._loop.dispatch(self._loop.wait())
+        while children.kill_children(self._not_ours) and self._loop.now < deadline:
+            self._loop.turn(0.02)
             self._reap()
         self._loop.close()
         self._signals.close()
         log.info("stopped")
-
-
-class ConfigCheck:
-    """Checks the config in a fresh process (``poolsrv check``), as it and the plugins now are on disk, and logs what
-    that says. In this process the plugins are imported already, and a new one might start a thread."""
-
-    def __init__(self, loop: EventLoop, path: os.PathLike[str]) -> None:
-        self._loop = loop
-        self._output = b""
-        self._reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(writer, True)
-        try:
-            self.pid = children.start_program(
-                [sys.executable, "-m", "poolsrv", "check", "--config", os.fspath(path)],
-                env=dict(os.environ),
-                cwd=None,
-                descriptors=(None, writer, writer),
-            )
-        except OSError:
-            os.close(self._reader)
-            raise
-        finally:
-            os.close(writer)
-        loop.register(self._reader, READ, self._read)
-
-    def _read(self, mask: int) -> None:
-        data = os.read(self._reader, 65536)
-        self._output += data
-        if not data:
-            self._loop.modify(self._reader, 0)
-
-    def ended(self, status: int) -> None:
-        """The check has been reaped."""
-        try:
-            while data := os.read(self._reader, 65536):
-                self._output += data
-        except BlockingIOError:
-            pass
-        self._loop.unregister(self._reader)
-        os.close(self._reader)
-        code = os.waitstatus_to_exitcode(status)
-        for line in self._output.decode(errors="replace").splitlines():
-            log.log(logging.INFO if code == 0 else logging.ERROR, "config check: %s", line)
-        if code == 0:
-            log.info("the config is sound; restart the server to apply it")
-        else:
-            log.error("the config can't be used (the check %s); the server goes on as it is", describe_exit(code))
 
 
 def run_server(server: Server) -> int:
@@ -389,14 +391,23 @@ def _open_standard_descriptors() -> None:
 
 def _check_descriptor_limit(server: Server) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    addresses = sum(len(listener.config.bind) for listener in server.listeners)
-    needed = 3 * server.config.pool.workers + addresses + 64
+    needed = limit - _free_descriptors(server) + 64
     if limit < needed:
         raise StartError(
             f"the limit of open descriptors is {limit}, and {needed} are needed for {server.config.pool.workers} "
-            f"workers and {addresses} addresses: raise it (ulimit -n), or configure fewer workers"
+            f"workers and {_addresses(server)} addresses: raise it (ulimit -n), or configure fewer workers"
         )
 
 
-def _nothing() -> None:
-    """For a timer that only wakes the loop."""
+def _descriptors_per_worker(server: Server) -> int:
+    """How many connections of each worker may be here at a time."""
+    return max((_free_descriptors(server) - SPARE_DESCRIPTORS) // server.config.pool.workers, 1)
+
+
+def _free_descriptors(server: Server) -> int:
+    """What is left to the dispatcher besides listening sockets, and of each worker a channel and a hang file."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 3 * server.config.pool.workers - _addresses(server)
+
+
+def _addresses(server: Server) -> int:
+    return sum(len(listener.config.bind) for listener in server.listeners)

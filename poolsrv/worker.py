@@ -5,8 +5,9 @@ dispatcher, ``Service.open`` makes a ``Connection`` of it, the event loop calls 
 events, and that calls the plugin.
 
 A worker's life: starting (``on_worker_start``), serving, draining (TERM: what is open may finish, nothing new), and
-its end (``on_worker_stop``, programs ended). A second TERM skips what is left of draining, and so does the end of the
-dispatcher, which shows as end of file on the channel.
+its end (``on_worker_stop``, programs ended). The dispatcher's ``STOP_NOW_SIGNAL`` skips what is left of draining, and
+so does the end of the dispatcher, which shows as end of file on the channel. A second TERM changes nothing: who sends
+TERM to the whole process group, as a shell and systemd do, reaches each worker twice.
 """
 
 from __future__ import annotations
@@ -45,11 +46,14 @@ EXIT_OK: Final = 0
 EXIT_START_FAILED: Final = 3  # a plugin's on_worker_start has raised
 EXIT_DISPATCHER_GONE: Final = 4
 
+STOP_NOW_SIGNAL: Final = signal.SIGUSR1
 HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
 HEARTBEAT: Final = 1.0  # seconds; shorter where hang_timeout asks for it
 SPARE_DESCRIPTORS: Final = 16  # kept free for what plugins open
 DESCRIPTORS_PER_CONNECTION: Final = 5  # a connection with a program: itself, three pipes, a pidfd
 RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
+FULL_TOLD_EVERY: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
+REPORT_AGAIN_AFTER: Final = 0.05  # seconds, where the channel was full
 BLOCKING_THREADS: Final = 4
 PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
 
@@ -102,9 +106,11 @@ class Worker:
         self._taken = 0
         self._closed: list[int] = []
         self._heartbeat: Timer | None = None
+        self._report_again: Timer | None = None
         self._events_told = 0
         self._accepted = 0
         self._taking = True
+        self._full_told_at = float("-inf")
         self._allowance = 0  # connections that may be taken before descriptors are counted again
         self._threads: ThreadPoolExecutor | None = None
         self._calls: deque[Callable[[], object]] = deque()  # of call_soon_threadsafe
@@ -159,11 +165,12 @@ class Worker:
 
     def run(self) -> int:
         """Serve until drained; the exit code."""
-        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, STOP_NOW_SIGNAL))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         faulthandler.register(HANG_SIGNAL, file=self._hang_file, all_threads=True)
         signals.unblock()
         children.become_subreaper()
+        children.continue_when_parent_dies()
         loop = self._loop
         loop.register(self._signals.fileno(), READ, self._on_signal)
         self._calls_event = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -187,17 +194,21 @@ class Worker:
         assert self._signals is not None
         for number in self._signals.take():
             # INT and HUP go to every process of a terminal: the dispatcher's to act on.
-            if number == signal.SIGTERM:
-                if self.draining:
-                    self._program_grace = 0.0
-                    self._stop_now("worker stop")
-                else:
-                    self._drain()
+            if number == signal.SIGTERM and not self.draining:
+                self._drain()
+            elif number == STOP_NOW_SIGNAL:
+                self._program_grace = 0.0
+                for child in self.reaper.running.values():
+                    child.kill()
+                self._stop_now("worker stop")
 
     def _drain(self) -> None:
-        """Take what is in the channel and nothing after it; let what is open finish."""
-        while self._take():
+        """Take what is in the channel and nothing after it; let what is open finish. What there is no room for, the
+        dispatcher takes back."""
+        while self._has_room() and self._take():
             pass
+        if self._exit_code == EXIT_DISPATCHER_GONE:
+            return
         self.draining = True
         self._loop.modify(self._channel.fileno(), 0)  # its hang-up is still told
         self._state = DRAINING
@@ -234,13 +245,12 @@ class Worker:
             child.terminate(self._program_grace)
         deadline = loop.now + self._program_grace + 1.0
         while self.reaper.running and loop.now < deadline:
-            loop.call_later(0.2, _nothing)
-            loop.dispatch(loop.wait())
+            loop.turn(0.2)
         if self._exit_code == EXIT_DISPATCHER_GONE:
             # Otherwise the dispatcher adopts and ends what is left.
+            deadline = loop.now + 1.0
             while children.kill_children() and loop.now < deadline:
-                loop.call_later(0.02, _nothing)
-                loop.dispatch(loop.wait())
+                loop.turn(0.02)
                 _reap_all()
 
     # --- the channel
@@ -253,11 +263,16 @@ class Worker:
             self._dispatcher_gone()
 
     def _take(self) -> bool:
-        """Receive one message's connections and begin to serve them; False where there was none."""
-        handed = self._channel.receive()
-        if handed is None:
+        """Receive one message's connections and begin to serve them; False where there was no message."""
+        try:
+            handed = self._channel.receive()
+        except EOFError:
             self._dispatcher_gone()
             return False
+        if not handed:
+            # The dispatcher asks whether this worker is alive, or has found that it is slow and taken them back.
+            self._state = SERVING
+            return handed is not None
         self._taken += len(handed)
         self._allowance -= len(handed)
         for connection in handed:
@@ -267,7 +282,7 @@ class Worker:
             else:
                 self._accepted += 1
                 self._services[connection.listener].open(connection)
-        return bool(handed)
+        return True
 
     def _dispatcher_gone(self) -> None:
         if self._exit_code != EXIT_DISPATCHER_GONE:
@@ -309,9 +324,10 @@ class Worker:
                 self._closed = closed + self._closed
                 return  # the dispatcher is gone: the end of file says so too
             if not sent:
-                # The dispatcher is far behind; what is to be told stays, and is told later.
+                # The dispatcher is far behind; what is to be told stays, and is told after a later turn.
                 self._closed = closed + self._closed
-                self._loop.call_later(0.05, _nothing)
+                if self._report_again is None or self._report_again.callback is None:
+                    self._report_again = self._loop.call_later(REPORT_AGAIN_AFTER, _nothing)
                 return
             self._taken, self._state, counters = 0, None, False
             if not self._closed:
@@ -337,28 +353,31 @@ class Worker:
             self._allowance = max(free // DESCRIPTORS_PER_CONNECTION, MAX_PER_MESSAGE)
             if free < MAX_PER_MESSAGE:
                 self._allowance = 0
-                self._stop_taking(free)
+                self._stop_taking()
                 return False
         if not self._taking:
             self._taking = True
             self._state = SERVING
             self._loop.modify(self._channel.fileno(), READ)
-            log.info("descriptors are free again: taking connections")
+            log.debug("descriptors are free again: taking connections")
         return True
 
-    def _stop_taking(self, free: int) -> None:
+    def _stop_taking(self) -> None:
         if self._taking:
             self._taking = False
             self._state = FULL
             self._loop.modify(self._channel.fileno(), 0)
-            log.warning(
-                "close to the limit of %d open descriptors: taking no connections for the moment", _descriptor_limit()
-            )
-        self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
+            if self._loop.now - self._full_told_at > FULL_TOLD_EVERY:
+                self._full_told_at = self._loop.now
+                log.warning(
+                    "close to the limit of %d open descriptors: taking no connections while it is so",
+                    _descriptor_limit(),
+                )
+            self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
 
     def _look_for_room(self) -> None:
-        if not self.draining:
-            self._has_room()
+        if not self.draining and not self._has_room():
+            self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
 
     # --- threads
 

@@ -1,0 +1,100 @@
+"""What the dispatcher knows of each worker (a slot) and of each listener (a gate), and how a worker is chosen."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from .channel import MAX_IN_FLIGHT, DispatcherEnd, Handed
+from .config import ListenerConfig
+from .listeners import Bound
+
+# States of a slot. A worker reports "serving", "full" and "draining" itself.
+EMPTY, STARTING, SERVING, FULL, DRAINING = "empty", "starting", "serving", "full", "draining"
+
+
+class Slot(msgspec.Struct, eq=False):
+    """The place of one worker in the pool, and what the dispatcher knows of the worker that is there now.
+
+    :ivar max_waiting: the most connections that may wait in its channel.
+    :ivar waiting: connections for it that it has not reported as taken, the oldest first: the listener's number by id.
+    :ivar waiting_since: when the oldest of those may have been sent, in the loop's time.
+    :ivar stalled: it did not take them in time; it gets no more until it is heard of.
+    :ivar stopped: by SIGSTOP or the like.
+    :ivar choked: the kernel has refused a message for it; it gets no more for a moment.
+    :ivar connections: of each connection that it has or is to get, by id, the number of its listener.
+    :ivar outbox: of these, the ones that are not sent yet; empty between two callbacks of the loop.
+    """
+
+    index: int
+    max_waiting: int = MAX_IN_FLIGHT
+    state: str = EMPTY
+    pid: int = 0
+    channel: DispatcherEnd | None = None
+    waiting: dict[int, int] = {}
+    waiting_since: float = 0.0
+    stalled: bool = False
+    stopped: bool = False
+    choked: bool = False
+    connections: dict[int, int] = {}
+    outbox: list[Handed] = []
+    counters: tuple[int, ...] = ()
+    last_heard: float = 0.0
+    started_at: float = 0.0
+
+    def has_room(self) -> bool:
+        """Whether it may be given a connection now."""
+        return (
+            self.state == SERVING
+            and len(self.waiting) < self.max_waiting
+            and not (self.stalled or self.stopped or self.choked)
+        )
+
+    def assign(self, handed: Handed) -> None:
+        """It is to get this connection; into its outbox."""
+        self.connections[handed.id] = self.waiting[handed.id] = handed.listener
+        self.outbox.append(handed)
+
+
+class Gate:
+    """One listener, as the dispatcher sees it: its sockets, how many of its connections are open, who may serve it."""
+
+    def __init__(self, number: int, config: ListenerConfig, sockets: list[Bound], slots: list[Slot]) -> None:
+        self.number = number
+        self.name = config.name
+        self.sockets = sockets
+        self.limit = config.max_connections
+        self.slots = slots if config.workers is None else slots[: config.workers]
+        self.open = 0
+        self.accepted = 0
+        self.paused = False
+        self.homeless: deque[Handed] = deque()  # accepted, or taken back, and no worker has room
+        self._next = 0
+
+    def at_limit(self) -> bool:
+        """Whether ``max_connections`` are open."""
+        return 0 < self.limit <= self.open
+
+    def next_in_turn(self) -> Slot | None:
+        """Round robin: the next worker that has room; None where none has."""
+        slots, count = self.slots, len(self.slots)
+        for step in range(count):
+            slot = slots[(self._next + step) % count]
+            if slot.has_room():
+                self._next = (self._next + step + 1) % count
+                return slot
+        return None
+
+    def least_loaded(self) -> Slot | None:
+        """The worker with the fewest connections, of those that have room; of equals the next in turn."""
+        slots, count = self.slots, len(self.slots)
+        best: Slot | None = None
+        position = 0
+        for step in range(count):
+            slot = slots[(self._next + step) % count]
+            if slot.has_room() and (best is None or len(slot.connections) < len(best.connections)):
+                best, position = slot, (self._next + step) % count
+        if best is not None:
+            self._next = (position + 1) % count
+        return best
