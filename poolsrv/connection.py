@@ -14,17 +14,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable, MutableMapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from .children import PIPE, Child, signal_group, start_program
+from .descriptor import CLOSED, LINGERING, OPEN, Descriptor
 from .eventloop import ERROR, PEER_FINISHED, READ, Timer
 from .outgoing import Outgoing
-from .stream import CLOSED, OPEN, PipeEnd, Stream
+from .pipe import Pipe
+from .stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from concurrent.futures import Future
 
     from .hooks import Caller
     from .service import Service
@@ -62,6 +64,8 @@ class Connection(Stream):
         "peer",
         "state",
     )
+
+    _always_lingers = True
 
     def __init__(self, service: Service, sock: socket.socket, number: int, peer: tuple[str, int]) -> None:
         super().__init__(service.loop, sock)
@@ -188,6 +192,9 @@ class Connection(Stream):
                 elif source is not None:
                     raise ValueError("a program can be given its own connection only")
             if self._fd in theirs:
+                for relay in (self._relay_in, self._relay_out):
+                    if relay is not None:
+                        relay.copy_from_now_on()
                 os.set_blocking(self._fd, True)
             pid = start_program(argv, env=env, cwd=cwd, descriptors=(theirs[0], theirs[1], theirs[2]))
         except BaseException:
@@ -211,11 +218,11 @@ class Connection(Stream):
             raise
         self._children = [*(self._children or ()), child]
         child.stdin, child.stdout, child.stderr = (
-            None if fd is None else self._own(Stream(self._loop, PipeEnd(fd), self)) for fd in ours
+            None if fd is None else self._own(Pipe(self._loop, fd, self)) for fd in ours
         )
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
-                stream.start()
+                stream._start()
         if shares:
             self._shared = True
         if reads:
@@ -250,7 +257,7 @@ class Connection(Stream):
         self._streams = [*(self._streams or ()), stream]
         return stream
 
-    def _stream_ended(self, stream: Stream) -> None:
+    def _stream_ended(self, stream: Descriptor) -> None:
         if self._streams and stream in self._streams:
             self._streams.remove(stream)
             self._settle()
@@ -271,13 +278,16 @@ class Connection(Stream):
             return timer
         if self._timers is None:
             self._timers = set()
+        elif len(self._timers) >= 16 and len(self._timers).bit_count() == 1:
+            # Those that were cancelled are still in it; looked for at 16, 32, 64, it costs O(1) for each timer.
+            self._timers = {timer for timer in self._timers if timer.callback is not None}
         self._timers.add(timer)
         return timer
 
     def _timer_due(self, timer: Timer, callback: Callable[[], object]) -> None:
         if self._timers is not None:
             self._timers.discard(timer)
-        self._call("a timer", callback)
+        self._guarded("a timer", callback)
 
     def run_blocking(
         self, function: Callable[P, R], *args: Any, done: Callable[[Future[R]], object] | None = None
@@ -291,26 +301,26 @@ class Connection(Stream):
 
     def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
         if self._state != CLOSED and done is not None:
-            self._call("done", partial(done, future))
+            self._guarded("done", partial(done, future))
         elif done is None and future.exception() is not None:
             self._fault("run_blocking", future.exception())  # type: ignore[arg-type]
         self._let_go()
 
     # --- what the engine does
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Call ``on_connection_init``, then have the loop watch; for the worker, once."""
         service = self._service
         if service.on_connection_init is not None:
             try:
                 ended = service.on_connection_init(self) is not None
-            except BaseException as error:  # noqa: BLE001 - a plugin's sys.exit() is its own fault too
+            except BaseException as error:  # noqa: BLE001 - as in _guarded
                 ended = True
                 self._fault("on_connection_init", error)
             if ended and service.has_further_plugins:
                 self._call_on_close = service.hooks.closer_after_ended_chain()
         if self._interest < 0 and self._state == OPEN:
-            self.start()
+            self._start()
 
     def _at_eof(self) -> None:
         super()._at_eof()
@@ -330,23 +340,25 @@ class Connection(Stream):
         else:
             super()._on_hangup(mask)
 
-    def _call(self, what: str, callback: Callable[[], object]) -> None:
-        """Call a plugin's callback inside the fault boundary."""
-        try:
-            callback()
-        except BaseException as error:  # noqa: BLE001 - as in begin
-            self._fault(what, error)
+    def _fault(self, what: str, error: BaseException) -> None:
+        self._service.log_fault(what, self, error)
+        self._fail()
 
-    def _fault(self, callback: str, error: BaseException) -> None:
-        self._service.log_fault(callback, self, error)
+    def _fail(self) -> None:
+        """A plugin has failed: close, and end the programs."""
         self._ends_programs = True
+        self._terminate_programs()
         self.close("plugin failed")
+
+    def _terminate_programs(self) -> None:
+        for child in self._children or ():
+            child.terminate(KILL_GRACE)
 
     def abort(self, reason: str = "") -> None:
         self._ends_programs = True
         super().abort(reason)
 
-    def idle_too_long(self) -> None:
+    def _idle_too_long(self) -> None:
         """Neither side has sent a byte for ``idle_timeout``."""
         if self._out is not None:
             self.abort("idle timeout")
@@ -371,15 +383,11 @@ class Connection(Stream):
 
     def _tell_closed(self) -> None:
         if self._ends_programs:
-            for child in self._children or ():
-                child.terminate(KILL_GRACE)
+            self._terminate_programs()
         for stream in self._streams or ():
-            stream.abort("the connection is closed")
-        if self._call_on_close is not None:
-            try:
-                self._call_on_close(self, self.reason)
-            except BaseException as error:  # noqa: BLE001 - as in begin
-                self._service.log_fault("on_connection_close", self, error)
+            if stream._state != LINGERING:  # that has nothing left to say, and ends by itself
+                stream.abort("the connection is closed")
+        self._service.tell_closed(self._call_on_close, self, self._reason)
 
     def _gone(self) -> None:
         self._service.closed(self)

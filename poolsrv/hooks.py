@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from types import CodeType, TracebackType
+from traceback import walk_tb
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import pluggy
@@ -75,14 +76,30 @@ class Hooks:
         self.on_drain = self._caller("on_drain")
 
     def culprit(self, error: BaseException) -> str:
-        """The name of the plugin out of whose hook the exception came."""
-        traceback: TracebackType | None = error.__traceback__
-        culprit = self.plugins[-1].name
-        while traceback is not None:
-            # The innermost hook, not the first: the exception passes through the wrappers around it.
-            culprit = self._names.get(traceback.tb_frame.f_code, culprit)
-            traceback = traceback.tb_next
-        return culprit
+        """The name of the plugin out of whose hook, or else callback, the exception came.
+
+        A callback is any callable: it is taken for the plugin whose instance is its ``self`` (of a lambda, the
+        ``self`` that it sees), or whose module it comes from; what can't be told is put down to the handler.
+        """
+        frames = [frame for frame, _ in walk_tb(error.__traceback__)][::-1]  # a wrapper lets pass what came from within
+        for whose in (self._by_hook, self._by_self, self._by_module):
+            for frame in frames:
+                name = whose(frame)
+                if name is not None:
+                    return name
+        return self.plugins[-1].name
+
+    def _by_hook(self, frame: FrameType) -> str | None:
+        return self._names.get(frame.f_code)
+
+    def _by_self(self, frame: FrameType) -> str | None:
+        instance = frame.f_locals.get("self")
+        return next((plugin.name for plugin in self.plugins if plugin.instance is instance), None)
+
+    def _by_module(self, frame: FrameType) -> str | None:
+        package = _package(frame.f_globals.get("__name__"))
+        names = [plugin.name for plugin in self.plugins if _package(type(plugin.instance).__module__) == package]
+        return names[0] if len(names) == 1 else None
 
     def closer_after_ended_chain(self) -> Caller | None:
         """The caller of ``on_connection_close`` for a connection whose chain of ``on_connection_init`` has just ended
@@ -173,6 +190,10 @@ def _register(manager: pluggy.PluginManager, plugin: NamedPlugin) -> None:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise HookError(plugin.name, " ".join(str(error).split())) from None
+
+
+def _package(module: object) -> str:
+    return str(module).partition(".")[0]
 
 
 def _has_code(impl: pluggy.HookImpl) -> bool:

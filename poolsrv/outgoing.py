@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import addresses
+from .descriptor import CLOSED, CLOSING, CONNECTING, OPEN
 from .eventloop import WRITE, EventLoop, Timer
-from .stream import CLOSED, CONNECTING, OPEN, Stream
+from .stream import Stream
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -56,11 +57,21 @@ class Outgoing(Stream):
             self._lost(OSError(code, os.strerror(code)))
             return
         self._cancel_timeout()
-        self._state = OPEN
+        if self._state == CONNECTING:
+            self._state = OPEN
         self._loop.set_callback(self._fd, self._callback())
         self._update()
+        if self._relay_in is not None:
+            self._relay_in.pump()
         if self._out is None:
             self._flushed()
+
+    def close(self, reason: str = "") -> None:
+        """As of every stream; what was sent while connecting is still written once the connection stands."""
+        if self._state == CONNECTING and self._out is not None:
+            self._state, self._reason = CLOSING, reason
+        else:
+            super().close(reason)
 
     def _fails_at_once(self, error: Exception) -> None:
         """Not from inside ``connect``: the caller has not got its stream yet."""
@@ -70,8 +81,8 @@ class Outgoing(Stream):
         self._failed(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
 
     def _failed(self, error: Exception) -> None:
-        if self._state == CONNECTING:
-            self.error = error
+        if self._state != CLOSED:
+            self._error = error
             self._end("connect failed")
 
     def _end(self, reason: str) -> None:

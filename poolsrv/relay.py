@@ -10,16 +10,17 @@ Theory. ``splice(2)`` moves bytes between a pipe and anything else without copyi
   and sent, and what the target has not taken is in transit in memory.
 
 splice(2) heeds O_NONBLOCK of a socket and knows no MSG_DONTWAIT, so the relay sets it; the engine's own calls don't
-mind, and it is cleared when a program is given the socket (see ``Connection.spawn``).
+mind. Where a program has, or is being given, one of the sockets, it must not see that: then bytes are copied, too.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
+
+from .descriptor import DONT_WAIT, SEND_FLAGS
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 PIECE: Final = 1 << 20  # bytes asked for by one splice; a pipe's capacity bounds it further
 COPY_SIZE: Final = 65536  # bytes received at a time where splice can't be used
 _FLAGS: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
-_SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class Relay:
@@ -68,16 +68,18 @@ class Relay:
         self._pending = memoryview(b"")  # in transit in memory
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0  # bytes in transit in the pipe
-        kinds = (isinstance(source._sock, socket.socket), isinstance(target._sock, socket.socket))
-        raw = all(hasattr(side._sock, "is_pipe") or kind for side, kind in zip((source, target), kinds, strict=True))
-        self._direct = raw and not all(kinds)
-        self._copies = not raw or target._shared
+        spliced = all(side._is_socket() or hasattr(side._sock, "is_pipe") for side in (source, target))
+        self._direct = not (source._is_socket() and target._is_socket())
+        self._copies = not spliced or source._shared or target._shared
         self.wants_read = False
         self.wants_write = False
 
     def start(self) -> None:
         """Take over the source's input and the target's output; the first bytes move at the end of this turn."""
         source, target = self._source, self._target
+        if source._is_closed() or target._is_closed():
+            source._loop.at_end_of_turn(self.finish)
+            return
         if not self._copies:
             for side in (source, target):
                 os.set_blocking(side._fd, False)
@@ -99,10 +101,14 @@ class Relay:
 
     def pump(self) -> None:
         """Move what can be moved now: first what is in transit, then a piece from the source."""
+        source, target = self._source, self._target
         if self._over:
             return
-        if self._target._out is not None or self._target._is_connecting():
-            self._want(read=False, write=False)  # the target pumps again once that is written
+        if target._is_closed():
+            self.finish()
+            return
+        if target._out is not None or target._is_connecting() or source._is_connecting():
+            self._want(read=False, write=False)  # that side pumps again
             return
         if not self._drain():
             return
@@ -131,8 +137,11 @@ class Relay:
             self._want(read=not self.wants_read, write=self.wants_read)
             return
         except OSError as error:
-            source_is_pipe = not isinstance(source._sock, socket.socket)
-            (target if source_is_pipe or error.errno == errno.EPIPE else source)._lost(error)
+            if error.errno == errno.EINVAL:
+                self._copies = True  # this kind of file can't be spliced
+                source._loop.at_end_of_turn(self.pump)
+            else:
+                (source if source._is_socket() and error.errno != errno.EPIPE else target)._lost(error)
             return
         if moved:
             self._received(moved)
@@ -154,13 +163,16 @@ class Relay:
                 size = os.splice(source._fd, self._pipe[1], self._piece(PIECE), flags=_FLAGS)
                 self._in_pipe = size
             else:
-                data = source._sock.recv(self._piece(COPY_SIZE), socket.MSG_DONTWAIT)
+                data = source._sock.recv(self._piece(COPY_SIZE), DONT_WAIT)
                 size = len(data)
                 self._pending = memoryview(data)
         except BlockingIOError:
             self._want(read=True, write=False)
             return False
         except OSError as error:
+            if error.errno == errno.EINVAL and not self._copies:
+                self._copies = True
+                return self._fill()
             source._lost(error)
             return False
         if not size:
@@ -174,7 +186,7 @@ class Relay:
         target = self._target
         try:
             while self._pending:
-                sent = target._sock.send(self._pending, _SEND_FLAGS)
+                sent = target._sock.send(self._pending, SEND_FLAGS)
                 self._pending = self._pending[sent:]
                 self._sent(sent)
             while self._in_pipe:
@@ -189,6 +201,13 @@ class Relay:
             target._lost(error)
             return False
         return True
+
+    def copy_from_now_on(self) -> None:
+        """A program is about to be given one of the sockets."""
+        self._copies = True
+        if self._pipe is not None and self._in_pipe:
+            self._pending = memoryview(os.read(self._pipe[0], self._in_pipe))
+            self._in_pipe = 0
 
     def _open_pipe(self) -> None:
         try:
@@ -231,19 +250,18 @@ class Relay:
             return
         self._over = True
         source, target = self._source, self._target
-        source._relay_in = None
-        target._relay_out = None
-        source.last_active = target.last_active = source._loop.now
+        if source._relay_in is self:
+            source._relay_in = None
+        if target._relay_out is self:
+            target._relay_out = None
+        source._last_active = target._last_active = source._loop.now
         if self._pipe is not None:
             for fd in self._pipe:
                 os.close(fd)
         source._relays_changed()
         target._relays_changed()
         if self._done is not None:
-            try:
-                self._done(self._moved)
-            except BaseException as error:  # noqa: BLE001 - the fault boundary, as in Stream
-                source._fault("done", error)
+            source._guarded("done", self._done, self._moved)
         elif source.eof and not source.reset:
             target.send_eof()
         source._relay_in_finished()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .channel import Handed
 from .children import Child
 from .connection import Connection, format_peer, peer_name
-from .hooks import Hooks
-from .stream import CLOSED
+from .descriptor import OPEN
+from .hooks import Caller, Hooks
 
 if TYPE_CHECKING:
     from .config import ListenerConfig
@@ -51,6 +51,7 @@ class Service:
         self.bytes_out = 0
         self._idle_timeout = config.idle_timeout
         self._sweep_due = False
+        self._concerning: Connection | None = None  # that a notification is being called for
         # on sockets for both families an IPv4 peer looks like ::ffff:127.0.0.1; accept gives the family's own form
         self._families = {4: socket.AF_INET6, 2: socket.AF_INET}
         hooks.fault_handler = self._notification_failed
@@ -63,12 +64,14 @@ class Service:
         family = self._families[len(peer)] if type(peer) is tuple else socket.AF_UNIX
         # With family and type given, no system calls are made to find them out.
         sock = socket.socket(family, socket.SOCK_STREAM, 0, handed.fd)
+        if sock.gettimeout() is not None:  # a plugin has called socket.setdefaulttimeout
+            sock.settimeout(None)
         name = peer if family == socket.AF_INET else peer_name(peer)
         connection = Connection(self, sock, handed.id, name)
         self.connections[handed.id] = connection
         if self._idle_timeout and not self._sweep_due:
             self._sweep_in(self._idle_timeout)
-        connection.begin()
+        connection._begin()
 
     def closed(self, connection: Connection) -> None:
         """The connection's descriptor is closed: the last that is heard of it."""
@@ -83,11 +86,8 @@ class Service:
         if on_drain is None:
             return
         for connection in list(self.connections.values()):
-            if connection._state != CLOSED:
-                try:
-                    on_drain(connection)
-                except BaseException as error:  # noqa: BLE001 - a plugin's sys.exit() is its own fault too
-                    connection._fault("on_drain", error)
+            if connection._state == OPEN:
+                connection._guarded("on_drain", on_drain, connection)
 
     def abort_all(self, reason: str) -> None:
         """End every connection at once."""
@@ -117,12 +117,12 @@ class Service:
         now, timeout = self.loop.now, self._idle_timeout
         oldest = now
         for connection in list(self.connections.values()):
-            if connection._is_held():
+            if connection._state == OPEN and connection._is_held():
                 continue
-            if now - connection.last_active >= timeout:
-                connection.idle_too_long()
-            elif connection.last_active < oldest:
-                oldest = connection.last_active
+            if now - connection._last_active >= timeout:
+                connection._idle_too_long()
+            elif connection._last_active < oldest:
+                oldest = connection._last_active
         self._sweep_due = False
         if self.connections:
             self._sweep_in(oldest + timeout - now)
@@ -131,11 +131,22 @@ class Service:
 
     def child_exited(self, child: Child, connection: Connection | None) -> None:
         """A program of one of this listener's connections has been reaped."""
-        if self.hooks.on_child_exit is not None:
-            try:
-                self.hooks.on_child_exit(child, connection)
-            except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
-                self.log_fault("on_child_exit", connection, error)
+        self._notify("on_child_exit", self.hooks.on_child_exit, connection, child, connection)
+
+    def tell_closed(self, caller: Caller | None, connection: Connection, reason: str) -> None:
+        """Tell the plugins, by the caller for those that have seen the connection, that it is closed."""
+        self._notify("on_connection_close", caller, connection, connection, reason)
+
+    def _notify(self, hook: str, caller: Caller | None, concerning: Connection | None, *arguments: object) -> None:
+        if caller is None:
+            return
+        self._concerning = concerning
+        try:
+            caller(*arguments)
+        except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
+            self._notification_failed(hook, self.hooks.culprit(error), {}, error)
+        finally:
+            self._concerning = None
 
     def log_fault(self, hook: str, connection: Connection | None, error: BaseException) -> None:
         """Say which plugin has raised, in which hook or callback, for which connection."""
@@ -148,11 +159,10 @@ class Service:
         log.error("%s: plugin %r failed in %s%s", self.name, plugin, hook, concerning, exc_info=error)
 
     def _notification_failed(self, hook: str, plugin: str, arguments: dict[str, Any], error: BaseException) -> None:
-        connection = arguments.get("conn")
-        self._log_fault(plugin, hook, connection, error)
-        if hook == "on_child_exit" and connection is not None:
-            connection._ends_programs = True
-            connection.close("plugin failed")
+        # The connection is not taken from the arguments: the plugin need not have asked for it.
+        self._log_fault(plugin, hook, self._concerning, error)
+        if hook == "on_child_exit" and self._concerning is not None:
+            self._concerning._fail()
         elif hook == "on_worker_start":
             self.worker.start_failed = True
 

@@ -1,0 +1,198 @@
+"""One descriptor in the event loop: its state, the events it is watched for, its end, and the fault boundary.
+
+Theory. A stream is in one of these states, and only the moves of this table exist:
+
+    CONNECTING --> OPEN          the kernel says that the connection stands
+    CONNECTING --> CLOSING       close(), with something kept: it is written once the connection stands
+    OPEN       --> CLOSING       close(): what is kept is still written
+    CLOSING    --> LINGERING     all is written, but the peer may still be sending
+    any        --> CLOSED        all is written; or abort(), a reset, a failure
+
+What ends in the middle of a turn is not dispatched any more from that moment on; whoever is to know is told at the
+end of the turn, so never from inside another callback, and then the descriptor is closed.
+
+Sockets stay blocking and each call passes MSG_DONTWAIT: O_NONBLOCK belongs to the open file, and a program that is
+given the connection as its standard output must not see it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from .eventloop import EventLoop
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+CONNECTING, OPEN, CLOSING, LINGERING, CLOSED = range(5)
+
+# In the place of an interest: not registered. READ and WRITE are not in it.
+UNWATCHED: Final = -8
+
+DONT_WAIT: Final = int(socket.MSG_DONTWAIT)
+SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+_RESET_AT_CLOSE = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
+_UNSPECIFIED = bytes(16)  # struct sockaddr with AF_UNSPEC
+
+_libc = ctypes.CDLL(None)
+
+
+class SocketLike(Protocol):
+    """What a stream needs of its socket."""
+
+    def fileno(self) -> int: ...
+    def recv(self, bufsize: int, flags: int = ..., /) -> bytes: ...
+    def send(self, data: Any, flags: int = ..., /) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Descriptor:
+    """See the module's docstring; the base of Stream, which says what is wanted and what to do with it."""
+
+    __slots__ = (
+        "__weakref__",
+        "_error",
+        "_fd",
+        "_interest",
+        "_loop",
+        "_owner",
+        "_reason",
+        "_shared",
+        "_sock",
+        "_state",
+    )
+
+    def __init__(self, loop: EventLoop, sock: SocketLike, owner: Connection | None) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._owner = owner
+        self._state = OPEN
+        self._interest = UNWATCHED
+        self._shared = False  # a program has a copy of the descriptor
+        self._error: BaseException | None = None  # that ended it
+        self._reason = ""  # of its end
+
+    # --- being watched
+
+    def _start(self) -> None:
+        """Have the loop watch the descriptor; with no interest too, for a reset is told all the same."""
+        self._interest = self._wanted()
+        self._loop.register(self._fd, self._interest, self._callback())
+
+    def _update(self) -> None:
+        """Tell the loop which events are of interest, where that has changed."""
+        if self._state != OPEN and self._state != CLOSING:
+            return
+        wanted = self._wanted()
+        if wanted != self._interest:
+            if self._interest >= 0:
+                self._loop.modify(self._fd, wanted)
+            elif wanted:
+                self._loop.register(self._fd, wanted, self._callback())
+            else:
+                return
+            self._interest = wanted
+
+    def _unwatch(self) -> None:
+        """Hear nothing more, until something is wanted again."""
+        if self._interest >= 0:
+            self._loop.unregister(self._fd)
+            self._interest = UNWATCHED
+
+    def _wanted(self) -> int:
+        """The events of interest now."""
+        raise NotImplementedError
+
+    def _callback(self) -> Callable[[int], object]:
+        """What the loop is to call with events."""
+        raise NotImplementedError
+
+    # --- its end
+
+    def _end(self, reason: str) -> None:
+        """To CLOSED: nothing more is dispatched; the rest follows at the end of the turn."""
+        if self._state == CLOSED:
+            return
+        self._state = CLOSED
+        self._reason = reason
+        if self._interest >= 0:
+            if self._shared:
+                self._loop.unregister(self._fd)
+            else:
+                self._loop.forget(self._fd)
+            self._interest = UNWATCHED
+        self._loop.at_end_of_turn(self._dispose)
+
+    def _dispose(self) -> None:
+        """At the end of the turn in which it ended: tell, and close the descriptor."""
+        self._tell_closed()
+        if self._shared:
+            # A program, or what it left behind, has a copy: closing this one alone would not tell the peer.
+            try:
+                self._sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the peer was faster
+        try:
+            self._sock.close()
+        except OSError:
+            pass  # what close(2) reports here is the peer's reset, once more
+        self._gone()
+
+    def _tell_closed(self) -> None:
+        """Tell the plugins that it is closed."""
+        raise NotImplementedError
+
+    def _gone(self) -> None:
+        """The descriptor is closed."""
+        if self._owner is not None:
+            self._owner._stream_ended(self)
+
+    def _reset_at_close(self) -> None:
+        """Have the peer see a reset (of a unix socket: the end)."""
+        if self._is_socket():
+            try:
+                if self._shared:
+                    # SO_LINGER would wait for the last copy to be closed; this disconnects all of them (connect(2)).
+                    _libc.connect(self._fd, _UNSPECIFIED, len(_UNSPECIFIED))
+                else:
+                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)  # type: ignore[attr-defined]
+            except OSError:
+                pass  # the peer was faster
+
+    # --- what it is
+
+    def _is_socket(self) -> bool:
+        return isinstance(self._sock, socket.socket)
+
+    def _socket_error(self) -> int:
+        if isinstance(self._sock, socket.socket):
+            return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return 0
+
+    def _is_open(self) -> bool:
+        return self._state == OPEN
+
+    def _is_connecting(self) -> bool:
+        return self._state == CONNECTING
+
+    def _is_closed(self) -> bool:
+        return self._state == CLOSED
+
+    # --- the fault boundary
+
+    def _guarded(self, what: str, callback: Callable[..., object], *arguments: object) -> None:
+        """Call a plugin's callback; what it raises ends the connection that this belongs to, and nothing else."""
+        try:
+            callback(*arguments)
+        except BaseException as error:  # noqa: BLE001 - a plugin's sys.exit() is its own fault too
+            self._fault(what, error)
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        if self._owner is not None:
+            self._owner._fault(what, error)
