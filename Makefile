@@ -2,6 +2,9 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+# Where test-all looks: on PATH, and where pyenv keeps its versions.
+PYTHONS ?= python3 python3.11 python3.12 python3.13 python3.14 \
+	$(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.*/bin/python3)
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= poolsrv.toml
@@ -12,19 +15,24 @@ help: ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 run: $(VENV)/run.stamp ## set up, then serve the sample poolsrv.toml (CONFIG=FILE for another)
-	exec $(BIN)/poolsrv --config $(CONFIG)
+	exec $(BIN)/poolsrv --config "$(CONFIG)"
 
 check: $(VENV)/run.stamp ## set up, then check the sample poolsrv.toml
-	$(BIN)/poolsrv check --config $(CONFIG)
+	$(BIN)/poolsrv check --config "$(CONFIG)"
 
 test: $(VENV)/dev.stamp ## set up, then run the tests (ARGS='-k name' for some of them)
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: ## the tests on every Python from 3.11 on that is here
-	@set -e; for p in python3.11 python3.12 python3.13 python3.14; do \
-		if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			echo "== $$($$p --version)"; $(MAKE) --no-print-directory test PYTHON=$$p VENV=.venv-$$p; \
-		fi; done
+test-all: ## the tests on every Python from 3.11 on that is here (PYTHONS='a b' for these)
+	@seen=; failed=; for p in $(PYTHONS); do \
+		v=$$($$p -c 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))' \
+			2>/dev/null) || continue; \
+		[[ " $$seen " != *" $$v "* ]] || continue; \
+		seen="$$seen $$v"; echo "== Python $$v"; \
+		$(MAKE) --no-print-directory test PYTHON="$$p" VENV=.venv-$$v || failed="$$failed $$v"; \
+	done; \
+	[ -n "$$seen" ] || { echo "no Python from 3.11 on was found: set PYTHONS" >&2; exit 1; }; \
+	[ -z "$$failed" ] || { echo "failed on:$$failed" >&2; exit 1; }
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -39,16 +47,18 @@ bench-quick: $(VENV)/dev.stamp ## see that the benchmark works (no figure of it 
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "poolsrv needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-	$(BIN)/python -m compileall -q poolsrv plugins
+	@echo "setting up $(VENV), once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@$(BIN)/python -m compileall -q poolsrv plugins
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
-	$(BIN)/python -m compileall -q poolsrv plugins
+	@echo "setting up $(VENV), once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@$(BIN)/python -m compileall -q poolsrv plugins
 	@touch $@ $(VENV)/run.stamp
 
 clean: ## remove what the above made
