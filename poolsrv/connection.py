@@ -14,7 +14,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -27,6 +26,7 @@ from .stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
 
     from .hooks import Caller
     from .service import Service
