@@ -217,3 +217,15 @@ def open_descriptors(pid: int) -> list[str]:
         except FileNotFoundError:
             pass  # the one of the listing itself
     return sorted(found)
+
+
+def context_switches(pid: int) -> int:
+    """How often a process has gone to sleep by itself: of one that waits in epoll, about once per turn."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def cpu_ticks(pid: int) -> int:
+    """The CPU time of a process, in ticks of mostly 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
