@@ -41,6 +41,8 @@ _HEAD_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _TOKEN_START = frozenset(b"!#$%&'*+.^_`|~-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _match_token = re.compile(_TOKEN).fullmatch
+# A line that does not begin with a field's name and its colon (RFC 9112 sections 5, 5.1 and 5.2); the end has none.
+_find_bad_line = re.compile(rb"\r\n(?!" + _TOKEN + rb":|\r\n|\Z)").search
 _find_head_end = re.compile(rb"\n\r?\n").search
 # RFC 9112 section 3: one space between the parts, nothing around them. The target: visible ASCII without "#", which
 # has no place in a request (section 3.2); clients do send the likes of | and { in it, so these are let through.
@@ -256,8 +258,7 @@ class RequestParser:
         if (
             head.translate(None, _HEAD_BYTES)
             or not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r")
-            or b"\n " in head
-            or b"\n\t" in head
+            or _find_bad_line(head)
         ):
             raise RequestError(400, _what_is_wrong(head), text)
         headers = self._take_apart(head, line, method, raw_target, minor, text)
@@ -388,7 +389,10 @@ def _what_is_wrong(head: bytes) -> str:
         return "a line that ends with LF alone"
     if head.count(b"\r\n") != head.count(b"\r"):
         return "a bare CR"
-    return "a line that begins with whitespace (obs-fold)"
+    bad_line = _find_bad_line(head)
+    if bad_line is None or head[bad_line.end() : bad_line.end() + 1] in (b" ", b"\t"):
+        return "a line that begins with whitespace (obs-fold)"
+    return f"not a header field: {_printable(head[bad_line.end() : bad_line.end() + 60])}"
 
 
 def _printable(data: bytes) -> str:
