@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .hooks import Caller
     from .service import Service
+    from .worker import Worker
 
 log = logging.getLogger("poolsrv.connection")
 
@@ -111,6 +112,11 @@ class Connection(Stream):
         if self._extra is None:
             self._extra = {}
         return self._extra
+
+    @property
+    def worker(self) -> Worker:
+        """The worker that serves this connection."""
+        return self._service.worker
 
     @property
     def draining(self) -> bool:
