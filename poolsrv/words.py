@@ -77,7 +77,8 @@ def to_toml(value: object) -> str:
         case dict():
             return "{" + ", ".join(f"{name} = {to_toml(member)}" for name, member in value.items()) + "}"
         case msgspec.Struct():
-            return to_toml({name: getattr(value, name) for name in value.__struct_fields__})
+            members = {name: getattr(value, name) for name in value.__struct_fields__}
+            return to_toml({name: member for name, member in members.items() if member is not None})
         case _:
             return str(value)
 

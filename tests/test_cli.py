@@ -215,6 +215,10 @@ def site_with_all_kinds(tmp_path: Path) -> Path:
         import msgspec
         from poolsrv import hookimpl
 
+        class Limits(msgspec.Struct, frozen=True):
+            files: int = 5
+            memory: int | None = None
+
         class Rich:
             """Has options.
 
@@ -227,6 +231,7 @@ def site_with_all_kinds(tmp_path: Path) -> Path:
                 env: dict[str, str] = {}
                 user: str | None = None
                 plain: bool = False
+                limits: Limits = Limits()
 
             @hookimpl
             def on_readable(self, conn): ...
@@ -264,7 +269,8 @@ def test_plugins_are_listed_with_hooks_and_options_and_a_broken_one_hides_no_oth
         "    timeout   a number from 0; default 30.0\n"
         "    env       a table of strings; default {}\n"
         "    user      a string; default not set\n"
-        "    plain     true or false; default false"
+        "    plain     true or false; default false\n"
+        "    limits    a table; default {files = 5}"
     )
     assert entries["absent"] == (
         'absent  (rich 2.1, rich:Absent)\n  broken: it can\'t be imported: rich has no "Absent"'
