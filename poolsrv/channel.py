@@ -31,6 +31,11 @@ MAX_PER_MESSAGE = 16  # connections in one message; the kernel's limit (SCM_MAX_
 MAX_IN_FLIGHT = 64  # connections sent to one worker that it has not yet reported as taken
 MAX_CLOSED_PER_REPORT = 1024  # keeps a report well below _UP_SIZE: an id takes at most 11 bytes
 
+# Plain numbers: to combine flags of an enumeration takes longer than the system call that gets them.
+_DONTWAIT = int(socket.MSG_DONTWAIT)
+_SEND_FLAGS = _DONTWAIT | int(socket.MSG_NOSIGNAL)
+_RECEIVE_FLAGS = _DONTWAIT | int(socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 _DESCRIPTOR_SIZE = array.array("i").itemsize
 _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_PER_MESSAGE * _DESCRIPTOR_SIZE)
 _DOWN_SIZE = 16384  # 16 peers with the longest unix socket path (108 bytes) stay far below this
@@ -83,9 +88,7 @@ class DispatcherEnd:
         fds = array.array("i", [connection.fd for connection in connections])
         payload = marshal.dumps([(c.listener, c.id, c.peer) for c in connections])
         try:
-            self._socket.sendmsg(
-                [payload], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            )
+            self._socket.sendmsg([payload], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], _SEND_FLAGS)
         except OSError as error:
             # EAGAIN: the socket's buffer. ETOOMANYREFS: as many descriptors of this user are in flight as it may
             # have descriptors open (unix(7)). ENOBUFS, ENOMEM: the kernel has none to spare now.
@@ -97,7 +100,7 @@ class DispatcherEnd:
     def ask(self) -> None:
         """Ask the worker for a report, once it gets to it. Nothing where the channel is full: it will report anyway."""
         try:
-            self._socket.send(marshal.dumps([]), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._socket.send(marshal.dumps([]), _SEND_FLAGS)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
                 raise
@@ -105,7 +108,7 @@ class DispatcherEnd:
     def receive(self) -> Report | None:
         """The next report; None where there is none. Never blocks."""
         try:
-            message = self._socket.recv(_UP_SIZE, socket.MSG_DONTWAIT)
+            message = self._socket.recv(_UP_SIZE, _DONTWAIT)
         except BlockingIOError:
             return None
         return Report(*marshal.loads(message)) if message else None
@@ -148,7 +151,7 @@ class WorkerEnd:
         :raises OSError: the dispatcher is gone (EPIPE, ECONNRESET).
         """
         try:
-            self._socket.send(marshal.dumps(tuple(report)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._socket.send(marshal.dumps(tuple(report)), _SEND_FLAGS)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
                 return False
@@ -162,9 +165,7 @@ class WorkerEnd:
 
 def _receive_connections(inner: socket.socket) -> list[Handed] | None:
     try:
-        payload, ancillary, flags, _ = inner.recvmsg(
-            _DOWN_SIZE, _ANCILLARY_SIZE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-        )
+        payload, ancillary, flags, _ = inner.recvmsg(_DOWN_SIZE, _ANCILLARY_SIZE, _RECEIVE_FLAGS)
     except BlockingIOError:
         return None
     except ConnectionResetError:
@@ -177,6 +178,6 @@ def _receive_connections(inner: socket.socket) -> list[Handed] | None:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_SIZE])
     connections = marshal.loads(payload)
-    if flags & socket.MSG_CTRUNC:
+    if flags & _TRUNCATED:
         fds.extend([LOST] * (len(connections) - len(fds)))
     return [Handed(fd, *rest) for fd, rest in zip(fds, connections, strict=True)]

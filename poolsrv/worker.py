@@ -48,6 +48,8 @@ EXIT_DISPATCHER_GONE: Final = 4
 
 STOP_NOW_SIGNAL: Final = signal.SIGUSR1
 HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
+REPORT_AT_ONCE: Final = 16  # connections taken and closed that are told without delay: a quarter of what may wait
+REPORT_WITHIN: Final = 0.02  # seconds within which fewer are told
 HEARTBEAT: Final = 1.0  # seconds; shorter where hang_timeout asks for it
 SPARE_DESCRIPTORS: Final = 16  # kept free for what plugins open
 DESCRIPTORS_PER_CONNECTION: Final = 5  # a connection with a program: itself, three pipes, a pidfd
@@ -106,6 +108,11 @@ class Worker:
         self._taken = 0
         self._closed: list[int] = []
         self._heartbeat: Timer | None = None
+        self._report_due: Timer | None = None
+        # Whether the dispatcher decides by how many connections are open. Otherwise each report would only wake it.
+        self._closes_are_urgent = server.config.pool.dispatch == "least-connections" or any(
+            listener.config.max_connections for listener in server.listeners
+        )
         self._report_again: Timer | None = None
         self._events_told = 0
         self._accepted = 0
@@ -298,13 +305,21 @@ class Worker:
             self._stop_when_empty()
 
     def _after_turn(self) -> None:
-        if self._taken or self._closed or self._state is not None:
+        untold = self._taken + len(self._closed)
+        if self._state is not None or untold >= REPORT_AT_ONCE or (self._closed and self._closes_are_urgent):
             self._report()
+        elif untold and self._report_due is None:
+            self._report_due = self._loop.call_later(REPORT_WITHIN, self._report_late)
         if self._heartbeat is None and self._loop.events != self._events_told:
             hang_timeout = self._config.pool.hang_timeout
             self._heartbeat = self._loop.call_later(
                 min(HEARTBEAT, hang_timeout / 4) if hang_timeout else HEARTBEAT, self._beat
             )
+
+    def _report_late(self) -> None:
+        self._report_due = None
+        if self._taken or self._closed:
+            self._report()
 
     def _beat(self) -> None:
         """Tell the counters. Without events there is nothing to tell, unless somebody listens for silence."""
