@@ -133,6 +133,7 @@ class Dispatcher:
 
     def _assign(self, slot: Slot, handed: Handed) -> None:
         slot.assign(handed)
+        self._gates[handed.listener].given_to(slot)
         if len(slot.outbox) == MAX_PER_MESSAGE:
             self._send(slot)
 

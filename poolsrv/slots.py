@@ -78,23 +78,22 @@ class Gate:
 
     def next_in_turn(self) -> Slot | None:
         """Round robin: the next worker that has room; None where none has."""
-        slots, count = self.slots, len(self.slots)
-        for step in range(count):
-            slot = slots[(self._next + step) % count]
+        for step in range(len(self.slots)):
+            slot = self.slots[(self._next + step) % len(self.slots)]
             if slot.has_room():
-                self._next = (self._next + step + 1) % count
                 return slot
         return None
 
     def least_loaded(self) -> Slot | None:
         """The worker with the fewest connections, of those that have room; of equals the next in turn."""
-        slots, count = self.slots, len(self.slots)
         best: Slot | None = None
-        position = 0
-        for step in range(count):
-            slot = slots[(self._next + step) % count]
+        for step in range(len(self.slots)):
+            slot = self.slots[(self._next + step) % len(self.slots)]
             if slot.has_room() and (best is None or len(slot.connections) < len(best.connections)):
-                best, position = slot, (self._next + step) % count
-        if best is not None:
-            self._next = (position + 1) % count
+                best = slot
         return best
+
+    def given_to(self, slot: Slot) -> None:
+        """The worker has got a connection of this listener: the turn is the next one's. To choose a worker and then
+        find no connection in the kernel's queue must cost it nothing."""
+        self._next = (slot.index + 1) % len(self.slots)

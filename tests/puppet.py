@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from distributions import install
@@ -155,10 +156,14 @@ def connect_until(server: ServerProcess, pid: int, listener: str = "puppet") -> 
 
 
 class Crowd:
-    """Many clients that connect at once, and each ask one thing."""
+    """Many clients that connect at once, and each ask one thing.
 
-    def __init__(self, address: tuple[str, int], size: int, question: bytes = b"pid\n") -> None:
+    :param leave: each closes as soon as it has its answer.
+    """
+
+    def __init__(self, address: tuple[str, int], size: int, question: bytes = b"pid\n", leave: bool = False) -> None:
         self._question = question
+        self._leave = leave
         self.answers: dict[int, bytes] = {}  # by descriptor, as far as they have come
         self.sockets: dict[int, socket.socket] = {}
         self._epoll = select.epoll()
@@ -195,6 +200,9 @@ class Crowd:
         self.answers[fd] = self.answers.get(fd, b"") + piece if piece else b""
         if not piece or piece.endswith(b"\n"):
             self._epoll.unregister(fd)
+            if self._leave:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         for sock in self.sockets.values():

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -57,12 +58,12 @@ def test_what_is_unregistered_in_the_middle_of_a_batch_is_not_called(loop: Event
     pairs = [socket.socketpair() for _ in range(2)]
     called: list[int] = []
 
-    def first_one_wins(index: int) -> None:
+    def first_one_wins(index: int, mask: int) -> None:
         called.append(index)
         loop.unregister(pairs[1 - index][0].fileno())
 
     for index, (left, right) in enumerate(pairs):
-        loop.register(left.fileno(), READ, lambda _, index=index: first_one_wins(index))
+        loop.register(left.fileno(), READ, partial(first_one_wins, index))
         right.send(b"x")
     events = loop.wait(0)
     assert len(events) == 2
@@ -79,11 +80,12 @@ def test_a_descriptor_is_closed_after_the_last_event_of_the_batch(
     """Else its number could come back within the batch, and get the events of the old one."""
     left, right = pair
     order: list[str] = []
-    loop.register(
-        left.fileno(),
-        READ,
-        lambda _: (order.append("first"), loop.at_end_of_turn(lambda: order.append("closed"))),
-    )
+
+    def first(mask: int) -> None:
+        order.append("first")
+        loop.at_end_of_turn(lambda: order.append("closed"))
+
+    loop.register(left.fileno(), READ, first)
     loop.register(right.fileno(), READ, lambda _: order.append("second"))
     left.send(b"x")
     right.send(b"x")
@@ -103,7 +105,12 @@ def test_timers_are_called_in_the_order_in_which_they_are_due(loop: EventLoop) -
 
 def test_a_cancelled_timer_is_not_called_and_wakes_nobody(loop: EventLoop) -> None:
     order: list[str] = []
-    first = loop.call_later(0.001, lambda: (order.append("first"), second.cancel()))
+
+    def first_one() -> None:
+        order.append("first")
+        second.cancel()
+
+    first = loop.call_later(0.001, first_one)
     second = loop.call_later(0.001, lambda: order.append("second"))
     loop.call_later(0.002, loop.stop)
     loop.run()
@@ -156,7 +163,12 @@ def test_cancelled_timers_do_not_pile_up(loop: EventLoop) -> None:
 def test_a_callback_may_cancel_so_many_timers_that_they_are_rebuilt(loop: EventLoop) -> None:
     order: list[int] = []
     timers = [loop.call_later(3600, lambda: None) for _ in range(500)]
-    loop.call_later(0, lambda: [timer.cancel() for timer in timers])
+
+    def cancel_all() -> None:
+        for timer in timers:
+            timer.cancel()
+
+    loop.call_later(0, cancel_all)
     loop.call_later(0, lambda: order.append(1))
     loop.turn()
     assert order == [1]

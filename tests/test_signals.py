@@ -6,6 +6,7 @@ import os
 import select
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -41,12 +42,10 @@ def test_each_signal_is_taken_once_however_often_it_has_come(pipe: SignalPipe) -
 
 
 def test_a_full_pipe_loses_no_signal(pipe: SignalPipe) -> None:
-    with pytest.raises(BlockingIOError):
-        while True:
-            pipe._writer.send(b"\0" * 4096)
-    with pytest.raises(BlockingIOError):
-        while True:
-            pipe._writer.send(b"\0")
+    for size in (4096, 1):
+        with suppress(BlockingIOError):
+            while True:
+                pipe._writer.send(b"\0" * size)
     for _ in range(10):
         os.kill(os.getpid(), signal.SIGUSR1)
     os.kill(os.getpid(), signal.SIGUSR2)
