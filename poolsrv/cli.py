@@ -28,10 +28,10 @@ every address; with port 0, the port that the kernel chose.
 
 \b
 Examples:
-  poolsrv --config poolsrv.toml          serve
-  poolsrv check --config poolsrv.toml    find every error of the file, serve nothing
-  poolsrv plugins                        what a config may name, with hooks and options
-  printf 'hello\\n' | nc 127.0.0.1 7007   talk to the echo of the sample config
+  poolsrv --config poolsrv.toml             serve
+  poolsrv check --config poolsrv.toml       find every error of the file, serve nothing
+  poolsrv plugins                           what a config may name, with hooks and options
+  printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo of the sample config
 
 \b
 A config:
@@ -46,7 +46,7 @@ EPILOG = """
 \b
 Signals:
   TERM, INT   stop: open connections get pool.graceful_timeout seconds; a second one ends at once
-  HUP         read the config again
+  HUP         check the config again, and log what is wrong with it; a restart applies it
   (TERM to a single worker: it finishes what it has and is replaced)
 
 \b
