@@ -1,10 +1,10 @@
 # `make run` and `make test` set up all that they need in .venv; nothing else has to be typed first.
 SHELL := /bin/bash
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-# Where test-all looks: on PATH, and where pyenv keeps its versions.
-PYTHONS ?= python3 python3.11 python3.12 python3.13 python3.14 \
+# Where a Python is looked for: on PATH, and where pyenv keeps its versions. The first that is new enough is taken.
+PYTHONS ?= python3 python3.14 python3.13 python3.12 python3.11 \
 	$(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.*/bin/python3)
+PYTHON ?= $(shell for p in $(PYTHONS); do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= poolsrv.toml
