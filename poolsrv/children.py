@@ -16,11 +16,13 @@ program that started it becomes the worker's child; what outlives its worker bec
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import resource
 import signal
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -43,6 +45,8 @@ _CLOSE_RANGE_CLOEXEC = 4  # linux/close_range.h
 _SYS_CLOSE_RANGE = 436  # the same number on every architecture
 _MAX_UINT = 0xFFFFFFFF
 
+_LOWERED_FOR_START = {resource.RLIMIT_NOFILE, resource.RLIMIT_AS}
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,9 +59,11 @@ class Child:
     :ivar returncode: None while it runs; then its exit status, or the negative number of the signal that ended it.
     :ivar rusage: once it has been reaped, what it used (getrusage(2)); ``ru_maxrss`` is in KiB, and because of
         ``posix_spawn`` it is never below the peak of the worker that started it.
+    :ivar outlives: False at first; a plugin that sets it lets the program run on when its connection is reset, aborted
+        or fails.
     """
 
-    __slots__ = ("_killer", "_loop", "pid", "returncode", "role", "rusage", "stderr", "stdin", "stdout")
+    __slots__ = ("_killer", "_loop", "outlives", "pid", "returncode", "role", "rusage", "stderr", "stdin", "stdout")
 
     def __init__(self, pid: int, role: Literal["program", "worker"], loop: EventLoop | None = None) -> None:
         self.pid = pid
@@ -67,6 +73,7 @@ class Child:
         self.stderr: Stream | None = None
         self.returncode: int | None = None
         self.rusage: resource.struct_rusage | None = None
+        self.outlives = False
         self._loop = loop
         self._killer: Timer | None = None
 
@@ -76,17 +83,25 @@ class Child:
 
     def terminate(self, grace: float = 5.0) -> None:
         """End the program's whole process group: TERM now, KILL once the program itself has ended or ``grace``
-        seconds have passed. Harmless when it has been called before, or the program has ended.
+        seconds have passed. Where it has ended already, what it has left behind in its group is ended. Harmless when
+        it has been called before.
         """
-        if self.returncode is not None or self._killer is not None or self._loop is None:
+        if self._killer is not None or self._loop is None or not self._has_group():
             return
         self._killer = self._loop.call_later(grace, self.kill)
         signal_group(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """End the program's whole process group at once."""
-        if self.returncode is None:
+        if self._has_group():
             signal_group(self.pid, signal.SIGKILL)
+
+    def _has_group(self) -> bool:
+        """Whether the group's number still is that of this program's group. Once the program has been reaped, it is so
+        as long as there is somebody in it, who is an adopted child of this process by then."""
+        if self.returncode is None:
+            return True
+        return self.role == "program" and any(group_of(pid) == self.pid for pid in children_of_this_process())
 
     def reaped(self, returncode: int, rusage: resource.struct_rusage | None) -> None:
         """Record how it ended; for the one who has waited for it."""
@@ -166,6 +181,7 @@ def start_program(
     env: Mapping[str, str] | None,
     cwd: str | os.PathLike[str] | None,
     descriptors: tuple[int | None, int | None, int | None],
+    limits: Mapping[int, int] | None = None,
 ) -> int:
     """Start a program in a process group of its own.
 
@@ -174,6 +190,7 @@ def start_program(
     :param cwd: its working directory, against which a relative program name counts; None: the server's.
     :param descriptors: what becomes its standard input, output and error, none of them 0, 1 or 2; None: the null
         device.
+    :param limits: resource limits (``resource.RLIMIT_*`` to a number), soft and hard; see ``_start_limited``.
     :returns: its process id.
     :raises OSError: at once, when it can't be started.
     """
@@ -186,20 +203,64 @@ def start_program(
     close_on_exec_from(3)
     spawn = os.posix_spawn if b"/" in os.fsencode(argv[0]) else os.posix_spawnp
     former = _enter(cwd) if cwd is not None else None
+    start = partial(
+        spawn,
+        argv[0],
+        list(argv),
+        {"PATH": DEFAULT_PATH} if env is None else env,
+        file_actions=actions,
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=_RESET_SIGNALS,
+    )
     try:
-        return spawn(
-            argv[0],
-            list(argv),
-            {"PATH": DEFAULT_PATH} if env is None else env,
-            file_actions=actions,
-            setpgroup=0,
-            setsigmask=(),
-            setsigdef=_RESET_SIGNALS,
-        )
+        return start() if not limits else _start_limited(start, limits)
     finally:
         if former is not None:
             os.fchdir(former)
             os.close(former)
+
+
+def _start_limited(start: Callable[[], int], limits: Mapping[int, int]) -> int:
+    """Start a program with resource limits, without a launcher in between (a launcher halves the rate).
+
+    ``posix_spawn`` can't set limits in the child. A soft limit that is lowered here for the moment of the start is
+    inherited by the program, and its hard limit follows by prlimit(2). CPU time counts what this process has used, and
+    processes count what its user has, so these are set after the start only: the program has used nothing worth
+    mentioning by then. So it is with an address space that is too small for this process to start anything in, and
+    with descriptors above the limit, which glibc refuses to pass on.
+    """
+    former = []
+    try:
+        for number in _LOWERED_FOR_START & limits.keys():
+            soft, hard = resource.getrlimit(number)
+            former.append((number, (soft, hard)))
+            resource.setrlimit(number, (_at_most(limits[number], hard), hard))
+        pid = start()
+    except (OSError, MemoryError) as error:
+        for number, limit in former:
+            resource.setrlimit(number, limit)
+        if not isinstance(error, MemoryError) and error.errno not in (errno.ENOMEM, errno.EBADF):
+            raise
+        pid = start()
+    finally:
+        for number, limit in former:
+            resource.setrlimit(number, limit)
+    for number, value in limits.items():
+        try:
+            hard = resource.prlimit(pid, number)[1]
+            # At the soft limit of CPU time a program gets SIGXCPU, at the hard one, a second later, SIGKILL.
+            extra = 1 if number == resource.RLIMIT_CPU else 0
+            resource.prlimit(pid, number, (_at_most(value, hard), _at_most(value + extra, hard)))
+        except ProcessLookupError:
+            break  # it has ended
+        except OSError as error:
+            log.warning("can't limit program %d: %s", pid, error.strerror)
+    return pid
+
+
+def _at_most(value: int, hard: int) -> int:
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def _enter(directory: str | os.PathLike[str]) -> int:
@@ -229,6 +290,14 @@ def signal_group(pgid: int, number: signal.Signals) -> None:
         os.killpg(pgid, number)
     except (ProcessLookupError, PermissionError):
         pass
+
+
+def group_of(pid: int) -> int:
+    """The process group of a process; 0 where it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def become_subreaper() -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
@@ -167,6 +168,7 @@ class Connection(Stream):
         stdin: Connection | int | None = None,
         stdout: Connection | int | None = None,
         stderr: Connection | int | None = None,
+        limits: Mapping[int, int] | None = None,
     ) -> Child:
         """Start a program in a process group of its own, with only these three descriptors.
 
@@ -178,6 +180,8 @@ class Connection(Stream):
         :param argv: the program and its arguments.
         :param env: its whole environment; None: nothing but a PATH.
         :param cwd: its working directory; None: the server's.
+        :param limits: resource limits of the program, ``{resource.RLIMIT_NOFILE: 64}``; each is the soft and the hard
+            one. They cost no launcher program.
         :raises OSError: it can't be started, or the connection is closed.
         """
         if self._state != OPEN:
@@ -202,7 +206,7 @@ class Connection(Stream):
                     if relay is not None:
                         relay.copy_from_now_on()
                 os.set_blocking(self._fd, True)
-            pid = start_program(argv, env=env, cwd=cwd, descriptors=(theirs[0], theirs[1], theirs[2]))
+            pid = start_program(argv, env=env, cwd=cwd, descriptors=(theirs[0], theirs[1], theirs[2]), limits=limits)
         except BaseException:
             for fd in pipes:
                 os.close(fd)
@@ -234,6 +238,28 @@ class Connection(Stream):
         if reads:
             self.pause_reading()
         return child
+
+    def open_stream(self, fd: int) -> Stream:
+        """A stream over a descriptor that the plugin has opened: its end of a pipe, or a connected socket.
+
+        The descriptor is the stream's from now on, also where this raises. Nothing is read until the stream's
+        ``on_readable`` is set. It holds this connection, and is aborted with it.
+
+        :raises OSError: it is no open descriptor, or the connection is closed.
+        """
+        if self._state != OPEN:
+            os.close(fd)
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            stream = Stream(self._loop, socket.socket(fileno=fd), self)
+        else:
+            stream = Pipe(self._loop, fd, self)
+        try:
+            stream._start()
+        except BaseException:
+            stream._sock.close()
+            raise
+        return self._own(stream)
 
     def connect(
         self,
@@ -358,7 +384,8 @@ class Connection(Stream):
 
     def _terminate_programs(self) -> None:
         for child in self._children or ():
-            child.terminate(KILL_GRACE)
+            if not child.outlives:
+                child.terminate(KILL_GRACE)
 
     def abort(self, reason: str = "") -> None:
         self._ends_programs = True

@@ -51,6 +51,7 @@ class Stream(Input):
     """
 
     __slots__ = (
+        "_eof_sent",
         "_last_active",
         "_linger",
         "_on_close",
@@ -72,6 +73,7 @@ class Stream(Input):
         self._on_writable: Callable[[Any], object] | None = None
         self._on_close: Callable[[Any, BaseException | None], object] | None = None
         self._sends_eof = False  # send_eof has been called
+        self._eof_sent = False  # and the kernel has been told
         self._linger: Timer | None = None
         self._relay_out: Relay | None = None  # brings what is written here
         self._last_active = loop.now
@@ -165,6 +167,11 @@ class Stream(Input):
         :raises ValueError: this stream is relayed somewhere, or something is relayed to ``target``.
         """
         Relay(self, target, limit, done).start()
+
+    @property
+    def relay_waits(self) -> bool:
+        """True while a relay from here waits for its target to take more: who is slow is not this peer."""
+        return self._relay_in is not None and not self._relay_in.wants_read
 
     # --- the end
 
@@ -337,6 +344,9 @@ class Stream(Input):
             self._flushed()
 
     def _shutdown_writing(self) -> None:
+        if self._eof_sent:
+            return  # a second shutdown(2) fails where the peer has finished too, and would look like a reset
+        self._eof_sent = True
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
