@@ -12,17 +12,20 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import hookspecs
+from . import entrypoints, hookspecs
 from .config import LISTENER_KEYS
 from .errors import PoolsrvError
 from .hooks import HOOK_NAMES
 from .problems import did_you_mean, one_of, quoted
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 FIRST_HOOKS = ("on_connection_init", "on_readable")  # a handler has at least one of them
 
@@ -41,25 +44,34 @@ class Installed(msgspec.Struct, frozen=True):
 
     :ivar name: the entry point's name, which the config uses.
     :ivar target: what it names: ``"poolsrv_shout:Shout"``.
-    :ivar source: the distribution that it is installed by. Its name and version are in a file that is not read unless
+    :ivar source: the distribution that it is installed by, or the folder with its metadata, which is not read unless
         somebody asks.
     :ivar rivals: the other distributions that offer a plugin of this name; then none of them can be used.
     """
 
     name: str
     target: str
-    source: metadata.Distribution | None
+    source: metadata.Distribution | str | None
     rivals: tuple[str, ...] = ()
 
     @property
     def distribution(self) -> str:
         """The distribution's name."""
-        return self.source.name if self.source else "?"
+        source = self._read_source()
+        return source.name if source else "?"
 
     @property
     def version(self) -> str:
         """The distribution's version."""
-        return self.source.version if self.source else "?"
+        source = self._read_source()
+        return source.version if source else "?"
+
+    def _read_source(self) -> metadata.Distribution | None:
+        if not isinstance(self.source, str):
+            return self.source
+        from importlib import metadata  # slow to import, see entrypoints.py
+
+        return metadata.Distribution.at(self.source)
 
     def __str__(self) -> str:
         return f"the plugin {quoted(self.name)} ({self.target}, of {self.distribution} {self.version})"
@@ -67,6 +79,8 @@ class Installed(msgspec.Struct, frozen=True):
 
 def installed() -> dict[str, Installed]:
     """Every installed plugin, by name. Nothing is imported."""
+    from importlib import metadata  # slow to import, see entrypoints.py
+
     found: dict[str, Installed] = {}
     for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
         plugin = Installed(entry_point.name, entry_point.value, entry_point.dist)
@@ -75,6 +89,13 @@ def installed() -> dict[str, Installed]:
             plugin = msgspec.structs.replace(earlier, rivals=(*earlier.rivals, plugin.distribution))
         found[plugin.name] = plugin
     return dict(sorted(found.items()))
+
+
+def found_quickly() -> dict[str, Installed]:
+    """Installed plugins, by name, but perhaps not all."""
+    return {
+        name: Installed(name, target, folder) for name, (target, folder) in entrypoints.find(hookspecs.PROJECT).items()
+    }
 
 
 def import_class(plugin: Installed) -> type[Any]:

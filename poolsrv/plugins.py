@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -71,9 +72,14 @@ class _Loader:
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
         self.problems = draft.problems
-        self.installed: dict[str, Installed] = discovery.installed()
+        self._at_hand = discovery.found_quickly()
         self._classes: dict[str, tuple[type[Any], Options] | None] = {}
         self._misfits: set[str] = set()  # plugins with errors in their hooks
+
+    @cached_property
+    def installed(self) -> dict[str, Installed]:
+        """All of them, for what is not at hand, and for messages that name them."""
+        return discovery.installed()
 
     def make(self, listener: ListenerDraft) -> tuple[Hooks, HalfClose] | None:
         """A listener's plugins, and its handler's ``half_close``; None where there are errors."""
@@ -113,14 +119,18 @@ class _Loader:
             self._classes[name] = self._import(name, place)
         return self._classes[name]
 
+    def _find(self, name: str) -> Installed | None:
+        return self._at_hand.get(name) or self.installed.get(name)
+
     def _import(self, name: str, place: Key) -> tuple[type[Any], Options] | None:
-        if name not in self.installed:
+        plugin = self._find(name)
+        if plugin is None:
             known = one_of(map(quoted, self.installed)) if self.installed else "one that is installed (none is)"
             message = f"no plugin {quoted(name)} is installed, expected {known}{did_you_mean(name, self.installed)}"
             self.problems.add(place, message)
             return None
         try:
-            cls = discovery.import_class(self.installed[name])
+            cls = discovery.import_class(plugin)
             schema = discovery.options_of(cls)
         except PluginError as error:
             log.debug("plugin %r", name, exc_info=error.__cause__)
@@ -166,7 +176,7 @@ class _Loader:
 
     def _blame(self, name: str, place: Key, message: str) -> None:
         """Add an error that a plugin's code has, at the place where the file names the plugin."""
-        self.problems.add(place, f"{self.installed[name]} {message}")
+        self.problems.add(place, f"{self._find(name)} {message}")
 
     def _check_strays(self, listener: ListenerDraft, plugins: Any, schemas: Mapping[str, Options]) -> None:
         """Keys and tables that are neither the listener's own nor the table of one of its plugins."""
