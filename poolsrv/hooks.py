@@ -1,7 +1,8 @@
 """One pluggy manager per listener, the callers that the worker uses, and who is to blame when a plugin raises.
 
-Where a listener has exactly one plain implementation of a hook, the caller is that bound method itself; otherwise it
-goes through pluggy, which costs 1 to 2 µs more per call. Both ways behave alike.
+pluggy finds the implementations, checks them and puts them in order, once. Where a listener has one plain
+implementation of a hook, the caller is that bound method itself; where it has several, it calls one after the other;
+where a wrapper is among them, it goes through pluggy, which costs 1 to 2 µs more per call. All ways behave alike.
 """
 
 from __future__ import annotations
@@ -150,11 +151,12 @@ class Hooks:
         impls = relay.get_hookimpls()
         if not impls:
             return None
-        arguments = relay.spec.argnames
-        if len(impls) == 1:
-            impl = impls[0]
-            if not impl.wrapper and not impl.hookwrapper and tuple(impl.argnames) == tuple(arguments):
-                return impl.function  # type: ignore[no-any-return]
+        arguments = tuple(relay.spec.argnames)
+        if not any(impl.wrapper or impl.hookwrapper for impl in impls):
+            functions = tuple(_by_position(impl, arguments) for impl in reversed(impls))
+            if len(functions) == 1:
+                return functions[0]
+            return _first_result_of(functions) if relay.spec.opts["firstresult"] else _all_of(functions)
         if len(arguments) == 1:
             (argument,) = arguments
             return lambda value: relay(**{argument: value})
@@ -177,6 +179,34 @@ class Hooks:
                 return None
 
         return guarded
+
+
+def _by_position(impl: pluggy.HookImpl, arguments: tuple[str, ...]) -> Caller:
+    """The implementation, taking all of the hook's arguments in their order."""
+    function: Caller = impl.function
+    if tuple(impl.argnames) == arguments:
+        return function
+    places = tuple(arguments.index(name) for name in impl.argnames)
+    return lambda *values: function(*[values[place] for place in places])
+
+
+def _first_result_of(functions: tuple[Caller, ...]) -> Caller:
+    def chain(conn: Any) -> Any:
+        for function in functions:
+            result = function(conn)
+            if result is not None:
+                return result
+        return None
+
+    return chain
+
+
+def _all_of(functions: tuple[Caller, ...]) -> Caller:
+    def chain(*values: Any) -> None:
+        for function in functions:
+            function(*values)
+
+    return chain
 
 
 def log_fault(hook: str, plugin: str, arguments: dict[str, Any], error: BaseException) -> None:
