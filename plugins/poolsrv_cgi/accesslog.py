@@ -71,7 +71,9 @@ def _escaped(match: re.Match[str]) -> str:
     character = match[0]
     if character in '"\\':
         return "\\" + character
-    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+    # A byte that was no text (PEP 383), or any other surrogate, which only a program's own text can hold.
+    errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
 
 
 def mask_address(address: str) -> str:
