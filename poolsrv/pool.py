@@ -24,7 +24,7 @@ from .dispatcher import Dispatcher
 from .errors import StartError
 from .eventloop import READ, EventLoop, Timer
 from .hangs import HangFile
-from .slots import DRAINING, EMPTY, SERVING, STARTING, Gate, Slot
+from .slots import DRAINING, EMPTY, STARTING, Gate, Slot
 from .worker import EXIT_START_FAILED, HANG_SIGNAL, STOP_NOW_SIGNAL, Worker
 
 if TYPE_CHECKING:
@@ -178,7 +178,8 @@ class Pool:
             self._failed_starts[slot.index] = 0
             slot.started_at = self._loop.now
             log.info("worker %d (pid %d) serves", slot.index, slot.pid)
-            if not self._was_whole and not any(one.state in (EMPTY, STARTING) for one in self._slots):
+            starting = any(one.state in (EMPTY, STARTING) for one in self._slots)
+            if not (self._was_whole or self._stopping or starting):
                 self._was_whole = True
                 addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
                 log.info("ready: %s (%d workers)", addresses, len(self._slots))
@@ -353,8 +354,8 @@ class Pool:
         while children.kill_children(self._not_ours) and self._loop.now < deadline:
             self._loop.turn(0.02)
             self._reap()
+        self._signals.silence()
         self._loop.close()
-        self._signals.close()
         log.info("stopped")
 
 

@@ -63,6 +63,15 @@ class SignalPipe:
         self._reader.close()
         self._writer.close()
 
+    def silence(self) -> None:
+        """For a process that is about to exit in order: ignore the signals from now on, so that none of them ends it
+        before, and close the pipe."""
+        for number in self._former:
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
+        self._reader.close()
+        self._writer.close()
+
     def abandon(self) -> None:
         """In a forked child: close the copies of the parent's pipe; the handlers are the child's own to set."""
         signal.set_wakeup_fd(-1)

@@ -205,8 +205,7 @@ class Worker:
                 self._drain()
             elif number == STOP_NOW_SIGNAL:
                 self._program_grace = 0.0
-                for child in self.reaper.running.values():
-                    child.kill()
+                self._kill_programs()
                 self._stop_now("worker stop")
 
     def _drain(self) -> None:
@@ -248,8 +247,10 @@ class Worker:
         """TERM, then KILL, to every program's group; then whatever else this process has started or adopted."""
         loop = self._loop
         loop.after_turn = None
-        for child in list(self.reaper.running.values()):
+        for child in self.reaper.running.values():
             child.terminate(self._program_grace)
+        # Those of connections that were aborted have been told to end before, with a longer grace.
+        loop.call_later(self._program_grace, self._kill_programs)
         deadline = loop.now + self._program_grace + 1.0
         while self.reaper.running and loop.now < deadline:
             loop.turn(0.2)
@@ -259,6 +260,10 @@ class Worker:
             while children.kill_children() and loop.now < deadline:
                 loop.turn(0.02)
                 _reap_all()
+
+    def _kill_programs(self) -> None:
+        for child in self.reaper.running.values():
+            child.kill()
 
     # --- the channel
 

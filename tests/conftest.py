@@ -29,11 +29,16 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     started: list[ServerProcess] = []
 
     def start(
-        config: str, *, ready: bool = True, paths: tuple[Path, ...] = (), descriptors: int | None = None
+        config: str,
+        *,
+        ready: bool = True,
+        paths: tuple[Path, ...] = (),
+        descriptors: int | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> ServerProcess:
         folder = tmp_path / f"server{len(started)}"
         folder.mkdir()
-        server = ServerProcess(config, folder, paths=paths, descriptors=descriptors)
+        server = ServerProcess(config, folder, paths=paths, descriptors=descriptors, prefix=prefix)
         started.append(server)
         return server.wait_ready() if ready else server
 

@@ -27,10 +27,11 @@ STRAY = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if len(sys.argv) > 1:
-    os.setsid()
     if os.fork():
         os._exit(0)
     os.setsid()
+    if os.fork():
+        os._exit(0)
     open(sys.argv[1], "a").write(f"{os.getpid()}\\\\n")
     os.close(1)
 else:

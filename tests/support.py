@@ -28,10 +28,18 @@ class ServerProcess:
 
     :param config: the TOML text; it is written to ``folder/poolsrv.toml``.
     :param paths: folders for PYTHONPATH, with a test's own plugins (see distributions.py).
+    :param descriptors: the limit of open descriptors.
+    :param prefix: a program and its arguments, that starts what comes after them.
     """
 
     def __init__(
-        self, config: str, folder: Path, *, paths: tuple[Path, ...] = (), descriptors: int | None = None
+        self,
+        config: str,
+        folder: Path,
+        *,
+        paths: tuple[Path, ...] = (),
+        descriptors: int | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.file = folder / "poolsrv.toml"
@@ -39,7 +47,7 @@ class ServerProcess:
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), PYTHONDONTWRITEBYTECODE="1")
         limit = ["prlimit", f"--nofile={descriptors}:{descriptors}"] if descriptors else []
         self.process = subprocess.Popen(
-            [*limit, sys.executable, "-m", "poolsrv", "--config", str(self.file)],
+            [*limit, *prefix, sys.executable, "-m", "poolsrv", "--config", str(self.file)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -284,7 +284,7 @@ def test_while_all_channels_are_full_connections_wait_and_the_dispatcher_rests(
 
 
 def test_connections_without_a_worker_are_served_on_stop(serve: Serve, site: Path, tmp_path: Path) -> None:
-    """One worker is killed with connections in its channel, the other is stopped. On TERM it goes on and serves them."""
+    """One worker is killed with connections in its channel, the other is stopped. On TERM it goes on, and serves."""
     server = serve(config("workers = 2\ngraceful_timeout = 10.0"), paths=(site,))
     first, second = server.worker_pids()
     release = tmp_path / "release"
