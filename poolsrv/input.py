@@ -136,11 +136,11 @@ class Input(Descriptor):
 
     def _call_again(self) -> None:
         self._call_due = False
-        if self._state != OPEN or self._paused or self._relay_in is not None:
+        if self._state != OPEN or self._relay_in is not None:
             return
         if self.eof and not self._eof_told:
-            self._at_eof()
-        elif len(self._in) > self._pos:
+            self._at_eof()  # a relay has met it; not being told, it would never be closed
+        elif len(self._in) > self._pos and not self._paused:
             if self._on_readable is not None:
                 self._guarded("on_readable", self._on_readable, self)
             self._settle()

@@ -29,7 +29,8 @@ class Tells:
 
 
 class Ping:
-    # Answers each line; "turns" with the number of turns that the worker's loop makes in 0.2 seconds.
+    # Answers each line; "turns" with the number of turns that the worker's loop makes in 0.2 seconds, "alone" in the
+    # log, as soon as there is no other connection.
     @hookimpl
     def on_readable(self, conn):
         while (line := conn.recv_line()) is not None:
@@ -37,8 +38,16 @@ class Ping:
                 loop = conn.worker._loop
                 before = loop.turns
                 conn.call_later(0.2, lambda: conn.send(b"%d\\n" % (loop.turns - before)))
+            elif line == b"alone\\n":
+                self.wait(conn)
             else:
                 conn.send(line)
+
+    def wait(self, conn):
+        if sum(len(service.connections) for service in conn.worker._services) > 1:
+            conn.call_later(0.005, lambda: self.wait(conn))
+        else:
+            conn.log.info("alone")
 
 
 """
@@ -86,3 +95,15 @@ def turns(server: ServerProcess) -> int:
     """How many turns the worker's loop makes in 0.2 seconds; one that spins makes some 100,000."""
     with server.connect("ping") as sock:
         return int(ask(sock, b"turns"))
+
+
+def settle(server: ServerProcess) -> None:
+    """Wait until the server's connections are closed and have said so, lest the next test should hear it."""
+    with server.connect("ping") as sock:
+        sock.sendall(b"alone\n")
+        server.wait_for_line(rf"ping #\d+ 127\.0\.0\.1:{sock.getsockname()[1]}: alone")
+
+
+def closed(server: ServerProcess, listener: str, after: int) -> str:
+    """The reason for which the first connection of a listener, from line ``after`` of the log on, has closed."""
+    return server.wait_for_line(rf"\b{listener} #\d+ \S+ closed: (.*)", after=after).group(1)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from served import ask, listener, reset, served, turns
+from served import ask, listener, reset, served, settle, turns
 from support import ServerProcess, receive_all, receive_exactly, receive_line
 
 PLUGINS = r"""
@@ -36,9 +36,10 @@ class Catlate(Tells):
     @hookimpl
     def on_connection_init(self, conn):
         first = conn.spawn(["cat"], stdin=PIPE)
-        conn.relay_to(first.stdin, limit=5, done=lambda moved: self.second(conn))
+        conn.relay_to(first.stdin, limit=5, done=lambda moved: self.second(conn, first))
 
-    def second(self, conn):
+    def second(self, conn, first):
+        first.stdin.send_eof()
         up = conn.connect("unix:echo.sock", on_readable=lambda up: None)
         up.pause_reading()  # so that its end is not seen before the relay
         conn.relay_to(up)
@@ -165,6 +166,12 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     plain = "ping cat catshared catlate limited peer closes tooclosed raises self"
     with served(folder, PLUGINS, *map(listener, plain.split()), listener("echo", bind="unix:echo.sock")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def quiet(server: ServerProcess) -> Iterator[None]:
+    yield
+    settle(server)
 
 
 @contextmanager

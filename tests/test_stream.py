@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from served import ask, listener, nothing_to_read, reset, served, turns
+from served import ask, closed, listener, nothing_to_read, reset, served, settle, turns
 from support import ServerProcess, receive_all, receive_exactly, receive_line
 
 PLUGINS = r"""
@@ -247,9 +247,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
-def closed(server: ServerProcess, listener: str, after: int) -> str:
-    """The reason for which the next connection of a listener has closed."""
-    return server.wait_for_line(rf"\b{listener} #\d+ .*closed: (.*)", after=after).group(1)
+@pytest.fixture(autouse=True)
+def quiet(server: ServerProcess) -> Iterator[None]:
+    yield
+    settle(server)
 
 
 def buffered(server: ServerProcess, after: int) -> list[int]:
@@ -417,6 +418,7 @@ def test_nobody_spins_after_the_end_of_stream(server: ServerProcess) -> None:
         sock.shutdown(socket.SHUT_WR)
         assert receive_exactly(sock, 3) == b"eof"
         assert turns(server) < 50
+        reset(sock)
 
 
 @pytest.mark.parametrize("name", ["paused", "unixpaused"])
@@ -446,6 +448,7 @@ def test_nobody_spins_when_the_buffer_is_full(server: ServerProcess) -> None:
         assert turns(server) < 50
         sizes = buffered(server, after)
         assert 262144 <= max(sizes) < 262144 + 65536
+        reset(sock)
 
 
 def test_nobody_spins_while_congested(server: ServerProcess) -> None:
@@ -455,6 +458,7 @@ def test_nobody_spins_while_congested(server: ServerProcess) -> None:
         server.wait_for_line("filled", after=after)
         sock.sendall(b"more")
         assert turns(server) < 50
+        reset(sock)
 
 
 def test_nobody_spins_while_lingering(server: ServerProcess) -> None:
