@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,10 @@ P_CONFIG = '[pool]\n{pool}\n[listeners.p]\nbind = "127.0.0.1:0"\nhandler = "p"\n
 def is_whole(server: ServerProcess, size: int) -> bool:
     """All workers have said that they serve, and none has died since."""
     return server.log.count(" serves") - server.log.count("killed by") - server.log.count(") exited") == size
+
+
+def is_whole_again(server: ServerProcess, size: int, deaths: int) -> bool:
+    return server.log.count("killed by") == deaths and is_whole(server, size)
 
 
 def stray_pid(path: Path) -> int:
@@ -244,7 +249,7 @@ def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, 
             pid = int(slot.partition("(pid ")[2].partition(")")[0])
             killed.add(pid)
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda number=number: is_whole(server, 4) and server.log.count("killed by") > number, "the pool")
+            wait_until(partial(is_whole_again, server, 4, number + 1), "the pool")
     finally:
         over.set()
         for thread in threads:

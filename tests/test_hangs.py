@@ -1,0 +1,163 @@
+"""Workers that hang: told from those that are only stopped, made to say where, and replaced."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from puppet import Client, config, install_puppet
+from support import ServerProcess, process_state, wait_until
+
+from poolsrv import hookimpl
+from poolsrv.hangs import HangFile
+from poolsrv.hooks import NamedPlugin
+
+Serve = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    return install_puppet(tmp_path / "site")
+
+
+class Here:
+    """A plugin in this module."""
+
+    @hookimpl
+    def on_readable(self, conn: object) -> None: ...
+
+
+def dump(file: HangFile, **options: bool) -> None:
+    faulthandler.dump_traceback(file.fileno(), **options)
+
+
+def test_the_plugin_is_named_in_whose_code_the_worker_hangs() -> None:
+    file = HangFile()
+    dump(file)
+    plugins = [NamedPlugin("other", socketless()), NamedPlugin("here", Here())]
+    assert file.describe(plugins).startswith(f"it hangs in plugin 'here' (dump, {__file__}:")
+    file.close()
+
+
+def socketless() -> object:
+    """An instance of a class whose module has no file."""
+    return object()
+
+
+def test_without_a_plugin_on_the_stack_the_place_is_named() -> None:
+    file = HangFile()
+    dump(file)
+    assert file.describe([]).startswith(f"it hangs in dump, {__file__}:")
+    file.close()
+
+
+def test_a_worker_that_says_nothing_is_described_so() -> None:
+    file = HangFile()
+    assert file.describe([]) == "and does not say where it hangs"
+    file.close()
+
+
+def test_the_stack_of_the_main_thread_counts_and_the_latest_one() -> None:
+    file = HangFile()
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    os.write(file.fileno(), b'Current thread 0x1 (most recent call first):\n  File "old.py", line 1 in old\n')
+    dump(file, all_threads=True)
+    release.set()
+    thread.join()
+    assert file.describe([NamedPlugin("here", Here())]).startswith("it hangs in plugin 'here' (dump, ")
+    file.close()
+
+
+def test_a_silent_worker_says_where_it_hangs_is_killed_and_replaced(serve: Serve, site: Path, tmp_path: Path) -> None:
+    server = serve(config("workers = 2\nhang_timeout = 0.5"), paths=(site,))
+    with Client(server) as client:
+        pid = int(client.ask("pid"))
+        assert client.ask(f"block {tmp_path / 'never'}") == "blocks"
+        assert client.answer() == ""
+    file = site / "poolsrv_puppet.py"
+    server.wait_for_line(
+        rf"worker \d \(pid {pid}\) has been silent for \d\.\d s, it hangs in plugin 'puppet' \(block, {file}:\d+\);"
+        " killing it"
+    )
+    server.wait_for_line(rf"\(pid {pid}\) killed by SIGKILL, 1 connections are lost")
+    server.wait_for_line("serves", count=3)
+    assert server.stop() == 0
+
+
+def test_an_idle_worker_is_not_silent(serve: Serve, site: Path) -> None:
+    server = serve(config("workers = 2\nhang_timeout = 0.4"), paths=(site,))
+    workers = server.worker_pids()
+    time.sleep(1.5)  # several times the timeout: nothing must happen
+    assert server.worker_pids() == workers
+    assert "silent" not in server.log
+
+
+def test_a_stopped_worker_is_not_hung(serve: Serve, site: Path) -> None:
+    server = serve(config("workers = 2\nhang_timeout = 0.4"), paths=(site,))
+    workers = server.worker_pids()
+    os.kill(workers[0], signal.SIGSTOP)
+    server.wait_for_line("has been stopped")
+    time.sleep(1.5)  # as above
+    os.kill(workers[0], signal.SIGCONT)
+    server.wait_for_line("has been continued")
+    with Client(server) as first, Client(server) as second:
+        assert {int(first.ask("pid")), int(second.ask("pid"))} == set(workers)
+    assert "silent" not in server.log
+
+
+def test_when_all_were_stopped_nobody_is_hung(serve: Serve, site: Path) -> None:
+    """Ctrl-Z in a terminal, and ``fg`` later."""
+    server = serve(config("workers = 2\nhang_timeout = 0.4"), paths=(site,))
+    workers = server.worker_pids()
+    everybody = [server.pid, *workers]
+    os.killpg(server.pid, signal.SIGSTOP)
+    wait_until(lambda: {process_state(pid) for pid in everybody} == {"T"}, "processes that have stopped")
+    time.sleep(1.0)  # more than the timeout
+    os.kill(server.pid, signal.SIGCONT)
+    # the dispatcher goes on first, and finds the workers long silent
+    server.wait_for_line("has been stopped", count=2)
+    time.sleep(0.6)
+    os.killpg(server.pid, signal.SIGCONT)
+    with Client(server) as first, Client(server) as second:
+        assert {int(first.ask("pid")), int(second.ask("pid"))} == set(workers)
+    assert "silent" not in server.log
+
+
+def test_a_worker_that_was_slow_and_has_answered_is_not_killed(serve: Serve, site: Path, tmp_path: Path) -> None:
+    server = serve(config("workers = 1\nhang_timeout = 0.4"), paths=(site,))
+    with Client(server) as client:
+        pid = client.ask("pid")
+        for number in range(3):
+            release = tmp_path / f"release{number}"
+            assert client.ask(f"block {release}") == "blocks"
+            # It has been asked where it hangs: from then on it has half a second.
+            hang_file = find_hang_file(int(pid))
+            said = os.stat(hang_file).st_size
+            wait_until(partial(is_longer, hang_file, said), "what it says")
+            release.touch()
+            assert client.answer() == "unblocked"
+            assert client.ask("pid") == pid
+        time.sleep(0.6)
+        assert client.ask("pid") == pid
+    assert "killing" not in server.log
+
+
+def is_longer(file: str, size: int) -> bool:
+    return os.stat(file).st_size > size
+
+
+def find_hang_file(pid: int) -> str:
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        if "poolsrv-hang" in os.readlink(path):
+            return path
+    raise AssertionError(f"{pid} has none")
