@@ -1,8 +1,10 @@
 """Run programs for clients: CGI/1.1 over HTTP, the classic raw protocol of one line, or inetd's.
 
 The parts: `options` (what can be set), `request`, `body`, `paths` and `environment` (from a request to a program),
-`programheader`, `response` and `errorpage` (from its output to a response), `admission` and `running` (how many run,
-and one that runs), and a server for each protocol, which puts them together on a connection.
+`programheader`, `response` and `errorpage` (from its output to a response), `accesslog`. These know of no connection.
+`admission` and `running` are how many programs run, and one that runs; `warm`, `warmclient` and `warmpool` are Python
+programs without the start of an interpreter. A server for each protocol puts them together on a connection:
+`lineserver`, `inetdserver`, and `httpserver` with `exchange`, `requestbody` and `output`.
 """
 
 from __future__ import annotations
@@ -42,6 +44,10 @@ class Cgi:
     def on_worker_start(self, worker: Worker) -> None:
         self._site.open(worker)
         self._server.open(worker)
+
+    @hookimpl
+    def on_worker_stop(self, worker: Worker) -> None:
+        self._site.close()
 
     @hookimpl
     def on_connection_init(self, conn: Connection) -> None:

@@ -160,10 +160,14 @@ def body_decoder(request: Request, max_size: int) -> LengthDecoder | ChunkedDeco
     """The decoder for this request's body; one that is done at once where it has none.
 
     :param max_size: bytes, decoded.
-    :raises RequestError: 413 where the Content-Length is above it (RFC 9110 section 15.5.14).
+    :raises RequestError: 413 where the Content-Length is above it (RFC 9110 section 15.5.14). 411 for a POST or PUT of
+        HTTP/1.0 without Content-Length (RFC 1945 section 7.2.2): such a client may well send a body, whose end nobody
+        knows. In HTTP/1.1 it says by this that there is none.
     """
     if request.chunked:
         return ChunkedDecoder(max_size)
+    if request.content_length is None and request.version == (1, 0) and request.method in ("POST", "PUT"):
+        raise RequestError(411, "no Content-Length", request.line)
     length = request.content_length or 0
     if length > max_size:
         raise RequestError(413, f"the body is {length} bytes, over {max_size}", request.line)

@@ -7,9 +7,11 @@ the connection's buffer: pipelined requests wait there, and the engine stops rea
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from poolsrv import Connection, Worker
 
@@ -24,7 +26,8 @@ from .site import Site, endpoints_of
 __all__ = ["HttpServer"]
 
 DISCARD_LIMIT = 1 << 20  # bytes of an unwanted body that are read to keep the connection; beyond it, it is closed
-REPEATED_TIMER = 0.05  # seconds by which a deadline may be missed
+MOST_OFTEN = 0.05  # seconds between two looks at a deadline
+DRAIN_WAIT = 2.0  # seconds that a client gets for a request, once the worker is to end
 
 
 class HttpServer:
@@ -48,6 +51,8 @@ class HttpServer:
         self.document_root = os.fsdecode(self.paths.root)
         self._format: Callable[[Entry], str] = combined if options.access_log_format == "combined" else json_line
         self._log_file: int | None = None
+        timeouts = (options.header_timeout, options.keepalive_timeout, DRAIN_WAIT)
+        self.look_after = min(seconds for seconds in timeouts if seconds)
 
     def open(self, worker: Worker) -> None:
         """In a worker, before its first connection.
@@ -55,9 +60,7 @@ class HttpServer:
         :raises OSError: the access log can't be opened.
         """
         if self.options.access_log is not None:
-            self._log_file = os.open(
-                self.options.access_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640
-            )
+            self._log_file = _open_log(self.options.access_log)
 
     def on_connection_init(self, conn: Connection) -> None:
         """A new client: it has `header_timeout` for its first request."""
@@ -77,9 +80,8 @@ class HttpServer:
         conn.state.gone()
 
     def on_drain(self, conn: Connection) -> None:
-        """No further request on this connection; one that is being served may finish."""
-        if conn.state.exchange is None:
-            conn.close("drain")
+        """No further request on this connection; one that is being served, or on its way, may finish."""
+        conn.state.drain()
 
     def write_log(self, entry: Entry) -> None:
         """A line in the access log, where there is one."""
@@ -107,7 +109,7 @@ class HttpConnection:
     """What `conn.state` is: one client's connection and where it is in its requests."""
 
     __slots__ = (
-        "_due", "_idle", "_parser", "_timer", "_unwanted", "conn", "endpoints", "exchange", "head_began", "server",
+        "_due", "_idle", "_parser", "_timer_set", "_unwanted", "conn", "endpoints", "exchange", "head_began", "server",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer, conn: Connection) -> None:
@@ -120,7 +122,7 @@ class HttpConnection:
         self._unwanted = 0  # bytes of a body to throw away
         self._idle = False  # between two requests
         self._due = 0.0  # when the wait for a head ends, monotonic; 0: nobody waits
-        self._timer = False
+        self._timer_set = False
         self._wait(server.options.header_timeout)
 
     def on_readable(self) -> None:
@@ -160,25 +162,46 @@ class HttpConnection:
         self.exchange = Exchange(self, request)
         self.exchange.begin()
 
-    def finished(self, unread: int, keep_alive: bool) -> None:
+    def finished(self, unread: int | None, keep_alive: bool) -> None:
         """The exchange is over; its response has been sent, or is on its way.
 
-        :param unread: bytes of its request's body that are still to come.
+        :param unread: bytes of its request's body that are still to come; None where nobody knows.
         :param keep_alive: whether there can be another request.
         """
         self.exchange = None
         conn = self.conn
-        if not keep_alive or unread > DISCARD_LIMIT or conn.draining:
+        if not keep_alive or not self.can_go_on(unread):
             conn.close("response sent")
             return
-        self._unwanted = unread
+        self._unwanted = unread or 0
         self.head_began = 0.0
         self._idle = True
-        if self.server.options.keepalive_timeout:
-            self._wait(self.server.options.keepalive_timeout)
-            conn.resume_reading()  # a request that waits in the buffer, or the end of the stream
-        else:
-            conn.close("response sent")
+        self._wait(self.server.options.keepalive_timeout)
+        if not conn.eof:
+            conn.resume_reading()  # a request that waits in the buffer
+        elif conn.peek():
+            conn.hold()  # the engine would close it
+            conn.call_later(0.0, self._read_last)
+
+    def can_go_on(self, unread: int | None) -> bool:
+        """Whether there can be another request behind so many bytes of a body that nobody wants."""
+        within = unread is not None and unread <= DISCARD_LIMIT
+        return within and bool(self.server.options.keepalive_timeout) and not self.conn.draining
+
+    def _read_last(self) -> None:
+        """After the end of the stream: what is in the buffer."""
+        if self.exchange is None:
+            self.read_head()
+        self.conn.release()
+
+    def drain(self) -> None:
+        """The worker is to end."""
+        if self.exchange is not None:
+            return
+        if self._idle:
+            self.conn.close("drain")
+        elif not self._due or self._due > time.monotonic() + DRAIN_WAIT:
+            self._wait(DRAIN_WAIT)
 
     def gone(self) -> None:
         """The connection is closed."""
@@ -216,24 +239,45 @@ class HttpConnection:
     # --- waiting for a head
 
     def _wait(self, seconds: float) -> None:
-        """Something has to happen within so many seconds; one timer serves all the waits of a connection."""
+        """Something has to happen within so many seconds; 0 is for ever.
+
+        One timer serves all the waits of a connection, which come and go with each request: it looks at the deadline
+        as often as the shortest of the timeouts is long.
+        """
         if not seconds:
             self._due = 0.0
             return
         self._due = time.monotonic() + seconds
-        if not self._timer:
-            self._timer = True
-            self.conn.call_later(seconds, self._on_timer)
+        if not self._timer_set:
+            self._set_timer(seconds)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._timer_set = True
+        self.conn.call_later(max(min(seconds, self.server.look_after), MOST_OFTEN), self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = False
+        self._timer_set = False
         if not self._due:
             return
         left = self._due - time.monotonic()
         if left > 0:
-            self._timer = True
-            self.conn.call_later(max(left, REPEATED_TIMER), self._on_timer)
+            self._set_timer(left)
         elif self._parser.started:
             self._refuse(RequestError(408, "no whole request head within header_timeout"))
         else:
             self.conn.close("keepalive_timeout" if self._idle else "header_timeout")
+
+
+def _open_log(file: Path) -> int:
+    """For appending; without waiting, should it be a pipe that nobody empties.
+
+    :raises OSError: it can't be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(file, flags, 0o640)
+    except OSError as error:
+        standard = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(file))
+        if error.errno != errno.ENXIO or standard is None:
+            raise
+        return os.dup(standard)  # a socket, as systemd has it: no such thing can be opened

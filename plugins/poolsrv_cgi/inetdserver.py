@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from poolsrv import PIPE, Connection, Worker
+from poolsrv import Connection, Worker
 
 from .admission import Waiter
 from .environment import inetd_environment
@@ -34,10 +34,9 @@ class InetdServer:
         if admission.take():
             self._start(conn)
         else:
-            waiter = Waiter(lambda: self._start(conn), lambda: _refuse_busy(conn))
-            conn.state = waiter
-            conn.hold()
-            if not admission.wait(waiter):
+            conn.state = Waiter(lambda: self._start(conn), lambda: _refuse_busy(conn))
+            conn.hold()  # until it is closed: waiting is not idling
+            if not admission.wait(conn.state):
                 _refuse_busy(conn)
 
     def on_readable(self, conn: Connection) -> None:
@@ -67,7 +66,7 @@ class InetdServer:
                 cwd=None,
                 stdin=conn,
                 stdout=conn,
-                stderr=conn if site.options.stderr == "client" else PIPE,
+                stderr=conn if site.options.stderr == "client" else None,
             )
         except OSError as error:
             conn.log.error("can't start %s: %s", argv[0], error.strerror)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from poolsrv import PIPE, Connection, LineTooLong, Worker
+from poolsrv import Connection, LineTooLong, Worker
 
 from .admission import Waiter
 from .environment import line_environment
@@ -52,10 +52,9 @@ class LineServer:
         if admission.take():
             self._start(conn, found)
         else:
-            waiter = Waiter(lambda: self._start(conn, found), lambda: _refuse_busy(conn))
-            conn.state = waiter
-            conn.hold()
-            if not admission.wait(waiter):
+            conn.state = Waiter(lambda: self._start(conn, found), lambda: _refuse_busy(conn))
+            conn.hold()  # until it is closed: waiting is not idling
+            if not admission.wait(conn.state):
                 _refuse_busy(conn)
 
     def on_writable(self, conn: Connection) -> None:
@@ -84,7 +83,7 @@ class LineServer:
                 cwd=found.directory,
                 stdin=None,
                 stdout=conn,
-                stderr=conn if site.options.stderr == "client" else PIPE,
+                stderr=conn if site.options.stderr == "client" else None,
             )
         except OSError as error:
             _refuse(conn, b"refused: the program can't be started\r\n", f"{found.filename}: {error.strerror}")

@@ -60,12 +60,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar interpreters: suffix to the command that runs such files, `{".py" = ["python3"]}`. They need not be executable
         then. Other files have to be.
     :ivar extensions: the suffixes that may run, `[".cgi", ".sh"]`; empty: any.
-    :ivar output_timeout: how long a program may be silent. 0: for ever.
-    :ivar warm: run Python programs in children of a warm interpreter: true, or patterns of SCRIPT_NAME (`["/app/*"]`).
-    :ivar warm_modules: modules that the warm interpreters import beforehand.
 
     For http:
 
+    :ivar output_timeout: how long a program may be silent. 0: for ever.
+    :ivar warm: run Python programs in children of a warm interpreter: true, or patterns of SCRIPT_NAME (`["/app/*"]`).
+    :ivar warm_modules: modules that the warm interpreters import beforehand.
     :ivar prefix: the URL path that stands for `root`.
     :ivar index: the program in a directory that answers for the directory, "index.cgi"; "": none.
     :ivar aliases: URL path to a program anywhere, `{"/git" = "/usr/lib/git-core/git-http-backend"}`; what follows it in
@@ -108,10 +108,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     root: Path | None = None
     interpreters: dict[str, tuple[str, ...]] = {}
     extensions: tuple[str, ...] = ()
+
     output_timeout: Seconds = 60.0
     warm: bool | tuple[str, ...] = False
     warm_modules: tuple[str, ...] = ()
-
     prefix: str = "/"
     index: str = ""
     aliases: dict[str, Path] = {}
@@ -136,10 +136,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 # The options that are not for every protocol, by those that they are for.
-_HTTP_AND_LINE = "root interpreters extensions output_timeout warm warm_modules"
+_HTTP_AND_LINE = "root interpreters extensions"
 _HTTP = (
-    "prefix index aliases nph pass_authorization header_timeout body_timeout keepalive_timeout max_header_size"
-    " max_body_size spool_memory access_log access_log_format mask_addresses"
+    "output_timeout warm warm_modules prefix index aliases nph pass_authorization header_timeout body_timeout"
+    " keepalive_timeout max_header_size max_body_size spool_memory access_log access_log_format mask_addresses"
 )
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_HTTP_AND_LINE.split(), ("http", "line")),

@@ -1,7 +1,10 @@
-"""A program that runs for a connection: its start, its limits, its standard error, its end.
+"""A program that runs for a connection: its start, its standard error, its end.
 
 What every protocol shares. A place among `max_programs` is the caller's to take before the start; it is given back
 here, when the program has been reaped.
+
+Its standard error has a pipe of its own, which is the worker's and not the connection's: a program that has something
+to say after its client is gone is heard, and not killed by SIGPIPE.
 """
 
 from __future__ import annotations
@@ -9,48 +12,77 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from poolsrv import PIPE, Child, Connection, Stream, Timer
-
-from .options import Limits
+from poolsrv import Child, Connection, Handle, Stream, Timer
 
 if TYPE_CHECKING:
     from .site import Site
 
-__all__ = ["RunningProgram"]
+__all__ = ["Process", "RunningProgram"]
 
 log = logging.getLogger("poolsrv.cgi")
 
 TERM_GRACE = 5.0  # seconds from TERM to KILL
+READ_SIZE = 65536
+READS_AFTER_END = 64  # at most so many reads of standard error once the program has ended; others may write on
 MAX_LOG_LINE = 4096  # bytes of one line of standard error; what is longer becomes several
 LINES_KEPT = 5  # of standard error, for the log entry of a failure
 
-_SOFT_LIMITS = {"address_space": resource.RLIMIT_AS, "open_files": resource.RLIMIT_NOFILE}
-_LATER_LIMITS = {"processes": resource.RLIMIT_NPROC}
+
+class Process(Protocol):
+    """What a `Child` and a warm child have in common."""
+
+    stdin: Stream | None
+    stdout: Stream | None
+    returncode: int | None
+    outlives: bool
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 where it is not known yet."""
+
+    def terminate(self, grace: float = ...) -> None:
+        """End its process group."""
 
 
 class RunningProgram:
     """One program, from `start` until it has been reaped.
 
     :param name: for the log: the SCRIPT_NAME, or the command.
-    :param on_end: called as `on_end(program)` once it has been reaped; `child.returncode` is set then.
+    :param on_end: called as `on_end(program)` once it has been reaped.
     :ivar child: None until it has been started.
+    :ivar started_at: monotonic.
     :ivar overdue: why it was ended by the server, `"timeout"` or `"output_timeout"`; empty otherwise.
     :ivar on_overdue: called when it is, before it has ended.
+    :ivar returncode: exit status, or minus the signal's number; None until it has been reaped.
+    :ivar cpu: seconds of CPU time; None until it has been reaped, or where nobody knows.
+    :ivar peak_memory: bytes; None where it can't be told.
     """
+
+    __slots__ = (
+        "_last_lines", "_on_end", "_rest", "_stderr", "_timer", "_watch", "child", "conn", "cpu", "name", "on_overdue",
+        "overdue", "peak_memory", "returncode", "site", "started_at",
+    )  # fmt: skip
 
     def __init__(self, site: Site, conn: Connection, name: str, on_end: Callable[[RunningProgram], object]) -> None:
         self.site = site
         self.conn = conn
         self.name = name
-        self.child: Child | None = None
+        self.child: Process | None = None
+        self.started_at = 0.0
         self.overdue = ""
         self.on_overdue: Callable[[], object] | None = None
+        self.returncode: int | None = None
+        self.cpu: float | None = None
+        self.peak_memory: int | None = None
         self._on_end = on_end
         self._timer: Timer | None = None
+        self._stderr = -1
+        self._watch: Handle | None = None
         self._last_lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._rest = b""  # of standard error: a line without its end
 
@@ -62,33 +94,74 @@ class RunningProgram:
         cwd: str | None,
         stdin: Connection | int | None,
         stdout: Connection | int | None,
-        stderr: Connection | int | None = PIPE,
-    ) -> Child:
-        """Start it. A standard error that is `PIPE` goes to the log, line by line.
+        stderr: Connection | None = None,
+        warm: tuple[str, ...] | None = None,
+    ) -> Process:
+        """Start it.
 
+        :param stderr: None: to the log, line by line.
+        :param warm: the command of a warm interpreter that is to run it, where there is one that can.
         :raises OSError: it can't be started; the place is given back.
         """
-        options = self.site.options
+        site, conn = self.site, self.conn
+        writer = -1
+        self.started_at = time.monotonic()
         try:
-            child = _with_limits(
-                options.limits,
-                lambda: self.conn.spawn(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr),
-            )
+            if stderr is None:
+                self._stderr, writer = os.pipe2(os.O_CLOEXEC)
+                os.set_blocking(self._stderr, False)
+                self._watch = site.worker.add_reader(self._stderr, self._on_stderr)
+            error = stderr if stderr is not None else writer
+            child: Process | None = None
+            if warm is not None and stdin is not conn and stdout is not conn:
+                child = site.warm.start(self, warm, argv, env, cwd, stdin, writer)
+            if child is None:
+                child = self.spawn(argv, env, cwd, stdin, stdout, error)
         except BaseException:
-            self.site.admission.give_back()
+            self._close_stderr()
+            site.admission.give_back()
             raise
+        finally:
+            if writer >= 0:
+                os.close(writer)
         self.child = child
-        self.site.running[child.pid] = self
-        if child.stderr is not None:
-            child.stderr.on_readable = self._on_stderr
-        if options.timeout:
+        if site.options.timeout:
             # A timer of the worker, not of the connection, which may be gone before the program.
-            self._timer = self.site.worker.call_later(options.timeout, lambda: self.end("timeout"))
+            self._timer = site.worker.call_later(site.options.timeout, lambda: self.end("timeout"))
         return child
 
+    def spawn(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | None,
+        stdin: Connection | int | None,
+        stdout: Connection | int | None,
+        stderr: Connection | int | None,
+    ) -> Child:
+        """Start it the ordinary way.
+
+        :raises OSError: it can't be started.
+        """
+        child = self.conn.spawn(
+            argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, limits=self.site.limits
+        )
+        self.site.running[child.pid] = self
+        return child
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has been reaped."""
+        return self.returncode is not None
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether what it has printed can count as whole: neither a signal nor the server has ended it."""
+        return not self.overdue and (self.returncode is None or self.returncode >= 0)
+
     def end(self, overdue: str = "") -> None:
-        """End it and its whole process group, TERM then KILL; harmless when it has ended."""
-        if self.child is None or self.child.returncode is not None:
+        """End it and its whole process group, TERM then KILL; where it has ended, what it has left in its group."""
+        if self.child is None:
             return
         if overdue and not self.overdue:
             self.overdue = overdue
@@ -98,107 +171,80 @@ class RunningProgram:
                 self.on_overdue()
         self.child.terminate(TERM_GRACE)
 
-    def reaped(self) -> None:
-        """From `on_child_exit`: it has ended."""
+    def let_go(self) -> None:
+        """Its client has all that it gets: the program may go on when the connection ends, for its timeout."""
+        if self.child is not None:
+            self.child.outlives = True
+
+    def reaped(self, returncode: int, cpu: float | None, peak_memory: int | None) -> None:
+        """It has ended; for the one who has waited for it."""
+        self.returncode = returncode
+        self.cpu = cpu
+        self.peak_memory = peak_memory
         if self._timer is not None:
             self._timer.cancel()
+        self._read_stderr()
+        self._close_stderr()
         self.site.admission.give_back()
         self._on_end(self)
 
+    # --- standard error
+
     def last_words(self) -> str:
         """The last lines of its standard error, for the log."""
+        self._read_stderr()
         return " | ".join(self._last_lines)
 
     def log(self, level: int, message: str) -> None:
         """A line in the server's log that names the program and the connection."""
-        pid = f"[{self.child.pid}]" if self.child is not None else ""
+        pid = f"[{self.child.pid}]" if self.child is not None and self.child.pid else ""
         self.conn.log.log(level, "%s%s: %s", self.name, pid, message)
 
-    def _on_stderr(self, stream: Stream) -> None:
-        data = self._rest + stream.recv()
-        *lines, self._rest = data.split(b"\n")
-        if len(self._rest) > MAX_LOG_LINE or (stream.eof and self._rest):
-            lines.append(self._rest)
-            self._rest = b""
+    def _on_stderr(self) -> None:
+        """There is something to read; one piece, for others are waiting too."""
+        if not self._read_piece():
+            self._close_stderr()
+
+    def _read_stderr(self) -> None:
+        """What is there now."""
+        for _ in range(READS_AFTER_END):
+            if self._stderr < 0 or not self._read_piece():
+                return
+
+    def _read_piece(self) -> bool:
+        """False at its end, or where nothing is there now."""
+        try:
+            data = os.read(self._stderr, READ_SIZE)
+        except BlockingIOError:
+            return False
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        while len(self._rest) > MAX_LOG_LINE:
+            lines.append(self._rest[:MAX_LOG_LINE])
+            self._rest = self._rest[MAX_LOG_LINE:]
+        self._log_lines(lines)
+        return bool(data)
+
+    def _log_lines(self, lines: Iterable[bytes]) -> None:
         for line in lines:
-            for piece in _pieces(line):
-                text = piece.decode("utf-8", "backslashreplace").rstrip()
+            for start in range(0, len(line), MAX_LOG_LINE):
+                text = line[start : start + MAX_LOG_LINE].decode("utf-8", "backslashreplace").rstrip()
                 if text:
                     self._last_lines.append(text)
                     self.log(logging.WARNING, text)
 
+    def _close_stderr(self) -> None:
+        if self._stderr >= 0:
+            if self._watch is not None:
+                self._watch.cancel()
+            os.close(self._stderr)
+            self._stderr = -1
+            self._log_lines([self._rest])
+            self._rest = b""
 
-def own_peak(usage: resource.struct_rusage | None) -> int | None:
+
+def own_peak(usage: resource.struct_rusage) -> int | None:
     """The peak memory of a program in bytes, None where it can't be told: a program that shared its memory with this
     process until its exec is never reported with less than this process's own peak (wait4(2))."""
-    if usage is None or usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+    if usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
         return None
     return usage.ru_maxrss * 1024
-
-
-def _pieces(line: bytes) -> Iterable[bytes]:
-    return (line[start : start + MAX_LOG_LINE] for start in range(0, len(line), MAX_LOG_LINE))
-
-
-def _with_limits(limits: Limits, spawn: Callable[[], Child]) -> Child:
-    """Start a program with resource limits, without a launcher in between.
-
-    `posix_spawn` has no way to set limits in the child. A soft limit that is lowered here for the moment of the start
-    is inherited by the program; its hard limit follows by prlimit(2). CPU time and processes count what this process
-    has used already, so they are set after the start; a program has used nothing worth mentioning by then.
-    """
-    if limits == Limits():
-        return spawn()
-    former: list[tuple[int, tuple[int, int]]] = []
-    try:
-        for name, number in _SOFT_LIMITS.items():
-            wanted = getattr(limits, name)
-            if wanted is not None:
-                soft, hard = resource.getrlimit(number)
-                former.append((number, (soft, hard)))
-                resource.setrlimit(number, (_at_most(wanted, hard), hard))
-        try:
-            child = spawn()
-        except MemoryError:
-            child = _without(resource.RLIMIT_AS, former, spawn)
-        except OSError as error:
-            if error.errno not in (12, 24):  # ENOMEM, EMFILE: this process itself is above the program's limit
-                raise
-            for number, limit in former:
-                resource.setrlimit(number, limit)
-            child = spawn()
-    finally:
-        for number, limit in former:
-            resource.setrlimit(number, limit)
-    _set_hard_limits(limits, child.pid)
-    return child
-
-
-def _without(number: int, former: list[tuple[int, tuple[int, int]]], spawn: Callable[[], Child]) -> Child:
-    for other, limit in former:
-        if other == number:
-            resource.setrlimit(number, limit)
-    return spawn()
-
-
-def _set_hard_limits(limits: Limits, pid: int) -> None:
-    wanted = {
-        **{number: getattr(limits, name) for name, number in (_SOFT_LIMITS | _LATER_LIMITS).items()},
-        resource.RLIMIT_CPU: limits.cpu_seconds,
-    }
-    for number, value in wanted.items():
-        if value is None:
-            continue
-        try:
-            hard = resource.prlimit(pid, number)[1]
-            # At the soft limit of CPU time a program gets SIGXCPU, at the hard one SIGKILL.
-            extra = 1 if number == resource.RLIMIT_CPU else 0
-            resource.prlimit(pid, number, (_at_most(value, hard), _at_most(value + extra, hard)))
-        except ProcessLookupError:
-            return  # it has ended
-        except OSError as error:
-            log.warning("can't limit program %d: %s", pid, os.strerror(error.errno or 0))
-
-
-def _at_most(value: int, hard: int) -> int:
-    return value if hard == resource.RLIM_INFINITY else min(value, hard)

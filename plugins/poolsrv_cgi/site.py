@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from collections.abc import Mapping
 from importlib.metadata import version
 
@@ -11,28 +12,38 @@ from poolsrv import Child, Connection, Worker
 
 from .admission import Admission
 from .environment import Endpoints, base_environment
-from .options import Options
-from .running import RunningProgram
+from .options import Limits, Options
+from .running import RunningProgram, own_peak
+from .warmpool import WarmPool
 
 __all__ = ["Site", "endpoints_of"]
 
 log = logging.getLogger("poolsrv.cgi")
 
 SOFTWARE = f"poolsrv/{version('poolsrv')}"
+_LIMITS = {
+    "address_space": resource.RLIMIT_AS,
+    "cpu_seconds": resource.RLIMIT_CPU,
+    "open_files": resource.RLIMIT_NOFILE,
+    "processes": resource.RLIMIT_NPROC,
+}
 
 
 class Site:
     """Made in the parent, before the fork; `open` is for each worker.
 
     :ivar base: the environment that every program has (`base_environment`).
-    :ivar running: the programs that run, by process id.
+    :ivar limits: as `Connection.spawn` takes them.
+    :ivar running: the programs that this worker has started and not yet reaped, by process id.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.base: Mapping[str, str] = base_environment(os.environ, options.pass_environment, options.environment)
+        self.limits = _limits_of(options.limits)
         self.admission = Admission(options.max_programs, options.queue_size, options.queue_timeout)
         self.running: dict[int, RunningProgram] = {}
+        self.warm = WarmPool(options.warm_modules, {**self.base, **options.environment}, self.limits)
         self.worker: Worker
         self._logged: set[str] = set()
 
@@ -40,6 +51,11 @@ class Site:
         """In a worker, before its first connection."""
         self.worker = worker
         self.admission.open(worker)
+        self.warm.open(worker)
+
+    def close(self) -> None:
+        """In a worker, after its last connection."""
+        self.warm.close()
 
     def log_once(self, what: str, message: str) -> None:
         """An error that would come with every request; only the first is logged."""
@@ -52,7 +68,10 @@ class Site:
         if child.role == "worker":
             self.admission.worker_ended(child.pid)
         elif (program := self.running.pop(child.pid, None)) is not None:
-            program.reaped()
+            usage = child.rusage
+            cpu = usage.ru_utime + usage.ru_stime if usage is not None else None
+            peak = own_peak(usage) if usage is not None else None
+            program.reaped(child.returncode if child.returncode is not None else 255, cpu, peak)
 
 
 def endpoints_of(conn: Connection) -> Endpoints:
@@ -65,3 +84,8 @@ def endpoints_of(conn: Connection) -> Endpoints:
         local_address=local.removeprefix("unix:"),
         local_port=local_port,
     )
+
+
+def _limits_of(limits: Limits) -> dict[int, int]:
+    values = {number: getattr(limits, name) for name, number in _LIMITS.items()}
+    return {number: value for number, value in values.items() if value is not None}

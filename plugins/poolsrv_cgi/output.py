@@ -1,0 +1,204 @@
+"""A program's output on its way to the client: header, then body, as the program prints them.
+
+A slow client slows the program down: nothing is read from the pipe while the connection is congested. Where no framing
+is in the way, the kernel moves the body from the pipe to the socket.
+
+The output has ended when its pipe says so. The program's own end, which decides whether it was whole, is then waited
+for, but not longer than `EXIT_GRACE`; and after the program's end the output, which a grandchild may hold open, as
+long as something comes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from poolsrv import Connection, Stream, Timer
+
+from .options import Options
+from .programheader import BadResponse, ProgramHeader, ProgramHeaderParser
+from .response import Framing, Response
+from .running import RunningProgram
+from .watchdog import Watchdog
+
+__all__ = ["Output", "OutputOwner"]
+
+EXIT_GRACE = 1.0  # seconds; see above
+RELAY_FROM = 65536  # bytes still to come from which the kernel moves them
+
+
+class OutputOwner(Protocol):
+    """Whom an output tells. After each of these calls but `on_header` it says nothing more."""
+
+    def on_header(self, header: ProgramHeader) -> Response | None:
+        """The header is here. None: the rest of the output is of no use."""
+
+    def on_bad_output(self, reason: str) -> None:
+        """It is no CGI response."""
+
+    def on_output_over(self, complete: bool) -> None:
+        """The client has, or will have, all that it gets; not complete: the program did not end well."""
+
+
+class Output:
+    """The output of one program.
+
+    :ivar body_bytes: how many of it have gone to the client, framing not counted.
+    """
+
+    __slots__ = (
+        "_conn", "_ended", "_options", "_owner", "_parser", "_program", "_response", "_silent", "_stdout", "_timer",
+        "_watchdog", "body_bytes",
+    )  # fmt: skip
+
+    def __init__(self, owner: OutputOwner, conn: Connection, program: RunningProgram, stdout: Stream) -> None:
+        options = program.site.options
+        self._owner = owner
+        self._conn = conn
+        self._options: Options = options
+        self._program = program
+        self._stdout = stdout
+        self._parser = ProgramHeaderParser(options.max_header_size)
+        self._response: Response | None = None
+        self._ended = False
+        self._silent = False  # the owner is not told any more, and what comes is thrown away
+        self._timer: Timer | None = None
+        self.body_bytes = 0
+        self._watchdog = Watchdog(conn, options.output_timeout, self._progress, self._too_long_silent)
+        stdout.on_readable = self._on_readable
+
+    def discard(self) -> None:
+        """Nobody wants more of it. The program may print on; it does not notice until the connection ends."""
+        if self._silent:
+            return
+        self._silent = True
+        self._watchdog.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._program.has_ended:
+            self._stdout.abort()
+        else:
+            self._stdout.resume_reading()
+
+    def on_writable(self) -> None:
+        """The client has caught up: the program may go on."""
+        self._watchdog.excuse()
+        self._stdout.resume_reading()
+
+    # --- bytes
+
+    def _on_readable(self, stdout: Stream) -> None:
+        data = stdout.recv()
+        if not self._silent and data:
+            if self._response is not None:
+                self._pass_on(self._response, data)
+            else:
+                self._parse(data)
+        if stdout.eof and not self._silent:
+            self._on_end()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            header = self._parser.feed(data)
+        except BadResponse as error:
+            self._owner.on_bad_output(str(error))
+            return
+        if header is None:
+            return
+        response = self._response = self._owner.on_header(header)
+        if response is None or self._silent:
+            return
+        body = self._parser.surplus
+        if response.framing is Framing.LENGTH:
+            body = body[: response.remaining]
+        encoded = response.encode(body)
+        if response.framing is not Framing.NONE:
+            self.body_bytes += len(body)
+        self._conn.send(response.head + encoded)
+        if not response.wants_body:
+            # The client has all it will get.
+            self._over(True)
+        elif response.framing is not Framing.CHUNKED and not self._stdout.eof:
+            length = response.remaining if response.framing is Framing.LENGTH else None
+            if length is None or length >= RELAY_FROM:
+                self._stdout.relay_to(self._conn, length, self._relayed)
+
+    def _pass_on(self, response: Response, data: bytes) -> None:
+        if response.framing is Framing.LENGTH:
+            data = data[: response.remaining]
+        self.body_bytes += len(data)
+        self._conn.send(response.encode(data))
+        if not response.wants_body:
+            self._over(True)
+        elif self._conn.congested:
+            self._stdout.pause_reading()
+
+    def _relayed(self, moved: int) -> None:
+        """The kernel has moved the body, or one side has ended."""
+        response = self._response
+        if response is None:
+            return
+        response.advance(moved)
+        self.body_bytes += moved
+        if not self._silent and not response.wants_body:
+            self._over(True)
+
+    # --- its end
+
+    def _on_end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._watchdog.stop()
+        if self._program.has_ended:
+            self._conclude()
+        else:
+            self._timer = self._conn.call_later(EXIT_GRACE, self._conclude)
+
+    def program_ended(self) -> None:
+        """The program has been reaped."""
+        if self._silent:
+            self._stdout.abort()
+        elif self._ended:
+            self._conclude()
+        else:
+            # It is still on its way, or somebody else holds the pipe.
+            self._await_end(-1)
+
+    def _await_end(self, seen: int) -> None:
+        if self._silent or self._ended:
+            return
+        received = self._stdout.bytes_in
+        timeout = self._options.timeout
+        if timeout and time.monotonic() - self._program.started_at > timeout:
+            self._program.end("timeout")
+            self._over(False)
+        elif received == seen and not self._client_is_slow():
+            self._conclude()
+        else:
+            self._timer = self._conn.call_later(EXIT_GRACE, lambda: self._await_end(received))
+
+    def _conclude(self) -> None:
+        """As much is known of the program's end as will be."""
+        if self._silent:
+            return
+        if self._response is None:
+            self._owner.on_bad_output(str(self._parser.end()))
+        else:
+            self._over(self._program.ended_well)
+
+    def _over(self, complete: bool) -> None:
+        if not self._silent:
+            self.discard()
+            self._owner.on_output_over(complete)
+
+    # --- patience
+
+    def _client_is_slow(self) -> bool:
+        return self._conn.congested or self._stdout.relay_waits
+
+    def _progress(self) -> int | None:
+        return None if self._client_is_slow() else self._stdout.bytes_in
+
+    def _too_long_silent(self) -> None:
+        self._program.end("output_timeout")

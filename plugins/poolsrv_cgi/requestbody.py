@@ -1,0 +1,194 @@
+"""A request's body on its way from the connection to a program's standard input.
+
+A body with a Content-Length is moved while it comes: what is in the connection's buffer already goes at once, the rest
+is relayed, in the kernel where that is possible. A chunked body is collected until its end (see `spool`), since CGI
+has CONTENT_LENGTH or no body. What no program takes stays in the connection, and `unread` says how much that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poolsrv import PIPE, Connection, Stream
+
+from .body import ChunkedDecoder, body_decoder
+from .options import Options
+from .request import Request
+from .response import CONTINUE
+from .spool import Spool
+from .watchdog import Watchdog
+
+__all__ = ["RequestBody"]
+
+
+class RequestBody:
+    """The body of one request.
+
+    :param stalled: called when no more of it has come for `body_timeout`.
+    :raises RequestError: it is not acceptable: 411, 413.
+
+    :ivar length: bytes that a program will find, decoded; None where the request has no body. Of a chunked body only
+        right once it has been collected.
+    :ivar continued: the client does not wait for "100 Continue" (any more).
+    """
+
+    __slots__ = (
+        "_chunks", "_collected", "_conn", "_end", "_on_fed", "_options", "_spool", "_stalled", "_stdin", "_watchdog",
+        "continued", "length",
+    )  # fmt: skip
+
+    def __init__(self, conn: Connection, request: Request, options: Options, stalled: Callable[[], object]) -> None:
+        decoder = body_decoder(request, options.max_body_size)
+        self._conn = conn
+        self._options = options
+        self._stalled = stalled
+        self._chunks = decoder if isinstance(decoder, ChunkedDecoder) else None
+        self._spool: Spool | None = None
+        self._stdin: Stream | None = None
+        self._watchdog: Watchdog | None = None
+        self._collected: Callable[[], object] | None = None
+        self._on_fed: Callable[[], object] | None = None
+        self.length = request.content_length
+        # Where in the connection's input it ends, counted as bytes_in is.
+        self._end = self._position() + (self.length or 0) if self.length or self._chunks else 0
+        self.continued = not request.expect_continue
+
+    # --- collecting
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether it has to be collected before a program can have it."""
+        return self._chunks is not None
+
+    def collect(self, collected: Callable[[], object]) -> None:
+        """Of a chunked body: keep it until it is whole, then call `collected()`. `on_input` does the rest.
+
+        :raises RequestError: it is malformed or too large.
+        :raises OSError: it can't be kept.
+        """
+        self._spool = Spool(self._options.spool_memory)
+        self._collected = collected
+        self.ask()
+        self._watch()
+        self.on_input()
+
+    def on_input(self) -> None:
+        """Bytes have come. Raises as `collect` does."""
+        chunks, spool = self._chunks, self._spool
+        if chunks is None or spool is None or self.unread is not None:
+            return
+        conn = self._conn
+        spool.write(chunks.feed(conn.recv()))
+        if chunks.done:
+            conn.unread(chunks.surplus)
+            self._end = self._position()
+            self.length = spool.size
+            self._watch_no_more()
+            if self._collected is not None:
+                self._collected()
+        elif conn.eof:
+            conn.abort("client closed")
+
+    def ask(self) -> None:
+        """The body is wanted: say so to a client that waits for it (RFC 9110 section 10.1.1)."""
+        if not self.continued:
+            self.continued = True
+            self._conn.send(CONTINUE)
+
+    # --- feeding
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of it has come."""
+        return self._chunks is not None or not self.length or self._conn.bytes_in >= self._end
+
+    def source(self) -> int | None:
+        """What a program's standard input has to be: None, `PIPE`, or the descriptor of a file with the body in it."""
+        if not self.length:
+            return None
+        if self._spool is not None and not self._spool.in_memory:
+            return self._spool.rewound_descriptor()
+        return PIPE
+
+    def feed(self, stdin: Stream) -> None:
+        """Give it to a program. One that does not read it is no error."""
+        conn, length = self._conn, self.length or 0
+        self._stdin = stdin
+        stdin.on_close = self._on_stdin_closed
+        if self._spool is not None:
+            stdin.send(self._spool.contents())
+            stdin.close()
+        elif self.is_here:
+            stdin.send(conn.recv(length))
+            stdin.close()
+        else:
+            self.ask()
+            self._watch()
+            conn.relay_to(stdin, length, self._relayed)
+
+    def _relayed(self, moved: int) -> None:
+        stdin = self._stdin
+        self._watch_no_more()
+        if stdin is None:
+            return
+        if self._position() < self._end and self._conn.eof:
+            # An end of file would tell the program that what it has got is all. It is ended with the connection.
+            self._conn.abort("client closed in the midst of a body")
+        else:
+            stdin.close()
+
+    def _on_stdin_closed(self, stdin: Stream, error: BaseException | None) -> None:
+        if stdin is self._stdin:
+            self._stdin = None
+            if self._on_fed is not None:
+                self._on_fed()
+
+    @property
+    def is_being_fed(self) -> bool:
+        """Whether a program is still being given it."""
+        return self._stdin is not None
+
+    def when_fed(self, callback: Callable[[], object]) -> bool:
+        """True: `callback()` comes when the program has it all, or wants no more. False: it is not being fed."""
+        if self._stdin is None:
+            return False
+        self._on_fed = callback
+        return True
+
+    def stop(self) -> None:
+        """The program gets no more of it. What it had not taken is in the connection."""
+        self._watch_no_more()
+        self._on_fed = None
+        stdin, self._stdin = self._stdin, None
+        if stdin is not None:
+            stdin.abort()
+        self.forget()
+
+    def forget(self) -> None:
+        """Give memory and file back; a program keeps what it has got."""
+        if self._spool is not None:
+            self._spool.close()
+
+    @property
+    def unread(self) -> int | None:
+        """Bytes of it that have not been taken from the connection; None where nobody knows (chunks to come)."""
+        if self._chunks is not None and not self._chunks.done:
+            return None
+        return max(self._end - self._position(), 0) if self._end else 0
+
+    def _position(self) -> int:
+        """How much of the connection's input has been taken."""
+        return self._conn.bytes_in - len(self._conn.peek())
+
+    # --- patience
+
+    def _watch(self) -> None:
+        self._watchdog = Watchdog(self._conn, self._options.body_timeout, self._progress, self._stalled)
+
+    def _watch_no_more(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+
+    def _progress(self) -> int | None:
+        """None where it is the program that is slow."""
+        return None if self._conn.relay_waits else self._conn.bytes_in

@@ -1,0 +1,407 @@
+"""The warm interpreters of one worker: a helper for each interpreter that scripts name, and the children it forks.
+
+A helper (`warm.py`) is started when the first script asks for its interpreter. Until it is ready, and whenever it
+can't do its work, scripts are started the ordinary way: warm is never a reason for a request to fail or to wait. A
+helper that has ended is replaced at the next request, after a delay that grows while it fails again and again.
+
+The pipes of a script are made here and passed to the helper; the helper says which process has got them, and later how
+that has ended. Until it has said the first, this side keeps its copies of the descriptors, so that a script that the
+helper could not start can still be started the ordinary way, with the same pipes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from poolsrv import PIPE, Child, Connection, Handle, Stream, Timer, Worker
+
+from .warmclient import (
+    VERSION,
+    Exited,
+    Failed,
+    Ready,
+    Started,
+    encode_run,
+    helper_argv,
+    python_command,
+    read_replies,
+    send_run,
+)
+
+if TYPE_CHECKING:
+    from .paths import Program
+    from .running import RunningProgram
+
+__all__ = ["WarmPool"]
+
+log = logging.getLogger("poolsrv.cgi")
+
+CONTROL = 3  # the descriptor of its end in a helper
+FIRST_DELAY = 0.5  # seconds from a failure of a helper to its replacement; doubled each time
+MAX_DELAY = 60.0
+STOP_GRACE = 5.0  # seconds from TERM to KILL for what runs when the worker ends
+MAX_COMMANDS = 4096  # scripts whose first line is remembered
+
+_DEFAULT_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+class WarmChild:
+    """A script that runs, or is about to, in a child of a helper; as `running.Process` has it."""
+
+    def __init__(self, pool: WarmPool, program: RunningProgram, fallback: Callable[[], Child]) -> None:
+        self.pool = pool
+        self.program = program
+        self.stdin: Stream | None = None
+        self.stdout: Stream | None = None
+        self.returncode: int | None = None
+        self.outlives = False
+        self.descriptors: list[int] = []  # the script's ends, until it has started
+        self._fallback = fallback
+        self._ordinary: Child | None = None
+        self._pid = 0
+        self._ending: float | None = None  # the grace, once it is to end
+        self._killer: Timer | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 where it is not known yet."""
+        return self._ordinary.pid if self._ordinary is not None else self._pid
+
+    def terminate(self, grace: float = 5.0) -> None:
+        """End its process group: TERM, then KILL. Where it has ended, what it has left behind in the group."""
+        if self._ordinary is not None:
+            self._ordinary.terminate(grace)
+        elif self._ending is None:
+            self._ending = grace
+            if self._pid:
+                self._signal(signal.SIGTERM)
+                self._killer = self.pool.worker.call_later(grace, lambda: self._signal(signal.SIGKILL))
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Once its leader has been reaped, the group's number is only known to be its own while an orphan is in it.
+        if self._pid and (self.returncode is None or _orphans_in(self._pid)):
+            _signal_group(self._pid, number)
+
+    def kill(self) -> None:
+        """End its process group at once."""
+        self._signal(signal.SIGKILL)
+
+    # --- what its helper says
+
+    def started(self, pid: int) -> None:
+        """It runs."""
+        self._pid = pid
+        self.close_descriptors()
+        if self._ending is not None:
+            grace, self._ending = self._ending, None
+            self.terminate(grace)
+
+    def ended(self, returncode: int, cpu: float | None) -> None:
+        """It has been reaped. Its peak of memory is not told: it has part of the helper's in it."""
+        self.returncode = returncode
+        self.close_descriptors()
+        if self._killer is not None:
+            self._killer.cancel()
+            self.kill()
+        self.program.reaped(returncode, cpu, None)
+
+    def not_started(self) -> None:
+        """The helper can't: start it the ordinary way, unless nobody wants it any more."""
+        if self._ending is not None:
+            self.ended(-signal.SIGTERM, None)
+            return
+        try:
+            self._ordinary = self._fallback()
+            self._ordinary.outlives = self.outlives
+        except OSError as error:
+            self.program.log(logging.ERROR, f"can't be started: {error.strerror}")
+            self.ended(127, None)
+            return
+        self.close_descriptors()
+
+    def drop(self) -> None:
+        """It was never sent."""
+        self.close_descriptors()
+        for stream in (self.stdin, self.stdout):
+            if stream is not None:
+                stream.abort()
+
+    def close_descriptors(self) -> None:
+        """The script's ends of its pipes."""
+        for fd in self.descriptors:
+            os.close(fd)
+        self.descriptors.clear()
+
+
+class _Helper:
+    """One helper process, from its start to its end.
+
+    :param command: the interpreter, with its flags.
+    :param gone: called as `gone(helper)` when it has ended.
+    :raises OSError: it can't be started.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        command: tuple[str, ...],
+        modules: Sequence[str],
+        environment: Mapping[str, str],
+        gone: Callable[[_Helper], object],
+    ) -> None:
+        self.command = command
+        self.ready = False
+        self.children: dict[int, WarmChild] = {}
+        self._gone = gone
+        self._ids = 0
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = ours
+        try:
+            argv = helper_argv(command, CONTROL, modules)
+            spawn = os.posix_spawn if "/" in argv[0] else os.posix_spawnp
+            null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
+            self.pid = spawn(
+                argv[0],
+                argv,
+                dict(environment),
+                file_actions=[*null, (os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL)],
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._watch: Handle = worker.add_reader(ours.fileno(), self._on_replies)
+
+    def run(self, child: WarmChild, message: Callable[[int], bytes]) -> bool:
+        """Send a request; False where it can't be sent."""
+        self._ids += 1
+        try:
+            stdin, stdout, stderr = child.descriptors
+            if not send_run(self._control, message(self._ids), (stdin, stdout, stderr)):
+                return False
+        except (OSError, ValueError):
+            return False
+        self.children[self._ids] = child
+        return True
+
+    def _on_replies(self) -> None:
+        try:
+            replies, ended = read_replies(self._control)
+        except ValueError as error:
+            log.error("warm %s: %s", " ".join(self.command), error)
+            replies, ended = [], True
+        for reply in replies:
+            if isinstance(reply, Ready):
+                self.ready = reply.version == VERSION
+            elif isinstance(reply, Started):
+                self.children[reply.id].started(reply.pid)
+            elif isinstance(reply, Exited):
+                self.children.pop(reply.id).ended(reply.returncode, reply.user_time + reply.system_time)
+            elif reply.id in self.children:
+                self.children.pop(reply.id).not_started()
+            else:
+                log.error("warm %s: %s", " ".join(self.command), _text_of(reply))
+        if ended:
+            self.close()
+            self._gone(self)
+
+    def wait_for_children(self, seconds: float) -> None:
+        """Without a loop: until every child has ended, at most so long."""
+        deadline = time.monotonic() + seconds
+        while self.children and (left := deadline - time.monotonic()) > 0:
+            self._control.settimeout(left)
+            try:
+                if not self._control.recv(1, socket.MSG_PEEK):
+                    return
+            except TimeoutError:
+                return
+            self._control.settimeout(None)
+            self._on_replies()
+
+    def close(self) -> None:
+        """End it. It kills what it has started, and so does this side, should it be gone already."""
+        if self._control.fileno() < 0:
+            return
+        self._watch.cancel()
+        self._control.close()
+        _signal_group(self.pid, signal.SIGKILL)
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass  # the engine's sweep was faster
+        children, self.children = self.children, {}
+        for child in children.values():
+            if child.pid:
+                child.kill()
+                child.ended(-signal.SIGKILL, None)
+            else:
+                child.not_started()
+
+
+class WarmPool:
+    """One per listener; in each worker it has helpers of its own.
+
+    :param modules: that the helpers import beforehand.
+    :param environment: of the helpers; what the environments of all scripts have in common.
+    :param limits: resource limits of each script.
+    """
+
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str], limits: Mapping[int, int]) -> None:
+        self.worker: Worker
+        self._modules = tuple(modules)
+        self._environment = dict(environment)
+        self._limits = [(number, value, value) for number, value in limits.items()]
+        self._helpers: dict[tuple[str, ...], _Helper] = {}
+        self._failures: dict[tuple[str, ...], tuple[int, float]] = {}  # how many in a row, not before (monotonic)
+        self._commands: dict[str, tuple[tuple[int, ...], tuple[str, ...] | None]] = {}
+        self._null = -1
+
+    def open(self, worker: Worker) -> None:
+        """In a worker, before its first connection."""
+        self.worker = worker
+
+    def close(self) -> None:
+        """In a worker, at its end: TERM to what runs, then KILL."""
+        for helper in list(self._helpers.values()):
+            for child in helper.children.values():
+                child.terminate(STOP_GRACE)
+            helper.wait_for_children(STOP_GRACE)
+            helper.close()
+        self._helpers.clear()
+        if self._null >= 0:
+            os.close(self._null)
+            self._null = -1
+
+    def command_for(self, program: Program) -> tuple[str, ...] | None:
+        """The interpreter of a program that is to run warm: that of the config, or of its first line. None where it is
+        no Python."""
+        if len(program.argv) > 1:  # configured; what its name is does not matter to the kernel, and no more here
+            command = program.argv[:-1]
+            return command if python_command(f"#!/{' '.join(command)}".encode()) is not None else None
+        try:
+            status = os.stat(program.filename)
+            key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            known = self._commands.get(program.filename)
+            if known is not None and known[0] == key:
+                return known[1]
+            with open(program.filename, "rb") as file:
+                command_found = python_command(file.readline(256))
+        except OSError:
+            return None
+        if len(self._commands) >= MAX_COMMANDS:
+            self._commands.clear()
+        self._commands[program.filename] = (key, command_found)
+        return command_found
+
+    def start(
+        self,
+        program: RunningProgram,
+        command: tuple[str, ...],
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: str | None,
+        stdin: Connection | int | None,
+        stderr: int,
+    ) -> WarmChild | None:
+        """Run a script in a child of the helper; None where the ordinary way has to be taken.
+
+        :param argv: of the ordinary way; the script's name comes last.
+        :param stdin: None, `PIPE`, or a descriptor.
+        :param stderr: a descriptor.
+        :raises OSError: there are no descriptors left.
+        """
+        helper = self._helper(command)
+        if helper is None or not helper.ready:
+            return None
+        conn = program.conn
+
+        def fallback() -> Child:
+            ends = child.descriptors
+            return program.spawn(argv, environment, cwd, ends[0], ends[1], ends[2])
+
+        child = WarmChild(self, program, fallback)
+        limits, directory = self._limits, cwd or "/"
+        try:
+            if stdin == PIPE:
+                theirs, ours = os.pipe2(os.O_CLOEXEC)
+                child.descriptors.append(theirs)
+                child.stdin = conn.open_stream(ours)
+            else:
+                child.descriptors.append(os.dup(stdin if isinstance(stdin, int) else self._null_device()))
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+            child.descriptors.append(theirs)
+            child.stdout = conn.open_stream(ours)
+            child.descriptors.append(os.dup(stderr))
+            if helper.run(child, lambda number: encode_run(number, argv[-1:], environment, directory, limits)):
+                return child
+        except BaseException:
+            child.drop()
+            raise
+        child.drop()
+        return None
+
+    def _helper(self, command: tuple[str, ...]) -> _Helper | None:
+        helper = self._helpers.get(command)
+        if helper is not None:
+            return helper
+        failures, not_before = self._failures.get(command, (0, 0.0))
+        if time.monotonic() < not_before or self.worker.draining:
+            return None
+        try:
+            helper = _Helper(self.worker, command, self._modules, self._environment, self._gone)
+        except OSError as error:
+            log.error("can't start the warm interpreter %s: %s", " ".join(command), error.strerror)
+            self._failed(command, failures)
+            return None
+        self._helpers[command] = helper
+        return helper
+
+    def _gone(self, helper: _Helper) -> None:
+        """A helper has ended by itself."""
+        if self._helpers.get(helper.command) is helper:
+            del self._helpers[helper.command]
+        failures = 0 if helper.ready else self._failures.get(helper.command, (0, 0.0))[0]
+        log.error("the warm interpreter %s has ended: it will be replaced", " ".join(helper.command))
+        self._failed(helper.command, failures)
+
+    def _failed(self, command: tuple[str, ...], failures: int) -> None:
+        self._failures[command] = (failures + 1, time.monotonic() + min(FIRST_DELAY * 2**failures, MAX_DELAY))
+
+    def _null_device(self) -> int:
+        if self._null < 0:
+            self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        return self._null
+
+
+def _text_of(reply: Failed | Ready | Started | Exited) -> str:
+    return reply.message if isinstance(reply, Failed) else repr(reply)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _orphans_in(group: int) -> bool:
+    """Whether a process of the group has become a child of this one, as orphans do: the worker is their subreaper."""
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/children") as file:
+                children = file.read().split()
+            if any(os.getpgid(int(pid)) == group for pid in children):
+                return True
+        except OSError:
+            continue
+    return False
