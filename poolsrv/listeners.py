@@ -102,6 +102,7 @@ def _bind_unix(listener: ListenerConfig, address: Address) -> Bound:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # Until the mode is set nobody else may connect.
     former = os.umask(0o177) if listener.socket_mode is not None else None
+    inode = None
     try:
         sock.bind(address.path)
         inode = _inode(address.path)
@@ -110,6 +111,8 @@ def _bind_unix(listener: ListenerConfig, address: Address) -> Bound:
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
+        if inode is not None:
+            os.unlink(address.path)
         raise
     finally:
         if former is not None:
@@ -135,6 +138,8 @@ def _remove_stale(path: str) -> None:
     if code == errno.ECONNREFUSED:
         log.info("replacing the stale socket file %s", path)
         os.unlink(path)
+    elif code == errno.EACCES:
+        raise PermissionError(errno.EACCES, "there is another user's socket, which this one may not connect to")
     else:
         raise OSError(errno.EADDRINUSE, "another process listens there")
 
