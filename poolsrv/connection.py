@@ -146,11 +146,8 @@ class Connection(Stream):
         if self._own_holds == 0:
             raise RuntimeError("release() without hold()")
         self._own_holds -= 1
-        self._let_go()
-
-    def _let_go(self) -> None:
         self._holds -= 1
-        self._settle()
+        self._loop.at_end_of_turn(self._settle)
 
     def _is_held(self) -> bool:
         return bool(
@@ -274,7 +271,8 @@ class Connection(Stream):
 
         :param address: as in a listener's ``bind``: an IP address with a port, or ``unix:PATH``.
         :param timeout: seconds within which the connection must stand.
-        :returns: the stream; every failure arrives as ``on_close(stream, error)``, that of a bad address too.
+        :returns: the stream; every failure arrives as ``on_close(stream, error)``, that of a bad address too. At end of
+            stream (``eof``) it stays open for sending, until it has finished that too, or the client has.
         """
         stream = Outgoing(self._loop, self, address, self._service.base, timeout)
         stream._on_readable = on_readable
@@ -336,7 +334,8 @@ class Connection(Stream):
             self._guarded("done", partial(done, future))
         elif done is None and future.exception() is not None:
             self._fault("run_blocking", future.exception())  # type: ignore[arg-type]
-        self._let_go()
+        self._holds -= 1
+        self._settle()
 
     # --- what the engine does
 
@@ -356,6 +355,8 @@ class Connection(Stream):
 
     def _at_eof(self) -> None:
         super()._at_eof()
+        for stream in list(self._streams or ()):
+            stream._settle()
         if self._state == OPEN and self._service.aborts_half_closed:
             self.abort("client closed")
 

@@ -50,7 +50,7 @@ class Input(Descriptor):
         self._read_ahead = READ_AHEAD
         self._paused = False
         self._call_due = False  # on_readable will be called at the end of the turn
-        self._eof_told = False  # on_readable has been called with eof
+        self._eof_told = False  # on_readable has been called with eof, and has returned
         self._on_readable: Callable[[Any], object] | None = None
         self._relay_in: Relay | None = None  # takes what is read here
         self.bytes_in = 0
@@ -150,9 +150,9 @@ class Input(Descriptor):
         self.eof = True
         if self._state != OPEN:
             return
-        self._eof_told = True
         if self._on_readable is not None:
             self._guarded("on_readable", self._on_readable, self)
+        self._eof_told = True
         self._settle()
         if self._state == OPEN:
             self._update()

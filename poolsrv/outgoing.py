@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class Outgoing(Stream):
     """The stream that ``Connection.connect`` returns. Every failure, also one at once, arrives as ``on_close``.
 
+    At end of stream it closes by itself once it has finished sending too (``send_eof``), or the client has finished
+    sending: until then there may be something to send.
+
     :param address: as in a listener's ``bind``; the path of a unix socket is relative to ``base``.
     :param timeout: seconds within which the connection must stand.
     """
@@ -72,6 +75,12 @@ class Outgoing(Stream):
             self._state, self._reason = CLOSING, reason
         else:
             super().close(reason)
+
+    def _settle(self) -> None:
+        # The other side may have finished first, and go on receiving what the client still sends.
+        owner = self._owner
+        if self._sends_eof or owner is None or owner._eof_told or not owner._is_open():
+            super()._settle()
 
     def _fails_at_once(self, error: Exception) -> None:
         """Not from inside ``connect``: the caller has not got its stream yet."""

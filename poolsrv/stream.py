@@ -153,6 +153,8 @@ class Stream(Input):
             self._sends_eof = True
             if self._out is None and self._relay_out is None and self._state == OPEN:
                 self._shutdown_writing()
+                if self._eof_told:
+                    self._loop.at_end_of_turn(self._settle)
 
     def relay_to(self, target: Stream, limit: int | None = None, done: Callable[[int], object] | None = None) -> None:
         """Move the bytes that arrive here to ``target``, with backpressure, until end of stream.

@@ -102,11 +102,13 @@ class Spawns(Tells):
         conn.state = child
         conn.log.info("pid %d role %s returncode %r rusage %r pipes %r", child.pid, child.role, child.returncode,
                       child.rusage, [stream is not None for stream in (child.stdin, child.stdout, child.stderr)])
+        # Its end and the ends of its output come in any order.
+        conn.extra["parts"] = 1 + (child.stdout is not None) + (child.stderr is not None)
         for name in ("stdout", "stderr"):
             stream = getattr(child, name)
             if stream is not None:
                 stream.on_readable = lambda stream, name=name: self.output(conn, name, stream)
-                stream.on_close = lambda stream, error, name=name: conn.log.info("%s closed: %r", name, error)
+                stream.on_close = lambda stream, error: self.part_done(conn)
         if child.stdin is not None:
             child.stdin.on_close = lambda stream, error: conn.log.info("stdin closed: %r", error)
             child.stdin.send(b"to the program\n")
@@ -122,6 +124,11 @@ class Spawns(Tells):
     def on_child_exit(self, child, conn):
         if conn is not None:
             conn.log.info("exited: %r %s %r", child.returncode, type(child.rusage).__name__, child is conn.state)
+            self.part_done(conn)
+
+    def part_done(self, conn):
+        conn.extra["parts"] -= 1
+        if not conn.extra["parts"]:
             conn.close("program ended")
 
 
@@ -181,7 +188,8 @@ class Missing(Tells):
                 conn.spawn(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, **options)
             except OSError as error:
                 conn.send(error.strerror.encode() + b"\n")
-        conn.send(b"%d\n" % len(os.listdir("/proc/self/fd")))
+        targets = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+        conn.send(b"%d pipes\n" % sum("pipe:" in target for target in targets))
         conn.close()
 
 
@@ -436,9 +444,8 @@ def test_each_descriptor_of_a_program(server: ServerProcess, stdin: str, stdout:
         if name == "conn":
             expected += lines
         elif name == "pipe":
-            expected += [f"std{kind}:{line}" for line in lines]
-    # The end of a pipe and the program's end come in any order.
-    assert sorted(line.decode() for line in answer if not line.endswith(b" eof\n")) == sorted(expected)
+            expected += [*(f"std{kind}:{line}" for line in lines), f"std{kind} eof\n"]
+    assert sorted(line.decode() for line in answer) == sorted(expected)
     pipes = [kind == "pipe" for kind in (stdin, stdout, stderr)]
     server.wait_for_line(
         rf"pid \d+ role program returncode None rusage None pipes {re.escape(str(pipes))}", after=after
