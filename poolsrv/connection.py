@@ -215,7 +215,7 @@ class Connection(Stream):
 
     def _adopt(self, child: Child, ours: list[int | None], shares: bool, reads: bool) -> Child:
         try:
-            self._service.worker.reaper.watch(child, self._child_exited)
+            self._service.worker._reaper.watch(child, self._child_exited)
         except OSError:
             signal_group(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
@@ -327,7 +327,7 @@ class Connection(Stream):
         :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then.
         """
         self._holds += 1
-        self._service.worker.submit(partial(function, *args), partial(self._blocking_done, done))
+        self._service.worker._submit(partial(function, *args), partial(self._blocking_done, done))
 
     def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
         if self._state != CLOSED and done is not None:

@@ -78,7 +78,7 @@ class Service:
         del self.connections[connection.id]
         self.bytes_in += connection.bytes_in
         self.bytes_out += connection.bytes_out
-        self.worker.connection_closed(connection.id)
+        self.worker._connection_closed(connection.id)
 
     def drain(self) -> None:
         """Tell every connection that the worker is to end."""
@@ -164,7 +164,7 @@ class Service:
         if hook == "on_child_exit" and self._concerning is not None:
             self._concerning._fail()
         elif hook == "on_worker_start":
-            self.worker.start_failed = True
+            self.worker._start_failed = True
 
 
 def _ignore(connection: Connection) -> None:

@@ -85,9 +85,9 @@ class Worker:
     def __init__(self, slot: int, server: Server, channel: WorkerEnd, hang_file: int) -> None:
         self.slot = slot
         self.draining = False
-        self.start_failed = False
+        self._start_failed = False
         self._loop = EventLoop()
-        self.reaper = children.Reaper(self._loop)
+        self._reaper = children.Reaper(self._loop)
         self._channel = channel
         self._hang_file = hang_file
         self._config = server.config
@@ -166,7 +166,7 @@ class Worker:
         self, function: Callable[..., Any], *args: Any, done: Callable[[Future[Any]], object] | None = None
     ) -> None:
         """Call ``function(*args)`` in the worker's small thread pool, then ``done(future)`` in the loop."""
-        self.submit(partial(function, *args), partial(self._blocking_done, done))
+        self._submit(partial(function, *args), partial(self._blocking_done, done))
 
     # --- its life
 
@@ -185,7 +185,7 @@ class Worker:
         for service in self._served:
             if service.hooks.on_worker_start is not None:
                 self._guarded_hook(service, "on_worker_start")
-        if self.start_failed:
+        if self._start_failed:
             self._exit_code = EXIT_START_FAILED
         else:
             loop.register(self._channel.fileno(), READ, self._on_channel)
@@ -247,12 +247,12 @@ class Worker:
         """TERM, then KILL, to every program's group; then whatever else this process has started or adopted."""
         loop = self._loop
         loop.after_turn = None
-        for child in self.reaper.running.values():
+        for child in self._reaper.running.values():
             child.terminate(self._program_grace)
         # Those of connections that were aborted have been told to end before, with a longer grace.
         loop.call_later(self._program_grace, self._kill_programs)
         deadline = loop.now + self._program_grace + 1.0
-        while self.reaper.running and loop.now < deadline:
+        while self._reaper.running and loop.now < deadline:
             loop.turn(0.2)
         if self._exit_code == EXIT_DISPATCHER_GONE:
             # Otherwise the dispatcher adopts and ends what is left.
@@ -262,7 +262,7 @@ class Worker:
                 _reap_all()
 
     def _kill_programs(self) -> None:
-        for child in self.reaper.running.values():
+        for child in self._reaper.running.values():
             child.kill()
 
     # --- the channel
@@ -303,7 +303,7 @@ class Worker:
             self._loop.unregister(self._channel.fileno())
             self._stop_now("worker stop")
 
-    def connection_closed(self, number: int) -> None:
+    def _connection_closed(self, number: int) -> None:
         """A connection's descriptor has been closed; the dispatcher is told at the end of the turn."""
         self._closed.append(number)
         if self.draining:
@@ -401,7 +401,7 @@ class Worker:
 
     # --- threads
 
-    def submit(self, function: Callable[[], Any], done: Callable[[Future[Any]], object]) -> None:
+    def _submit(self, function: Callable[[], Any], done: Callable[[Future[Any]], object]) -> None:
         """Call ``function()`` in a thread, then ``done(future)`` in the loop."""
         if self._threads is None:
             from concurrent.futures import ThreadPoolExecutor  # most plugins never need it
@@ -435,7 +435,7 @@ class Worker:
             getattr(service.hooks, hook)(self)
         except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
             service.log_fault(hook, None, error)
-            self.start_failed = self.start_failed or hook == "on_worker_start"
+            self._start_failed = self._start_failed or hook == "on_worker_start"
 
 
 def _descriptor_limit() -> int:
