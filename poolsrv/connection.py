@@ -202,7 +202,7 @@ class Connection(Stream):
                 for relay in (self._relay_in, self._relay_out):
                     if relay is not None:
                         relay.copy_from_now_on()
-                os.set_blocking(self._fd, True)
+                self._share()
             pid = start_program(argv, env=env, cwd=cwd, descriptors=(theirs[0], theirs[1], theirs[2]), limits=limits)
         except BaseException:
             for fd in pipes:
@@ -211,9 +211,9 @@ class Connection(Stream):
         for fd in pipes:
             if fd in theirs:
                 os.close(fd)
-        return self._adopt(Child(pid, "program", self._loop), ours, shares=self._fd in theirs, reads=stdin is self)
+        return self._adopt(Child(pid, "program", self._loop), ours, reads=stdin is self)
 
-    def _adopt(self, child: Child, ours: list[int | None], shares: bool, reads: bool) -> Child:
+    def _adopt(self, child: Child, ours: list[int | None], reads: bool) -> Child:
         try:
             self._service.worker._reaper.watch(child, self._child_exited)
         except OSError:
@@ -230,8 +230,6 @@ class Connection(Stream):
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
                 stream._start()
-        if shares:
-            self._shared = True
         if reads:
             self.pause_reading()
         return child

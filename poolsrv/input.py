@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .descriptor import OPEN, Descriptor, SocketLike
 from .errors import LineTooLong
-from .eventloop import READ, EventLoop
+from .eventloop import EventLoop
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -60,20 +60,23 @@ class Input(Descriptor):
 
     def recv(self, limit: int = RECV_SIZE) -> bytes:
         """What is there now, at most ``limit`` bytes; ``b""`` when nothing is. End of stream is ``eof``."""
-        data, pos = self._in, self._pos
-        if pos or len(data) > limit:
-            end = pos + max(limit, 0)
-            taken = data[pos:end]
-            if end >= len(data):
-                self._in, self._pos = b"", 0
-            else:
-                self._pos = end
+        data = self._in
+        if self._pos or len(data) > limit:
+            data = self._recv_part(limit)
         else:
-            taken = data
             self._in = b""
-        if not self._interest & READ and self._state == OPEN:
+        if not self._reading and self._state == OPEN:
             self._update()
-        return taken
+        return data
+
+    def _recv_part(self, limit: int) -> bytes:
+        data, pos = self._in, self._pos
+        end = pos + max(limit, 0)
+        if end >= len(data):
+            self._in, self._pos = b"", 0
+        else:
+            self._pos = end
+        return data[pos:end]
 
     def recv_line(self, limit: int = RECV_SIZE) -> bytes | None:
         """One line with its end (``\\n``), or None while there is none. At end of stream what is left is the last.

@@ -111,12 +111,6 @@ class _NoSocket:
     def fileno(self) -> int:
         return -1
 
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        return b""
-
-    def send(self, data: object, flags: int = 0, /) -> int:
-        return 0
-
     def shutdown(self, how: int, /) -> None:
         """Nothing to shut down."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from .stream import Stream
 
@@ -30,23 +30,16 @@ class Pipe(Stream):
 
 
 class _PipeEnd:
-    """Made to look like a socket."""
+    """Has what a stream needs beside the descriptor."""
 
     __slots__ = ("_fd",)
     is_pipe: Final = True  # splice(2) takes it as it is
 
     def __init__(self, fd: int) -> None:
-        os.set_blocking(fd, False)
         self._fd = fd
 
     def fileno(self) -> int:
         return self._fd
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        return os.read(self._fd, bufsize)
-
-    def send(self, data: Any, flags: int = 0, /) -> int:
-        return os.write(self._fd, data)
 
     def shutdown(self, how: int, /) -> None:
         """See ``Pipe._shutdown_writing``."""

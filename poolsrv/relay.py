@@ -9,8 +9,8 @@ Theory. ``splice(2)`` moves bytes between a pipe and anything else without copyi
 - Where splice can't be used (a socket that is not a plain one, no descriptors left for the pipe), bytes are received
   and sent, and what the target has not taken is in transit in memory.
 
-splice(2) heeds O_NONBLOCK of a socket and knows no MSG_DONTWAIT, so the relay sets it; the engine's own calls don't
-mind. Where a program has, or is being given, one of the sockets, it must not see that: then bytes are copied, too.
+splice(2) heeds O_NONBLOCK and knows no MSG_DONTWAIT: where a program has, or is being given, one of the descriptors,
+which is blocking then, bytes are copied too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import errno
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
-
-from .descriptor import DONT_WAIT, SEND_FLAGS
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -80,9 +78,6 @@ class Relay:
         if source._is_closed() or target._is_closed():
             source._loop.at_end_of_turn(self.finish)
             return
-        if not self._copies:
-            for side in (source, target):
-                os.set_blocking(side._fd, False)
         data = source.peek()
         if self._remaining is not None and len(data) > self._remaining:
             data = data[: self._remaining]
@@ -163,7 +158,7 @@ class Relay:
                 size = os.splice(source._fd, self._pipe[1], self._piece(PIECE), flags=_FLAGS)
                 self._in_pipe = size
             else:
-                data = source._sock.recv(self._piece(COPY_SIZE), DONT_WAIT)
+                data = source._read(source._fd, self._piece(COPY_SIZE))
                 size = len(data)
                 self._pending = memoryview(data)
         except BlockingIOError:
@@ -186,7 +181,7 @@ class Relay:
         target = self._target
         try:
             while self._pending:
-                sent = target._sock.send(self._pending, SEND_FLAGS)
+                sent = target._write(target._fd, self._pending)
                 self._pending = self._pending[sent:]
                 self._sent(sent)
             while self._in_pipe:

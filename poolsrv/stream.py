@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from .descriptor import CLOSED, CLOSING, CONNECTING, DONT_WAIT, LINGERING, OPEN, SEND_FLAGS, SocketLike
+from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, SocketLike
 from .eventloop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop, Timer
 from .input import RECV_SIZE, Input
 from .relay import Relay
@@ -118,18 +118,13 @@ class Stream(Input):
 
         :raises ValueError: after ``send_eof``.
         """
-        if self._state != OPEN and self._state != CONNECTING:
-            return
-        if self._sends_eof:
-            raise ValueError("send() after send_eof()")
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
-        size = len(data)
-        if not size:
+        if not data:
             return
-        if self._out is None and self._relay_out is None and self._state == OPEN:
+        if self._out is None and self._state == OPEN and not self._sends_eof and self._relay_out is None:
             try:
-                sent = self._sock.send(data, SEND_FLAGS)
+                sent = self._write(self._fd, data)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -137,10 +132,13 @@ class Stream(Input):
                 return
             self.bytes_out += sent
             self._last_active = self._loop.now
-            if sent == size:
+            if sent == len(data):
                 return
-            data = memoryview(data)[sent:]
-        self._keep(data)
+            self._keep(memoryview(data)[sent:])
+        elif self._state == OPEN or self._state == CONNECTING:
+            if self._sends_eof:
+                raise ValueError("send() after send_eof()")
+            self._keep(data)
 
     @property
     def unsent(self) -> int:
@@ -204,9 +202,9 @@ class Stream(Input):
     # --- what the loop calls
 
     def _on_event(self, mask: int) -> None:
-        if mask & READABLE and self._interest & READ:
+        if self._reading and (mask == READ or mask & READABLE):
             try:
-                data = self._sock.recv(RECV_SIZE, DONT_WAIT)
+                data = self._read(self._fd, RECV_SIZE)
             except BlockingIOError:
                 pass
             except OSError as error:
@@ -232,12 +230,12 @@ class Stream(Input):
                 return
         if mask & WRITE and self._interest & WRITE:
             self._flush()
-        elif mask & (ERROR | HANGUP | PEER_FINISHED) and not self._interest & READ:
+        elif mask & (ERROR | HANGUP | PEER_FINISHED) and not self._reading:
             self._on_hangup(mask)
 
     def _on_event_relayed(self, mask: int) -> None:
         """In the place of ``_on_event`` while a relay has this stream on either side."""
-        if mask & READABLE and self._interest & READ and self._relay_in is not None:
+        if mask & READABLE and self._reading and self._relay_in is not None:
             self._relay_in.pump()
             mask &= ~READABLE
         if mask & WRITE and self._out is None and self._relay_out is not None:
@@ -249,7 +247,7 @@ class Stream(Input):
     def _on_event_lingering(self, mask: int) -> None:
         """In the place of ``_on_event`` in LINGERING: throw away."""
         try:
-            data = self._sock.recv(RECV_SIZE, DONT_WAIT)
+            data = self._read(self._fd, RECV_SIZE)
         except BlockingIOError:
             return
         except OSError:
@@ -275,7 +273,7 @@ class Stream(Input):
             return
         try:
             with memoryview(out) as whole, whole[:FLUSH_SIZE] as view:
-                sent = self._sock.send(view, SEND_FLAGS)
+                sent = self._write(self._fd, view)
         except BlockingIOError:
             return
         except OSError as error:
@@ -377,7 +375,7 @@ class Stream(Input):
             self._end(self._reason)
             return
         try:
-            goes_on = bool(self._sock.recv(RECV_SIZE, DONT_WAIT))
+            goes_on = bool(self._read(self._fd, RECV_SIZE))
         except BlockingIOError:
             goes_on = self._always_lingers
         except OSError:
