@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cgi_client import cgi_listener, pool, write_programs
@@ -56,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[ServerProcess]:
-    line = {"protocol": "line", "root": root}
+    line: dict[str, Any] = {"protocol": "line", "root": root}
     config = pool() + cgi_listener("raw", **line)
     config += cgi_listener("args", **line, arguments=True, stderr="client", environment={"MORE": "1"})
     config += cgi_listener("timed", **line, timeout=0.3)
@@ -242,7 +243,7 @@ def test_a_client_that_is_gone_ends_the_group(server: ServerProcess) -> None:
 
 def test_max_programs_over_the_pool(serve: Callable[..., ServerProcess], root: Path) -> None:
     """So many at a time over all workers, then the queue, then a refusal; right again after a worker was killed."""
-    raw = {"protocol": "line", "root": root, "max_programs": 2}
+    raw: dict[str, Any] = {"protocol": "line", "root": root, "max_programs": 2}
     server = serve(pool(2) + cgi_listener("raw", **raw, queue_size=0) + cgi_listener("queue", **raw, queue_timeout=0.3))
     busy = b"refused: too many programs are running\r\n"
     for _ in range(2):
