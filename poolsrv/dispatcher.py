@@ -105,8 +105,16 @@ class Dispatcher:
                 os.close(handed.fd)
 
     def _accept_all(self, gate: Gate, listener: socket.socket, mask: int) -> None:
-        """Accept until the kernel's queue is empty or no worker has room, and send them off."""
+        """Accept until the kernel's queue is empty or no worker has room, and send them off.
+
+        A single connection is nearly always alone, and to ask for a second one would cost a system call and an
+        exception. So only one is accepted where the turn before brought none; if there are more, the next turn comes
+        at once, and takes them all.
+        """
         choose = self._choose
+        turns = self._loop.turns
+        alone = turns - gate.last_turn > 1
+        gate.last_turn = turns
         touched: list[Slot] = []
         while True:
             slot = choose(gate) if not (gate.homeless or gate.at_limit()) else None
@@ -114,7 +122,8 @@ class Dispatcher:
                 self._pause(gate)
                 break
             try:
-                accepted, peer = listener.accept()
+                # accept() would make a socket object, which takes as long as all the rest of this loop.
+                accepted, peer = listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 self._starvation_told = False
                 break
@@ -128,7 +137,9 @@ class Dispatcher:
             gate.accepted += 1
             if not slot.outbox:
                 touched.append(slot)
-            self._assign(slot, Handed(accepted.detach(), gate.number, self._last_id, peer))
+            self._assign(slot, Handed(accepted, gate.number, self._last_id, peer))
+            if alone:
+                break
         self._send_all(touched)
 
     def _assign(self, slot: Slot, handed: Handed) -> None:

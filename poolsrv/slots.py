@@ -69,6 +69,7 @@ class Gate:
         self.open = 0
         self.accepted = 0
         self.paused = False
+        self.last_turn = 0  # the loop's latest turn in which there was something to accept
         self.homeless: deque[Handed] = deque()  # accepted, or taken back, and no worker has room
         self._next = 0
 
