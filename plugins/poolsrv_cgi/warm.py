@@ -58,6 +58,7 @@ else:
 
 _first_streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
 _search_path = []  # type: list[str]
+_own_variables = {}  # type: dict[bytes, bytes]  # which an interpreter sets at its start: LC_CTYPE (PEP 538)
 _interpreter = getattr(sys, "orig_argv", sys.argv)[: -len(sys.argv)]
 
 VERSION = 1
@@ -280,10 +281,13 @@ class Script:
         os.chdir(request.cwd)
         for target, descriptor in enumerate(request.descriptors):
             os.dup2(descriptor, target)
+        environment = request.environment
+        if not {b"LC_ALL", b"LC_CTYPE", b"LANG"} & set(environment):
+            environment.update(_own_variables)
         os.environb.clear()
-        os.environb.update(request.environment)
+        os.environb.update(environment)
         posix.environ.clear()  # what the os module reads when it is imported (with -S, that is yet to come)
-        posix.environ.update(request.environment)
+        posix.environ.update(environment)
         standard: Any = sys
         for target, (name, model) in enumerate(_first_streams.items()):
             stream = _open_stream(target, model, "w" if target else "r")
@@ -399,6 +403,9 @@ def prepare() -> Helper:
         helper.say("failed", 0, "this Python is older than 3.9")
         os._exit(1)
     _forget_modules(_new_interpreters_modules)
+    with open("/proc/self/environ", "rb") as file:
+        given = {entry.partition(b"=")[0] for entry in file.read().split(b"\0")}
+    _own_variables.update((name, value) for name, value in os.environb.items() if name not in given)
     for name in sys.argv[2:]:
         try:
             builtins.__import__(name)
