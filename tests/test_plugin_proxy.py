@@ -174,7 +174,7 @@ def test_a_reset_of_the_server_reaches_the_client(proxy: ServerProcess, upstream
 
 def test_a_server_that_is_not_there(proxy: ServerProcess, upstream: socket.socket) -> None:
     upstream.close()
-    with proxy.connect("proxy") as client, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), proxy.connect("proxy") as client:
         receive_all(client)
 
 
