@@ -183,7 +183,7 @@ class Pool:
                 self._was_whole = True
                 addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
                 log.info("ready: %s (%d workers)", addresses, len(self._slots))
-        if before != DRAINING and slot.state == DRAINING:
+        if before != DRAINING and slot.state == DRAINING and not self._stopping:
             patience = self._config.graceful_timeout + STOP_MARGIN
             self._loop.call_later(patience, partial(self._kill_if_there, slot, slot.pid))
         return heard

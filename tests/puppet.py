@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from distributions import install
-from support import TIMEOUT, ServerProcess, receive_line
+from support import TIMEOUT, ServerProcess, process_state, receive_line, wait_until
 
 PUPPET = '''
 import os
@@ -45,6 +45,8 @@ class Puppet:
     @hookimpl
     def on_worker_start(self, worker):
         self.worker = worker
+        if os.path.exists("broken"):
+            raise OSError("broken")
 
     @hookimpl
     def on_readable(self, conn):
@@ -154,6 +156,30 @@ def connect_until(server: ServerProcess, pid: int, listener: str = "puppet") -> 
         for other in others:
             other.close()
     raise AssertionError(f"worker {pid} gets no connection")
+
+
+def wait_listening(path: Path) -> None:
+    """Until somebody listens on a unix socket: its file is there a moment before."""
+
+    def is_so() -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(path)) == 0
+
+    wait_until(is_so, f"a server on {path}")
+
+
+def wait_passed_on(server: ServerProcess, listener: str = "puppet") -> None:
+    """Until the dispatcher has accepted all that have connected, has passed them on, and sleeps again."""
+    local = f":{address_of(server, listener)[1]:04X}"
+
+    def is_so() -> bool:
+        for line in Path("/proc/net/tcp").read_text().splitlines():
+            _, address, _, state, queues, *_ = line.split()
+            if address.endswith(local) and state == "0A" and int(queues.partition(":")[2], 16):
+                return False
+        return process_state(server.pid) == "S"
+
+    wait_until(is_so, "a dispatcher that has passed them on")
 
 
 class Crowd:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from puppet import Client, Crowd, address_of, config, connect_until, install_puppet
+from puppet import Client, Crowd, address_of, config, connect_until, install_puppet, wait_passed_on
 from support import ServerProcess, context_switches, cpu_ticks, process_state, receive_all, wait_until
 
 Serve = Callable[..., ServerProcess]
@@ -149,8 +149,6 @@ def test_what_a_killed_worker_has_not_taken_is_served_by_another(serve: Serve, s
     server = serve(config("workers = 1"), paths=(site,))
     (victim,) = server.worker_pids()
     stop_worker(server, victim)
-    os.kill(server.pid, signal.SIGSTOP)
-    os.kill(server.pid, signal.SIGCONT)
     clients = connect_many(server, 30)
     os.kill(victim, signal.SIGKILL)
     assert len({client.ask("pid") for client in clients} - {str(victim)}) == 1
@@ -162,9 +160,8 @@ def in_the_channel_of(server: ServerProcess, site: Path, tmp_path: Path) -> tupl
     release = tmp_path / "release"
     blocker = Client(server)
     assert blocker.ask(f"block {release}") == "blocks"
-    switches = context_switches(server.pid)
     clients = connect_many(server, 10)
-    wait_until(lambda: context_switches(server.pid) > switches, "a dispatcher that has passed them on")
+    wait_passed_on(server)
     return blocker, release, clients
 
 
@@ -263,7 +260,9 @@ def test_while_all_workers_are_stopped_connections_wait_and_the_dispatcher_rests
             os.kill(pid, signal.SIGCONT)
         answers = crowd.run()
         assert len(answers) == 300
-        assert {int(answer) for answer in answers} == set(workers)
+        assert {int(answer) for answer in answers} <= set(workers)
+    for pid in workers:
+        connect_until(server, pid).close()
 
 
 def test_while_all_channels_are_full_connections_wait_and_the_dispatcher_rests(
@@ -284,25 +283,24 @@ def test_while_all_channels_are_full_connections_wait_and_the_dispatcher_rests(
 
 
 def test_connections_without_a_worker_are_served_on_stop(serve: Serve, site: Path, tmp_path: Path) -> None:
-    """One worker is killed with connections in its channel, the other is stopped. On TERM it goes on, and serves."""
+    """One worker is killed with connections in its channel, and can't be replaced; the other one is stopped. On TERM
+    it goes on, and serves them."""
     server = serve(config("workers = 2\ngraceful_timeout = 10.0"), paths=(site,))
     first, second = server.worker_pids()
     release = tmp_path / "release"
     blockers = [connect_until(server, first), connect_until(server, second)]
     for blocker in blockers:
         assert blocker.ask(f"block {release}") == "blocks"
-    switches = context_switches(server.pid)
     clients = connect_many(server, 20)
-    wait_until(lambda: context_switches(server.pid) > switches, "a dispatcher that has passed them on")
+    wait_passed_on(server)
     stop_worker(server, second)
+    (server.folder / "broken").touch()
     os.kill(first, signal.SIGKILL)
     server.wait_for_line(rf"pid {first}\) killed by SIGKILL")
     server.signal(signal.SIGTERM)
     release.touch()
     assert blockers[1].answer() == "unblocked"
-    answers = [client.ask("pid") for client in clients]
-    assert answers.count(str(second)) >= 10
-    assert "" not in answers
+    assert [client.ask("pid") for client in clients] == [str(second)] * 20
     close_all([*blockers, *clients])
     assert server.wait() == 0
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from puppet import install_puppet
-from support import receive_line, wait_until
+from puppet import install_puppet, wait_listening
+from support import receive_line
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def running(tmp_path: Path, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
         stderr=stderr,
     )
     try:
-        wait_until((tmp_path / "s").exists, "a socket")
+        wait_listening(tmp_path / "s")
         yield process
     finally:
         process.kill()

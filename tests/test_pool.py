@@ -203,9 +203,10 @@ def test_workers_that_die_young_are_not_replaced_in_a_hot_loop(serve: Serve, tmp
 
 def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, site: Path) -> None:
     """Only connections of the killed worker fail; the pool is whole again each time; nothing is left behind."""
-    server = serve(config("workers = 4"), paths=(site,))
+    size = 8
+    server = serve(config(f"workers = {size}"), paths=(site,))
     address = address_of(server)
-    wait_until(lambda: is_whole(server, 4), "a whole pool")
+    wait_until(lambda: is_whole(server, size), "a whole pool")
     descriptors = len(open_descriptors(server.pid))
     killed: set[int] = set()
     faults: list[str] = []
@@ -244,19 +245,19 @@ def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, 
     try:
         for number in range(100):
             (slot,) = [
-                line for line in reversed(server.lines) if f"worker {number % 4} (pid" in line and " serves" in line
+                line for line in reversed(server.lines) if f"worker {number % size} (pid" in line and " serves" in line
             ][:1]
             pid = int(slot.partition("(pid ")[2].partition(")")[0])
             killed.add(pid)
             os.kill(pid, signal.SIGKILL)
-            wait_until(partial(is_whole_again, server, 4, number + 1), "the pool")
+            wait_until(partial(is_whole_again, server, size, number + 1), "the pool")
     finally:
         over.set()
         for thread in threads:
             thread.join()
     assert faults == []
     workers = server.worker_pids()
-    assert len(workers) == 4
+    assert len(workers) == size
     assert all(process_state(pid) in "SR" for pid in workers)  # no zombie
     wait_until(lambda: len(open_descriptors(server.pid)) == descriptors, "descriptors as at first")
     assert server.stop() == 0

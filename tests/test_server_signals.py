@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from distributions import install
-from puppet import Client, config, connect_until, install_puppet
+from puppet import Client, config, connect_until, install_puppet, wait_listening
 from support import ServerProcess, is_alive, receive_line, wait_until
 
 Serve = Callable[..., ServerProcess]
@@ -302,7 +302,7 @@ def test_a_server_without_standard_descriptors_serves(site: Path, tmp_path: Path
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(path.exists, "a socket")
+        wait_listening(path)
         for _ in range(4):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(30)
