@@ -23,7 +23,8 @@ SCRIPTS = {
     f"{HEAD}d = {{'argv': sys.argv, 'cwd': os.getcwd(), 'name': __name__, 'file': __file__, 'env': dict(os.environ),\n"
     "     'fds': sorted(os.listdir('/proc/self/fd')), 'path': sys.path, 'exe': sys.executable,\n"
     "     'in': os.readlink('/proc/self/fd/0'), 'files': resource.getrlimit(resource.RLIMIT_NOFILE),\n"
-    "     'modules': 'decimal' in sys.modules, 'group': os.getpgrp() == os.getpid(), 'flags': sys.flags.dont_write_bytecode}\n"
+    "     'modules': 'decimal' in sys.modules, 'group': os.getpgrp() == os.getpid(),\n"
+    "     'flags': sys.flags.dont_write_bytecode}\n"
     "print(json.dumps(d))\n",
     "echo.py": f"import sys\n{HEAD}sys.stdout.buffer.write(sys.stdin.buffer.read())\n",
     "exit.py": "import sys\nprint('Content-Type: text/plain\\nContent-Length: 2\\n\\nok')\nsys.exit(7)\n",
