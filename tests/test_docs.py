@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from distributions import install
 from served import ask, listener
-from support import ServerProcess, receive_all, receive_line
+from support import ServerProcess, receive_all
 
 import poolsrv
 from poolsrv import hookspecs
