@@ -56,6 +56,11 @@ def is_whole_again(server: ServerProcess, size: int, deaths: int) -> bool:
     return server.log.count("killed by") == deaths and is_whole(server, size)
 
 
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("ShdPnd:\t")[2].split()[0], 16) >> (number - 1) & 1)
+
+
 def stray_pid(path: Path) -> int:
     """Who has written its pid into the file."""
     wait_until(lambda: path.exists() and path.read_text().endswith("\n"), "a stray process")
@@ -340,7 +345,9 @@ def test_a_worker_that_drains_just_when_the_parent_dies_ends(serve: Serve, site:
         program = int(other.ask("program"))
         assert client.ask(f"block {tmp_path / 'release'}") == "blocks"
         os.kill(worker, signal.SIGTERM)
+        wait_until(lambda: not is_pending(worker, signal.SIGTERM), "TERM, delivered")
         os.kill(server.pid, signal.SIGKILL)
+        server.process.wait()
         (tmp_path / "release").touch()
         wait_until(lambda: not is_alive(worker) and not is_alive(program), "the end of both")
     server.wait()
