@@ -227,9 +227,8 @@ class Connection(Stream):
         child.stdin, child.stdout, child.stderr = (
             None if fd is None else self._own(Pipe(self._loop, fd, self)) for fd in ours
         )
-        for stream in (child.stdin, child.stdout, child.stderr):
-            if stream is not None:
-                stream._start()
+        if child.stdin is not None:
+            child.stdin._start()  # the others are watched once somebody wants to read them
         if reads:
             self.pause_reading()
         return child

@@ -89,7 +89,7 @@ class Exchange:
         request = self._request
         self._conn.hold()  # until it is left
         try:
-            self._body = body = RequestBody(self._conn, request, self._server.options, self._body_stalled)
+            self._body = body = RequestBody(self._conn, request, self._server.site, self._body_stalled)
         except RequestError as error:
             self._refuse_body(error)
             return

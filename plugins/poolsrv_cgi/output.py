@@ -16,10 +16,10 @@ from typing import Protocol
 from poolsrv import Connection, Stream, Timer
 
 from .options import Options
+from .patience import Watch
 from .programheader import BadResponse, ProgramHeader, ProgramHeaderParser
 from .response import Framing, Response
 from .running import RunningProgram
-from .watchdog import Watchdog
 
 __all__ = ["Output", "OutputOwner"]
 
@@ -48,7 +48,7 @@ class Output:
 
     __slots__ = (
         "_conn", "_ended", "_options", "_owner", "_parser", "_program", "_response", "_silent", "_stdout", "_timer",
-        "_watchdog", "body_bytes",
+        "_watch", "body_bytes",
     )  # fmt: skip
 
     def __init__(self, owner: OutputOwner, conn: Connection, program: RunningProgram, stdout: Stream) -> None:
@@ -64,7 +64,8 @@ class Output:
         self._silent = False  # the owner is not told any more, and what comes is thrown away
         self._timer: Timer | None = None
         self.body_bytes = 0
-        self._watchdog = Watchdog(conn, options.output_timeout, self._progress, self._too_long_silent)
+        self._watch = Watch(self._progress, self._too_long_silent)
+        program.site.silence.add(self._watch)
         stdout.on_readable = self._on_readable
 
     def discard(self) -> None:
@@ -72,7 +73,7 @@ class Output:
         if self._silent:
             return
         self._silent = True
-        self._watchdog.stop()
+        self._program.site.silence.remove(self._watch)
         if self._timer is not None:
             self._timer.cancel()
         if self._program.has_ended:
@@ -82,7 +83,7 @@ class Output:
 
     def on_writable(self) -> None:
         """The client has caught up: the program may go on."""
-        self._watchdog.excuse()
+        self._watch.excuse()
         self._stdout.resume_reading()
 
     # --- bytes
@@ -149,7 +150,7 @@ class Output:
         if self._ended:
             return
         self._ended = True
-        self._watchdog.stop()
+        self._program.site.silence.remove(self._watch)
         if self._program.has_ended:
             self._conclude()
         else:

@@ -38,6 +38,8 @@ _find_broken_escape = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 _ENCODED_SLASH = re.compile(r"%2[Ff]")
 # Left unescaped in a Location, beside letters and digits (RFC 3986 section 3.3, pchar).
 _SAFE_IN_PATH = "/:@!$&'()*+,;=-._~"
+MAX_KNOWN = 1024  # paths that are remembered, and their greatest length
+MAX_KNOWN_PATH = 200
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,9 @@ class ProgramPaths:
     :param warm: True, or patterns of SCRIPT_NAME.
     """
 
-    __slots__ = ("aliases", "extensions", "index", "interpreters", "nph", "prefix", "real_root", "root", "warm")
+    __slots__ = (
+        "aliases", "extensions", "index", "interpreters", "known", "nph", "prefix", "real_root", "root", "warm",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -113,6 +117,7 @@ class ProgramPaths:
         self.aliases = [
             (os.fsencode("/" + url.strip("/")), os.fsencode(os.path.abspath(file))) for url, file in by_length
         ]
+        self.known: dict[str, tuple[bytes, int, bytes, Program]] = {}
         self.nph = tuple(nph)
         self.warm = warm
 
@@ -152,7 +157,23 @@ def decode_path(path: str) -> bytes | NoProgram:
 
 
 def find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
-    """All steps: the program for a URL path as `Request.path` has it. Raises nothing; costs four system calls."""
+    """All steps: the program for a URL path as `Request.path` has it. Raises nothing; costs four system calls.
+
+    What a path has led to is remembered, and holds as long as the file is where it was and what it was.
+    """
+    known = paths.known.get(path)
+    if known is not None:
+        file, mode, real, program = known
+        try:
+            if _look_at(file) == (mode, real):
+                return program
+        except OSError:
+            pass
+        del paths.known[path]
+    return _find_program(paths, path)
+
+
+def _find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
     decoded = decode_path(path)
     if isinstance(decoded, NoProgram):
         return decoded
@@ -168,29 +189,46 @@ def find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
         if decoded == b"/" + paths.prefix:
             return _directory(paths, paths.root, decoded)
     wanted = relative.rstrip(b"/")
-    return _examine(paths, wanted, decoded[len(decoded) - len(relative) + len(wanted) :], decoded)
+    return _examine(paths, wanted, decoded[len(decoded) - len(relative) + len(wanted) :], decoded, path)
 
 
-def _examine(paths: ProgramPaths, wanted: bytes, rest: bytes, decoded: bytes) -> Program | NoProgram:
+def _examine(
+    paths: ProgramPaths, wanted: bytes, rest: bytes, decoded: bytes, remember_as: str = ""
+) -> Program | NoProgram:
     """Look at `wanted` below the root; `rest` is what follows it in the URL path `decoded`: "", "/", "/more"."""
     file = paths.root + b"/" + wanted if wanted else paths.root
     try:
-        mode = _mode_inside(file, paths.real_root)
+        mode, real = _look_at(file)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
             split = _script_length(paths.root, wanted)
             if split < len(wanted):
                 return _examine(paths, wanted[:split], wanted[split:] + rest, decoded)
         return _refuse(error, file)
-    if mode is None:
+    if not _is_inside(real, paths.real_root):
         return NoProgram(403, f"{os.fsdecode(file)} is outside of root")
     if stat.S_ISDIR(mode):
         return _directory(paths, file, decoded)
-    return _program(paths, file, mode, decoded[: len(decoded) - len(rest)], rest)
+    program = _program(paths, file, mode, decoded[: len(decoded) - len(rest)], rest)
+    if 0 < len(remember_as) <= MAX_KNOWN_PATH and isinstance(program, Program):
+        if len(paths.known) >= MAX_KNOWN:
+            paths.known.clear()
+        paths.known[remember_as] = file, mode, real, program
+    return program
+
+
+def _is_inside(real: bytes, real_root: bytes) -> bool:
+    return real == real_root or real.startswith(real_root + b"/") or real_root == b"/"
 
 
 def _mode_inside(file: bytes, real_root: bytes) -> int | None:
     """The mode of what `file` leads to, None where that is outside of `real_root`. Raises OSError."""
+    mode, real = _look_at(file)
+    return mode if _is_inside(real, real_root) else None
+
+
+def _look_at(file: bytes) -> tuple[int, bytes]:
+    """The mode of what `file` leads to, and its real name. Raises OSError."""
     descriptor = os.open(file, os.O_PATH | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -200,8 +238,7 @@ def _mode_inside(file: bytes, real_root: bytes) -> int | None:
             real = os.path.realpath(file)
     finally:
         os.close(descriptor)
-    inside = real == real_root or real.startswith(real_root + b"/") or real_root == b"/"
-    return mode if inside else None
+    return mode, real
 
 
 def _script_length(root: bytes, wanted: bytes) -> int:

@@ -8,15 +8,18 @@ has CONTENT_LENGTH or no body. What no program takes stays in the connection, an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from poolsrv import PIPE, Connection, Stream
 
 from .body import ChunkedDecoder, body_decoder
-from .options import Options
+from .patience import Watch
 from .request import Request
 from .response import CONTINUE
 from .spool import Spool
-from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from .site import Site
 
 __all__ = ["RequestBody"]
 
@@ -33,19 +36,19 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_chunks", "_collected", "_conn", "_end", "_on_fed", "_options", "_spool", "_stalled", "_stdin", "_watchdog",
+        "_chunks", "_collected", "_conn", "_end", "_on_fed", "_site", "_spool", "_stalled", "_stdin", "_watch",
         "continued", "length",
     )  # fmt: skip
 
-    def __init__(self, conn: Connection, request: Request, options: Options, stalled: Callable[[], object]) -> None:
-        decoder = body_decoder(request, options.max_body_size)
+    def __init__(self, conn: Connection, request: Request, site: Site, stalled: Callable[[], object]) -> None:
+        decoder = body_decoder(request, site.options.max_body_size)
         self._conn = conn
-        self._options = options
+        self._site = site
         self._stalled = stalled
         self._chunks = decoder if isinstance(decoder, ChunkedDecoder) else None
         self._spool: Spool | None = None
         self._stdin: Stream | None = None
-        self._watchdog: Watchdog | None = None
+        self._watch: Watch | None = None
         self._collected: Callable[[], object] | None = None
         self._on_fed: Callable[[], object] | None = None
         self.length = request.content_length
@@ -66,10 +69,10 @@ class RequestBody:
         :raises RequestError: it is malformed or too large.
         :raises OSError: it can't be kept.
         """
-        self._spool = Spool(self._options.spool_memory)
+        self._spool = Spool(self._site.options.spool_memory)
         self._collected = collected
         self.ask()
-        self._watch()
+        self._watch_it()
         self.on_input()
 
     def on_input(self) -> None:
@@ -123,7 +126,7 @@ class RequestBody:
             stdin.close()
         else:
             self.ask()
-            self._watch()
+            self._watch_it()
             conn.relay_to(stdin, length, self._relayed)
 
     def _relayed(self, moved: int) -> None:
@@ -182,12 +185,14 @@ class RequestBody:
 
     # --- patience
 
-    def _watch(self) -> None:
-        self._watchdog = Watchdog(self._conn, self._options.body_timeout, self._progress, self._stalled)
+    def _watch_it(self) -> None:
+        self._watch = Watch(self._progress, self._stalled)
+        self._site.stalled_bodies.add(self._watch)
 
     def _watch_no_more(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        if self._watch is not None:
+            self._site.stalled_bodies.remove(self._watch)
+            self._watch = None
 
     def _progress(self) -> int | None:
         """None where it is the program that is slow."""

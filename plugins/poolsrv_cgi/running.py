@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from poolsrv import Child, Connection, Handle, Stream, Timer
+from poolsrv import Child, Connection, Handle, Stream
 
 if TYPE_CHECKING:
     from .site import Site
@@ -64,7 +64,7 @@ class RunningProgram:
     """
 
     __slots__ = (
-        "_last_lines", "_on_end", "_rest", "_stderr", "_timer", "_watch", "child", "conn", "cpu", "name", "on_overdue",
+        "_last_lines", "_on_end", "_rest", "_stderr", "_watch", "child", "conn", "cpu", "name", "on_overdue",
         "overdue", "peak_memory", "returncode", "site", "started_at",
     )  # fmt: skip
 
@@ -80,7 +80,6 @@ class RunningProgram:
         self.cpu: float | None = None
         self.peak_memory: int | None = None
         self._on_end = on_end
-        self._timer: Timer | None = None
         self._stderr = -1
         self._watch: Handle | None = None
         self._last_lines: deque[str] = deque(maxlen=LINES_KEPT)
@@ -125,9 +124,7 @@ class RunningProgram:
             if writer >= 0:
                 os.close(writer)
         self.child = child
-        if site.options.timeout:
-            # A timer of the worker, not of the connection, which may be gone before the program.
-            self._timer = site.worker.call_later(site.options.timeout, lambda: self.end("timeout"))
+        site.deadlines.add(self._out_of_time)
         return child
 
     def spawn(
@@ -171,6 +168,9 @@ class RunningProgram:
                 self.on_overdue()
         self.child.terminate(TERM_GRACE)
 
+    def _out_of_time(self) -> None:
+        self.end("timeout")
+
     def let_go(self) -> None:
         """Its client has all that it gets: the program may go on when the connection ends, for its timeout."""
         if self.child is not None:
@@ -181,8 +181,7 @@ class RunningProgram:
         self.returncode = returncode
         self.cpu = cpu
         self.peak_memory = peak_memory
-        if self._timer is not None:
-            self._timer.cancel()
+        self.site.deadlines.remove(self._out_of_time)
         self._read_stderr()
         self._close_stderr()
         self.site.admission.give_back()

@@ -13,6 +13,7 @@ from poolsrv import Child, Connection, Worker
 from .admission import Admission
 from .environment import Endpoints, base_environment
 from .options import Limits, Options
+from .patience import Deadlines, Watchdog
 from .running import RunningProgram, own_peak
 from .warmpool import WarmPool
 
@@ -34,6 +35,9 @@ class Site:
 
     :ivar base: the environment that every program has (`base_environment`).
     :ivar limits: as `Connection.spawn` takes them.
+    :ivar deadlines: of programs, by `timeout`.
+    :ivar silence: programs that must not be silent for `output_timeout`.
+    :ivar stalled_bodies: requests' bodies that must not stand still for `body_timeout`.
     :ivar running: the programs that this worker has started and not yet reaped, by process id.
     """
 
@@ -43,6 +47,9 @@ class Site:
         self.limits = _limits_of(options.limits)
         self.admission = Admission(options.max_programs, options.queue_size, options.queue_timeout)
         self.running: dict[int, RunningProgram] = {}
+        self.deadlines = Deadlines(options.timeout)
+        self.silence = Watchdog(options.output_timeout)
+        self.stalled_bodies = Watchdog(options.body_timeout)
         self.warm = WarmPool(options.warm_modules, {**self.base, **options.environment}, self.limits)
         self.worker: Worker
         self._logged: set[str] = set()
@@ -51,7 +58,8 @@ class Site:
         """In a worker, before its first connection."""
         self.worker = worker
         self.admission.open(worker)
-        self.warm.open(worker)
+        for part in (self.deadlines, self.silence, self.stalled_bodies, self.warm):
+            part.open(worker)
 
     def close(self) -> None:
         """In a worker, after its last connection."""
@@ -70,7 +78,7 @@ class Site:
         elif (program := self.running.pop(child.pid, None)) is not None:
             usage = child.rusage
             cpu = usage.ru_utime + usage.ru_stime if usage is not None else None
-            peak = own_peak(usage) if usage is not None else None
+            peak = own_peak(usage) if usage is not None and self.options.access_log is not None else None
             program.reaped(child.returncode if child.returncode is not None else 255, cpu, peak)
 
 
