@@ -24,8 +24,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from . import children, signals
-from .channel import LOST, MAX_CLOSED_PER_REPORT, MAX_PER_MESSAGE, Report, WorkerEnd
+from .channel import LOST, MAX_PER_MESSAGE, WorkerEnd
 from .eventloop import HANGUP, READ, EventLoop, Timer
+from .reporting import Reporter
 from .service import Service
 
 if TYPE_CHECKING:
@@ -48,14 +49,10 @@ EXIT_DISPATCHER_GONE: Final = 4
 
 STOP_NOW_SIGNAL: Final = signal.SIGUSR1
 HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
-REPORT_AT_ONCE: Final = 16  # connections taken and closed that are told without delay: a quarter of what may wait
-REPORT_WITHIN: Final = 0.02  # seconds within which fewer are told
-HEARTBEAT: Final = 1.0  # seconds; shorter where hang_timeout asks for it
 SPARE_DESCRIPTORS: Final = 16  # kept free for what plugins open
 DESCRIPTORS_PER_CONNECTION: Final = 5  # a connection with a program: itself, three pipes, a pidfd
 RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
 FULL_TOLD_EVERY: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
-REPORT_AGAIN_AFTER: Final = 0.05  # seconds, where the channel was full
 BLOCKING_THREADS: Final = 4
 PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
 
@@ -103,18 +100,15 @@ class Worker:
         ]
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
-        # what the next report will say
-        self._state: str | None = None  # where it has changed
-        self._taken = 0
-        self._closed: list[int] = []
-        self._heartbeat: Timer | None = None
-        self._report_due: Timer | None = None
-        # Whether the dispatcher decides by how many connections are open. Otherwise each report would only wake it.
-        self._closes_are_urgent = server.config.pool.dispatch == "least-connections" or any(
-            listener.config.max_connections for listener in server.listeners
+        pool = server.config.pool
+        self._reporter = Reporter(
+            self._loop,
+            channel,
+            urgent=pool.dispatch == "least-connections"
+            or any(listener.config.max_connections for listener in server.listeners),
+            hang_timeout=pool.hang_timeout,
+            counters=self._counters,
         )
-        self._report_again: Timer | None = None
-        self._events_told = 0
         self._accepted = 0
         self._taking = True
         self._full_told_at = float("-inf")
@@ -189,9 +183,9 @@ class Worker:
             self._exit_code = EXIT_START_FAILED
         else:
             loop.register(self._channel.fileno(), READ, self._on_channel)
-            loop.after_turn = self._after_turn
-            self._state = SERVING
-            self._report()
+            loop.after_turn = self._reporter.after_turn
+            self._reporter.state = SERVING
+            self._reporter.tell()
             gc.freeze()
             loop.run()
         self._end()
@@ -217,7 +211,7 @@ class Worker:
             return
         self.draining = True
         self._loop.modify(self._channel.fileno(), 0)  # its hang-up is still told
-        self._state = DRAINING
+        self._reporter.state = DRAINING
         self._loop.call_later(self._config.pool.graceful_timeout, partial(self._stop_now, "drain timeout"))
         for service in self._services:
             service.drain()
@@ -238,7 +232,7 @@ class Worker:
         for service in self._served:
             if service.hooks.on_worker_stop is not None:
                 self._guarded_hook(service, "on_worker_stop")
-        self._report()
+        self._reporter.tell()
         self._end_programs()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -283,14 +277,14 @@ class Worker:
             return False
         if not handed:
             # The dispatcher asks whether this worker is alive, or has found that it is slow and taken them back.
-            self._state = SERVING
+            self._reporter.state = SERVING
             return handed is not None
-        self._taken += len(handed)
+        self._reporter.taken += len(handed)
         self._allowance -= len(handed)
         for connection in handed:
             if connection.fd == LOST:
                 log.error("a connection was lost at the limit of open descriptors (%d)", _descriptor_limit())
-                self._closed.append(connection.id)
+                self._reporter.closed.append(connection.id)
             else:
                 self._accepted += 1
                 self._services[connection.listener].open(connection)
@@ -305,53 +299,9 @@ class Worker:
 
     def _connection_closed(self, number: int) -> None:
         """A connection's descriptor has been closed; the dispatcher is told at the end of the turn."""
-        self._closed.append(number)
+        self._reporter.closed.append(number)
         if self.draining:
             self._stop_when_empty()
-
-    def _after_turn(self) -> None:
-        untold = self._taken + len(self._closed)
-        if self._state is not None or untold >= REPORT_AT_ONCE or (self._closed and self._closes_are_urgent):
-            self._report()
-        elif untold and self._report_due is None:
-            self._report_due = self._loop.call_later(REPORT_WITHIN, self._report_late)
-        if self._heartbeat is None and self._loop.events != self._events_told:
-            hang_timeout = self._config.pool.hang_timeout
-            self._heartbeat = self._loop.call_later(
-                min(HEARTBEAT, hang_timeout / 4) if hang_timeout else HEARTBEAT, self._beat
-            )
-
-    def _report_late(self) -> None:
-        self._report_due = None
-        if self._taken or self._closed:
-            self._report()
-
-    def _beat(self) -> None:
-        """Tell the counters. Without events there is nothing to tell, unless somebody listens for silence."""
-        self._heartbeat = None
-        self._events_told = self._loop.events if not self._config.pool.hang_timeout else -1
-        self._report(counters=True)
-
-    def _report(self, counters: bool = False) -> None:
-        if self._exit_code == EXIT_DISPATCHER_GONE:
-            return
-        while True:
-            closed, self._closed = self._closed[:MAX_CLOSED_PER_REPORT], self._closed[MAX_CLOSED_PER_REPORT:]
-            report = Report(self._taken, closed, self._state, self._counters() if counters else None)
-            try:
-                sent = self._channel.report(report)
-            except OSError:
-                self._closed = closed + self._closed
-                return  # the dispatcher is gone: the end of file says so too
-            if not sent:
-                # The dispatcher is far behind; what is to be told stays, and is told after a later turn.
-                self._closed = closed + self._closed
-                if self._report_again is None or self._report_again.callback is None:
-                    self._report_again = self._loop.call_later(REPORT_AGAIN_AFTER, _nothing)
-                return
-            self._taken, self._state, counters = 0, None, False
-            if not self._closed:
-                return
 
     def _counters(self) -> tuple[int, ...]:
         totals = [service.totals() for service in self._services]
@@ -377,7 +327,7 @@ class Worker:
                 return False
         if not self._taking:
             self._taking = True
-            self._state = SERVING
+            self._reporter.state = SERVING
             self._loop.modify(self._channel.fileno(), READ)
             log.debug("descriptors are free again: taking connections")
         return True
@@ -385,7 +335,7 @@ class Worker:
     def _stop_taking(self) -> None:
         if self._taking:
             self._taking = False
-            self._state = FULL
+            self._reporter.state = FULL
             self._loop.modify(self._channel.fileno(), 0)
             if self._loop.now - self._full_told_at > FULL_TOLD_EVERY:
                 self._full_told_at = self._loop.now
