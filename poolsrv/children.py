@@ -45,7 +45,7 @@ _CLOSE_RANGE_CLOEXEC = 4  # linux/close_range.h
 _SYS_CLOSE_RANGE = 436  # the same number on every architecture
 _MAX_UINT = 0xFFFFFFFF
 
-_LOWERED_FOR_START = {resource.RLIMIT_NOFILE, resource.RLIMIT_AS}
+_BELOW_LIMIT = {errno.ENOMEM, errno.EBADF, errno.EAGAIN}  # see _start_limited
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -225,14 +225,16 @@ def _start_limited(start: Callable[[], int], limits: Mapping[int, int]) -> int:
     """Start a program with resource limits, without a launcher in between (a launcher halves the rate).
 
     ``posix_spawn`` can't set limits in the child. A soft limit that is lowered here for the moment of the start is
-    inherited by the program, and its hard limit follows by prlimit(2). CPU time counts what this process has used, and
-    processes count what its user has, so these are set after the start only: the program has used nothing worth
-    mentioning by then. So it is with an address space that is too small for this process to start anything in, and
-    with descriptors above the limit, which glibc refuses to pass on.
+    inherited by the program, and its hard limit follows by prlimit(2). The soft one follows too where nothing can be
+    started below it: with an address space that is too small for this process, with descriptors above the limit, which
+    glibc refuses to pass on, and with as many processes as the user may have. Of CPU time this process may well have
+    used more than the limit; then it is sent SIGXCPU, and ignores it.
     """
+    if resource.RLIMIT_CPU in limits and signal.getsignal(signal.SIGXCPU) == signal.SIG_DFL:
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
     former = []
     try:
-        for number in _LOWERED_FOR_START & limits.keys():
+        for number in limits:
             soft, hard = resource.getrlimit(number)
             former.append((number, (soft, hard)))
             resource.setrlimit(number, (_at_most(limits[number], hard), hard))
@@ -240,7 +242,7 @@ def _start_limited(start: Callable[[], int], limits: Mapping[int, int]) -> int:
     except (OSError, MemoryError) as error:
         for number, limit in former:
             resource.setrlimit(number, limit)
-        if not isinstance(error, MemoryError) and error.errno not in (errno.ENOMEM, errno.EBADF):
+        if not isinstance(error, MemoryError) and error.errno not in _BELOW_LIMIT:
             raise
         pid = start()
     finally:

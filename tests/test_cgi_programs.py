@@ -31,7 +31,8 @@ MORE = {
     "stderrlate.sh": "printf 'Content-Type: text/plain\\nContent-Length: 2\\n\\nok'; sleep 0.3; echo said late >&2; "
     "touch stderr.late",
     "lines.sh": f"printf 'one\\ntwo' >&2; {PLAIN}; printf '\\303\\050\\n' >&2; head -c 5000 /dev/zero | tr '\\0' y >&2",
-    "limits.sh": f"{PLAIN}; for x in n v t u; do ulimit -S$x; ulimit -H$x; done",
+    "limits.sh": f"{PLAIN}; for x in Sn Sv St; do ulimit -$x; done; read go; for x in Hn Hv Ht; do ulimit -$x; done; "
+    "grep processes /proc/self/limits",
     "cpu.sh": f"{PLAIN}; while :; do :; done",
     "pid.sh": f"{PLAIN}; echo $$",
     "signals.sh": f"{PLAIN}; grep -E 'Sig(Blk|Ign)' /proc/self/status",
@@ -261,12 +262,12 @@ def test_a_slow_client_is_not_the_programs_silence(serve: Callable[..., ServerPr
 
 
 def test_limits_are_there_when_the_program_runs(server: ServerProcess) -> None:
-    """setrlimit(2): soft and hard ones."""
+    """setrlimit(2): the soft ones from its first moment, the hard ones before its input."""
     with Client(server, "limited") as client:
-        values = client.get("/limits.sh").body.decode().split()
-    soft_as = str(400_000_000 // 1024)
-    assert values[:4] == ["50", "50", soft_as, soft_as]
-    assert values[4:6] == ["1", "2"]
+        values = client.get("/limits.sh", method="POST", body=b"go\n").body.decode().split()
+    memory = str(400_000_000 // 1024)
+    assert values[:6] == ["50", memory, "1", "50", memory, "2"]
+    assert values[8:10] == ["5000", "5000"]
 
 
 def test_a_program_over_its_cpu_time(server: ServerProcess) -> None:
