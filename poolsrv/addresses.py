@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -184,3 +184,24 @@ def _interface_number(name: str) -> int:
 
 def _quoted(text: str) -> str:
     return f'"{text}"' if text.isprintable() and '"' not in text else repr(text)
+
+
+def peer_name(address: Any) -> tuple[str, int]:
+    """An address as the socket module has it, in the one form that plugins see.
+
+    An IPv4 client of a socket for both families is ``127.0.0.1``, not ``::ffff:127.0.0.1``.
+    """
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        if host.startswith("::ffff:") and "." in host:
+            host = host[7:]
+        return (host, port)
+    return ("unix:" + os.fsdecode(address), 0)
+
+
+def format_peer(peer: tuple[str, int]) -> str:
+    """``127.0.0.1:7007``, ``[::1]:7007``, ``unix:``."""
+    host, port = peer
+    if host.startswith("unix:"):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -18,6 +18,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from .addresses import format_peer, peer_name
 from .children import PIPE, Child, signal_group, start_program
 from .descriptor import CLOSED, LINGERING, OPEN, Descriptor
 from .eventloop import ERROR, PEER_FINISHED, READ, Timer
@@ -428,24 +429,3 @@ class _ConnectionLog(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         assert self.extra is not None
         return f"{self.extra['conn']}: {msg}", kwargs
-
-
-def peer_name(address: Any) -> tuple[str, int]:
-    """An address as the socket module has it, in the one form that plugins see.
-
-    An IPv4 client of a socket for both families is ``127.0.0.1``, not ``::ffff:127.0.0.1``.
-    """
-    if isinstance(address, tuple):
-        host, port = address[:2]
-        if host.startswith("::ffff:") and "." in host:
-            host = host[7:]
-        return (host, port)
-    return ("unix:" + os.fsdecode(address), 0)
-
-
-def format_peer(peer: tuple[str, int]) -> str:
-    """``127.0.0.1:7007``, ``[::1]:7007``, ``unix:``."""
-    host, port = peer
-    if host.startswith("unix:"):
-        return host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -7,9 +7,10 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .addresses import format_peer, peer_name
 from .channel import Handed
 from .children import Child
-from .connection import Connection, format_peer, peer_name
+from .connection import Connection
 from .descriptor import OPEN
 from .hooks import Caller, Hooks
 
