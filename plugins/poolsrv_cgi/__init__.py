@@ -22,7 +22,10 @@ __all__ = ["Cgi"]
 
 
 class Cgi:
-    """The plugin; one instance per listener. The protocol's server does the work."""
+    """Runs programs: by CGI/1.1 over HTTP, by a line that names one, or one for each connection as inetd does.
+
+    One instance per listener; the protocol's server does the work.
+    """
 
     Options = CgiOptions
 
