@@ -227,7 +227,7 @@ class Exchange:
                 self._leave()
             if self._output is not None:
                 self._output.program_ended()
-            self._log()
+            self._finish()
         elif self._output is not None:
             self._output.program_ended()
         else:  # nph
@@ -385,7 +385,7 @@ class Exchange:
             unread = self._body.unread
         self._ended_at = time.monotonic()
         if self._program is None or self._program.has_ended:
-            self._log()
+            self._finish()
         self._http.finished(unread, self._keep_alive)
         self._conn.release()
 
@@ -404,13 +404,19 @@ class Exchange:
         if program is not None and (program.child is None or not program.child.outlives):
             program.end()
         if program is None or program.has_ended:
-            self._log()
+            self._finish()
+
+    def _finish(self) -> None:
+        """Both the exchange and its program are over: log, and let go of what refers back here, for what is in a
+        circle would have to wait for the garbage collector."""
+        if not self._logged:
+            self._logged = True
+            if self._server.logs:
+                self._log()
+        self._program = self._output = self._body = self._response = None
 
     def _log(self) -> None:
         server, program, request = self._server, self._program, self._first_request
-        if self._logged or not server.logs:
-            return
-        self._logged = True
         total = (self._ended_at or time.monotonic()) - self._began
         body_bytes = self._body_bytes
         if self._output is not None and self._response is not None:

@@ -185,7 +185,8 @@ class RunningProgram:
         self._read_stderr()
         self._close_stderr()
         self.site.admission.give_back()
-        self._on_end(self)
+        on_end, self._on_end, self.on_overdue = self._on_end, _nothing, None  # no circle
+        on_end(self)
 
     # --- standard error
 
@@ -239,6 +240,10 @@ class RunningProgram:
             self._stderr = -1
             self._log_lines([self._rest])
             self._rest = b""
+
+
+def _nothing(program: RunningProgram) -> None:
+    """In the place of an `on_end` that has been called."""
 
 
 def own_peak(usage: resource.struct_rusage) -> int | None:
