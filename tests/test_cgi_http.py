@@ -25,7 +25,7 @@ MORE = {
     "nowhere.sh": "printf 'Location: /no/such\\n\\n'",
     "crlf.sh": "printf 'Content-Type: text/plain\\r\\nX-A: 1\\n\\r\\nbody'",
     "silent.sh": ":",
-    "garbage.sh": "echo this is no header; echo; echo text; echo 'what was wrong' >&2",
+    "garbage.sh": "echo this is no header; echo; echo text; sleep 0.3; echo 'what was wrong' >&2",
     "half.sh": "printf 'Content-Type: text/plain\\nX-More: '",
     "hop.sh": "printf 'Content-Type: text/plain\\nConnection: close, X-Mine\\nX-Mine: 1\\nKeep-Alive: 5\\n"
     "Transfer-Encoding: chunked\\nTrailer: X\\nUpgrade: h2c\\nX-Yours: 2\\n\\nbody'",

@@ -20,7 +20,6 @@ to do with the connection: it has the rest of its `timeout`. The line in the acc
 from __future__ import annotations
 
 import errno
-import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -321,9 +320,7 @@ class Exchange:
         """The program is at fault: the client gets a short answer, the log the reason."""
         program = self._program
         if program is not None:
-            words = program.last_words()
-            program.log(logging.ERROR, f"{status}: {reason}" + (f"; its last words: {words}" if words else ""))
-            program.end()
+            program.fail(f"{status}: {reason}")
         if self._output is not None:
             self._output.discard()
         self._answer(status)

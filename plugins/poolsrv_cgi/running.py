@@ -27,6 +27,7 @@ __all__ = ["Process", "RunningProgram"]
 log = logging.getLogger("poolsrv.cgi")
 
 TERM_GRACE = 5.0  # seconds from TERM to KILL
+LAST_WORDS_TIME = 1.0  # seconds that a program whose output is of no use has until TERM
 READ_SIZE = 65536
 READS_AFTER_END = 64  # at most so many reads of standard error once the program has ended; others may write on
 MAX_LOG_LINE = 4096  # bytes of one line of standard error; what is longer becomes several
@@ -64,8 +65,8 @@ class RunningProgram:
     """
 
     __slots__ = (
-        "_last_lines", "_on_end", "_rest", "_stderr", "_watch", "child", "conn", "cpu", "name", "on_overdue",
-        "overdue", "peak_memory", "returncode", "site", "started_at",
+        "_failure", "_last_lines", "_on_end", "_rest", "_stderr", "_watch", "child", "conn", "cpu", "name",
+        "on_overdue", "overdue", "peak_memory", "returncode", "site", "started_at",
     )  # fmt: skip
 
     def __init__(self, site: Site, conn: Connection, name: str, on_end: Callable[[RunningProgram], object]) -> None:
@@ -80,6 +81,7 @@ class RunningProgram:
         self.cpu: float | None = None
         self.peak_memory: int | None = None
         self._on_end = on_end
+        self._failure = ""  # for the log, once its last words are known
         self._stderr = -1
         self._watch: Handle | None = None
         self._last_lines: deque[str] = deque(maxlen=LINES_KEPT)
@@ -171,6 +173,21 @@ class RunningProgram:
     def _out_of_time(self) -> None:
         self.end("timeout")
 
+    def fail(self, message: str) -> None:
+        """Its output is of no use: say so in the log, with its last words, which mostly come after the output.
+
+        It has a moment to say them and to end by itself.
+        """
+        self._failure = message
+        if self.has_ended:
+            self._log_failure()
+        else:
+            self.site.worker.call_later(LAST_WORDS_TIME, self.end)
+
+    def _log_failure(self) -> None:
+        words = " | ".join(self._last_lines)
+        self.log(logging.ERROR, self._failure + (f"; its last words: {words}" if words else ""))
+
     def let_go(self) -> None:
         """Its client has all that it gets: the program may go on when the connection ends, for its timeout."""
         if self.child is not None:
@@ -184,16 +201,13 @@ class RunningProgram:
         self.site.deadlines.remove(self._out_of_time)
         self._read_stderr()
         self._close_stderr()
+        if self._failure:
+            self._log_failure()
         self.site.admission.give_back()
         on_end, self._on_end, self.on_overdue = self._on_end, _nothing, None  # no circle
         on_end(self)
 
     # --- standard error
-
-    def last_words(self) -> str:
-        """The last lines of its standard error, for the log."""
-        self._read_stderr()
-        return " | ".join(self._last_lines)
 
     def log(self, level: int, message: str) -> None:
         """A line in the server's log that names the program and the connection."""
@@ -202,7 +216,7 @@ class RunningProgram:
 
     def _on_stderr(self) -> None:
         """There is something to read; one piece, for others are waiting too."""
-        if not self._read_piece():
+        if self._read_piece() == b"":
             self._close_stderr()
 
     def _read_stderr(self) -> None:
@@ -211,18 +225,18 @@ class RunningProgram:
             if self._stderr < 0 or not self._read_piece():
                 return
 
-    def _read_piece(self) -> bool:
-        """False at its end, or where nothing is there now."""
+    def _read_piece(self) -> bytes | None:
+        """What has been logged; nothing at its end, None where nothing is there now."""
         try:
             data = os.read(self._stderr, READ_SIZE)
         except BlockingIOError:
-            return False
+            return None
         *lines, self._rest = (self._rest + data).split(b"\n")
         while len(self._rest) > MAX_LOG_LINE:
             lines.append(self._rest[:MAX_LOG_LINE])
             self._rest = self._rest[MAX_LOG_LINE:]
         self._log_lines(lines)
-        return bool(data)
+        return data
 
     def _log_lines(self, lines: Iterable[bytes]) -> None:
         for line in lines:
