@@ -31,6 +31,7 @@ MORE = {
     "stderrlate.sh": "printf 'Content-Type: text/plain\\nContent-Length: 2\\n\\nok'; sleep 0.3; echo said late >&2; "
     "touch stderr.late",
     "lines.sh": f"printf 'one\\ntwo' >&2; {PLAIN}; printf '\\303\\050\\n' >&2; head -c 5000 /dev/zero | tr '\\0' y >&2",
+    "count.sh": f"sleep 0.3; {PLAIN}; wc -c",
     "limits.sh": f"{PLAIN}; for x in Sn Sv St; do ulimit -$x; done; read go; for x in Hn Hv Ht; do ulimit -$x; done; "
     "grep processes /proc/self/limits",
     "cpu.sh": f"{PLAIN}; while :; do :; done",
@@ -224,6 +225,25 @@ def test_a_slow_client_fills_no_memory(server: ServerProcess, program: str) -> N
         time.sleep(0.3)  # for the server to read more than it should, if it did
         assert resident(worker) < 64 << 20
     wait_until(nothing_runs(worker), "the program's end")
+
+
+@pytest.mark.parametrize("coding", ["length", "chunked"])
+def test_a_large_upload_fills_no_memory(server: ServerProcess, coding: str) -> None:
+    """RFC 3875 section 4.2: to a program that reads late, from the socket to its pipe, or by way of a file."""
+    size, piece = 200_000_000, bytes(1_000_000)
+    with Client(server) as client:
+        client.send(b"POST /count.sh HTTP/1.1\r\nHost: a\r\n")
+        if coding == "length":
+            client.send(b"Content-Length: %d\r\n\r\n" % size)
+            for _ in range(size // len(piece)):
+                client.send(piece)
+        else:
+            client.send(b"Transfer-Encoding: chunked\r\n\r\n")
+            for _ in range(size // len(piece)):
+                client.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            client.send(b"0\r\n\r\n")
+        assert int(client.response().body) == size
+    assert resident(server.worker_pids()[0]) < 64 << 20
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
