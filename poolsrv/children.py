@@ -228,7 +228,8 @@ def _start_limited(start: Callable[[], int], limits: Mapping[int, int]) -> int:
     inherited by the program, and its hard limit follows by prlimit(2). The soft one follows too where nothing can be
     started below it: with an address space that is too small for this process, with descriptors above the limit, which
     glibc refuses to pass on, and with as many processes as the user may have. Of CPU time this process may well have
-    used more than the limit; then it is sent SIGXCPU, and ignores it.
+    used more than the limit; then it is sent SIGXCPU, and ignores it, and the kernel may give the limit one more second
+    until the hard one follows.
     """
     if resource.RLIMIT_CPU in limits and signal.getsignal(signal.SIGXCPU) == signal.SIG_DFL:
         signal.signal(signal.SIGXCPU, signal.SIG_IGN)

@@ -188,7 +188,7 @@ def test_a_grandchild_that_keeps_the_pipe(client: Client) -> None:
 
 def test_a_client_that_leaves_ends_a_grandchild_that_prints(server: ServerProcess, root: Path) -> None:
     """The program has ended, its output has not: that is ended with the client."""
-    write_programs(root, {"orphan.sh": f"{PLAIN}; (while :; do echo x; sleep 0.02; done) & echo $!"})
+    write_programs(root, {"orphan.sh": f"{PLAIN}; sh -c 'echo $$; while :; do echo x; sleep 0.02; done' &"})
     with Client(server) as client:
         pid = first_line(client, "/orphan.sh")[0]
     wait_until(all_gone([pid]), "the grandchild's end")
@@ -286,7 +286,8 @@ def test_limits_are_there_when_the_program_runs(server: ServerProcess) -> None:
     with Client(server, "limited") as client:
         values = client.get("/limits.sh", method="POST", body=b"go\n").body.decode().split()
     memory = str(400_000_000 // 1024)
-    assert values[:6] == ["50", memory, "1", "50", memory, "2"]
+    # Until the hard limit follows, that of CPU time may be a second more (see children.py).
+    assert values[:6] in (["50", memory, soft, "50", memory, "2"] for soft in "12")
     assert values[8:10] == ["5000", "5000"]
 
 
@@ -420,11 +421,19 @@ def test_nothing_is_left_when_the_server_stops(serve: Callable[..., ServerProces
     assert all_gone(pids)()
 
 
-def test_no_descriptor_is_left(client: Client, server: ServerProcess) -> None:
+def test_no_descriptor_is_left(serve: Callable[..., ServerProcess], root: Path) -> None:
     """Whatever has been served, in whatever way it ended."""
+    server = serve(pool() + cgi_listener(root=root))
+    with Client(server) as client:
+        whatever_has_been_served(server, client)
+
+
+def whatever_has_been_served(server: ServerProcess, client: Client) -> None:
     worker = children_of(server.pid)[0]
     client.get("/hello.sh")
     wait_until(nothing_runs(worker), "the programs' end")
+    for _ in range(2):
+        client.get("/no.sh")  # by its answer the worker has reaped what was dead, by the second it has closed all
     before = len(os.listdir(f"/proc/{worker}/fd"))
     for target in ("/hello.sh", "/no.sh", "/exits.sh", "/cat.sh", "/pid.sh") * 4:
         client.get(target, method="POST", body=b"x" * 1000)
