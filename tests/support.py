@@ -103,7 +103,11 @@ class ServerProcess:
         return [address for name, address in _ADDRESS.findall(line.removeprefix("ready: ")) if name == listener]
 
     def connect(self, listener: str, timeout: float = TIMEOUT) -> socket.socket:
-        """A client's socket, connected to the first address of a listener."""
+        """A client's socket, connected to the first address of a listener.
+
+        Its receive buffer is small: the kernel would let it grow until even 15 MB fit into one ``send`` of the
+        server's, and then nothing is ever congested.
+        """
         address = self.addresses(listener)[0]
         if address.startswith("unix:"):
             sock = socket.socket(socket.AF_UNIX)
@@ -111,7 +115,11 @@ class ServerProcess:
             sock.connect(address.removeprefix("unix:"))
             return sock
         host, _, port = address.rpartition(":")
-        return socket.create_connection((host.strip("[]"), int(port)), timeout)
+        sock = socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131072)
+        sock.settimeout(timeout)
+        sock.connect((host.strip("[]"), int(port)))
+        return sock
 
     def exchange(self, listener: str, data: bytes, finish: bool = True) -> bytes:
         """Send, finish sending, and receive until the server closes."""

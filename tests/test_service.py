@@ -287,6 +287,8 @@ def test_a_fault_loses_that_one_connection(server: ServerProcess, name: str, wha
             sock.shutdown(socket.SHUT_WR)
         elif what == "on_readable":
             sock.sendall(b"more")
+        sock.recv(1, socket.MSG_PEEK)
+        assert ask(other, b"between") == b"between"  # so the worker has sent what the kernel takes with nobody reading
         answer = receive_all(sock)
         sock.close()
         number = server.wait_for_line(
@@ -355,8 +357,10 @@ def test_a_callback_is_put_down_to_the_plugin_that_it_belongs_to(server: ServerP
 @pytest.mark.parametrize("name", ["init", "readable", "writable", "exit", "timer"])
 def test_a_connection_may_be_closed_in_each_hook_and_is_told_of_it_once_after(server: ServerProcess, name: str) -> None:
     after = len(server.lines)
-    with server.connect(name) as sock:
+    with server.connect("ping") as other, server.connect(name) as sock:
         sock.sendall(b"x")
+        sock.recv(1, socket.MSG_PEEK)
+        assert ask(other, b"between") == b"between"  # as above: it is congested before it is read
         receive_all(sock)
     server.wait_for_line(rf"{name} #\d+ \S+ inside: False, again: None", after=after)
     settle(server)
@@ -399,10 +403,12 @@ def test_the_default_timeout_of_python_sockets_changes_nothing(server: ServerPro
 def story(server: ServerProcess, name: str, *sent: bytes) -> str:
     """All that a plugin sees of a connection, as it tells at the end."""
     after = len(server.lines)
-    with server.connect(name) as sock:
+    with server.connect("ping") as other, server.connect(name) as sock:
         for data in sent:
             sock.sendall(data)
             if data == b"big":
+                sock.recv(1, socket.MSG_PEEK)
+                assert ask(other, b"between") == b"between"  # as above
                 receive_exactly(sock, 15_000_000)
             elif data == b"spawn":
                 assert receive_exactly(sock, 4) == b"exit"
