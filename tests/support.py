@@ -118,7 +118,11 @@ class ServerProcess:
         sock = socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131072)
         sock.settimeout(timeout)
-        sock.connect((host.strip("[]"), int(port)))
+        try:
+            sock.connect((host.strip("[]"), int(port)))
+        except OSError:
+            sock.close()
+            raise
         return sock
 
     def exchange(self, listener: str, data: bytes, finish: bool = True) -> bytes:
