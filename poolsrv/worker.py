@@ -399,7 +399,3 @@ def _reap_all() -> None:
             pass
     except ChildProcessError:
         pass
-
-
-def _nothing() -> None:
-    """For a timer that only wakes the loop."""
