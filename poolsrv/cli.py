@@ -57,7 +57,7 @@ Exit codes:
 
 \b
 Documentation: docs/ in the source distribution
-  configuration.md every key, operators.md running it, plugins.md writing a protocol
+  configuration.md every key, operations.md running it, plugins.md writing a protocol
 """
 
 

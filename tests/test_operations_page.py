@@ -1,4 +1,4 @@
-"""docs/operators.md explains every message that the server logs at level info or above."""
+"""docs/operations.md explains every message that the server logs at level info or above."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGE = " ".join((ROOT / "docs" / "operators.md").read_text().split())
+PAGE = " ".join((ROOT / "docs" / "operations.md").read_text().split())
 LOGGED = {"info", "warning", "error", "exception", "log"}
 
 
@@ -35,4 +35,4 @@ def test_messages_are_found() -> None:
 
 @pytest.mark.parametrize(("place", "part"), FOUND, ids=[place for place, _ in FOUND])
 def test_the_page_explains_the_message(place: str, part: str) -> None:
-    assert part in PAGE, f"docs/operators.md does not explain {part!r} of {place}"
+    assert part in PAGE, f"docs/operations.md does not explain {part!r} of {place}"
