@@ -23,6 +23,8 @@ class Address(msgspec.Struct, frozen=True):
     :ivar host: a numeric address, without brackets, with its ``%interface`` where it has one; empty for unix sockets.
     :ivar port: 0 to 65535, where 0 lets the kernel choose; 0 for unix sockets.
     :ivar path: the absolute path of a unix socket, else empty.
+    :ivar systemd: the name of sockets that the service manager has opened (``FileDescriptorName=``); then the rest is
+        empty.
     :ivar dual: True for ``":7007"``: every address, IPv6 and IPv4, on one socket (``host`` is ``"::"``). An IPv6
         address without it is for IPv6 alone (``IPV6_V6ONLY``).
     """
@@ -32,6 +34,12 @@ class Address(msgspec.Struct, frozen=True):
     port: int = 0
     path: str = ""
     dual: bool = False
+    systemd: str = ""
+
+    @property
+    def has_any_port(self) -> bool:
+        """Whether the kernel is to choose the port."""
+        return not (self.port or self.path or self.systemd)
 
     @property
     def sockaddr(self) -> SockAddr:
@@ -48,6 +56,8 @@ class Address(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """The address as ``parse`` takes it."""
+        if self.systemd:
+            return f"systemd:{self.systemd}"
         if self.family == socket.AF_UNIX:
             return f"unix:{self.path}"
         if self.dual:
@@ -58,12 +68,15 @@ class Address(msgspec.Struct, frozen=True):
 def parse(text: str, base: Path) -> Address:
     """Read an address.
 
-    :param text: ``"127.0.0.1:7007"``, ``"[::1]:7007"``, ``":7007"`` (every address) or ``"unix:run/hello.sock"``.
+    :param text: ``"127.0.0.1:7007"``, ``"[::1]:7007"``, ``":7007"`` (every address), ``"unix:run/hello.sock"``, or
+        ``"systemd:NAME"`` (opened by the service manager).
     :param base: the directory that relative paths of unix sockets are relative to.
     :raises ValueError: with one line that says what is wrong and what was expected.
     """
     if text.startswith("unix:"):
         return _parse_unix(text, base)
+    if text.startswith("systemd:"):
+        return _parse_systemd(text)
     if match := re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         raise ValueError(
             f"{_quoted(text)} starts with {_quoted(match[0])}, expected an address alone, such as {EXAMPLES}"
@@ -100,6 +113,8 @@ def parse(text: str, base: Path) -> Address:
 
 def overlap(one: Address, other: Address) -> bool:
     """True if not both of them can be listened on. Port 0 overlaps with nothing."""
+    if one.systemd or other.systemd:
+        return one.systemd == other.systemd
     if socket.AF_UNIX in (one.family, other.family):
         return one.family == other.family and os.path.realpath(one.path) == os.path.realpath(other.path)
     if one.port != other.port or one.port == 0:
@@ -161,6 +176,17 @@ def _parse_unix(text: str, base: Path) -> Address:
             f"the path of {_quoted(text)} is {length} bytes long ({path}), expected at most {LONGEST_UNIX_PATH}"
         )
     return Address(family=socket.AF_UNIX, path=path)
+
+
+def _parse_systemd(text: str) -> Address:
+    name = text.removeprefix("systemd:")
+    # As systemd.socket(5) has it for FileDescriptorName=.
+    if not re.fullmatch(r"[\x21-\x39\x3b-\x7e]{1,255}", name):
+        raise ValueError(
+            f"{_quoted(text)} has no name of a socket unit's FileDescriptorName=, expected one such as"
+            ' "systemd:hello.socket"'
+        )
+    return Address(family=socket.AF_UNSPEC, systemd=name)
 
 
 def _is_name(host: str) -> bool:

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from . import logs
-from .errors import StartError
 from .problems import ConfigErrors, did_you_mean, quoted
 
 if TYPE_CHECKING:
     from .plugins import Server
 
-EXIT_FAILED = 1  # at run time
 EXIT_USAGE = 2  # usage or config
 
 HELP = """
@@ -45,8 +44,8 @@ A config:
 EPILOG = """
 \b
 Signals:
-  TERM, INT   stop: open connections get pool.graceful_timeout seconds; a second one ends at once
-  HUP         check the config again, and log what is wrong with it; a restart applies it
+  TERM, INT, QUIT  stop: open connections get pool.graceful_timeout seconds; a second one ends at once
+  HUP              reload: a new pool with the config and code on disk takes over, or nothing changes
   (TERM to a single worker: it finishes what it has and is replaced)
 
 \b
@@ -104,7 +103,11 @@ def cli(ctx: click.Context, config: Path | None, log_level: str) -> None:
     if config is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(EXIT_USAGE)
-    _serve(config)
+    from .supervisor import run
+
+    sys.exit(
+        run(os.fspath(config), None if ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT else log_level)
+    )
 
 
 @cli.command()
@@ -150,16 +153,6 @@ def main() -> NoReturn:
     _open_standard_streams()
     cli.main(prog_name="poolsrv")
     raise AssertionError  # click exits by itself
-
-
-def _serve(config: Path) -> NoReturn:
-    server = _load(config)
-    from .pool import run_server
-
-    try:
-        sys.exit(run_server(server))
-    except StartError as error:
-        _fail(EXIT_FAILED, [f"poolsrv: {line}" for line in str(error).splitlines()])
 
 
 def _load(config: Path) -> Server:

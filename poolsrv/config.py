@@ -28,12 +28,14 @@ class PoolConfig(msgspec.Struct, frozen=True):
     :ivar dispatch: how a worker is chosen for a new connection.
     :ivar graceful_timeout: seconds that open connections get on stop and reload.
     :ivar hang_timeout: seconds of silence after which a worker is killed and replaced; 0 is never.
+    :ivar pidfile: where the supervisor's pid is written.
     """
 
     workers: int
     dispatch: Dispatch = "round-robin"
     graceful_timeout: float = 30.0
     hang_timeout: float = 0.0
+    pidfile: Path | None = None
 
 
 class ListenerConfig(msgspec.Struct, frozen=True):
@@ -91,6 +93,7 @@ class PoolTable(msgspec.Struct):
     dispatch: Dispatch = "round-robin"
     graceful_timeout: Seconds = 30.0
     hang_timeout: Seconds = 0.0
+    pidfile: Path | None = None
 
 
 class ListenerTable(msgspec.Struct):

@@ -59,16 +59,18 @@ class Dispatcher:
     """See the module's docstring.
 
     :param dispatch: ``"round-robin"`` or ``"least-connections"``.
+    :param first_id: the number of the first connection.
     """
 
-    def __init__(self, loop: EventLoop, gates: list[Gate], slots: list[Slot], dispatch: str) -> None:
+    def __init__(self, loop: EventLoop, gates: list[Gate], slots: list[Slot], dispatch: str, first_id: int) -> None:
         self._loop = loop
         self._gates = gates
         self._slots = slots
         self._choose = Gate.least_loaded if dispatch == "least-connections" else Gate.next_in_turn
-        self._last_id = 0
+        self._last_id = first_id - 1
         self._starved = False
         self._starvation_told = False
+        self._opened = False
         self._closed = False
         self._stall_check: Timer | None = None
 
@@ -76,6 +78,7 @@ class Dispatcher:
 
     def open(self) -> None:
         """Begin to accept."""
+        self._opened = True
         for gate in self._gates:
             for bound in gate.sockets:
                 self._loop.register(bound.socket.fileno(), READ, partial(self._accept_all, gate, bound.socket))
@@ -90,7 +93,7 @@ class Dispatcher:
             return
         self._closed = True
         for gate in self._gates:
-            for bound in gate.sockets:
+            for bound in gate.sockets if self._opened else ():
                 self._loop.unregister(bound.socket.fileno())
             slots = [slot for slot in gate.slots if slot.state == SERVING]
             homeless = [gate.homeless.popleft() for _ in range(len(gate.homeless))] if slots else []

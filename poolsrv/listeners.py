@@ -1,4 +1,9 @@
-"""The listening sockets: bind them, say where they really are, and leave no socket file behind."""
+"""The listening sockets: bind those that do not stand yet, and say where they really are.
+
+Sockets outlive a pool: the supervisor keeps them, and each has a key by which a later pool finds it again. That is the
+address as the config writes it; where the kernel is to choose a port it is the listener's name and place too, so that
+a reload does not choose another one.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,15 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Mapping
 
 import msgspec
 
 from .addresses import Address
 from .config import ListenerConfig
 from .errors import StartError
+from .handshake import Held
+from .problems import one_of
 
 log = logging.getLogger("poolsrv.listeners")
 
@@ -20,34 +28,34 @@ BACKLOG = 4096  # connections that the kernel keeps until they are accepted; net
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """One bound, listening, non-blocking socket."""
+    """One bound, listening, non-blocking socket.
+
+    :ivar held: the socket, as the supervisor keeps it.
+    :ivar is_new: it was bound by this pool; the others stood before.
+    """
 
     listener: str
-    address: Address
-    socket: socket.socket
-    inode: tuple[int, int] | None  # of a unix socket's file: device and number
+    held: Held
+    is_new: bool
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket itself."""
+        return self.held.socket
 
     def __str__(self) -> str:
         """Where it really listens; with port 0, the port that the kernel has chosen."""
         name = self.socket.getsockname()
-        if self.address.family == socket.AF_UNIX:
+        if self.socket.family == socket.AF_UNIX:
             return f"unix:{os.fsdecode(name)}"
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def close(self, unlink: bool) -> None:
-        """Stop listening; ``unlink`` removes a unix socket's file, if it still is this one's."""
-        self.socket.close()
-        if unlink and self.inode is not None and _inode(self.address.path) == self.inode:
-            try:
-                os.unlink(self.address.path)
-            except OSError as error:
-                log.warning("can't remove %s: %s", self.address.path, error.strerror)
 
+def bind(listeners: tuple[ListenerConfig, ...], held: Mapping[str, Held]) -> list[list[Bound]]:
+    """Have a socket for every address of every listener: one that stands, or else a new one.
 
-def bind(listeners: tuple[ListenerConfig, ...]) -> list[list[Bound]]:
-    """Bind every address of every listener.
-
+    :param held: those that stand, by key.
     :returns: for each listener its sockets.
     :raises StartError: some can't be bound; it names them all, and those that could be are closed again.
     """
@@ -55,30 +63,56 @@ def bind(listeners: tuple[ListenerConfig, ...]) -> list[list[Bound]]:
     problems: list[str] = []
     for listener in listeners:
         bound.append([])
-        for address in listener.bind:
+        for index, address in enumerate(listener.bind):
             try:
-                bound[-1].append(_bind_one(listener, address))
+                bound[-1] += _bind_one(listener, address, index, held)
             except OSError as error:
                 problems.append(f"listeners.{listener.name}: can't listen on {address}: {_reason(error, address)}")
     if problems:
-        for group in bound:
-            for one in group:
-                one.close(unlink=True)
+        for one in (one for group in bound for one in group if one.is_new):
+            one.socket.close()
+            if one.held.path:
+                os.unlink(one.held.path)
         raise StartError("\n".join(problems))
     return bound
 
 
-def _bind_one(listener: ListenerConfig, address: Address) -> Bound:
+def _bind_one(listener: ListenerConfig, address: Address, index: int, held: Mapping[str, Held]) -> list[Bound]:
+    if address.systemd:
+        given = [one for key, one in held.items() if key.rpartition("#")[0] == str(address)]
+        if not given:
+            raise FileNotFoundError(errno.ENOENT, _no_given_socket(held))
+        return [Bound(listener.name, one, False) for one in given]
+    key = f"{listener.name} {address} {index}" if address.has_any_port else str(address)
+    standing = held.get(key)
+    if standing is not None and standing.inode is not None and _inode(address.path) != standing.inode:
+        standing = None  # somebody has removed its file
+    if standing is None:
+        sock = _bind_new(listener, address)
+        return [Bound(listener.name, Held(key, sock, address.path, _inode(address.path)), True)]
+    if address.path and listener.socket_mode is not None:
+        os.chmod(address.path, listener.socket_mode)
+    standing.socket.listen(BACKLOG)
+    return [Bound(listener.name, standing, False)]
+
+
+def _no_given_socket(held: Mapping[str, Held]) -> str:
+    names = sorted({key.rpartition("#")[0] for key in held if key.startswith("systemd:")})
+    if not names:
+        return "the service manager has passed no sockets: is there a .socket unit?"
+    return f"the service manager has passed no socket of this name, but {one_of(names)}"
+
+
+def _bind_new(listener: ListenerConfig, address: Address) -> socket.socket:
     if address.family == socket.AF_UNIX:
         return _bind_unix(listener, address)
     try:
-        sock = _bind_inet(address, address.family)
+        return _bind_inet(address, address.family)
     except OSError as error:
         # ":7007" on a machine without IPv6 means every IPv4 address.
         if not address.dual or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             raise
-        sock = _bind_inet(address, socket.AF_INET)
-    return Bound(listener.name, address, sock, None)
+        return _bind_inet(address, socket.AF_INET)
 
 
 def _bind_inet(address: Address, family: int) -> socket.socket:
@@ -97,28 +131,28 @@ def _bind_inet(address: Address, family: int) -> socket.socket:
     return sock
 
 
-def _bind_unix(listener: ListenerConfig, address: Address) -> Bound:
+def _bind_unix(listener: ListenerConfig, address: Address) -> socket.socket:
     _remove_stale(address.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # Until the mode is set nobody else may connect.
     former = os.umask(0o177) if listener.socket_mode is not None else None
-    inode = None
+    bound = False
     try:
         sock.bind(address.path)
-        inode = _inode(address.path)
+        bound = True
         if listener.socket_mode is not None:
             os.chmod(address.path, listener.socket_mode)
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
-        if inode is not None:
+        if bound:
             os.unlink(address.path)
         raise
     finally:
         if former is not None:
             os.umask(former)
     sock.setblocking(False)
-    return Bound(listener.name, address, sock, inode)
+    return sock
 
 
 def _remove_stale(path: str) -> None:
@@ -145,6 +179,8 @@ def _remove_stale(path: str) -> None:
 
 
 def _inode(path: str) -> tuple[int, int] | None:
+    if not path:
+        return None
     try:
         status = os.stat(path)
     except OSError:
@@ -153,6 +189,8 @@ def _inode(path: str) -> tuple[int, int] | None:
 
 
 def _reason(error: OSError, address: Address) -> str:
+    if address.systemd:
+        return error.strerror or str(error)
     if error.errno == errno.EADDRINUSE and address.family != socket.AF_UNIX:
         return "another process listens there"
     if error.errno == errno.EACCES and address.family != socket.AF_UNIX and address.port < 1024:

@@ -1,4 +1,4 @@
-"""The pool: forks the workers, replaces those that die, stops. The main loop of the process that the user starts.
+"""The pool: forks the workers, replaces those that die, stops. The main loop of the dispatcher's process.
 
 A fork happens in one place, ``Pool.run``, and the child leaves that loop by returning: nothing of the parent is below
 it on its stack. Signals only set what the loop then acts on. Stopping is a state with a deadline in this same loop.
@@ -13,17 +13,19 @@ import logging
 import os
 import resource
 import signal
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import children, listeners, logs, signals
 from .channel import MAX_IN_FLIGHT, DispatcherEnd
 from .children import Child, describe_exit
-from .configcheck import ConfigCheck
 from .dispatcher import Dispatcher
 from .errors import StartError
 from .eventloop import READ, EventLoop, Timer
+from .handshake import Held, Link, Message, send_lines, send_sockets
 from .hangs import HangFile
+from .listeners import Bound
 from .slots import DRAINING, EMPTY, STARTING, Gate, Slot
 from .worker import EXIT_START_FAILED, HANG_SIGNAL, STOP_NOW_SIGNAL, Worker
 
@@ -41,29 +43,30 @@ LONGEST_YOUNG_DELAY: Final = 0.5
 STOP_MARGIN: Final = 5.0  # seconds after graceful_timeout that workers have to end by themselves
 STOP_NOW_MARGIN: Final = 1.0  # the same after a second TERM or INT
 HANG_REPORT_TIME: Final = 0.5  # seconds that a hung worker gets to say where
+IDS_OF_A_GENERATION: Final = 10**12  # connections are numbered from here, so that no number comes twice
+IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
 SPARE_DESCRIPTORS: Final = 32  # kept free for what is opened for a moment
 
 
 class Pool:
     """Runs in the dispatcher's process. ``run`` returns an exit code, or in each forked child its ``Worker``."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, bound: list[list[Bound]], link: Link, start: Mapping[str, Any]) -> None:
         self._server = server
+        self._link = link
+        self._alive_every: float = start["alive_every"]
         self._config = server.config.pool
         configs = tuple(listener.config for listener in server.listeners)
         # What a worker has not taken must have room here when it is taken back.
         max_waiting = min(_descriptors_per_worker(server), MAX_IN_FLIGHT)
-        # From here on a signal is acted on in order, and a unix socket is not left behind.
-        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
-        try:
-            self._bound = listeners.bind(configs)
-        except StartError:
-            self._signals.close()
-            raise
+        # INT, HUP and the like are for the supervisor, but a terminal sends them to all.
+        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGCHLD, *IGNORED))
+        self._bound = bound
         self._loop = EventLoop()
         self._slots = [Slot(index, max_waiting) for index in range(self._config.workers)]
         gates = [Gate(i, config, self._bound[i], self._slots) for i, config in enumerate(configs)]
-        self._dispatcher = Dispatcher(self._loop, gates, self._slots, self._config.dispatch)
+        first_id = (start["generation"] - 1) * IDS_OF_A_GENERATION + 1
+        self._dispatcher = Dispatcher(self._loop, gates, self._slots, self._config.dispatch, first_id)
         self._by_pid: dict[int, Slot] = {}
         self._to_start: list[Slot] = list(self._slots)
         self._failed_starts = [0] * len(self._slots)  # in a row, of each slot
@@ -74,9 +77,6 @@ class Pool:
         self._stopping = 0  # how many times it has been asked to
         self._exit_code = 0
         self._kill_timer: Timer | None = None
-        self._check: ConfigCheck | None = None
-        # Who has been started by this process before it became poolsrv (a shell's "exec") is none of its business.
-        self._not_ours = children.children_of_this_process()
 
     # --- the main loop
 
@@ -85,8 +85,10 @@ class Pool:
         loop = self._loop
         children.become_subreaper()
         loop.register(self._signals.fileno(), READ, self._on_signal)
+        loop.register(self._link.fileno(), READ, self._on_link)
         signals.unblock()
-        self._dispatcher.open()
+        if self._alive_every:
+            self._say_alive()
         if self._config.hang_timeout:
             self._watch_for_hangs()
         gc.freeze()  # what the workers share with this process stays out of their collections, and so shared
@@ -134,38 +136,46 @@ class Pool:
         self._signals.abandon()
         for group in self._bound:
             for bound in group:
-                bound.close(unlink=False)
+                bound.socket.close()
         for other in self._slots:
             if other is not slot and other.channel is not None:
                 other.channel.close()
         for other_file in self._hang_files.values():
             other_file.close()
         self._dispatcher.abandon()
-        if self._check is not None:
-            self._check.close()
+        self._link.close()
         assert slot.channel is not None
         return Worker(slot.index, self._server, slot.channel.worker_end(), hang_file.fileno())
 
-    # --- signals
+    # --- signals, and what the supervisor says
 
     def _on_signal(self, mask: int) -> None:
         for number in self._signals.take():
             if number == signal.SIGCHLD:
                 self._reap()
-            elif number == signal.SIGHUP:
-                self._check_config()
-            else:
-                self._stop(number.name)
+            elif number == signal.SIGTERM and not self._stopping:
+                self._stop("SIGTERM")
 
-    def _check_config(self) -> None:
-        if self._check is not None:
-            log.info("SIGHUP: the config is being checked already")
-        elif not self._stopping:
-            log.info("SIGHUP: reading %s again", self._server.config.path)
-            try:
-                self._check = ConfigCheck(self._loop, self._server.config.path)
-            except OSError as error:
-                log.error("can't check the config: %s", error.strerror)
+    def _on_link(self, mask: int) -> None:
+        try:
+            while (message := self._link.receive()) is not None:
+                self._on_message(message)
+        except EOFError:
+            self._loop.unregister(self._link.fileno())
+            log.error("the supervisor is gone")
+            if not self._stopping:
+                self._stop("supervisor gone")
+
+    def _on_message(self, message: Message) -> None:
+        if message.kind == "stop" and not self._stopping:
+            self._stop(message.fields["why"])
+        elif message.kind == "stop_now":
+            while self._stopping < 2:
+                self._stop("at once")
+
+    def _say_alive(self) -> None:
+        self._link.send("alive")
+        self._loop.call_later(self._alive_every, self._say_alive)
 
     # --- workers that report, and that end
 
@@ -182,6 +192,8 @@ class Pool:
             if not (self._was_whole or self._stopping or starting):
                 self._was_whole = True
                 addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
+                self._dispatcher.open()
+                self._link.send("serves")
                 log.info("ready: %s (%d workers)", addresses, len(self._slots))
         if before != DRAINING and slot.state == DRAINING and not self._stopping:
             patience = self._config.graceful_timeout + STOP_MARGIN
@@ -204,21 +216,14 @@ class Pool:
                     self._worker_stopped(slot, os.WIFSTOPPED(status))
                 continue
             orphans = True
-            self._not_ours.discard(pid)
             if slot is not None:
                 self._worker_ended(slot, os.waitstatus_to_exitcode(status), rusage)
-            elif self._check is not None and pid == self._check.pid:
-                self._check.ended(os.waitstatus_to_exitcode(status))
-                self._check = None
         if orphans:
             self._kill_orphans()
 
     def _kill_orphans(self) -> None:
         """Dead workers' programs are this process's children now (subreaper); each one's end brings the next."""
-        spared = self._not_ours | self._by_pid.keys()
-        if self._check is not None:
-            spared.add(self._check.pid)
-        children.kill_children(spared)
+        children.kill_children(self._by_pid.keys())
 
     def _worker_stopped(self, slot: Slot, stopped: bool) -> None:
         if stopped and not slot.stopped:
@@ -265,6 +270,8 @@ class Pool:
         failures = self._failed_starts[slot.index]
         if not self._was_whole and failures >= MAX_FAILED_STARTS:
             log.error("worker %d could not start %d times in a row: giving up", slot.index, failures)
+            line = f"worker {slot.index} could not start {failures} times in a row; the log has the reason"
+            send_lines(self._link, "failed", [line], exit_code=1)
             self._exit_code = 1
             self._stop("start-up")
             return
@@ -323,7 +330,7 @@ class Pool:
             self._dispatcher.close()
             for group in self._bound:
                 for bound in group:
-                    bound.close(unlink=True)
+                    bound.socket.close()
         else:
             log.info("%s: ending at once", why)
         for pid, slot in self._by_pid.items():
@@ -347,29 +354,29 @@ class Pool:
     def _finish(self) -> None:
         """All workers have ended: see that nothing of theirs is left, and close everything."""
         self._dispatcher.give_up_homeless()
-        if self._check is not None:
-            self._check.close()
-            self._check = None
         deadline = self._loop.now + STOP_NOW_MARGIN
-        while children.kill_children(self._not_ours) and self._loop.now < deadline:
+        while children.kill_children() and self._loop.now < deadline:
             self._loop.turn(0.02)
             self._reap()
         self._signals.silence()
         self._loop.close()
-        log.info("stopped")
 
 
-def run_server(server: Server) -> int:
-    """Run the server until it is stopped.
+def run_server(server: Server, link: Link, held: Mapping[str, Held], start: Mapping[str, Any]) -> int:
+    """Run a pool until it is told to stop.
 
+    :param link: to the supervisor, still blocking.
+    :param held: the listening sockets that stand, by key.
+    :param start: what the supervisor has said at the start.
     :returns: the exit code: 0 after a stop, 1 when the workers can't start.
     :raises StartError: an address can't be bound, or the limit of open descriptors is too low.
+    :raises EOFError: the supervisor is gone.
     """
-    logs.set_role("dispatcher")
     _open_standard_descriptors()
     _check_descriptor_limit(server)
     children.close_on_exec_from(3)
-    outcome = Pool(server).run()
+    bound = _settle_sockets(server, link, held)
+    outcome = Pool(server, bound, link, start).run()
     if isinstance(outcome, int):
         return outcome
     code = 1
@@ -381,6 +388,27 @@ def run_server(server: Server) -> int:
         logging.shutdown()
         # Neither the parent's exit handlers nor threads that are still busy in a plugin are to run or to hold it up.
         os._exit(code)
+
+
+def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> list[list[Bound]]:
+    """Bind what does not stand yet, agree with the supervisor on what is used, and close the rest."""
+    pool = server.config.pool
+    bound = listeners.bind(tuple(listener.config for listener in server.listeners), held)
+    used = [one for group in bound for one in group]
+    send_sockets(link, "bound", [one.held for one in used if one.is_new])
+    link.send(
+        "configured",
+        keys=[one.held.key for one in used],
+        graceful_timeout=pool.graceful_timeout,
+        pidfile=os.fspath(pool.pidfile) if pool.pidfile is not None else None,
+    )
+    link.receive()  # "go"; the other answer is to be killed
+    link.setblocking(False)
+    kept = {one.held for one in used}
+    for one in held.values():
+        if one not in kept:
+            one.socket.close()
+    return bound
 
 
 def _open_standard_descriptors() -> None:

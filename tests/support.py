@@ -17,6 +17,7 @@ from typing import Final
 TIMEOUT: Final = 30.0  # seconds; how long a test waits for what must come before it fails
 
 _ADDRESS = re.compile(r"(\S+) on (\S+?)(?=, | \()")
+_READY = re.compile(r" dispatcher\[(\d+)\] ready: ")
 
 
 class ServerFailed(AssertionError):
@@ -133,9 +134,24 @@ class ServerProcess:
                 sock.shutdown(socket.SHUT_WR)
             return receive_all(sock)
 
+    @property
+    def dispatcher_pid(self) -> int:
+        """The parent of the workers: of the pool that was the last to serve."""
+        with self._grown:
+            pids = [match[1] for line in self.lines if (match := _READY.search(line))]
+        return int(pids[-1])
+
     def worker_pids(self) -> list[int]:
         """The workers that run now."""
-        return children_of(self.pid)
+        return children_of(self.dispatcher_pid)
+
+    def reload(self) -> None:
+        """HUP, and wait until the new pool serves, and the old one accepts no more."""
+        after = len(self.lines)
+        self.signal(signal.SIGHUP)
+        self.wait_for_line(r"supervisor\[\d+\] generation \d+ \(pid \d+\) serves", after=after)
+        self.wait_for_line(r" ready: ", after=after)
+        self.wait_for_line(r" reload: stopping", after=after)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -234,7 +234,7 @@ LISTENER = '[listeners.a]\nbind = ":7007"\nhandler = "echo"\n'
         ),
         (
             f"{LISTENER}[pool]\ngracefull_timeout = 3",
-            "pool.gracefull_timeout: unknown key, expected workers, dispatch, graceful_timeout or hang_timeout"
+            "pool.gracefull_timeout: unknown key, expected workers, dispatch, graceful_timeout, hang_timeout or pidfile"
             ' (did you mean "graceful_timeout"?)',
         ),
         (f'{LISTENER}[pool]\nbind = ":1"', "pool.bind: `bind` belongs in [listeners.NAME]"),
@@ -408,7 +408,7 @@ def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struc
     for row in re.findall(r"^\| `(\w+)` \| .* \| (.*?) \| [^|]*\|$", body, re.MULTILINE):
         documented[row[0]] = row[1]
     in_words = {"bind": "required", "handler": "required", "workers": "all", "half_close": "the handler's"}
-    in_words |= {"socket_mode": "as the umask has it", "plugins": "`[]`"}
+    in_words |= {"socket_mode": "as the umask has it", "plugins": "`[]`", "pidfile": "none"}
     expected = {}
     for field in msgspec.structs.fields(schema):
         has_default = field.default is not msgspec.NODEFAULT and field.default is not None

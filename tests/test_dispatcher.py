@@ -375,14 +375,14 @@ def test_without_descriptors_for_accept_the_dispatcher_pauses_says_so_once_and_g
     serve: Serve, site: Path
 ) -> None:
     server = serve(config(), paths=(site,))
-    limit = len(os.listdir(f"/proc/{server.pid}/fd"))
-    before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)[0]
+    limit = len(os.listdir(f"/proc/{server.dispatcher_pid}/fd"))
+    before = resource.prlimit(server.dispatcher_pid, resource.RLIMIT_NOFILE)[0]
     for _ in range(2):
-        limit_descriptors(server.pid, limit)
+        limit_descriptors(server.dispatcher_pid, limit)
         clients = connect_many(server, 10)
         wait_until(lambda: "can't accept connections" in server.log, "a warning")
-        assert_rests(server.pid, 1.2)  # two pauses and more
-        limit_descriptors(server.pid, before)
+        assert_rests(server.dispatcher_pid, 1.2)  # two pauses and more
+        limit_descriptors(server.dispatcher_pid, before)
         assert "" not in {client.ask("pid") for client in clients}
         close_all(clients)
     # once for each time of need, not for each try

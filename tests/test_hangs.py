@@ -118,11 +118,11 @@ def test_when_all_were_stopped_nobody_is_hung(serve: Serve, site: Path) -> None:
     """Ctrl-Z in a terminal, and ``fg`` later."""
     server = serve(config("workers = 2\nhang_timeout = 0.4"), paths=(site,))
     workers = server.worker_pids()
-    everybody = [server.pid, *workers]
+    everybody = [server.pid, server.dispatcher_pid, *workers]
     os.killpg(server.pid, signal.SIGSTOP)
     wait_until(lambda: {process_state(pid) for pid in everybody} == {"T"}, "processes that have stopped")
     time.sleep(1.0)  # more than the timeout
-    os.kill(server.pid, signal.SIGCONT)
+    os.kill(server.dispatcher_pid, signal.SIGCONT)
     # the dispatcher goes on first, and finds the workers long silent
     server.wait_for_line("has been stopped", count=2)
     time.sleep(0.6)

@@ -107,52 +107,24 @@ def test_many_signals_that_stop_are_no_more_than_two(serve: Serve, site: Path) -
 # --- the other signals
 
 
-def test_hup_reads_the_config_again_and_says_what_it_finds(serve: Serve, site: Path) -> None:
-    server = serve(config(), paths=(site,))
-    workers = server.worker_pids()
-    server.signal(signal.SIGHUP)
-    server.wait_for_line("SIGHUP: reading .*poolsrv.toml again")
-    server.wait_for_line("the config is sound")
-    server.file.write_text(config("wokers = 2"))
-    after = len(server.lines)
-    server.signal(signal.SIGHUP)
-    server.wait_for_line(r"ERROR .*config check: .*poolsrv\.toml: pool\.wokers: .*workers", after=after)
-    server.wait_for_line(r"the config can't be used \(the check exited 2\); the server goes on", after=after)
-    assert server.worker_pids() == workers
-    with Client(server) as client:
-        assert client.ask("pid")
-    assert server.stop() == 0
-
-
-def test_hup_while_the_config_is_being_read_and_a_stop_then(serve: Serve, site: Path) -> None:
-    """The check hangs, as a plugin's import may."""
-    server = serve(config(), paths=(site,))
-    site.joinpath("poolsrv_puppet.py").write_text("import time\ntime.sleep(3600)\n")
-    server.signal(signal.SIGHUP)
-    server.wait_for_line("SIGHUP: reading")
-    server.signal(signal.SIGHUP)
-    server.wait_for_line("SIGHUP: the config is being checked already")
-    with Client(server) as client:
-        assert client.ask("pid")
-    assert server.stop() == 0
-    assert "can't be used" not in server.log
-
-
 def test_a_flood_of_chld_hides_no_other_signal(serve: Serve, site: Path) -> None:
     server = serve(config(), paths=(site,))
-    os.kill(server.pid, signal.SIGSTOP)
-    for _ in range(5000):
-        os.kill(server.pid, signal.SIGCHLD)
-    os.kill(server.pid, signal.SIGCONT)
+    both = (server.pid, server.dispatcher_pid)
+    for pid in both:
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(5000):
+            os.kill(pid, signal.SIGCHLD)
+        os.kill(pid, signal.SIGCONT)
     with Client(server) as client:
         victim = int(client.ask("pid"))
         for number in range(5000):
-            os.kill(server.pid, signal.SIGCHLD)
+            for pid in both:
+                os.kill(pid, signal.SIGCHLD)
             if number == 2500:
                 os.kill(victim, signal.SIGKILL)
-                os.kill(server.pid, signal.SIGHUP)
-    server.wait_for_line("the config is sound")
-    server.wait_for_line("serves", count=3)
+                server.signal(signal.SIGHUP)
+    server.wait_for_line(r"\) killed by SIGKILL")
+    server.wait_for_line(r"generation 2 \(pid \d+\) serves")
     assert server.stop() == 0
 
 
@@ -255,10 +227,12 @@ def test_a_server_that_was_started_deaf_hears(serve: Serve, site: Path) -> None:
     )
     server = serve(config(), paths=(site,), prefix=deaf)
     server.signal(signal.SIGHUP)
-    server.wait_for_line("the config is sound")
+    server.wait_for_line(r"generation 1 \(pid \d+\) has left")
+    server.wait_for_line(" ready: ", count=2)
+    after = len(server.lines)
     with Client(server) as client:
         os.kill(int(client.ask("pid")), signal.SIGKILL)
-    server.wait_for_line("serves", count=3)
+    server.wait_for_line(r"worker \d .* serves", after=after)
     with Client(server) as client:
         status = client.ask("status")
         while not status.startswith("SigQ"):
@@ -268,7 +242,7 @@ def test_a_server_that_was_started_deaf_hears(serve: Serve, site: Path) -> None:
     assert {int(masks[name], 16) & ~internal for name in ("SigBlk", "SigIgn", "SigCgt")} == {0}
     for pid in server.worker_pids():
         os.kill(pid, signal.SIGTERM)
-    server.wait_for_line("serves", count=5)
+    server.wait_for_line(r"worker \d .* serves", count=3, after=after)
     server.signal(signal.SIGINT)
     assert server.wait() == 0
 

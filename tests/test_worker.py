@@ -349,7 +349,7 @@ class Pair:
         self.slot.channel = DispatcherEnd()
         self.slot.state = STARTING
         self.gate = Gate(0, ListenerConfig("p", (), "p"), [], [self.slot])
-        self.dispatcher = Dispatcher(self.loop, [self.gate], [self.slot], "round-robin")
+        self.dispatcher = Dispatcher(self.loop, [self.gate], [self.slot], "round-robin", 1)
         self.worker = WorkerEnd(self.slot.channel._inner)
 
     def report(self, taken: int = 0, closed: tuple[int, ...] = (), **rest: object) -> None:

@@ -170,13 +170,14 @@ class HttpConnection:
         """
         self.exchange = None
         conn = self.conn
-        if not keep_alive or not self.can_go_on(unread):
+        if not keep_alive or not self._can_skip(unread):
             conn.close("response sent")
             return
         self._unwanted = unread or 0
         self.head_began = 0.0
         self._idle = True
-        self._wait(self.server.options.keepalive_timeout)
+        # A client that was told that it may go on does so, whatever has happened to the worker meanwhile.
+        self._wait(DRAIN_WAIT if conn.draining else self.server.options.keepalive_timeout)
         if not conn.eof:
             conn.resume_reading()  # a request that waits in the buffer
         elif conn.peek():
@@ -185,8 +186,10 @@ class HttpConnection:
 
     def can_go_on(self, unread: int | None) -> bool:
         """Whether there can be another request behind so many bytes of a body that nobody wants."""
-        within = unread is not None and unread <= DISCARD_LIMIT
-        return within and bool(self.server.options.keepalive_timeout) and not self.conn.draining
+        return self._can_skip(unread) and bool(self.server.options.keepalive_timeout) and not self.conn.draining
+
+    def _can_skip(self, unread: int | None) -> bool:
+        return unread is not None and unread <= DISCARD_LIMIT
 
     def _read_last(self) -> None:
         """After the end of the stream: what is in the buffer."""
@@ -196,11 +199,8 @@ class HttpConnection:
 
     def drain(self) -> None:
         """The worker is to end."""
-        if self.exchange is not None:
-            return
-        if self._idle:
-            self.conn.close("drain")
-        elif not self._due or self._due > time.monotonic() + DRAIN_WAIT:
+        # An idle client may be sending its next request this very moment: closed now, that one would be lost.
+        if self.exchange is None and (not self._due or self._due > time.monotonic() + DRAIN_WAIT):
             self._wait(DRAIN_WAIT)
 
     def gone(self) -> None:

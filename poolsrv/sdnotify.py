@@ -1,0 +1,86 @@
+"""The service manager's side: sockets that it has opened (sd_listen_fds(3)), and what it is told (sd_notify(3)).
+
+All of it is in the environment of the process that it has started, and nothing happens without. Programs that plugins
+start are not to see it, nor are pools: it is taken out of the environment.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from typing import Final
+
+FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+
+
+class Notifier:
+    """Tells the service manager what the server does, where one wants to know.
+
+    :ivar watchdog: seconds within which it expects a sign of life; 0 is never (sd_watchdog_enabled(3)).
+    """
+
+    def __init__(self) -> None:
+        self._address = _address(os.environ.pop("NOTIFY_SOCKET", ""))
+        microseconds, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
+        meant = pid in ("", str(os.getpid()))
+        self.watchdog = int(microseconds) / 1e6 if meant and self._address and microseconds.isdecimal() else 0.0
+
+    def send(self, *assignments: str) -> None:
+        """Send assignments such as ``"READY=1"`` together. A service manager that does not listen is not waited for."""
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                sock.sendto("\n".join(line.replace("\n", " ") for line in assignments).encode(), self._address)
+        except OSError:
+            pass  # there is nobody to complain to
+
+    def reloading(self) -> None:
+        """A reload has begun; ``READY=1`` will end it."""
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def _address(name: str) -> str:
+    if name.startswith("@"):
+        return "\0" + name[1:]  # an abstract socket, unix(7)
+    return name if name.startswith("/") else ""
+
+
+def take_sockets(first: int = FIRST_FD) -> list[tuple[str, socket.socket]]:
+    """The listening sockets that the service manager has opened for this process, with their names
+    (``FileDescriptorName=``, or ``unknown``); what else it has passed is closed.
+
+    :param first: the number of the first; theirs are taken for other things from then on.
+    """
+    pid, number = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not number.isdecimal():
+        return []
+    found = []
+    for index in range(int(number)):
+        try:
+            fd = fcntl.fcntl(first + index, fcntl.F_DUPFD_CLOEXEC, first + int(number))
+            os.close(first + index)
+        except OSError:
+            continue
+        sock = _listening(fd)
+        if sock is not None:
+            found.append((names[index] if index < len(names) and names[index] else "unknown", sock))
+    return found
+
+
+def _listening(fd: int) -> socket.socket | None:
+    """The socket, where it is one that connections can be accepted from; else it is closed."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:  # a file, or a FIFO
+        os.close(fd)
+        return None
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        return None
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,210 @@
+"""The supervisor: pools that crash, the pid file, and what is left of whom."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from puppet import Client, config, install_puppet
+from support import ServerProcess, children_of, descendants_of, is_alive, open_descriptors, wait_until
+
+Serve = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    return install_puppet(tmp_path / "site")
+
+
+def test_the_supervisor_imports_nothing_but_the_standard_library() -> None:
+    """Lest an upgrade under its feet should have it import two versions of something."""
+    code = (
+        "import sys, poolsrv.supervisor\n"
+        "print([name for name, module in sys.modules.items()"
+        " if 'site-packages' in (getattr(module, '__file__', None) or '')])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # What site.py imports because of .pth files is no business of ours.
+    bare = subprocess.run(
+        [sys.executable, "-c", code.replace(", poolsrv.supervisor", "")], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == bare.stdout
+
+
+def test_there_is_a_supervisor_a_dispatcher_and_workers(serve: Serve, site: Path) -> None:
+    server = serve(config("workers = 3"), paths=(site,))
+    assert children_of(server.pid) == [server.dispatcher_pid]
+    assert len(server.worker_pids()) == 3
+    assert sum("socket:" in name for name in open_descriptors(server.pid)) == 4  # signals, the link, the listener
+    assert server.stop() == 0
+
+
+# --- pools that end
+
+
+def test_a_pool_that_crashes_is_replaced_and_who_waits_is_served(serve: Serve, site: Path) -> None:
+    server = serve(config(), paths=(site,))
+    dispatcher, workers = server.dispatcher_pid, server.worker_pids()
+    with Client(server) as lost:
+        assert lost.ask("pid")
+        with Client(server) as other:
+            program = int(other.ask("program"))
+        os.kill(dispatcher, signal.SIGKILL)
+        with Client(server) as client:
+            assert int(client.ask("pid")) not in workers
+        assert lost.answer() == ""
+    server.wait_for_line(rf"the pool \(generation 1, pid {dispatcher}\) killed by SIGKILL after \d")
+    wait_until(lambda: not any(map(is_alive, [*workers, program])), "the end of the old pool's processes")
+    assert server.dispatcher_pid != dispatcher
+    assert server.stop() == 0
+
+
+def test_workers_that_are_stuck_do_not_outlive_their_dispatcher(serve: Serve, site: Path, tmp_path: Path) -> None:
+    server = serve(config("workers = 1"), paths=(site,))
+    (worker,) = server.worker_pids()
+    with Client(server) as stuck:
+        assert stuck.ask(f"block {tmp_path}/never") == "blocks"
+        os.kill(server.dispatcher_pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(worker), "the stuck worker's end")
+        with Client(server) as client:
+            assert client.ask("pid")
+    assert server.stop() == 0
+
+
+def test_pools_that_crash_again_and_again_are_replaced_with_growing_delays(serve: Serve, site: Path) -> None:
+    server = serve(config("workers = 1"), paths=(site,))
+    for count in range(2, 5):
+        os.kill(server.dispatcher_pid, signal.SIGKILL)
+        server.wait_for_line(r" ready: ", count=count)
+    assert server.wait_for_line(r"next try in (\S+) s").group(1) == "0.2"
+    assert server.wait_for_line(r"next try in (\S+) s", count=2).group(1) == "0.4"
+    assert server.stop() == 0
+
+
+def test_a_crashed_pool_whose_config_is_broken_by_now_is_tried_until_it_is_mended(serve: Serve, site: Path) -> None:
+    server = serve(config("workers = 1"), paths=(site,))
+    sound = server.file.read_text()
+    server.file.write_text(sound.replace("workers", "wokers"))
+    os.kill(server.dispatcher_pid, signal.SIGKILL)
+    server.wait_for_line(r"ERROR .*pool\.wokers: unknown key")
+    server.wait_for_line("no pool serves, connections wait: next try in")
+    server.file.write_text(sound)
+    server.signal(signal.SIGHUP)
+    with Client(server) as client:
+        assert client.ask("pid")
+    assert server.stop() == 0
+
+
+def test_a_stop_while_no_pool_serves(serve: Serve, site: Path) -> None:
+    server = serve(config("workers = 1"), paths=(site,))
+    server.file.write_text("")
+    os.kill(server.dispatcher_pid, signal.SIGKILL)
+    server.wait_for_line("next try in 6.4 s")
+    assert server.stop() == 0
+    assert server.lines[-1].endswith("stopped")
+
+
+def test_the_pool_ends_in_order_when_the_supervisor_is_gone(serve: Serve, site: Path) -> None:
+    server = serve(config(), paths=(site,))
+    pids = descendants_of(server.pid)
+    with Client(server) as client:
+        assert client.ask("pid")
+        server.signal(signal.SIGKILL)
+        server.wait_for_line("the supervisor is gone")
+        address = server.addresses("puppet")[0]
+        again = serve(config().replace("127.0.0.1:0", address), paths=(site,))  # the address is free at once
+        assert client.ask("pid")
+        client.tell("close")
+        assert client.answer() == ""
+        assert again.stop() == 0
+    wait_until(lambda: not any(map(is_alive, pids)), "the pool's end")
+
+
+def test_a_pool_that_does_not_end_is_killed(serve: Serve, site: Path) -> None:
+    server = serve(config("graceful_timeout = 1000.0"), paths=(site,))
+    with Client(server) as client:
+        assert client.ask("pid")
+        os.kill(server.dispatcher_pid, signal.SIGSTOP)
+        for pid in server.worker_pids():
+            os.kill(pid, signal.SIGSTOP)
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("stopping")  # a stop continues the dispatcher, and it the workers
+        os.kill(server.dispatcher_pid, signal.SIGSTOP)
+        server.signal(signal.SIGTERM)
+        server.wait_for_line(r"the pool \(generation 1, pid \d+\) does not end: killing it")
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU])
+def test_the_dispatcher_leaves_to_the_supervisor_what_a_terminal_sends_to_all(
+    serve: Serve, site: Path, number: signal.Signals
+) -> None:
+    server = serve(config("workers = 1"), paths=(site,))
+    with Client(server) as client:
+        assert client.ask("pid")
+        for pid in (server.dispatcher_pid, *server.worker_pids()):
+            os.kill(pid, number)
+        assert client.ask("pid")
+    with Client(server) as client:
+        assert client.ask("pid")
+    assert "stopping" not in server.log
+
+
+def test_quit_stops_in_order(serve: Serve, site: Path) -> None:
+    server = serve(config(), paths=(site,))
+    with Client(server) as client:
+        assert client.ask("pid")
+        server.signal(signal.SIGQUIT)
+        server.wait_for_line("SIGQUIT: stopping, 1 connections are open")
+        assert client.ask("pid")
+    assert server.wait() == 0
+
+
+# --- the pid file
+
+
+def test_the_pid_file_is_there_while_the_server_is(serve: Serve, site: Path) -> None:
+    server = serve(config('pidfile = "run/server.pid"'), paths=(site,))
+    path = server.folder / "run" / "server.pid"
+    assert path.read_text() == f"{server.pid}\n"
+    server.signal(signal.SIGHUP)
+    server.wait_for_line(r"generation 2 \(pid \d+\) serves")
+    assert path.read_text() == f"{server.pid}\n"
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_a_second_server_with_the_same_pid_file_is_refused(serve: Serve, site: Path, tmp_path: Path) -> None:
+    path = tmp_path / "server.pid"
+    first = serve(config(f'pidfile = "{path}"'), paths=(site,))
+    second = serve(config(f'pidfile = "{path}"'), paths=(site,), ready=False)
+    assert second.wait() == 1
+    assert second.lines == [f"pool.pidfile: {path} is another server's (pid {first.pid})"]
+    assert path.read_text() == f"{first.pid}\n"
+    first.signal(signal.SIGKILL)
+    first.wait()
+    assert path.exists()  # and it is nobody's
+    third = serve(config(f'pidfile = "{path}"'), paths=(site,))
+    assert path.read_text() == f"{third.pid}\n"
+
+
+def test_a_pid_file_that_can_not_be_written(serve: Serve, site: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "server.pid"
+    server = serve(config(f'pidfile = "{path}"'), paths=(site,), ready=False)
+    assert server.wait() == 1
+    assert server.lines == [f"pool.pidfile: {path}: Not a directory"]
+
+
+def test_a_reload_moves_the_pid_file(serve: Serve, site: Path) -> None:
+    server = serve(config('pidfile = "one.pid"'), paths=(site,))
+    server.file.write_text(server.file.read_text().replace("one.pid", "two.pid"))
+    server.signal(signal.SIGHUP)
+    server.wait_for_line(r"generation 2 \(pid \d+\) serves")
+    assert (server.folder / "two.pid").read_text() == f"{server.pid}\n"
+    assert not (server.folder / "one.pid").exists()
