@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in $(PYTHONS); do \
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= poolsrv.toml
+# Test processes beside each other. Tests mostly wait, so there are more than CPUs.
+PROCESSES ?= 4
 
 .PHONY: help run check test test-all lint bench bench-quick clean
 
@@ -21,7 +23,7 @@ check: $(VENV)/run.stamp ## set up, then check the sample poolsrv.toml
 	$(BIN)/poolsrv check --config "$(CONFIG)"
 
 test: $(VENV)/dev.stamp ## set up, then run the tests (ARGS='-k name' for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) $(ARGS)
 
 test-all: ## the tests on every Python from 3.11 on that is here (PYTHONS='a b' for these)
 	@seen=; failed=; for p in $(PYTHONS); do \

@@ -46,6 +46,7 @@ EPILOG = """
 Signals:
   TERM, INT, QUIT  stop: open connections get pool.graceful_timeout seconds; a second one ends at once
   HUP              reload: a new pool with the config and code on disk takes over, or nothing changes
+  TTIN, TTOU       one worker more, one fewer, until the next reload
   (TERM to a single worker: it finishes what it has and is replaced)
 
 \b

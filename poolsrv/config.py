@@ -28,6 +28,9 @@ class PoolConfig(msgspec.Struct, frozen=True):
     :ivar dispatch: how a worker is chosen for a new connection.
     :ivar graceful_timeout: seconds that open connections get on stop and reload.
     :ivar hang_timeout: seconds of silence after which a worker is killed and replaced; 0 is never.
+    :ivar max_boot_failures: failed starts of a worker in a row, after which a pool that has never been whole gives up.
+    :ivar recycle_after_connections: after about so many a worker is replaced; 0 is never.
+    :ivar max_worker_memory: bytes of resident memory above which a worker is replaced; 0 is never.
     :ivar pidfile: where the supervisor's pid is written.
     """
 
@@ -35,6 +38,9 @@ class PoolConfig(msgspec.Struct, frozen=True):
     dispatch: Dispatch = "round-robin"
     graceful_timeout: float = 30.0
     hang_timeout: float = 0.0
+    max_boot_failures: int = 5
+    recycle_after_connections: int = 0
+    max_worker_memory: int = 0
     pidfile: Path | None = None
 
 
@@ -93,6 +99,9 @@ class PoolTable(msgspec.Struct):
     dispatch: Dispatch = "round-robin"
     graceful_timeout: Seconds = 30.0
     hang_timeout: Seconds = 0.0
+    max_boot_failures: Annotated[int, msgspec.Meta(ge=1)] = 5
+    recycle_after_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_worker_memory: Annotated[int, msgspec.Meta(ge=0)] = 0
     pidfile: Path | None = None
 
 

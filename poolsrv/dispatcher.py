@@ -65,7 +65,7 @@ class Dispatcher:
     def __init__(self, loop: EventLoop, gates: list[Gate], slots: list[Slot], dispatch: str, first_id: int) -> None:
         self._loop = loop
         self._gates = gates
-        self._slots = slots
+        self._slots = list(slots)  # those of workers that leave are among them until they have ended
         self._choose = Gate.least_loaded if dispatch == "least-connections" else Gate.next_in_turn
         self._last_id = first_id - 1
         self._starved = False
@@ -73,6 +73,36 @@ class Dispatcher:
         self._opened = False
         self._closed = False
         self._stall_check: Timer | None = None
+
+    # --- who there is
+
+    def add(self, slot: Slot) -> None:
+        """There is one more worker."""
+        self._slots.append(slot)
+        for gate in self._gates:
+            if gate.is_for(slot):
+                gate.slots.append(slot)
+
+    def remove(self, slot: Slot) -> None:
+        """The last worker gets nothing new; it is still heard."""
+        for gate in self._gates:
+            if slot in gate.slots:
+                gate.slots.remove(slot)
+
+    def replace(self, slot: Slot, successor: Slot) -> None:
+        """The worker gets nothing new; it is still heard. Another one is in its place."""
+        self._slots.append(successor)
+        for gate in self._gates:
+            if slot in gate.slots:
+                gate.slots[slot.index] = successor
+
+    def forget(self, slot: Slot) -> None:
+        """The worker, which had been removed or replaced, has ended."""
+        self._slots.remove(slot)
+
+    def open_connections(self) -> int:
+        """How many connections the workers have, or are to get."""
+        return sum(len(slot.connections) for slot in self._slots)
 
     # --- accepting
 
@@ -163,6 +193,7 @@ class Dispatcher:
         if len(slot.waiting) == len(outbox):
             slot.waiting_since = self._loop.now
         if slot.channel.send(outbox):
+            slot.given += len(outbox)
             for handed in outbox:
                 os.close(handed.fd)
             self._check_stalls_later()

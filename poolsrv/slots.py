@@ -24,6 +24,12 @@ class Slot(msgspec.Struct, eq=False):
     :ivar stopped: by SIGSTOP or the like.
     :ivar choked: the kernel has refused a message for it; it gets no more for a moment.
     :ivar connections: of each connection that it has or is to get, by id, the number of its listener.
+    :ivar leaving: it is to end, and its place in the pool is another slot's.
+    :ivar given: how many connections its worker has been sent.
+    :ivar recycle_at: of these, the number at which it is replaced.
+    :ivar failed_starts: in a row.
+    :ivar young_deaths: of workers that had served for a moment only, in a row.
+    :ivar restarts: how many workers have been here before the one that is here now.
     :ivar outbox: of these, the ones that are not sent yet; empty between two callbacks of the loop.
     """
 
@@ -42,6 +48,12 @@ class Slot(msgspec.Struct, eq=False):
     counters: tuple[int, ...] = ()
     last_heard: float = 0.0
     started_at: float = 0.0
+    leaving: bool = False
+    given: int = 0
+    recycle_at: float = float("inf")
+    failed_starts: int = 0
+    young_deaths: int = 0
+    restarts: int = 0
 
     def has_room(self) -> bool:
         """Whether it may be given a connection now."""
@@ -65,13 +77,18 @@ class Gate:
         self.name = config.name
         self.sockets = sockets
         self.limit = config.max_connections
-        self.slots = slots if config.workers is None else slots[: config.workers]
+        self._workers = config.workers
+        self.slots = [slot for slot in slots if self.is_for(slot)]
         self.open = 0
         self.accepted = 0
         self.paused = False
         self.last_turn = 0  # the loop's latest turn in which there was something to accept
         self.homeless: deque[Handed] = deque()  # accepted, or taken back, and no worker has room
         self._next = 0
+
+    def is_for(self, slot: Slot) -> bool:
+        """Whether the worker may serve this listener."""
+        return self._workers is None or slot.index < self._workers
 
     def at_limit(self) -> bool:
         """Whether ``max_connections`` are open."""

@@ -32,7 +32,7 @@ def main() -> NoReturn:
     except ConfigErrors as errors:
         code = _fail(link, EXIT_CONFIG, [str(problem) for problem in errors.problems])
     except StartError as error:
-        code = _fail(link, EXIT_FAILED, [f"poolsrv: {line}" for line in str(error).splitlines()])
+        code = _fail(link, EXIT_FAILED, str(error).splitlines())
     except EOFError:
         code = EXIT_FAILED  # the supervisor is gone
     sys.exit(code)

@@ -369,7 +369,8 @@ class Supervisor:
 
     def _start_failed(self, pool: Pool, errors: list[str]) -> None:
         """The first pool never served: neither did the server. Said without time and level, to who has started it."""
-        _say(errors)
+        prefix = "poolsrv: " if pool.exit_code == EXIT_FAILED else ""  # an error in the config names the file
+        _say([prefix + line for line in errors])
         self._exit_code, self._ended = pool.exit_code, True
 
     def _crashed(self, pool: Pool, returncode: int) -> None:

@@ -62,6 +62,11 @@ class Puppet:
     def slot(self, conn):
         return self.worker.slot
 
+    def grow(self, conn, megabytes):
+        """Take that much memory, and say so."""
+        self.ballast = b"x" * (int(megabytes) << 20)
+        return megabytes
+
     def close(self, conn):
         conn.close()
 

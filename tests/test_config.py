@@ -10,8 +10,10 @@ import pytest
 
 from poolsrv import cpus
 from poolsrv.addresses import Address, parse
-from poolsrv.config import Config, ConfigErrors, ListenerConfig, ListenerTable, PoolConfig, PoolTable
+from poolsrv.config import POOL_KEYS, Config, ConfigErrors, ListenerConfig, ListenerTable, PoolConfig, PoolTable
 from poolsrv.configfile import read
+from poolsrv.problems import one_of
+from poolsrv.problems import one_of
 from poolsrv.words import to_toml
 
 FORMS = '"127.0.0.1:7007", "[::1]:7007", ":7007" or "unix:run/hello.sock"'
@@ -234,8 +236,7 @@ LISTENER = '[listeners.a]\nbind = ":7007"\nhandler = "echo"\n'
         ),
         (
             f"{LISTENER}[pool]\ngracefull_timeout = 3",
-            "pool.gracefull_timeout: unknown key, expected workers, dispatch, graceful_timeout, hang_timeout or pidfile"
-            ' (did you mean "graceful_timeout"?)',
+            f'pool.gracefull_timeout: unknown key, expected {one_of(POOL_KEYS)} (did you mean "graceful_timeout"?)',
         ),
         (f'{LISTENER}[pool]\nbind = ":1"', "pool.bind: `bind` belongs in [listeners.NAME]"),
         (f"pool = 3\n{LISTENER}", "pool: got 3 (a number), expected a table: [pool]"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -133,7 +134,7 @@ def test_a_signal_during_the_fork_reaches_the_parent_alone(pipe: SignalPipe) -> 
     """Sent to the parent while all signals are blocked, it comes in the parent once they are not."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
-        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # other threads have not blocked it
         pid = signals.fork()
         if pid == 0:
             pending = signal.SIGUSR1 in signal.sigpending()

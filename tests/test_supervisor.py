@@ -184,7 +184,7 @@ def test_a_second_server_with_the_same_pid_file_is_refused(serve: Serve, site: P
     first = serve(config(f'pidfile = "{path}"'), paths=(site,))
     second = serve(config(f'pidfile = "{path}"'), paths=(site,), ready=False)
     assert second.wait() == 1
-    assert second.lines == [f"pool.pidfile: {path} is another server's (pid {first.pid})"]
+    assert second.lines == [f"poolsrv: pool.pidfile: {path} is another server's (pid {first.pid})"]
     assert path.read_text() == f"{first.pid}\n"
     first.signal(signal.SIGKILL)
     first.wait()
@@ -198,7 +198,7 @@ def test_a_pid_file_that_can_not_be_written(serve: Serve, site: Path, tmp_path: 
     path = tmp_path / "file" / "server.pid"
     server = serve(config(f'pidfile = "{path}"'), paths=(site,), ready=False)
     assert server.wait() == 1
-    assert server.lines == [f"pool.pidfile: {path}: Not a directory"]
+    assert server.lines == [f"poolsrv: pool.pidfile: {path}: Not a directory"]
 
 
 def test_a_reload_moves_the_pid_file(serve: Serve, site: Path) -> None:
