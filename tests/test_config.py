@@ -13,7 +13,6 @@ from poolsrv.addresses import Address, parse
 from poolsrv.config import POOL_KEYS, Config, ConfigErrors, ListenerConfig, ListenerTable, PoolConfig, PoolTable
 from poolsrv.configfile import read
 from poolsrv.problems import one_of
-from poolsrv.problems import one_of
 from poolsrv.words import to_toml
 
 FORMS = '"127.0.0.1:7007", "[::1]:7007", ":7007" or "unix:run/hello.sock"'
