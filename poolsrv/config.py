@@ -18,6 +18,9 @@ Dispatch: TypeAlias = Literal["round-robin", "least-connections"]
 HalfClose: TypeAlias = Literal["finish", "abort"]
 
 LONGEST_TIME = 1_000_000_000  # seconds, 31 years: timers take no more
+Seconds: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=0, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 0 to {LONGEST_TIME}"})
+]
 MOST_WORKERS = 1024  # beyond that a number is a slip of the finger
 
 
@@ -44,6 +47,27 @@ class PoolConfig(msgspec.Struct, frozen=True):
     pidfile: Path | None = None
 
 
+class SniTable(msgspec.Struct, frozen=True):
+    """One of ``[[listeners.NAME.tls.sni]]``: a certificate for the clients that ask for these names."""
+
+    names: list[str]
+    certificate: Path
+    key: Path | None = None
+
+
+class TlsTable(msgspec.Struct, frozen=True):
+    """The table ``[listeners.NAME.tls]``."""
+
+    certificate: Path
+    key: Path | None = None
+    client_ca: Path | None = None
+    client_certificate: Literal["required", "optional"] | None = None
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    alpn: list[str] = []
+    handshake_timeout: Seconds = 10.0
+    sni: list[SniTable] = []
+
+
 class ListenerConfig(msgspec.Struct, frozen=True):
     """One table ``[listeners.NAME]``.
 
@@ -57,6 +81,7 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar half_close: what a client that stops sending means; None: the handler's default.
     :ivar max_unsent: bytes kept for a client that does not read.
     :ivar socket_mode: permission bits of unix sockets; None: as the umask has it.
+    :ivar tls: how TLS is spoken; None: not at all.
     :ivar plugin_options: the plugins' own tables, as the file has them, by plugin name.
     """
 
@@ -70,6 +95,7 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     half_close: HalfClose | None = None
     max_unsent: int = 16777216
     socket_mode: int | None = None
+    tls: TlsTable | None = None
     plugin_options: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -86,9 +112,6 @@ class Config(msgspec.Struct, frozen=True):
 
 # What the tables may have in the file, before addresses are read and "auto" is resolved. The bounds are the contract
 # of docs/configuration.md.
-Seconds: TypeAlias = Annotated[
-    float, msgspec.Meta(ge=0, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 0 to {LONGEST_TIME}"})
-]
 Workers: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
 
 
@@ -117,6 +140,7 @@ class ListenerTable(msgspec.Struct):
     half_close: HalfClose | None = None
     max_unsent: Annotated[int, msgspec.Meta(ge=1)] = 16777216
     socket_mode: int | str | None = None
+    tls: TlsTable | None = None
 
 
 POOL_KEYS = keys(PoolTable)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .hooks import Caller
     from .service import Service
+    from .tls import Tls
     from .worker import Worker
 
 log = logging.getLogger("poolsrv.connection")
@@ -107,6 +108,11 @@ class Connection(Stream):
             return peer_name(self._sock.getsockname())  # type: ignore[attr-defined]
         except OSError:
             return ("", 0)
+
+    @property
+    def tls(self) -> Tls | None:
+        """What was agreed on with the client, on a listener with TLS; else None."""
+        return None
 
     @property
     def extra(self) -> dict[str, Any]:

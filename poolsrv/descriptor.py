@@ -191,6 +191,10 @@ class Descriptor:
     def _is_socket(self) -> bool:
         return isinstance(self._sock, socket.socket)
 
+    def _can_splice(self) -> bool:
+        """Whether splice(2) may move bytes from it and to it."""
+        return not self._shared
+
     def _socket_error(self) -> int:
         if isinstance(self._sock, socket.socket):
             return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

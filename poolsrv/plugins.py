@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import msgspec
 
@@ -24,6 +24,9 @@ from .problems import Key, did_you_mean, nearest, one_of, quoted
 from .schema import keys
 from .words import show, unknown
 
+if TYPE_CHECKING:
+    from .tls import Acceptor
+
 log = logging.getLogger("poolsrv.plugins")
 
 Options: TypeAlias = type[msgspec.Struct] | None
@@ -34,12 +37,14 @@ _HALF_CLOSE = f"expected {one_of(map(quoted, get_args(HalfClose)))}"
 class LoadedListener(msgspec.Struct, frozen=True):
     """A listener with its plugins.
 
+    :ivar acceptor: where it has TLS.
     :ivar half_close: the config's, or else the handler's attribute ``half_close``, or else ``"finish"``.
     """
 
     config: ListenerConfig
     hooks: Hooks
     half_close: HalfClose
+    acceptor: Acceptor | None
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -56,12 +61,15 @@ def load(path: Path) -> Server:
     """
     loader = _Loader(read(path))
     made = [loader.make(listener) for listener in loader.draft.listeners]
+    acceptors = [loader.acceptor(listener) for listener in loader.draft.listeners]
     config = loader.draft.finish()
     return Server(
         config,
         tuple(
-            LoadedListener(listener, hooks, listener.half_close or default)
-            for listener, (hooks, default) in zip(config.listeners, filter(None, made), strict=True)
+            LoadedListener(listener, hooks, listener.half_close or default, acceptor)
+            for listener, (hooks, default), acceptor in zip(
+                config.listeners, filter(None, made), acceptors, strict=True
+            )
         ),
     )
 
@@ -113,6 +121,15 @@ class _Loader:
             place = next(place for name, place in listener.plugins if name == error.plugin)
             self._blame(error.plugin, place, f"has a hook that can't be called: {error.message}")
             return None
+
+    def acceptor(self, listener: ListenerDraft) -> Acceptor | None:
+        """A listener's certificates; None where it has no TLS, or there are errors."""
+        table = listener.fields.get("tls")
+        if table is None:
+            return None
+        from . import tls  # ssl takes a while to import
+
+        return tls.load(table, (*listener.key, "tls"), self.problems)
 
     def _class(self, name: str, place: Key) -> tuple[type[Any], Options] | None:
         if name not in self._classes:

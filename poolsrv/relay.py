@@ -68,7 +68,7 @@ class Relay:
         self._in_pipe = 0  # bytes in transit in the pipe
         spliced = all(side._is_socket() or hasattr(side._sock, "is_pipe") for side in (source, target))
         self._direct = not (source._is_socket() and target._is_socket())
-        self._copies = not spliced or source._shared or target._shared
+        self._copies = not (spliced and source._can_splice() and target._can_splice())
         self.wants_read = False
         self.wants_write = False
 

@@ -15,25 +15,37 @@ from .descriptor import OPEN
 from .hooks import Caller, Hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .config import ListenerConfig
     from .eventloop import EventLoop
+    from .tls import Acceptor
     from .worker import Worker
 
 log = logging.getLogger("poolsrv.plugins")
 
 # A sweep for idle connections runs at most this often per idle_timeout: how late a connection may be closed.
 SWEEPS_PER_TIMEOUT = 20
+HANDSHAKES_TOLD_EVERY = 60.0  # seconds
 
 
 class Service:
     """Exists in each worker that serves the listener.
 
     :param half_close: ``"finish"`` or ``"abort"``, the handler's default applied.
+    :param acceptor: where the listener has TLS.
     :param base: the config file's directory, against which the paths of unix sockets count.
     """
 
     def __init__(
-        self, worker: Worker, loop: EventLoop, config: ListenerConfig, hooks: Hooks, half_close: str, base: Path
+        self,
+        worker: Worker,
+        loop: EventLoop,
+        config: ListenerConfig,
+        hooks: Hooks,
+        half_close: str,
+        base: Path,
+        acceptor: Acceptor | None = None,
     ) -> None:
         self.worker = worker
         self.loop = loop
@@ -52,6 +64,10 @@ class Service:
         self.bytes_out = 0
         self._idle_timeout = config.idle_timeout
         self._sweep_due = False
+        self._make = Connection if acceptor is None else _over_tls(acceptor)
+        self.handshake_timeout = acceptor.handshake_timeout if acceptor is not None else 0.0
+        self.failed_handshakes = 0
+        self._handshakes_told_at = float("-inf")
         self._concerning: Connection | None = None  # that a notification is being called for
         # on sockets for both families an IPv4 peer looks like ::ffff:127.0.0.1; accept gives the family's own form
         self._families = {4: socket.AF_INET6, 2: socket.AF_INET}
@@ -68,7 +84,7 @@ class Service:
         if sock.gettimeout() is not None:  # a plugin has called socket.setdefaulttimeout
             sock.settimeout(None)
         name = peer if family == socket.AF_INET else peer_name(peer)
-        connection = Connection(self, sock, handed.id, name)
+        connection = self._make(self, sock, handed.id, name)
         self.connections[handed.id] = connection
         if self._idle_timeout and not self._sweep_due:
             self._sweep_in(self._idle_timeout)
@@ -80,6 +96,20 @@ class Service:
         self.bytes_in += connection.bytes_in
         self.bytes_out += connection.bytes_out
         self.worker._connection_closed(connection.id)
+
+    def handshake_failed(self, connection: Connection, why: str) -> None:
+        """Count it, and say so now and then: scanners make it happen all the time."""
+        self.failed_handshakes += 1
+        log.debug("%s: TLS handshake with %s failed: %s", self.name, format_peer(connection.peer), why)
+        if self.loop.now - self._handshakes_told_at >= HANDSHAKES_TOLD_EVERY:
+            self._handshakes_told_at = self.loop.now
+            log.info(
+                "%s: a TLS handshake has failed (number %d in this worker, with %s): %s",
+                self.name,
+                self.failed_handshakes,
+                format_peer(connection.peer),
+                why,
+            )
 
     def drain(self) -> None:
         """Tell every connection that the worker is to end."""
@@ -166,6 +196,12 @@ class Service:
             self._concerning._fail()
         elif hook == "on_worker_start":
             self.worker._start_failed = True
+
+
+def _over_tls(acceptor: Acceptor) -> Callable[[Service, socket.socket, int, tuple[str, int]], Connection]:
+    from .tlsconnection import TlsConnection  # ssl takes a while to import
+
+    return lambda service, sock, number, peer: TlsConnection(service, sock, number, peer, acceptor)
 
 
 def _ignore(connection: Connection) -> None:

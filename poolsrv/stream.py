@@ -348,9 +348,12 @@ class Stream(Input):
             return  # a second shutdown(2) fails where the peer has finished too, and would look like a reset
         self._eof_sent = True
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._finish_sending()
         except OSError as error:
             self._lost(error)
+
+    def _finish_sending(self) -> None:
+        self._sock.shutdown(socket.SHUT_WR)
 
     def _settle(self) -> None:
         """After end of stream: close, once nothing is left to write and nothing holds it."""
@@ -387,7 +390,7 @@ class Stream(Input):
 
     def _start_lingering(self) -> None:
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._finish_sending()
         except OSError:
             self._end(self._reason)  # the peer was faster
             return

@@ -90,7 +90,7 @@ class Worker:
         self._config = server.config
         base = server.config.path.resolve().parent
         self._services = [
-            Service(self, self._loop, listener.config, listener.hooks, listener.half_close, base)
+            Service(self, self._loop, listener.config, listener.hooks, listener.half_close, base, listener.acceptor)
             for listener in server.listeners
         ]
         self._served = [

@@ -408,7 +408,7 @@ def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struc
     for row in re.findall(r"^\| `(\w+)` \| .* \| (.*?) \| [^|]*\|$", body, re.MULTILINE):
         documented[row[0]] = row[1]
     in_words = {"bind": "required", "handler": "required", "workers": "all", "half_close": "the handler's"}
-    in_words |= {"socket_mode": "as the umask has it", "plugins": "`[]`", "pidfile": "none"}
+    in_words |= {"socket_mode": "as the umask has it", "plugins": "`[]`", "pidfile": "none", "tls": "none"}
     expected = {}
     for field in msgspec.structs.fields(schema):
         has_default = field.default is not msgspec.NODEFAULT and field.default is not None

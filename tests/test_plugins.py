@@ -517,12 +517,12 @@ def test_a_required_option_is_missed_with_and_without_the_table(site: Path, tmp_
         (
             "idle_timeot = 3",
             "idle_timeot: unknown key, expected bind, handler, plugins, workers, max_connections, idle_timeout,"
-            ' half_close, max_unsent or socket_mode (did you mean "idle_timeout"?)',
+            ' half_close, max_unsent, socket_mode or tls (did you mean "idle_timeout"?)',
         ),
         (
             "protocl = 3",
             "protocl: unknown key, expected bind, handler, plugins, workers, max_connections, idle_timeout,"
-            ' half_close, max_unsent or socket_mode (did you mean "protocol" in [listeners.www.opt]?)',
+            ' half_close, max_unsent, socket_mode or tls (did you mean "protocol" in [listeners.www.opt]?)',
         ),
         (
             "[listeners.www.echo]\nx = 3",

@@ -91,6 +91,7 @@ def endpoints_of(conn: Connection) -> Endpoints:
         remote_port=remote_port,
         local_address=local.removeprefix("unix:"),
         local_port=local_port,
+        tls=conn.tls is not None,
     )
 
 

@@ -1,0 +1,331 @@
+"""A connection over TLS: to plugins like any other.
+
+Theory. OpenSSL never touches the socket. What arrives is put into one buffer (a BIO), from which OpenSSL takes records
+and gives bytes; what is sent goes the other way, through a second one. ``Transport.read`` and ``write`` stand in the
+place of read(2) and write(2), with their conventions, and all above them stays as it is. Three things differ:
+
+- Bytes, or the end of stream, may be in the first buffer, of which the kernel knows nothing: its event would never
+  come. A connection with such is on the ready list: it is looked at again at the end of the turn.
+- Bytes that OpenSSL has sealed can't be taken back. Where the kernel does not take all of a record, ``write`` says that
+  it would block, and remembers; called again with the same bytes, it goes on, and says how many it has taken.
+- The end of stream is an alert (close_notify, RFC 8446, section 6.1). An end of the socket's stream without it may be
+  an attacker's, and is a reset.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+
+from .connection import Connection
+from .descriptor import CLOSING, CONNECTING, OPEN
+from .eventloop import READ, WRITE
+from .tls import Acceptor, Tls, agreed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .children import Child
+    from .eventloop import Timer
+    from .service import Service
+
+log = logging.getLogger("poolsrv.tls")
+
+RECORD: Final = 16384  # bytes, RFC 8446, section 5.1
+RAW_SIZE: Final = 65536 + 4 * 256  # read at a time: four records and what is around them
+LAST_WORDS_TIME: Final = 1.0  # seconds from a program's end until it is told, where its output goes on
+WRITE_SIZE: Final = 4 * RECORD  # sealed at a time
+
+
+class Transport:
+    """The bytes of one connection, sealed.
+
+    :ivar ready: there may be bytes, or the end of stream, that the kernel knows nothing of.
+    """
+
+    __slots__ = ("_fd", "_finished", "_in", "_in_flight", "_out", "_over", "_raw", "object", "ready")
+
+    def __init__(self, acceptor: Acceptor, fd: int) -> None:
+        self._fd = fd
+        self._in = ssl.MemoryBIO()
+        self._out = ssl.MemoryBIO()
+        self.object = acceptor.accept(self._in, self._out)
+        self._raw = b""  # sealed, and not taken by the kernel
+        self._in_flight = 0  # bytes of the last write that are in there, and that nobody has been told of
+        self._over = False  # the peer has finished sending
+        self._finished = False  # we have
+        self.ready = False
+
+    def shake_hands(self) -> bool:
+        """Go on with the handshake; True once it is done.
+
+        :raises BlockingIOError: the peer has to go on.
+        :raises OSError: it has failed (``ssl.SSLError``), or the peer is gone.
+        """
+        self._receive()
+        try:
+            self.object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self._send_some()
+        self.ready = self._in.pending > 0
+        return True
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the kernel has not taken all."""
+        return bool(self._raw)
+
+    def read(self, fd: int, size: int) -> bytes:
+        """As read(2) of a non-blocking descriptor."""
+        if self.ready:
+            data = self._open(size)
+            if data is not None:
+                return data
+        self._receive()
+        data = self._open(size)
+        if data is None:
+            raise BlockingIOError
+        return data
+
+    def _receive(self) -> None:
+        raw = os.read(self._fd, RAW_SIZE)
+        if raw:
+            self._in.write(raw)
+        elif not self._over:
+            raise ConnectionResetError(errno.ECONNRESET, "the end of the stream without close_notify")
+
+    def _open(self, size: int) -> bytes | None:
+        """What is in the buffer, at most ``size`` bytes; ``b""`` at end of stream; None where no record is whole."""
+        if self._over:
+            self.ready = False
+            return b""
+        pieces = []
+        self.ready = True
+        try:
+            while size > 0:
+                piece = self.object.read(min(size, RECORD))
+                if not piece:
+                    self._over = True
+                    break
+                pieces.append(piece)
+                size -= len(piece)
+        except ssl.SSLWantReadError:
+            self.ready = False
+        except ssl.SSLZeroReturnError:
+            self._over = True
+        finally:
+            if self._out.pending:  # an alert, or an answer to a change of keys
+                self._send_some()
+        if pieces:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._over:
+            self.ready = False
+            return b""
+        return None
+
+    def write(self, fd: int, data: Any) -> int:
+        """As write(2) of a non-blocking descriptor; after BlockingIOError it has to be called with the same bytes, or
+        more of them."""
+        if self._raw and not self._send_some():
+            raise BlockingIOError
+        if not self._in_flight:
+            with memoryview(data) as whole, whole[:WRITE_SIZE] as piece:
+                self._in_flight = self.object.write(piece)
+            if not self._send_some():
+                raise BlockingIOError
+        taken, self._in_flight = self._in_flight, 0
+        return taken
+
+    def _send_some(self) -> bool:
+        """Hand to the kernel what is sealed; True where it has taken all.
+
+        :raises OSError: write(2).
+        """
+        if self._out.pending:
+            self._raw += self._out.read()
+        if self._raw:
+            try:
+                self._raw = self._raw[os.write(self._fd, self._raw) :]
+            except BlockingIOError:
+                return False
+        return not self._raw
+
+    def finish(self) -> None:
+        """Tell the peer that nothing more comes. Nothing happens where it has been told, or is gone."""
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            self.object.unwrap()
+        except (OSError, ValueError):
+            pass  # it would wait for the peer's answer; or the handshake is not done
+        try:
+            self._send_some()
+        except OSError:
+            pass
+
+
+class TlsConnection(Connection):
+    """See the module's docstring."""
+
+    __slots__ = ("_agreed", "_bridged", "_in_time", "_looked_for", "_transport")
+
+    def __init__(
+        self, service: Service, sock: socket.socket, number: int, peer: tuple[str, int], acceptor: Acceptor
+    ) -> None:
+        super().__init__(service, sock, number, peer)
+        self._transport = Transport(acceptor, self._fd)
+        self._read = self._transport.read
+        self._write = self._transport.write
+        self._agreed: Tls | None = None
+        self._in_time: Timer | None = None
+        self._bridged: dict[Child, bool] | None = None  # programs that write here; whether they have ended
+        self._looked_for = False  # it is on the ready list
+
+    @property
+    def tls(self) -> Tls | None:
+        return self._agreed
+
+    # --- the handshake
+
+    def _begin(self) -> None:
+        """The handshake first; plugins hear of the connection only after it."""
+        self._state = CONNECTING
+        self._call_on_close = None
+        self._interest = READ
+        self._loop.register(self._fd, READ, self._on_handshake)
+        timeout = self._service.handshake_timeout
+        if timeout:
+            self._in_time = self._loop.call_later(timeout, self._too_slow)
+
+    def _on_handshake(self, mask: int) -> None:
+        try:
+            done = self._transport.shake_hands()
+        except BlockingIOError:
+            done = False
+        except OSError as error:
+            self._service.handshake_failed(self, _describe(error))
+            self._end("handshake failed")
+            return
+        wanted = READ | WRITE if self._transport.has_unsent else READ
+        if not done:
+            if wanted != self._interest:
+                self._interest = wanted
+                self._loop.modify(self._fd, wanted)
+            return
+        self._cancel_in_time()
+        self._unwatch()
+        self._agreed = agreed(self._transport.object)
+        self._state = OPEN
+        self._call_on_close = self._service.on_connection_close
+        super()._begin()
+        self._look_for_more()
+
+    def _too_slow(self) -> None:
+        if self._state == CONNECTING:
+            self._service.handshake_failed(self, "handshake_timeout")
+            self.abort("handshake_timeout")
+
+    def _cancel_in_time(self) -> None:
+        if self._in_time is not None:
+            self._in_time.cancel()
+            self._in_time = None
+
+    # --- the ready list
+
+    def _look_for_more(self) -> None:
+        if self._transport.ready and self._reading and not self._looked_for:
+            self._looked_for = True
+            self._loop.at_end_of_turn(self._more)
+
+    def _more(self) -> None:
+        self._looked_for = False
+        if self._transport.ready and self._reading and self._state == OPEN:
+            self._callback()(READ)
+
+    def _on_event(self, mask: int) -> None:
+        super()._on_event(mask)
+        self._look_for_more()
+
+    def _update(self) -> None:
+        super()._update()
+        self._look_for_more()
+
+    # --- the end
+
+    def _finish_sending(self) -> None:
+        self._transport.finish()
+        super()._finish_sending()
+
+    def _wind_up(self) -> None:
+        if self._state == CLOSING:
+            self._transport.finish()
+        super()._wind_up()
+
+    def _end(self, reason: str) -> None:
+        self._cancel_in_time()
+        super()._end(reason)
+
+    def _can_splice(self) -> bool:
+        return False
+
+    # --- programs
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        stdin: Connection | int | None = None,
+        stdout: Connection | int | None = None,
+        stderr: Connection | int | None = None,
+        limits: Mapping[int, int] | None = None,
+    ) -> Child:
+        """As ``Connection.spawn``. A program that is to have this connection gets a socket in its place, from and to
+        which all is relayed."""
+        if self not in (stdin, stdout, stderr):
+            return super().spawn(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, limits=limits)
+        ours, theirs = socket.socketpair()
+        try:
+            given = [theirs.fileno() if one is self else one for one in (stdin, stdout, stderr)]
+            child = super().spawn(
+                argv, env=env, cwd=cwd, stdin=given[0], stdout=given[1], stderr=given[2], limits=limits
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        stream = self.open_stream(ours.detach())
+        if stdin is self:
+            self.relay_to(stream)
+        if self in (stdout, stderr):
+            self._bridged = {**(self._bridged or {}), child: False}
+            stream.relay_to(self, done=lambda moved: self._all_is_said(child))
+        return child
+
+    def _child_exited(self, child: Child) -> None:
+        """What it has written last may still be on its way; its end is told after that."""
+        if self._bridged and child in self._bridged:
+            self._bridged[child] = True
+            self._loop.call_later(LAST_WORDS_TIME, lambda: self._all_is_said(child))
+        else:
+            super()._child_exited(child)
+
+    def _all_is_said(self, child: Child) -> None:
+        """All that the program has written is here; or something that it has left behind goes on writing."""
+        if self._bridged and self._bridged.pop(child, False):
+            super()._child_exited(child)
+
+
+def _describe(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    return error.strerror or str(error)
