@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from .addresses import Address
+from .privileges import Identity
 from .problems import ConfigErrors, Problem
 from .schema import keys
 
-__all__ = ["Config", "ConfigErrors", "ListenerConfig", "PoolConfig", "Problem"]
+__all__ = ["Config", "ConfigErrors", "LimitsConfig", "ListenerConfig", "PoolConfig", "Problem"]
 
 Dispatch: TypeAlias = Literal["round-robin", "least-connections"]
 HalfClose: TypeAlias = Literal["finish", "abort"]
@@ -35,6 +36,10 @@ class PoolConfig(msgspec.Struct, frozen=True):
     :ivar recycle_after_connections: after about so many a worker is replaced; 0 is never.
     :ivar max_worker_memory: bytes of resident memory above which a worker is replaced; 0 is never.
     :ivar pidfile: where the supervisor's pid is written.
+    :ivar identity: whom the pool runs as; None: as it was started.
+    :ivar umask: of the pool; None: as it was started.
+    :ivar chdir: the working directory of the pool; None: as it was started.
+    :ivar no_new_privs: whether programs are kept from gaining privileges.
     """
 
     workers: int
@@ -45,6 +50,21 @@ class PoolConfig(msgspec.Struct, frozen=True):
     recycle_after_connections: int = 0
     max_worker_memory: int = 0
     pidfile: Path | None = None
+    identity: Identity | None = None
+    umask: int | None = None
+    chdir: Path | None = None
+    no_new_privs: bool = False
+
+
+class LimitsConfig(msgspec.Struct, frozen=True):
+    """The table ``[limits]``: resource limits of the pool's processes (getrlimit(2)); None: as it was started.
+
+    :ivar open_files: RLIMIT_NOFILE, of each process.
+    :ivar core_size: RLIMIT_CORE, bytes.
+    """
+
+    open_files: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    core_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class SniTable(msgspec.Struct, frozen=True):
@@ -108,6 +128,7 @@ class Config(msgspec.Struct, frozen=True):
     path: Path
     pool: PoolConfig
     listeners: tuple[ListenerConfig, ...]
+    limits: LimitsConfig = LimitsConfig()
 
 
 # What the tables may have in the file, before addresses are read and "auto" is resolved. The bounds are the contract
@@ -126,6 +147,11 @@ class PoolTable(msgspec.Struct):
     recycle_after_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_worker_memory: Annotated[int, msgspec.Meta(ge=0)] = 0
     pidfile: Path | None = None
+    user: str | Annotated[int, msgspec.Meta(ge=0)] | None = None
+    group: str | Annotated[int, msgspec.Meta(ge=0)] | None = None
+    umask: int | str | None = None
+    chdir: Path | None = None
+    no_new_privs: bool | None = None
 
 
 class ListenerTable(msgspec.Struct):
@@ -144,4 +170,5 @@ class ListenerTable(msgspec.Struct):
 
 
 POOL_KEYS = keys(PoolTable)
+LIMITS_KEYS = keys(LimitsConfig)
 LISTENER_KEYS = keys(ListenerTable)

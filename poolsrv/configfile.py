@@ -12,13 +12,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import addresses, cpus
+from . import addresses, cpus, privileges
 from .addresses import Address
-from .config import LISTENER_KEYS, POOL_KEYS, Config, ListenerConfig, ListenerTable, PoolConfig, PoolTable
+from .config import (
+    LIMITS_KEYS,
+    LISTENER_KEYS,
+    POOL_KEYS,
+    Config,
+    LimitsConfig,
+    ListenerConfig,
+    ListenerTable,
+    PoolConfig,
+    PoolTable,
+)
+from .privileges import Identity
 from .problems import ConfigErrors, Key, Problem, Problems, bare_or_quoted, did_you_mean, nearest, one_of, quoted
 from .schema import Decoder
-from .words import show
+from .words import show, unknown
 
+TABLES = ("pool", "limits", "listeners")
 ADDRESS = f"a string with an address, such as {addresses.EXAMPLES}"
 
 
@@ -60,6 +72,7 @@ class Draft:
         self.decoder = Decoder(self.problems, self.base)
         self.document: dict[str, Any] = {}
         self.pool: dict[str, Any] = {}
+        self.limits: dict[str, Any] = {}
         self.listeners: list[ListenerDraft] = []
 
     def finish(self) -> Config:
@@ -69,9 +82,9 @@ class Draft:
         """
         if self.problems:
             raise self.problems.error(self.document)
-        workers = self.pool.get("workers", "auto")
-        pool = PoolConfig(**{**self.pool, "workers": cpus.usable() if workers == "auto" else workers})
-        return Config(self.path, pool, tuple(_finish_listener(draft, pool) for draft in self.listeners))
+        pool = _finish_pool(self.pool)
+        listeners = tuple(_finish_listener(draft, pool) for draft in self.listeners)
+        return Config(self.path, pool, listeners, LimitsConfig(**self.limits))
 
 
 def read(path: Path) -> Draft:
@@ -84,10 +97,17 @@ def read(path: Path) -> Draft:
     _check_top_level(draft)
     pool = draft.document.get("pool", {})
     if isinstance(pool, Mapping):
-        draft.pool = draft.decoder.decode_table(PoolTable, pool, ("pool",))
-        _check_pool_keys(draft, pool)
+        _read_pool(draft, pool)
     else:
         draft.problems.add(("pool",), f"got {show(pool)}, expected a table: [pool]")
+    limits = draft.document.get("limits", {})
+    if isinstance(limits, Mapping):
+        draft.limits = draft.decoder.decode_table(LimitsConfig, limits, ("limits",))
+        for name in limits:
+            if name not in LIMITS_KEYS:
+                draft.problems.add(("limits", name), unknown(name, LIMITS_KEYS))
+    else:
+        draft.problems.add(("limits",), f"got {show(limits)}, expected a table: [limits]")
     listeners = draft.document.get("listeners", {})
     if isinstance(listeners, Mapping):
         for name, table in listeners.items():
@@ -140,7 +160,7 @@ def _check_top_level(draft: Draft) -> None:
     problems, document = draft.problems, draft.document
     named = {name for table in _tables(document.get("listeners")) for name in _named_plugins(table)}
     for name, value in document.items():
-        if name in ("pool", "listeners"):
+        if name in TABLES:
             continue
         header, is_table = f"[{bare_or_quoted(name)}]", isinstance(value, Mapping)
         if is_table and name in named:
@@ -149,13 +169,17 @@ def _check_top_level(draft: Draft) -> None:
             inner = next((bare_or_quoted(key) for key, member in value.items() if isinstance(member, Mapping)), "NAME")
             message = f"unknown table [{bare_or_quoted(name)}.{inner}], expected [listeners.{inner}]"
         elif is_table or isinstance(value, list):
-            message = f"unknown table {header}, expected [pool] or [listeners.NAME]{did_you_mean(name, ('pool',))}"
+            message = (
+                f"unknown table {header}, expected [pool], [limits] or [listeners.NAME]{did_you_mean(name, TABLES)}"
+            )
         elif homes := [
-            home for home, known in (("[pool]", POOL_KEYS), ("[listeners.NAME]", LISTENER_KEYS)) if name in known
+            home
+            for home, known in (("[pool]", POOL_KEYS), ("[limits]", LIMITS_KEYS), ("[listeners.NAME]", LISTENER_KEYS))
+            if name in known
         ]:
             message = f"`{name}` belongs in {one_of(homes)}"
         else:
-            message = f"unknown key, expected the tables [pool] and [listeners.NAME]{_belongs_nearly(name)}"
+            message = f"unknown key, expected the tables [pool], [limits] and [listeners.NAME]{_belongs_nearly(name)}"
         problems.add((name,), message)
     others = (name for name in document if name != "listeners")
     if document.get("listeners", {}) == {} and not any(nearest(name, ("listeners",)) for name in others):
@@ -166,12 +190,51 @@ def _belongs_nearly(name: str) -> str:
     return did_you_mean(name, (*POOL_KEYS, *LISTENER_KEYS))
 
 
+def _read_pool(draft: Draft, table: Mapping[str, Any]) -> None:
+    problems, key = draft.problems, ("pool",)
+    plain = {name: value for name, value in table.items() if name != "umask"}
+    draft.pool = draft.decoder.decode_table(PoolTable, plain, key)
+    if "umask" in table:
+        draft.pool["umask"] = _read_mode(problems, table["umask"], (*key, "umask"))
+    uid, gid, name = None, None, ""
+    if (wanted := draft.pool.pop("user", None)) is not None:
+        try:
+            uid, gid, name = privileges.user_of(wanted)
+        except ValueError as error:
+            problems.add((*key, "user"), str(error))
+        else:
+            if gid is None and "group" not in table:
+                problems.add((*key, "group"), f"missing, expected one: user {uid} is in no list of users")
+    if (wanted := draft.pool.pop("group", None)) is not None:
+        try:
+            gid = privileges.group_of(wanted)
+        except ValueError as error:
+            problems.add((*key, "group"), str(error))
+    if (uid, gid) != (None, None):
+        draft.pool["identity"] = Identity(uid, gid, name)
+    _check_pool_keys(draft, table)
+
+
+def _finish_pool(fields: Mapping[str, Any]) -> PoolConfig:
+    workers, identity = fields.get("workers", "auto"), fields.get("identity")
+    forbids = fields.get("no_new_privs")
+    return PoolConfig(
+        **{
+            **fields,
+            "workers": cpus.usable() if workers == "auto" else workers,
+            "no_new_privs": forbids if forbids is not None else identity is not None and identity.uid is not None,
+        }
+    )
+
+
 def _check_pool_keys(draft: Draft, pool: Mapping[str, Any]) -> None:
     for name in pool:
         if name in POOL_KEYS:
             continue
         if name in LISTENER_KEYS:
             message = f"`{name}` belongs in [listeners.NAME]"
+        elif name in LIMITS_KEYS:
+            message = f"`{name}` belongs in [limits]"
         else:
             message = f"unknown key, expected {one_of(POOL_KEYS)}{did_you_mean(name, POOL_KEYS)}"
         draft.problems.add(("pool", name), message)

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from . import children, listeners, signals
+from . import children, listeners, privileges, signals
 from .channel import MAX_IN_FLIGHT
 from .dispatcher import Dispatcher
 from .errors import StartError
@@ -193,9 +193,11 @@ def run_server(server: Server, link: Link, held: Mapping[str, Held], start: Mapp
     :raises EOFError: the supervisor is gone.
     """
     _open_standard_descriptors()
+    _set_limits(server)
     _check_descriptor_limit(server)
     children.close_on_exec_from(3)
     bound = _settle_sockets(server, link, held)
+    _give_up_privileges(server)
     outcome = Pool(server, bound, link, start).run()
     if isinstance(outcome, int):
         return outcome
@@ -215,6 +217,10 @@ def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> lis
     pool = server.config.pool
     bound = listeners.bind(tuple(listener.config for listener in server.listeners), held)
     used = [one for group in bound for one in group]
+    if pool.identity is not None and os.geteuid() == 0:
+        for bound_one in used:
+            if bound_one.held.path:  # whoever the mode says may connect to it
+                os.chown(bound_one.held.path, _id(pool.identity.uid), _id(pool.identity.gid))
     send_sockets(link, "bound", [one.held for one in used if one.is_new])
     link.send(
         "configured",
@@ -229,6 +235,30 @@ def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> lis
         if one not in kept:
             one.socket.close()
     return bound
+
+
+def _set_limits(server: Server) -> None:
+    limits = server.config.limits
+    if limits.open_files is not None:
+        privileges.limit(resource.RLIMIT_NOFILE, limits.open_files, "limits.open_files")
+    if limits.core_size is not None:
+        privileges.limit(resource.RLIMIT_CORE, limits.core_size, "limits.core_size")
+    if server.config.pool.umask is not None:
+        os.umask(server.config.pool.umask)
+
+
+def _give_up_privileges(server: Server) -> None:
+    pool = server.config.pool
+    if pool.identity is not None:
+        privileges.become(pool.identity)
+    if pool.no_new_privs:
+        privileges.forbid_new()
+    if pool.chdir is not None:
+        privileges.enter(pool.chdir)
+
+
+def _id(number: int | None) -> int:
+    return -1 if number is None else number  # -1 leaves it as it is, chown(2)
 
 
 def _open_standard_descriptors() -> None:

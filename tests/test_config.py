@@ -10,7 +10,17 @@ import pytest
 
 from poolsrv import cpus
 from poolsrv.addresses import Address, parse
-from poolsrv.config import POOL_KEYS, Config, ConfigErrors, ListenerConfig, ListenerTable, PoolConfig, PoolTable
+from poolsrv.config import (
+    POOL_KEYS,
+    Config,
+    ConfigErrors,
+    LimitsConfig,
+    ListenerConfig,
+    ListenerTable,
+    PoolConfig,
+    PoolTable,
+    TlsTable,
+)
 from poolsrv.configfile import read
 from poolsrv.problems import one_of
 from poolsrv.words import to_toml
@@ -244,11 +254,15 @@ LISTENER = '[listeners.a]\nbind = ":7007"\nhandler = "echo"\n'
         (f"workers = 3\n{LISTENER}", "workers: `workers` belongs in [pool] or [listeners.NAME]"),
         (
             f"dispach = 3\n{LISTENER}",
-            'dispach: unknown key, expected the tables [pool] and [listeners.NAME] (did you mean "dispatch"?)',
+            "dispach: unknown key, expected the tables [pool], [limits] and [listeners.NAME]"
+            ' (did you mean "dispatch"?)',
         ),
         ('[listener.x]\nbind = ":7007"', "listener: unknown table [listener.x], expected [listeners.x]"),
-        (f"{LISTENER}[Pool]", 'Pool: unknown table [Pool], expected [pool] or [listeners.NAME] (did you mean "pool"?)'),
-        (f"{LISTENER}[server]", "server: unknown table [server], expected [pool] or [listeners.NAME]"),
+        (
+            f"{LISTENER}[Pool]",
+            'Pool: unknown table [Pool], expected [pool], [limits] or [listeners.NAME] (did you mean "pool"?)',
+        ),
+        (f"{LISTENER}[server]", "server: unknown table [server], expected [pool], [limits] or [listeners.NAME]"),
         (
             f"{LISTENER}[echo]\nx = 1",
             "echo: no place for a plugin's options, expected them on a listener: [listeners.NAME.echo]",
@@ -400,7 +414,15 @@ def test_a_cgroup_quota_is_found(
     assert list(cpus._quotas(process)) == expected
 
 
-@pytest.mark.parametrize(("schema", "section"), [(PoolTable, "[pool]"), (ListenerTable, "[listeners.NAME]")])
+@pytest.mark.parametrize(
+    ("schema", "section"),
+    [
+        (PoolTable, "[pool]"),
+        (LimitsConfig, "[limits]"),
+        (TlsTable, "[listeners.NAME.tls]"),
+        (ListenerTable, "[listeners.NAME]"),
+    ],
+)
 def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struct], section: str) -> None:
     text = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
     body = text.split(f"## `{section}`\n")[1].split("\n## ")[0].split("\n### ")[0]
@@ -408,7 +430,16 @@ def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struc
     for row in re.findall(r"^\| `(\w+)` \| .* \| (.*?) \| [^|]*\|$", body, re.MULTILINE):
         documented[row[0]] = row[1]
     in_words = {"bind": "required", "handler": "required", "workers": "all", "half_close": "the handler's"}
-    in_words |= {"socket_mode": "as the umask has it", "plugins": "`[]`", "pidfile": "none", "tls": "none"}
+    in_words |= dict.fromkeys(("user", "umask", "chdir", "open_files", "core_size"), "as it was started")
+    in_words |= {"no_new_privs": "`true` with `user`", "group": "the user's", "alpn": "`[]`", "sni": "`[]`"}
+    in_words |= {
+        "socket_mode": "as the umask has it",
+        "plugins": "`[]`",
+        "pidfile": "none",
+        "tls": "none",
+        "certificate": "required",
+    }
+    in_words |= {"key": "in `certificate`", "client_ca": "none", "client_certificate": "required"}
     expected = {}
     for field in msgspec.structs.fields(schema):
         has_default = field.default is not msgspec.NODEFAULT and field.default is not None
