@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from .addresses import Address
+from .networks import Network
 from .privileges import Identity
 from .problems import ConfigErrors, Problem
 from .schema import keys
@@ -17,12 +18,15 @@ __all__ = ["Config", "ConfigErrors", "LimitsConfig", "ListenerConfig", "PoolConf
 
 Dispatch: TypeAlias = Literal["round-robin", "least-connections"]
 HalfClose: TypeAlias = Literal["finish", "abort"]
+WhenFull: TypeAlias = Literal["wait", "refuse"]
 
 LONGEST_TIME = 1_000_000_000  # seconds, 31 years: timers take no more
 Seconds: TypeAlias = Annotated[
     float, msgspec.Meta(ge=0, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 0 to {LONGEST_TIME}"})
 ]
 MOST_WORKERS = 1024  # beyond that a number is a slip of the finger
+MOST_BACKLOG = 65535
+HIGHEST_RATE = 1_000_000  # a second
 
 
 class PoolConfig(msgspec.Struct, frozen=True):
@@ -96,7 +100,17 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar handler: the plugin that answers.
     :ivar plugins: further plugins, called before the handler, in this order.
     :ivar workers: only the first so many workers serve it, never more than the pool has; None: all of them.
+    :ivar backlog: connections that the kernel keeps until they are accepted; net.core.somaxconn caps it.
     :ivar max_connections: at a time, over all workers; 0 is no limit.
+    :ivar connection_rate: new ones a second, over all workers; 0 is no limit.
+    :ivar connection_rate_burst: so many at once after a pause; 0 is a second's worth.
+    :ivar when_full: what becomes of who comes when one of these two limits is reached.
+    :ivar max_per_source: at a time from one source address; 0 is no limit.
+    :ivar rate_per_source: new ones a second from one source address; 0 is no limit.
+    :ivar rate_per_source_burst: as ``connection_rate_burst``.
+    :ivar ipv6_prefix: how many bits of an IPv6 address are the source.
+    :ivar allow: networks whose clients are admitted; without any, all are.
+    :ivar deny: networks whose clients are refused.
     :ivar idle_timeout: seconds without a byte; 0 is never.
     :ivar half_close: what a client that stops sending means; None: the handler's default.
     :ivar max_unsent: bytes kept for a client that does not read.
@@ -110,7 +124,17 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     handler: str
     plugins: tuple[str, ...] = ()
     workers: int | None = None
+    backlog: int = 4096
     max_connections: int = 0
+    connection_rate: float = 0.0
+    connection_rate_burst: int = 0
+    when_full: WhenFull = "wait"
+    max_per_source: int = 0
+    rate_per_source: float = 0.0
+    rate_per_source_burst: int = 0
+    ipv6_prefix: int = 64
+    allow: tuple[Network, ...] = ()
+    deny: tuple[Network, ...] = ()
     idle_timeout: float = 60.0
     half_close: HalfClose | None = None
     max_unsent: int = 16777216
@@ -133,6 +157,10 @@ class Config(msgspec.Struct, frozen=True):
 
 # What the tables may have in the file, before addresses are read and "auto" is resolved. The bounds are the contract
 # of docs/configuration.md.
+PerSecond: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=0, le=HIGHEST_RATE, extra={"words": f"a number a second, from 0 to {HIGHEST_RATE}"})
+]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Workers: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
 
 
@@ -161,7 +189,17 @@ class ListenerTable(msgspec.Struct):
     handler: str
     plugins: list[str] = []
     workers: Workers | None = None
-    max_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
+    backlog: Annotated[int, msgspec.Meta(ge=1, le=MOST_BACKLOG)] = 4096
+    max_connections: Count = 0
+    connection_rate: PerSecond = 0.0
+    connection_rate_burst: Count = 0
+    when_full: WhenFull = "wait"
+    max_per_source: Count = 0
+    rate_per_source: PerSecond = 0.0
+    rate_per_source_burst: Count = 0
+    ipv6_prefix: Annotated[int, msgspec.Meta(ge=1, le=128)] = 64
+    allow: list[str] = []
+    deny: list[str] = []
     idle_timeout: Seconds = 60.0
     half_close: HalfClose | None = None
     max_unsent: Annotated[int, msgspec.Meta(ge=1)] = 16777216
@@ -172,3 +210,5 @@ class ListenerTable(msgspec.Struct):
 POOL_KEYS = keys(PoolTable)
 LIMITS_KEYS = keys(LimitsConfig)
 LISTENER_KEYS = keys(ListenerTable)
+# What no plugin can be called. The other two it can: a plugin's options are a table, and these keys are lists.
+RESERVED_NAMES = tuple(key for key in LISTENER_KEYS if key not in ("allow", "deny"))

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import addresses, cpus, privileges
+from . import addresses, cpus, networks, privileges
 from .addresses import Address
 from .config import (
     LIMITS_KEYS,
     LISTENER_KEYS,
     POOL_KEYS,
+    RESERVED_NAMES,
     Config,
     LimitsConfig,
     ListenerConfig,
@@ -25,6 +27,7 @@ from .config import (
     PoolConfig,
     PoolTable,
 )
+from .networks import Network
 from .privileges import Identity
 from .problems import ConfigErrors, Key, Problem, Problems, bare_or_quoted, did_you_mean, nearest, one_of, quoted
 from .schema import Decoder
@@ -253,11 +256,16 @@ def _read_listener(draft: Draft, name: str, table: object) -> None:
         problems.add(key, "not a name for a listener, expected letters, digits, - and _")
     listener = ListenerDraft(name)
     draft.listeners.append(listener)
+    own = {
+        entry: value
+        for entry, value in table.items()
+        if entry in RESERVED_NAMES or (entry in LISTENER_KEYS and not isinstance(value, Mapping))
+    }
     listener.fields = draft.decoder.decode_table(
-        ListenerTable, {key: value for key, value in table.items() if key not in ("bind", "socket_mode")}, key
+        ListenerTable, {entry: value for entry, value in own.items() if entry not in ("bind", "socket_mode")}, key
     )
     for entry, value in table.items():
-        if entry in LISTENER_KEYS:
+        if entry in own:
             continue
         if isinstance(value, Mapping):
             listener.tables[entry] = value
@@ -269,6 +277,9 @@ def _read_listener(draft: Draft, name: str, table: object) -> None:
             problems.add((*key, required), f"missing, expected {expected}")
     if "bind" in table:
         listener.fields["bind"] = _read_bind(draft, table["bind"], (*key, "bind"))
+    for access in ("allow", "deny"):
+        if access in listener.fields:
+            listener.fields[access] = _read_networks(problems, listener.fields[access], (*key, access))
     if "socket_mode" in table:
         listener.fields["socket_mode"] = _read_mode(problems, table["socket_mode"], (*key, "socket_mode"))
     _check_listener(draft, listener)
@@ -283,7 +294,7 @@ def _check_listener(draft: Draft, listener: ListenerDraft) -> None:
         listener.plugins.append((fields["handler"], (*key, "handler")))
     seen: dict[str, Key] = {}
     for plugin, place in list(listener.plugins):
-        if plugin in LISTENER_KEYS:
+        if plugin in RESERVED_NAMES:
             problems.add(place, f"a plugin can't be named {quoted(plugin)}: that is one of a listener's own keys")
         elif plugin in seen:
             as_handler = " (it is the handler)" if place[-1] == "handler" else ""
@@ -295,6 +306,41 @@ def _check_listener(draft: Draft, listener: ListenerDraft) -> None:
     workers, pool = fields.get("workers"), draft.pool.get("workers", "auto")
     if workers is not None and pool != "auto" and workers > pool:
         problems.add((*key, "workers"), f"got {workers}, expected at most the {pool} of [pool]")
+    _check_limits(problems, listener)
+
+
+def _check_limits(problems: Problems, listener: ListenerDraft) -> None:
+    key, fields = listener.key, listener.fields
+    for name, needed in (
+        ("connection_rate_burst", ("connection_rate",)),
+        ("rate_per_source_burst", ("rate_per_source",)),
+        ("when_full", ("max_connections", "connection_rate")),
+        ("ipv6_prefix", ("max_per_source", "rate_per_source")),
+    ):
+        if name in fields and not any(other in fields for other in needed):
+            problems.add((*key, name), f"nothing that it could be about, expected {one_of(needed)} beside it")
+    binds = fields.get("bind", ())
+    if binds and all(address.family == socket.AF_UNIX for address, _ in binds):
+        for name in ("allow", "deny", "max_per_source", "rate_per_source"):
+            if fields.get(name):
+                problems.add(
+                    (*key, name), "goes by IP addresses, and this listener has only unix sockets: see `socket_mode`"
+                )
+    allowed = {network for network, _ in fields.get("allow", ())}
+    for network, place in fields.get("deny", ()):
+        if network in allowed:
+            problems.add(place, f'"{network}" is in `allow` too, expected it in one of them')
+
+
+def _read_networks(problems: Problems, texts: list[str], key: Key) -> tuple[tuple[Network, Key], ...]:
+    """The networks, each with the place where the file has it."""
+    found = []
+    for index, text in enumerate(texts):
+        try:
+            found.append((networks.parse(text), (*key, index)))
+        except ValueError as error:
+            problems.add((*key, index), str(error))
+    return tuple(found)
 
 
 def _read_bind(draft: Draft, value: object, key: Key) -> tuple[tuple[Address, Key], ...]:
@@ -352,7 +398,8 @@ def _check_overlaps(draft: Draft) -> None:
 
 def _finish_listener(draft: ListenerDraft, pool: PoolConfig) -> ListenerConfig:
     fields = dict(draft.fields)
-    fields["bind"] = tuple(address for address, _ in fields["bind"])
+    for several in ("bind", "allow", "deny"):
+        fields[several] = tuple(member for member, _ in fields.get(several, ()))
     fields["plugins"] = tuple(fields.get("plugins", ()))
     if fields.get("workers") is not None:
         # With "auto" the machine decides how many there are: a listener that wants more has all of them.

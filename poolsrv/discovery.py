@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import entrypoints, hookspecs
-from .config import LISTENER_KEYS
+from .config import RESERVED_NAMES
 from .errors import PoolsrvError
 from .hooks import HOOK_NAMES
 from .problems import did_you_mean, one_of, quoted
@@ -103,7 +103,7 @@ def import_class(plugin: Installed) -> type[Any]:
 
     :raises PluginError: it can't be imported, is no class, or its import starts a thread.
     """
-    if plugin.name in LISTENER_KEYS:
+    if plugin.name in RESERVED_NAMES:
         raise PluginError("has the name of one of a listener's own keys, expected another name")
     if plugin.rivals:
         raise PluginError(f"is offered by {one_of((plugin.distribution, *plugin.rivals), 'and')}, expected one of them")

@@ -23,10 +23,13 @@ import errno
 import logging
 import os
 import socket
+from collections import deque
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from typing import Final
 
+from .admission import RECENT, Admission, Refusal, has_limits
 from .channel import LOST, MAX_PER_MESSAGE, Handed, Report
 from .eventloop import READ, EventLoop, Timer
 from .slots import DRAINING, EMPTY, FULL, SERVING, Gate, Slot
@@ -36,6 +39,7 @@ log = logging.getLogger("poolsrv.dispatcher")
 STALL_TIME: Final = 0.5  # seconds that connections may wait in the channel of a worker while another could serve them
 STARVED_PAUSE: Final = 0.5  # seconds without accepting after the system has run out of descriptors
 CHOKED_PAUSE: Final = 0.02  # seconds without sending after the kernel has refused a message
+MAX_ACCEPTS: Final = 256  # in one turn, where some may be refused: the workers' room does not end a flood of those
 
 # accept(2): these tell of the new connection, which is gone; EPERM is a firewall's.
 _OF_THE_CONNECTION: Final = frozenset(
@@ -60,6 +64,7 @@ class Dispatcher:
 
     :param dispatch: ``"round-robin"`` or ``"least-connections"``.
     :param first_id: the number of the first connection.
+    :ivar recent_refusals: the last connections that were refused, of all listeners, the latest last.
     """
 
     def __init__(self, loop: EventLoop, gates: list[Gate], slots: list[Slot], dispatch: str, first_id: int) -> None:
@@ -73,6 +78,12 @@ class Dispatcher:
         self._opened = False
         self._closed = False
         self._stall_check: Timer | None = None
+        self.recent_refusals: deque[Refusal] = deque(maxlen=RECENT)
+        self._admissions: list[Admission] = []
+        for gate in gates:
+            if has_limits(gate.config):
+                gate.admission = Admission(loop, gate, gate.config, self.recent_refusals, self.resume)
+                self._admissions.append(gate.admission)
 
     # --- who there is
 
@@ -111,7 +122,11 @@ class Dispatcher:
         self._opened = True
         for gate in self._gates:
             for bound in gate.sockets:
-                self._loop.register(bound.socket.fileno(), READ, partial(self._accept_all, gate, bound.socket))
+                if gate.admission is None:
+                    accept = partial(self._accept_all, gate, bound.socket)
+                else:
+                    accept = partial(self._accept_within_limits, gate, gate.admission, bound.socket)
+                self._loop.register(bound.socket.fileno(), READ, accept)
 
     def close(self) -> None:
         """Accept no more, before the workers are told to drain; the listening sockets are the caller's to close.
@@ -122,6 +137,8 @@ class Dispatcher:
         if self._closed:
             return
         self._closed = True
+        for admission in self._admissions:
+            admission.close()
         for gate in self._gates:
             for bound in gate.sockets if self._opened else ():
                 self._loop.unregister(bound.socket.fileno())
@@ -150,20 +167,16 @@ class Dispatcher:
         gate.last_turn = turns
         touched: list[Slot] = []
         while True:
-            slot = choose(gate) if not (gate.homeless or gate.at_limit()) else None
+            slot = choose(gate) if not gate.homeless else None
             if slot is None:
                 self._pause(gate)
                 break
             try:
                 # accept() would make a socket object, which takes as long as all the rest of this loop.
                 accepted, peer = listener._accept()  # type: ignore[attr-defined]
-            except BlockingIOError:
-                self._starvation_told = False
-                break
             except OSError as error:
-                if error.errno in _OF_THE_CONNECTION:
+                if self._may_accept_after(error):
                     continue
-                self._starve(error)
                 break
             self._last_id += 1
             gate.open += 1
@@ -174,6 +187,47 @@ class Dispatcher:
             if alone:
                 break
         self._send_all(touched)
+
+    def _accept_within_limits(self, gate: Gate, admission: Admission, listener: socket.socket, mask: int) -> None:
+        """The same, where limits may have whoever comes wait or be refused."""
+        choose = self._choose
+        turns = self._loop.turns
+        alone = turns - gate.last_turn > 1
+        gate.last_turn = turns
+        touched: list[Slot] = []
+        for _ in range(1 if alone else MAX_ACCEPTS):
+            if (reason := admission.must_wait()) is not None:
+                admission.waits(reason)
+            slot = choose(gate) if not (gate.homeless or reason) else None
+            if slot is None and not admission.is_full():
+                self._pause(gate)
+                break
+            try:
+                accepted, peer = listener._accept()  # type: ignore[attr-defined]
+            except OSError as error:
+                if self._may_accept_after(error):
+                    continue
+                break
+            self._last_id += 1
+            if not admission.admit(self._last_id, accepted, peer):
+                continue
+            assert slot is not None
+            gate.open += 1
+            gate.accepted += 1
+            if not slot.outbox:
+                touched.append(slot)
+            self._assign(slot, Handed(accepted, gate.number, self._last_id, peer))
+        self._send_all(touched)
+
+    def _may_accept_after(self, error: OSError) -> bool:
+        """Whether there may be more in the kernel's queue, although accept(2) has failed."""
+        if isinstance(error, BlockingIOError):
+            self._starvation_told = False
+            return False
+        if error.errno in _OF_THE_CONNECTION:
+            return True
+        self._starve(error)
+        return False
 
     def _assign(self, slot: Slot, handed: Handed) -> None:
         slot.assign(handed)
@@ -236,7 +290,7 @@ class Dispatcher:
                 self._house(gate)
             if (
                 gate.paused
-                and not (gate.homeless or self._starved or self._closed or gate.at_limit())
+                and not (gate.homeless or self._starved or self._closed or gate.must_wait())
                 and any(slot.has_room() for slot in gate.slots)
             ):
                 gate.paused = False
@@ -262,6 +316,7 @@ class Dispatcher:
             if handed.fd == LOST:
                 log.error("%s: a connection was lost at the limit of open descriptors", gate.name)
                 gate.open -= 1
+                self._uncount((handed.id,))
             else:
                 gate.homeless.append(handed)
 
@@ -293,8 +348,15 @@ class Dispatcher:
         if gate.homeless:
             log.warning("%s: %d connections that no worker has taken are closed", gate.name, len(gate.homeless))
         while gate.homeless:
-            os.close(gate.homeless.popleft().fd)
+            handed = gate.homeless.popleft()
+            os.close(handed.fd)
             gate.open -= 1
+            self._uncount((handed.id,))
+
+    def _uncount(self, connections: Iterable[int]) -> None:
+        """These connections no longer count towards any source's limit."""
+        for admission in self._admissions:
+            admission.closed(connections)
 
     # --- what is heard of workers
 
@@ -321,6 +383,8 @@ class Dispatcher:
             slot.waiting_since = now
         for number in report.closed:
             self._gates[slot.connections.pop(number)].open -= 1
+        if self._admissions:
+            self._uncount(report.closed)
         if report.state is not None:
             slot.state = report.state
         if report.counters is not None:
@@ -344,6 +408,7 @@ class Dispatcher:
         lost = len(slot.connections)
         for number in slot.connections.values():
             self._gates[number].open -= 1
+        self._uncount(slot.connections)
         self._loop.unregister(slot.channel.fileno())
         self._loop.at_end_of_turn(slot.channel.close)
         slot.channel = None

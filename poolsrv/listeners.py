@@ -24,8 +24,6 @@ from .problems import one_of
 
 log = logging.getLogger("poolsrv.listeners")
 
-BACKLOG = 4096  # connections that the kernel keeps until they are accepted; net.core.somaxconn caps it
-
 
 class Bound(msgspec.Struct, frozen=True):
     """One bound, listening, non-blocking socket.
@@ -92,7 +90,7 @@ def _bind_one(listener: ListenerConfig, address: Address, index: int, held: Mapp
         return [Bound(listener.name, Held(key, sock, address.path, _inode(address.path)), True)]
     if address.path and listener.socket_mode is not None:
         os.chmod(address.path, listener.socket_mode)
-    standing.socket.listen(BACKLOG)
+    standing.socket.listen(listener.backlog)
     return [Bound(listener.name, standing, False)]
 
 
@@ -107,15 +105,15 @@ def _bind_new(listener: ListenerConfig, address: Address) -> socket.socket:
     if address.family == socket.AF_UNIX:
         return _bind_unix(listener, address)
     try:
-        return _bind_inet(address, address.family)
+        return _bind_inet(address, address.family, listener.backlog)
     except OSError as error:
         # ":7007" on a machine without IPv6 means every IPv4 address.
         if not address.dual or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             raise
-        return _bind_inet(address, socket.AF_INET)
+        return _bind_inet(address, socket.AF_INET, listener.backlog)
 
 
-def _bind_inet(address: Address, family: int) -> socket.socket:
+def _bind_inet(address: Address, family: int, backlog: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Lets a restarted server bind while old connections are in TIME_WAIT (socket(7)).
@@ -123,7 +121,7 @@ def _bind_inet(address: Address, family: int) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.dual else 1)
         sock.bind(address.sockaddr if family == address.family else ("", address.port))
-        sock.listen(BACKLOG)
+        sock.listen(backlog)
     except OSError:
         sock.close()
         raise
@@ -142,7 +140,7 @@ def _bind_unix(listener: ListenerConfig, address: Address) -> socket.socket:
         bound = True
         if listener.socket_mode is not None:
             os.chmod(address.path, listener.socket_mode)
-        sock.listen(BACKLOG)
+        sock.listen(listener.backlog)
     except OSError:
         sock.close()
         if bound:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from .channel import MAX_IN_FLIGHT, DispatcherEnd, Handed
 from .config import ListenerConfig
 from .listeners import Bound
+
+if TYPE_CHECKING:
+    from .admission import Admission
 
 # States of a slot. A worker reports "serving", "full" and "draining" itself.
 EMPTY, STARTING, SERVING, FULL, DRAINING = "empty", "starting", "serving", "full", "draining"
@@ -70,15 +75,19 @@ class Slot(msgspec.Struct, eq=False):
 
 
 class Gate:
-    """One listener, as the dispatcher sees it: its sockets, how many of its connections are open, who may serve it."""
+    """One listener, as the dispatcher sees it: its sockets, how many of its connections are open, who may serve it.
+
+    :ivar admission: who is admitted; None where there is no limit.
+    """
 
     def __init__(self, number: int, config: ListenerConfig, sockets: list[Bound], slots: list[Slot]) -> None:
         self.number = number
         self.name = config.name
+        self.config = config
         self.sockets = sockets
-        self.limit = config.max_connections
         self._workers = config.workers
         self.slots = [slot for slot in slots if self.is_for(slot)]
+        self.admission: Admission | None = None
         self.open = 0
         self.accepted = 0
         self.paused = False
@@ -90,9 +99,14 @@ class Gate:
         """Whether the worker may serve this listener."""
         return self._workers is None or slot.index < self._workers
 
-    def at_limit(self) -> bool:
-        """Whether ``max_connections`` are open."""
-        return 0 < self.limit <= self.open
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """How many connections have been refused, by the key of the config that refused them."""
+        return self.admission.refusals if self.admission is not None else {}
+
+    def must_wait(self) -> bool:
+        """Whether a limit has whoever comes wait in the kernel's queue."""
+        return self.admission is not None and self.admission.must_wait() is not None
 
     def next_in_turn(self) -> Slot | None:
         """Round robin: the next worker that has room; None where none has."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import msgspec
@@ -63,7 +64,17 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         handler = "cgi"
         plugins = ["deny", "count"]
         workers = 2
+        backlog = 100
         max_connections = 10
+        connection_rate = 2.5
+        connection_rate_burst = 20
+        when_full = "refuse"
+        max_per_source = 3
+        rate_per_source = 1
+        rate_per_source_burst = 5
+        ipv6_prefix = 56
+        allow = ["192.0.2.0/24", "::1"]
+        deny = ["192.0.2.7"]
         idle_timeout = 0
         half_close = "abort"
         max_unsent = 1000
@@ -85,7 +96,17 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 handler="cgi",
                 plugins=("deny", "count"),
                 workers=2,
+                backlog=100,
                 max_connections=10,
+                connection_rate=2.5,
+                connection_rate_burst=20,
+                when_full="refuse",
+                max_per_source=3,
+                rate_per_source=1.0,
+                rate_per_source_burst=5,
+                ipv6_prefix=56,
+                allow=(IPv4Network("192.0.2.0/24"), IPv6Network("::1")),
+                deny=(IPv4Network("192.0.2.7"),),
                 idle_timeout=0.0,
                 half_close="abort",
                 max_unsent=1000,
@@ -109,7 +130,17 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
                 handler="echo",
                 plugins=(),
                 workers=None,
+                backlog=4096,
                 max_connections=0,
+                connection_rate=0.0,
+                connection_rate_burst=0,
+                when_full="wait",
+                max_per_source=0,
+                rate_per_source=0.0,
+                rate_per_source_burst=0,
+                ipv6_prefix=64,
+                allow=(),
+                deny=(),
                 idle_timeout=60.0,
                 half_close=None,
                 max_unsent=16777216,
@@ -185,6 +216,35 @@ def test_auto_gives_a_listener_that_wants_more_workers_all_of_them(tmp_path: Pat
         ("workers = true", "workers: got true, expected a whole number from 1 to 1024"),
         ('workers = "auto"', 'workers: got "auto" (a string), expected a whole number from 1 to 1024'),
         ("max_connections = -1", "max_connections: got -1, expected a whole number from 0"),
+        ("backlog = 0", "backlog: got 0, expected a whole number from 1 to 65535"),
+        (
+            'connection_rate = "10/s"',
+            'connection_rate: got "10/s" (a string), expected a number a second, from 0 to 1000000',
+        ),
+        (
+            "connection_rate_burst = 5",
+            "connection_rate_burst: nothing that it could be about, expected connection_rate beside it",
+        ),
+        (
+            'when_full = "refuse"',
+            "when_full: nothing that it could be about, expected max_connections or connection_rate beside it",
+        ),
+        ('max_connections = 1\nwhen_full = "drop"', 'when_full: got "drop", expected "wait" or "refuse"'),
+        ("max_per_source = 1\nipv6_prefix = 0", "ipv6_prefix: got 0, expected a whole number from 1 to 128"),
+        ('deny = "192.0.2.1"', 'deny: got "192.0.2.1", expected a list of strings (write ["192.0.2.1"])'),
+        (
+            'deny = ["::1", "192.0.2.1/24"]',
+            'deny[1]: "192.0.2.1/24" has bits set beyond its prefix, expected the network "192.0.2.0/24", or the'
+            ' address "192.0.2.1" alone',
+        ),
+        (
+            'allow = ["192.0.2.1"]\ndeny = ["::1", "192.0.2.1/32"]',
+            'deny[1]: "192.0.2.1/32" is in `allow` too, expected it in one of them',
+        ),
+        (
+            'bind = "unix:a.sock"\nallow = ["::1"]',
+            "allow: goes by IP addresses, and this listener has only unix sockets: see `socket_mode`",
+        ),
         ("max_connections = 1.5", "max_connections: got 1.5, expected a whole number from 0"),
         (
             'max_connections = "1000"',
@@ -435,6 +495,8 @@ def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struc
     in_words |= {
         "socket_mode": "as the umask has it",
         "plugins": "`[]`",
+        "allow": "`[]`",
+        "deny": "`[]`",
         "pidfile": "none",
         "tls": "none",
         "certificate": "required",

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from distributions import install
 
-from poolsrv.config import ConfigErrors
+from poolsrv.config import LISTENER_KEYS, ConfigErrors
 from poolsrv.plugins import Server, load
+from poolsrv.problems import one_of
 
 PLAIN = """
     from poolsrv import hookimpl
@@ -516,13 +517,11 @@ def test_a_required_option_is_missed_with_and_without_the_table(site: Path, tmp_
         ("opt = 3", "opt: got 3 (a number), expected a table: [listeners.www.opt]"),
         (
             "idle_timeot = 3",
-            "idle_timeot: unknown key, expected bind, handler, plugins, workers, max_connections, idle_timeout,"
-            ' half_close, max_unsent, socket_mode or tls (did you mean "idle_timeout"?)',
+            f'idle_timeot: unknown key, expected {one_of(LISTENER_KEYS)} (did you mean "idle_timeout"?)',
         ),
         (
             "protocl = 3",
-            "protocl: unknown key, expected bind, handler, plugins, workers, max_connections, idle_timeout,"
-            ' half_close, max_unsent, socket_mode or tls (did you mean "protocol" in [listeners.www.opt]?)',
+            f'protocl: unknown key, expected {one_of(LISTENER_KEYS)} (did you mean "protocol" in [listeners.www.opt]?)',
         ),
         (
             "[listeners.www.echo]\nx = 3",
