@@ -112,6 +112,8 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar allow: networks whose clients are admitted; without any, all are.
     :ivar deny: networks whose clients are refused.
     :ivar idle_timeout: seconds without a byte; 0 is never.
+    :ivar first_byte_timeout: seconds until a client's first byte; 0 is never.
+    :ivar connection_lifetime: seconds that a connection may last; 0 is for ever.
     :ivar half_close: what a client that stops sending means; None: the handler's default.
     :ivar max_unsent: bytes kept for a client that does not read.
     :ivar socket_mode: permission bits of unix sockets; None: as the umask has it.
@@ -136,6 +138,8 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
     idle_timeout: float = 60.0
+    first_byte_timeout: float = 0.0
+    connection_lifetime: float = 0.0
     half_close: HalfClose | None = None
     max_unsent: int = 16777216
     socket_mode: int | None = None
@@ -201,6 +205,8 @@ class ListenerTable(msgspec.Struct):
     allow: list[str] = []
     deny: list[str] = []
     idle_timeout: Seconds = 60.0
+    first_byte_timeout: Seconds = 0.0
+    connection_lifetime: Seconds = 0.0
     half_close: HalfClose | None = None
     max_unsent: Annotated[int, msgspec.Meta(ge=1)] = 16777216
     socket_mode: int | str | None = None

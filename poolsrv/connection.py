@@ -128,8 +128,8 @@ class Connection(Stream):
 
     @property
     def draining(self) -> bool:
-        """True once the worker is to end: finish what is begun, take nothing new."""
-        return self._service.worker.draining
+        """True once the worker is to end, or this is over its lifetime: finish what is begun, take nothing new."""
+        return self._service.worker.draining or self._service.may_finish_only(self)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -396,12 +396,12 @@ class Connection(Stream):
         self._ends_programs = True
         super().abort(reason)
 
-    def _idle_too_long(self) -> None:
-        """Neither side has sent a byte for ``idle_timeout``."""
+    def _give_up_on(self, reason: str) -> None:
+        """The client has not sent, or not taken, anything in time."""
         if self._out is not None:
-            self.abort("idle timeout")
+            self.abort(reason)
         else:
-            self.close("idle timeout")
+            self.close(reason)
 
     def _lost(self, error: OSError) -> None:
         self._ends_programs = True

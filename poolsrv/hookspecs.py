@@ -88,7 +88,8 @@ def on_worker_stop(worker: Worker) -> None:
 
 @hookspec
 def on_drain(conn: Connection) -> None:
-    """Called for each open connection when the worker is to end: finish what is begun, take nothing new.
+    """Called for each open connection when the worker is to end, and for one that is over ``connection_lifetime``:
+    finish what is begun, take nothing new.
 
     ``conn.draining`` is True from here on. A connection that is still open after ``pool.graceful_timeout`` is
     aborted; an implementation with nothing under way calls ``conn.close()``. Connections that no plugin closes here

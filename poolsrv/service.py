@@ -1,4 +1,4 @@
-"""One listener, as a worker serves it: its connections, the hooks resolved to callers, and the idle sweep."""
+"""One listener, as a worker serves it: its connections, the hooks resolved to callers, idleness and deadlines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .addresses import format_peer, peer_name
 from .channel import Handed
 from .children import Child
 from .connection import Connection
-from .descriptor import OPEN
+from .deadlines import Deadlines
+from .descriptor import CONNECTING, OPEN
 from .hooks import Caller, Hooks
 
 if TYPE_CHECKING:
@@ -68,6 +69,13 @@ class Service:
         self.handshake_timeout = acceptor.handshake_timeout if acceptor is not None else 0.0
         self.failed_handshakes = 0
         self._handshakes_told_at = float("-inf")
+        # For those that are over their lifetime and may finish: as in a worker that is to end.
+        self._last_call = Deadlines(loop, worker._config.pool.graceful_timeout, _always, _out_of_time)
+        self._deadlines: list[Deadlines] = []  # that begin with a connection
+        if config.first_byte_timeout:
+            self._deadlines.append(Deadlines(loop, config.first_byte_timeout, _is_awaited, _first_byte_is_late))
+        if config.connection_lifetime:
+            self._deadlines.append(Deadlines(loop, config.connection_lifetime, _always, self._lifetime_over))
         self._concerning: Connection | None = None  # that a notification is being called for
         # on sockets for both families an IPv4 peer looks like ::ffff:127.0.0.1; accept gives the family's own form
         self._families = {4: socket.AF_INET6, 2: socket.AF_INET}
@@ -88,11 +96,16 @@ class Service:
         self.connections[handed.id] = connection
         if self._idle_timeout and not self._sweep_due:
             self._sweep_in(self._idle_timeout)
+        for deadlines in self._deadlines:
+            deadlines.add(connection)
         connection._begin()
 
     def closed(self, connection: Connection) -> None:
         """The connection's descriptor is closed: the last that is heard of it."""
         del self.connections[connection.id]
+        if self._deadlines:
+            for deadlines in (*self._deadlines, self._last_call):
+                deadlines.discard(connection)
         self.bytes_in += connection.bytes_in
         self.bytes_out += connection.bytes_out
         self.worker._connection_closed(connection.id)
@@ -117,7 +130,7 @@ class Service:
         if on_drain is None:
             return
         for connection in list(self.connections.values()):
-            if connection._state == OPEN:
+            if connection._state == OPEN and connection not in self._last_call:
                 connection._guarded("on_drain", on_drain, connection)
 
     def abort_all(self, reason: str) -> None:
@@ -151,12 +164,30 @@ class Service:
             if connection._state == OPEN and connection._is_held():
                 continue
             if now - connection._last_active >= timeout:
-                connection._idle_too_long()
+                connection._give_up_on("idle timeout")
             elif connection._last_active < oldest:
                 oldest = connection._last_active
         self._sweep_due = False
         if self.connections:
             self._sweep_in(oldest + timeout - now)
+
+    # --- deadlines
+
+    def may_finish_only(self, connection: Connection) -> bool:
+        """Whether the connection is over its lifetime."""
+        return connection in self._last_call
+
+    def _lifetime_over(self, connection: Connection) -> None:
+        """As when the worker is to end: what is begun may be finished. Without a plugin that knows what that would be,
+        what is kept is still written."""
+        self._last_call.add(connection)
+        if connection._state == CONNECTING:
+            connection.abort("connection lifetime")
+        elif connection._state == OPEN:
+            if self.hooks.on_drain is not None:
+                connection._guarded("on_drain", self.hooks.on_drain, connection)
+            else:
+                connection.close("connection lifetime")
 
     # --- programs and faults
 
@@ -202,6 +233,25 @@ def _over_tls(acceptor: Acceptor) -> Callable[[Service, socket.socket, int, tupl
     from .tlsconnection import TlsConnection  # ssl takes a while to import
 
     return lambda service, sock, number, peer: TlsConnection(service, sock, number, peer, acceptor)
+
+
+def _always(connection: Connection) -> bool:
+    return True
+
+
+def _is_awaited(connection: Connection) -> bool:
+    """Whether nothing has come of it yet, and somebody reads. While a plugin does not read, or a program does in its
+    place, nothing is known of the client. What comes before the first byte for a plugin (TLS) is not that byte."""
+    state = connection._state
+    return connection.bytes_in == 0 and (state == CONNECTING or (state == OPEN and connection._reading))
+
+
+def _first_byte_is_late(connection: Connection) -> None:
+    connection._give_up_on("first byte timeout")
+
+
+def _out_of_time(connection: Connection) -> None:
+    connection.abort("connection lifetime")
 
 
 def _ignore(connection: Connection) -> None:

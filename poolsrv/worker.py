@@ -105,7 +105,7 @@ class Worker:
             self._loop,
             channel,
             urgent=pool.dispatch == "least-connections"
-            or any(listener.config.max_connections for listener in server.listeners),
+            or any(listener.config.max_connections or listener.config.max_per_source for listener in server.listeners),
             hang_timeout=pool.hang_timeout,
             counters=self._counters,
         )

@@ -76,6 +76,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         allow = ["192.0.2.0/24", "::1"]
         deny = ["192.0.2.7"]
         idle_timeout = 0
+        first_byte_timeout = 2.5
+        connection_lifetime = 3600
         half_close = "abort"
         max_unsent = 1000
         socket_mode = 0o660
@@ -108,6 +110,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 allow=(IPv4Network("192.0.2.0/24"), IPv6Network("::1")),
                 deny=(IPv4Network("192.0.2.7"),),
                 idle_timeout=0.0,
+                first_byte_timeout=2.5,
+                connection_lifetime=3600.0,
                 half_close="abort",
                 max_unsent=1000,
                 socket_mode=0o660,
@@ -142,6 +146,8 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
                 allow=(),
                 deny=(),
                 idle_timeout=60.0,
+                first_byte_timeout=0.0,
+                connection_lifetime=0.0,
                 half_close=None,
                 max_unsent=16777216,
                 socket_mode=None,
