@@ -117,6 +117,9 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar half_close: what a client that stops sending means; None: the handler's default.
     :ivar max_unsent: bytes kept for a client that does not read.
     :ivar socket_mode: permission bits of unix sockets; None: as the umask has it.
+    :ivar proxy_protocol: each connection begins with the header in which a proxy says who its client is.
+    :ivar trusted_proxies: networks of the proxies that are believed; those on unix sockets always are.
+    :ivar proxy_header_timeout: seconds until the header is there; 0 is never.
     :ivar tls: how TLS is spoken; None: not at all.
     :ivar plugin_options: the plugins' own tables, as the file has them, by plugin name.
     """
@@ -143,6 +146,9 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     half_close: HalfClose | None = None
     max_unsent: int = 16777216
     socket_mode: int | None = None
+    proxy_protocol: bool = False
+    trusted_proxies: tuple[Network, ...] = ()
+    proxy_header_timeout: float = 5.0
     tls: TlsTable | None = None
     plugin_options: Mapping[str, Mapping[str, Any]] = {}
 
@@ -210,6 +216,9 @@ class ListenerTable(msgspec.Struct):
     half_close: HalfClose | None = None
     max_unsent: Annotated[int, msgspec.Meta(ge=1)] = 16777216
     socket_mode: int | str | None = None
+    proxy_protocol: bool = False
+    trusted_proxies: list[str] = []
+    proxy_header_timeout: Seconds = 5.0
     tls: TlsTable | None = None
 
 

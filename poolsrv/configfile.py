@@ -277,7 +277,7 @@ def _read_listener(draft: Draft, name: str, table: object) -> None:
             problems.add((*key, required), f"missing, expected {expected}")
     if "bind" in table:
         listener.fields["bind"] = _read_bind(draft, table["bind"], (*key, "bind"))
-    for access in ("allow", "deny"):
+    for access in ("allow", "deny", "trusted_proxies"):
         if access in listener.fields:
             listener.fields[access] = _read_networks(problems, listener.fields[access], (*key, access))
     if "socket_mode" in table:
@@ -307,6 +307,7 @@ def _check_listener(draft: Draft, listener: ListenerDraft) -> None:
     if workers is not None and pool != "auto" and workers > pool:
         problems.add((*key, "workers"), f"got {workers}, expected at most the {pool} of [pool]")
     _check_limits(problems, listener)
+    _check_proxies(draft, listener)
 
 
 def _check_limits(problems: Problems, listener: ListenerDraft) -> None:
@@ -341,6 +342,22 @@ def _read_networks(problems: Problems, texts: list[str], key: Key) -> tuple[tupl
         except ValueError as error:
             problems.add((*key, index), str(error))
     return tuple(found)
+
+
+def _check_proxies(draft: Draft, listener: ListenerDraft) -> None:
+    problems, key, fields = draft.problems, listener.key, listener.fields
+    table = draft.document["listeners"][listener.name]
+    if "proxy_protocol" not in table:
+        for name in ("trusted_proxies", "proxy_header_timeout"):
+            if name in fields:
+                problems.add((*key, name), "nothing that it could be about, expected `proxy_protocol` beside it")
+    # On a unix socket its permissions say who may connect.
+    reachable = any(address.family in (socket.AF_INET, socket.AF_INET6) for address, _ in fields.get("bind", ()))
+    if fields.get("proxy_protocol") and reachable and table.get("trusted_proxies", []) == []:
+        problems.add(
+            (*key, "trusted_proxies"),
+            f"missing, expected the networks of the proxies, such as {networks.EXAMPLES}: what they say is believed",
+        )
 
 
 def _read_bind(draft: Draft, value: object, key: Key) -> tuple[tuple[Address, Key], ...]:
@@ -398,7 +415,7 @@ def _check_overlaps(draft: Draft) -> None:
 
 def _finish_listener(draft: ListenerDraft, pool: PoolConfig) -> ListenerConfig:
     fields = dict(draft.fields)
-    for several in ("bind", "allow", "deny"):
+    for several in ("bind", "allow", "deny", "trusted_proxies"):
         fields[several] = tuple(member for member, _ in fields.get(several, ()))
     fields["plugins"] = tuple(fields.get("plugins", ()))
     if fields.get("workers") is not None:

@@ -47,7 +47,8 @@ class Connection(Stream):
     """One client's connection, as a plugin sees it; see ``Stream`` for the members that both have.
 
     :ivar id: a number unique in this run of the server.
-    :ivar peer: the client's address: ``(host, port)``; of a unix socket ``("unix:" + path, 0)``.
+    :ivar peer: the client's address: ``(host, port)``; of a unix socket ``("unix:" + path, 0)``. With
+        ``proxy_protocol``, as the proxy says.
     :ivar opened_at: when it was accepted by its worker, in seconds since the epoch.
     :ivar state: the handler's own; None at first.
     """
@@ -58,6 +59,7 @@ class Connection(Stream):
         "_ends_programs",
         "_extra",
         "_holds",
+        "_local",
         "_log",
         "_own_holds",
         "_service",
@@ -86,6 +88,7 @@ class Connection(Stream):
         self._extra: dict[str, Any] | None = None
         self._log: logging.LoggerAdapter[logging.Logger] | None = None
         self._ends_programs = False
+        self._local: tuple[str, int] | None = None  # as a proxy has said
         self.id = number
         self.peer = peer
         self.opened_at = time.time()
@@ -104,6 +107,8 @@ class Connection(Stream):
     @property
     def local(self) -> tuple[str, int]:
         """The address that the client has connected to, in the form of ``peer``."""
+        if self._local is not None:
+            return self._local
         try:
             return peer_name(self._sock.getsockname())  # type: ignore[attr-defined]
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from .connection import Connection
 from .deadlines import Deadlines
 from .descriptor import CONNECTING, OPEN
 from .hooks import Caller, Hooks
+from .proxied import Proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +67,9 @@ class Service:
         self.bytes_out = 0
         self._idle_timeout = config.idle_timeout
         self._sweep_due = False
+        self._begin: Callable[[Connection], object] = (
+            Proxies(self, config).begin if config.proxy_protocol else methodcaller("_begin")
+        )
         self._make = Connection if acceptor is None else _over_tls(acceptor)
         self.handshake_timeout = acceptor.handshake_timeout if acceptor is not None else 0.0
         self.failed_handshakes = 0
@@ -98,7 +103,13 @@ class Service:
             self._sweep_in(self._idle_timeout)
         for deadlines in self._deadlines:
             deadlines.add(connection)
+        self._begin(connection)
+
+    def identified(self, connection: Connection) -> None:
+        """A proxy has said who its client is: serve it."""
         connection._begin()
+        if self.worker.draining:
+            self._drain_one(connection)  # the others have been told before
 
     def closed(self, connection: Connection) -> None:
         """The connection's descriptor is closed: the last that is heard of it."""
@@ -126,12 +137,14 @@ class Service:
 
     def drain(self) -> None:
         """Tell every connection that the worker is to end."""
+        if self.hooks.on_drain is not None:
+            for connection in list(self.connections.values()):
+                self._drain_one(connection)
+
+    def _drain_one(self, connection: Connection) -> None:
         on_drain = self.hooks.on_drain
-        if on_drain is None:
-            return
-        for connection in list(self.connections.values()):
-            if connection._state == OPEN and connection not in self._last_call:
-                connection._guarded("on_drain", on_drain, connection)
+        if on_drain is not None and connection._state == OPEN and connection not in self._last_call:
+            connection._guarded("on_drain", on_drain, connection)
 
     def abort_all(self, reason: str) -> None:
         """End every connection at once."""

@@ -81,6 +81,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         half_close = "abort"
         max_unsent = 1000
         socket_mode = 0o660
+        proxy_protocol = true
+        trusted_proxies = ["192.0.2.0/24", "2001:db8::7"]
+        proxy_header_timeout = 3
         [listeners.www.cgi]
         root = "programs"
         """
@@ -115,6 +118,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 half_close="abort",
                 max_unsent=1000,
                 socket_mode=0o660,
+                proxy_protocol=True,
+                trusted_proxies=(IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::7/128")),
+                proxy_header_timeout=3.0,
                 plugin_options={"cgi": {"root": "programs"}},
             ),
         ),
@@ -151,6 +157,9 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
                 half_close=None,
                 max_unsent=16777216,
                 socket_mode=None,
+                proxy_protocol=False,
+                trusted_proxies=(),
+                proxy_header_timeout=5.0,
                 plugin_options={},
             ),
         ),
@@ -288,6 +297,48 @@ def test_auto_gives_a_listener_that_wants_more_workers_all_of_them(tmp_path: Pat
 )
 def test_a_wrong_value_of_a_listener(lines: str, message: str, tmp_path: Path) -> None:
     assert error_of_listener(tmp_path, lines) == [f"listeners.www.{message}"]
+
+
+NO_PROXIES = (
+    'listeners.www.trusted_proxies: missing, expected the networks of the proxies, such as "192.0.2.0/24", "192.0.2.7"'
+    ' or "2001:db8::/32": what they say is believed'
+)
+ABOUT_NOTHING = "nothing that it could be about, expected `proxy_protocol` beside it"
+
+
+@pytest.mark.parametrize(
+    ("lines", "messages"),
+    [
+        ("proxy_protocol = true", [NO_PROXIES]),
+        ("proxy_protocol = true\ntrusted_proxies = []", [NO_PROXIES]),
+        ('proxy_protocol = true\nbind = ["unix:a.sock", "[::1]:0"]', [NO_PROXIES]),
+        ('proxy_protocol = true\nbind = "unix:a.sock"', []),
+        ('proxy_protocol = true\nbind = "systemd:a"', []),
+        ("proxy_protocol = false", []),
+        ('proxy_protocol = false\ntrusted_proxies = ["::/0"]\nproxy_header_timeout = 1', []),
+        (
+            "proxy_protocol = true\ntrusted_proxies = 3",
+            ["listeners.www.trusted_proxies: got 3 (a number), expected a list of strings"],
+        ),
+        (
+            'proxy_protocol = 1\ntrusted_proxies = ["::/0"]',
+            ["listeners.www.proxy_protocol: got 1 (a number), expected true or false"],
+        ),
+        (
+            'trusted_proxies = ["192.0.2.0/24"]\nproxy_header_timeout = 1',
+            [f"listeners.www.trusted_proxies: {ABOUT_NOTHING}", f"listeners.www.proxy_header_timeout: {ABOUT_NOTHING}"],
+        ),
+        (
+            'proxy_protocol = true\ntrusted_proxies = ["192.0.2.0/24", "proxy.example"]',
+            [
+                'listeners.www.trusted_proxies[1]: "proxy.example" is a host name, which is not looked up, expected a'
+                ' network such as "192.0.2.0/24", "192.0.2.7" or "2001:db8::/32"'
+            ],
+        ),
+    ],
+)
+def test_proxies(lines: str, messages: list[str], tmp_path: Path) -> None:
+    assert error_of_listener(tmp_path, lines) == messages
 
 
 LISTENER = '[listeners.a]\nbind = ":7007"\nhandler = "echo"\n'
@@ -503,6 +554,7 @@ def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struc
         "plugins": "`[]`",
         "allow": "`[]`",
         "deny": "`[]`",
+        "trusted_proxies": "`[]`",
         "pidfile": "none",
         "tls": "none",
         "certificate": "required",
