@@ -1,8 +1,8 @@
-"""The dispatcher: accepts connections, chooses a worker for each, passes them on, takes back what was not taken.
+"""The dispatcher: chooses a worker for each connection, passes them on, takes back what was not taken.
 
 Everything here runs in the parent of the workers. It never blocks on a worker and never spins: a worker whose channel
-is full is passed over, and when no worker of a listener has room, the listening socket is not polled until one has.
-Connections then wait in the kernel's queue.
+is full is passed over, and when no worker of a listener has room, the listening socket is not polled until one has
+(intake.py). Connections then wait in the kernel's queue.
 
 The dispatcher knows exactly which connections each worker has: it sent them, and the worker reports what it has taken
 and closed. So limits hold over the whole pool, ``least-connections`` is exact, and when a worker dies its channel
@@ -19,44 +19,23 @@ stuck while all the others' serve on.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import socket
 from collections import deque
 from collections.abc import Iterable
-from functools import partial
 from itertools import islice
 from typing import Final
 
 from .admission import RECENT, Admission, Refusal, has_limits
 from .channel import LOST, MAX_PER_MESSAGE, Handed, Report
-from .eventloop import READ, EventLoop, Timer
+from .eventloop import EventLoop, Timer
+from .intake import Intake
 from .slots import DRAINING, EMPTY, FULL, SERVING, Gate, Slot
 
 log = logging.getLogger("poolsrv.dispatcher")
 
 STALL_TIME: Final = 0.5  # seconds that connections may wait in the channel of a worker while another could serve them
-STARVED_PAUSE: Final = 0.5  # seconds without accepting after the system has run out of descriptors
 CHOKED_PAUSE: Final = 0.02  # seconds without sending after the kernel has refused a message
-MAX_ACCEPTS: Final = 256  # in one turn, where some may be refused: the workers' room does not end a flood of those
-
-# accept(2): these tell of the new connection, which is gone; EPERM is a firewall's.
-_OF_THE_CONNECTION: Final = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.EPROTO,
-        errno.EPERM,
-        errno.ENETDOWN,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.ENONET,
-        errno.EHOSTUNREACH,
-        errno.EOPNOTSUPP,
-        errno.ENETUNREACH,
-        errno.ETIMEDOUT,
-    }
-)
 
 
 class Dispatcher:
@@ -72,10 +51,7 @@ class Dispatcher:
         self._gates = gates
         self._slots = list(slots)  # those of workers that leave are among them until they have ended
         self._choose = Gate.least_loaded if dispatch == "least-connections" else Gate.next_in_turn
-        self._last_id = first_id - 1
-        self._starved = False
-        self._starvation_told = False
-        self._opened = False
+        self._intake = Intake(loop, gates, self._choose, self._assign, self._send_all, self.resume, first_id)
         self._closed = False
         self._stall_check: Timer | None = None
         self.recent_refusals: deque[Refusal] = deque(maxlen=RECENT)
@@ -119,14 +95,7 @@ class Dispatcher:
 
     def open(self) -> None:
         """Begin to accept."""
-        self._opened = True
-        for gate in self._gates:
-            for bound in gate.sockets:
-                if gate.admission is None:
-                    accept = partial(self._accept_all, gate, bound.socket)
-                else:
-                    accept = partial(self._accept_within_limits, gate, gate.admission, bound.socket)
-                self._loop.register(bound.socket.fileno(), READ, accept)
+        self._intake.open()
 
     def close(self) -> None:
         """Accept no more, before the workers are told to drain; the listening sockets are the caller's to close.
@@ -139,9 +108,8 @@ class Dispatcher:
         self._closed = True
         for admission in self._admissions:
             admission.close()
+        self._intake.close()
         for gate in self._gates:
-            for bound in gate.sockets if self._opened else ():
-                self._loop.unregister(bound.socket.fileno())
             slots = [slot for slot in gate.slots if slot.state == SERVING]
             homeless = [gate.homeless.popleft() for _ in range(len(gate.homeless))] if slots else []
             for number, handed in enumerate(homeless):
@@ -153,81 +121,6 @@ class Dispatcher:
         for gate in self._gates:
             for handed in gate.homeless:
                 os.close(handed.fd)
-
-    def _accept_all(self, gate: Gate, listener: socket.socket, mask: int) -> None:
-        """Accept until the kernel's queue is empty or no worker has room, and send them off.
-
-        A single connection is nearly always alone, and to ask for a second one would cost a system call and an
-        exception. So only one is accepted where the turn before brought none; if there are more, the next turn comes
-        at once, and takes them all.
-        """
-        choose = self._choose
-        turns = self._loop.turns
-        alone = turns - gate.last_turn > 1
-        gate.last_turn = turns
-        touched: list[Slot] = []
-        while True:
-            slot = choose(gate) if not gate.homeless else None
-            if slot is None:
-                self._pause(gate)
-                break
-            try:
-                # accept() would make a socket object, which takes as long as all the rest of this loop.
-                accepted, peer = listener._accept()  # type: ignore[attr-defined]
-            except OSError as error:
-                if self._may_accept_after(error):
-                    continue
-                break
-            self._last_id += 1
-            gate.open += 1
-            gate.accepted += 1
-            if not slot.outbox:
-                touched.append(slot)
-            self._assign(slot, Handed(accepted, gate.number, self._last_id, peer))
-            if alone:
-                break
-        self._send_all(touched)
-
-    def _accept_within_limits(self, gate: Gate, admission: Admission, listener: socket.socket, mask: int) -> None:
-        """The same, where limits may have whoever comes wait or be refused."""
-        choose = self._choose
-        turns = self._loop.turns
-        alone = turns - gate.last_turn > 1
-        gate.last_turn = turns
-        touched: list[Slot] = []
-        for _ in range(1 if alone else MAX_ACCEPTS):
-            if (reason := admission.must_wait()) is not None:
-                admission.waits(reason)
-            slot = choose(gate) if not (gate.homeless or reason) else None
-            if slot is None and not admission.is_full():
-                self._pause(gate)
-                break
-            try:
-                accepted, peer = listener._accept()  # type: ignore[attr-defined]
-            except OSError as error:
-                if self._may_accept_after(error):
-                    continue
-                break
-            self._last_id += 1
-            if not admission.admit(self._last_id, accepted, peer):
-                continue
-            assert slot is not None
-            gate.open += 1
-            gate.accepted += 1
-            if not slot.outbox:
-                touched.append(slot)
-            self._assign(slot, Handed(accepted, gate.number, self._last_id, peer))
-        self._send_all(touched)
-
-    def _may_accept_after(self, error: OSError) -> bool:
-        """Whether there may be more in the kernel's queue, although accept(2) has failed."""
-        if isinstance(error, BlockingIOError):
-            self._starvation_told = False
-            return False
-        if error.errno in _OF_THE_CONNECTION:
-            return True
-        self._starve(error)
-        return False
 
     def _assign(self, slot: Slot, handed: Handed) -> None:
         slot.assign(handed)
@@ -262,40 +155,13 @@ class Dispatcher:
             slot.choked = False
         self.resume()
 
-    def _pause(self, gate: Gate) -> None:
-        if not gate.paused:
-            gate.paused = True
-            for bound in gate.sockets:
-                self._loop.modify(bound.socket.fileno(), 0)
-
-    def _starve(self, error: OSError) -> None:
-        """No descriptors left, here or in the system: stop polling for a moment, say so once."""
-        for gate in self._gates:
-            self._pause(gate)
-        if not self._starvation_told:
-            self._starvation_told = True
-            log.warning("can't accept connections (%s): pausing", error.strerror)
-        if not self._starved:
-            self._starved = True
-            self._loop.call_later(STARVED_PAUSE, self._try_again)
-
-    def _try_again(self) -> None:
-        self._starved = False
-        self.resume()
-
     def resume(self) -> None:
         """Something may have made room: house the homeless, and poll the listening sockets that can be served."""
         for gate in self._gates:
             if gate.homeless:
                 self._house(gate)
-            if (
-                gate.paused
-                and not (gate.homeless or self._starved or self._closed or gate.must_wait())
-                and any(slot.has_room() for slot in gate.slots)
-            ):
-                gate.paused = False
-                for bound in gate.sockets:
-                    self._loop.modify(bound.socket.fileno(), READ)
+            if gate.paused:
+                self._intake.resume(gate)
 
     # --- connections without a worker
 

@@ -360,10 +360,10 @@ class Pair:
     def pass_on(self, count: int) -> None:
         """As if so many connections had been accepted."""
         for _ in range(count):
-            self.dispatcher._last_id += 1
+            self.dispatcher._intake.last_id += 1
             self.gate.open += 1
             fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            self.gate.homeless.append(Handed(fd, 0, self.dispatcher._last_id, ""))
+            self.gate.homeless.append(Handed(fd, 0, self.dispatcher._intake.last_id, ""))
         self.dispatcher.resume()
 
     def take(self) -> list[int]:
