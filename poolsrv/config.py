@@ -26,6 +26,8 @@ Seconds: TypeAlias = Annotated[
 ]
 MOST_WORKERS = 1024  # beyond that a number is a slip of the finger
 MOST_BACKLOG = 65535
+LONGEST_KEEPALIVE = 32767  # seconds, MAX_TCP_KEEPIDLE of linux/tcp.h
+LONGEST_USER_TIMEOUT = 2_147_483  # seconds; tcp(7) has it in milliseconds, in an int
 HIGHEST_RATE = 1_000_000  # a second
 
 
@@ -117,6 +119,11 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar half_close: what a client that stops sending means; None: the handler's default.
     :ivar max_unsent: bytes kept for a client that does not read.
     :ivar socket_mode: permission bits of unix sockets; None: as the umask has it.
+    :ivar tcp_nodelay: what is sent goes out at once (TCP_NODELAY).
+    :ivar keepalive: seconds of silence after which the kernel asks whether the peer is still there; 0 is never.
+    :ivar tcp_user_timeout: seconds after which a connection is given up on whose bytes are not acknowledged
+        (TCP_USER_TIMEOUT); 0 is the kernel's own time.
+    :ivar reuse_port: other servers may listen on the same address (SO_REUSEPORT).
     :ivar proxy_protocol: each connection begins with the header in which a proxy says who its client is.
     :ivar trusted_proxies: networks of the proxies that are believed; those on unix sockets always are.
     :ivar proxy_header_timeout: seconds until the header is there; 0 is never.
@@ -146,6 +153,10 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     half_close: HalfClose | None = None
     max_unsent: int = 16777216
     socket_mode: int | None = None
+    tcp_nodelay: bool = True
+    keepalive: int = 300
+    tcp_user_timeout: float = 0.0
+    reuse_port: bool = False
     proxy_protocol: bool = False
     trusted_proxies: tuple[Network, ...] = ()
     proxy_header_timeout: float = 5.0
@@ -216,6 +227,15 @@ class ListenerTable(msgspec.Struct):
     half_close: HalfClose | None = None
     max_unsent: Annotated[int, msgspec.Meta(ge=1)] = 16777216
     socket_mode: int | str | None = None
+    tcp_nodelay: bool = True
+    keepalive: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_KEEPALIVE)] = 300
+    tcp_user_timeout: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=LONGEST_USER_TIMEOUT, extra={"words": f"a number of seconds, from 0 to {LONGEST_USER_TIMEOUT}"}
+        ),
+    ] = 0.0
+    reuse_port: bool = False
     proxy_protocol: bool = False
     trusted_proxies: list[str] = []
     proxy_header_timeout: Seconds = 5.0

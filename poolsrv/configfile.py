@@ -308,6 +308,20 @@ def _check_listener(draft: Draft, listener: ListenerDraft) -> None:
         problems.add((*key, "workers"), f"got {workers}, expected at most the {pool} of [pool]")
     _check_limits(problems, listener)
     _check_proxies(draft, listener)
+    _check_socket_options(problems, listener)
+
+
+def _check_socket_options(problems: Problems, listener: ListenerDraft) -> None:
+    fields = listener.fields
+    families = {address.family for address, _ in fields.get("bind", ())}
+    if families == {socket.AF_UNIX}:
+        for name in ("tcp_nodelay", "keepalive", "tcp_user_timeout", "reuse_port"):
+            if fields.get(name):
+                problems.add((*listener.key, name), "is about TCP, and this listener has only unix sockets")
+    elif families and fields.get("reuse_port") and not families & {socket.AF_INET, socket.AF_INET6}:
+        problems.add(
+            (*listener.key, "reuse_port"), "comes too late for sockets of systemd, expected ReusePort= in their unit"
+        )
 
 
 def _check_limits(problems: Problems, listener: ListenerDraft) -> None:

@@ -3,6 +3,9 @@
 Sockets outlive a pool: the supervisor keeps them, and each has a key by which a later pool finds it again. That is the
 address as the config writes it; where the kernel is to choose a port it is the listener's name and place too, so that
 a reload does not choose another one.
+
+Connections have the options of the listening TCP socket that they were accepted from: on Linux they are copies of it.
+So options cost nothing per connection.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from .handshake import Held
 from .problems import one_of
 
 log = logging.getLogger("poolsrv.listeners")
+
+KEEPALIVE_PROBES = 3  # without an answer, before a peer is taken for gone
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -80,6 +85,8 @@ def _bind_one(listener: ListenerConfig, address: Address, index: int, held: Mapp
         given = [one for key, one in held.items() if key.rpartition("#")[0] == str(address)]
         if not given:
             raise FileNotFoundError(errno.ENOENT, _no_given_socket(held))
+        for one in given:
+            apply_options(one.socket, listener)
         return [Bound(listener.name, one, False) for one in given]
     key = f"{listener.name} {address} {index}" if address.has_any_port else str(address)
     standing = held.get(key)
@@ -90,6 +97,9 @@ def _bind_one(listener: ListenerConfig, address: Address, index: int, held: Mapp
         return [Bound(listener.name, Held(key, sock, address.path, _inode(address.path)), True)]
     if address.path and listener.socket_mode is not None:
         os.chmod(address.path, listener.socket_mode)
+    apply_options(standing.socket, listener)
+    if standing.socket.family != socket.AF_UNIX:
+        standing.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, listener.reuse_port)
     standing.socket.listen(listener.backlog)
     return [Bound(listener.name, standing, False)]
 
@@ -105,23 +115,42 @@ def _bind_new(listener: ListenerConfig, address: Address) -> socket.socket:
     if address.family == socket.AF_UNIX:
         return _bind_unix(listener, address)
     try:
-        return _bind_inet(address, address.family, listener.backlog)
+        return _bind_inet(listener, address, address.family)
     except OSError as error:
         # ":7007" on a machine without IPv6 means every IPv4 address.
         if not address.dual or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             raise
-        return _bind_inet(address, socket.AF_INET, listener.backlog)
+        return _bind_inet(listener, address, socket.AF_INET)
 
 
-def _bind_inet(address: Address, family: int, backlog: int) -> socket.socket:
+def apply_options(sock: socket.socket, listener: ListenerConfig) -> None:
+    """Set the listener's options of TCP, those that are at their defaults too, on a socket that stands or is new."""
+    if sock.family == socket.AF_UNIX:
+        return
+    for option, value in (
+        (socket.TCP_NODELAY, listener.tcp_nodelay),
+        (socket.TCP_USER_TIMEOUT, round(listener.tcp_user_timeout * 1000)),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    idle = listener.keepalive
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, idle > 0)
+    if idle:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(idle // KEEPALIVE_PROBES, 1))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def _bind_inet(listener: ListenerConfig, address: Address, family: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Lets a restarted server bind while old connections are in TIME_WAIT (socket(7)).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.dual else 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, listener.reuse_port)
+        apply_options(sock, listener)
         sock.bind(address.sockaddr if family == address.family else ("", address.port))
-        sock.listen(backlog)
+        sock.listen(listener.backlog)
     except OSError:
         sock.close()
         raise

@@ -81,6 +81,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         half_close = "abort"
         max_unsent = 1000
         socket_mode = 0o660
+        tcp_nodelay = false
+        keepalive = 60
+        tcp_user_timeout = 2.5
+        reuse_port = true
         proxy_protocol = true
         trusted_proxies = ["192.0.2.0/24", "2001:db8::7"]
         proxy_header_timeout = 3
@@ -118,6 +122,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 half_close="abort",
                 max_unsent=1000,
                 socket_mode=0o660,
+                tcp_nodelay=False,
+                keepalive=60,
+                tcp_user_timeout=2.5,
+                reuse_port=True,
                 proxy_protocol=True,
                 trusted_proxies=(IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::7/128")),
                 proxy_header_timeout=3.0,
@@ -157,6 +165,10 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
                 half_close=None,
                 max_unsent=16777216,
                 socket_mode=None,
+                tcp_nodelay=True,
+                keepalive=300,
+                tcp_user_timeout=0.0,
+                reuse_port=False,
                 proxy_protocol=False,
                 trusted_proxies=(),
                 proxy_header_timeout=5.0,
@@ -297,6 +309,35 @@ def test_auto_gives_a_listener_that_wants_more_workers_all_of_them(tmp_path: Pat
 )
 def test_a_wrong_value_of_a_listener(lines: str, message: str, tmp_path: Path) -> None:
     assert error_of_listener(tmp_path, lines) == [f"listeners.www.{message}"]
+
+
+UNIX = 'bind = "unix:a.sock"\n'
+ABOUT_TCP = "is about TCP, and this listener has only unix sockets"
+FOR_SYSTEMD = "comes too late for sockets of systemd, expected ReusePort= in their unit"
+
+
+@pytest.mark.parametrize(
+    ("lines", "messages"),
+    [
+        ("keepalive = 32768", ["keepalive: got 32768, expected a whole number from 0 to 32767"]),
+        ("keepalive = 1.5", ["keepalive: got 1.5, expected a whole number from 0 to 32767"]),
+        (
+            "tcp_user_timeout = 2147484",
+            ["tcp_user_timeout: got 2147484, expected a number of seconds, from 0 to 2147483"],
+        ),
+        ("tcp_nodelay = 1", ["tcp_nodelay: got 1 (a number), expected true or false"]),
+        (UNIX + "tcp_nodelay = true", [f"tcp_nodelay: {ABOUT_TCP}"]),
+        (
+            UNIX + "keepalive = 1\ntcp_user_timeout = 1\nreuse_port = true",
+            [f"{name}: {ABOUT_TCP}" for name in ("keepalive", "tcp_user_timeout", "reuse_port")],
+        ),
+        (UNIX + "tcp_nodelay = false\nkeepalive = 0\nreuse_port = false", []),
+        ('bind = "systemd:a"\nreuse_port = true', [f"reuse_port: {FOR_SYSTEMD}"]),
+        ('bind = ["systemd:a", ":0"]\nreuse_port = true', []),
+    ],
+)
+def test_options_of_tcp(lines: str, messages: list[str], tmp_path: Path) -> None:
+    assert error_of_listener(tmp_path, lines) == [f"listeners.www.{message}" for message in messages]
 
 
 NO_PROXIES = (
