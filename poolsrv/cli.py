@@ -106,9 +106,8 @@ def cli(ctx: click.Context, config: Path | None, log_level: str) -> None:
         ctx.exit(EXIT_USAGE)
     from .supervisor import run
 
-    sys.exit(
-        run(os.fspath(config), None if ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT else log_level)
-    )
+    given = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
+    run(os.fspath(config), log_level if given else None)
 
 
 @cli.command()
@@ -151,7 +150,6 @@ def plugins(as_json: bool) -> None:
 
 def main() -> NoReturn:
     """The command line, from ``sys.argv``. Always raises SystemExit."""
-    _open_standard_streams()
     cli.main(prog_name="poolsrv")
     raise AssertionError  # click exits by itself
 
@@ -176,12 +174,3 @@ def _table(rows: list[tuple[str, str, str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-
-
-def _open_standard_streams() -> None:
-    """Where the caller has closed one of descriptors 0 to 2, a socket would get its number, and the log with it."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one

@@ -7,6 +7,7 @@ pools arrives over the descriptor: see handshake.py.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 import sys
@@ -23,7 +24,7 @@ EXIT_CONFIG = 2
 
 
 def main() -> NoReturn:
-    """Serve as the supervisor says. Always raises SystemExit, or ends the process."""
+    """Serve as the supervisor says. Always ends the process."""
     gc.disable()  # as in __main__.py; the pool enables it
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     os.set_inheritable(link.fileno(), False)
@@ -35,7 +36,9 @@ def main() -> NoReturn:
         code = _fail(link, EXIT_FAILED, str(error).splitlines())
     except EOFError:
         code = EXIT_FAILED  # the supervisor is gone
-    sys.exit(code)
+    logging.shutdown()
+    # What has begun to end in order is not to be ended by a signal that comes while the interpreter winds up.
+    os._exit(code)
 
 
 def _serve(link: Link) -> int:

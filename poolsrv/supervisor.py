@@ -26,7 +26,7 @@ import signal
 import sys
 import time
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from . import children, logs, signals
 from .children import describe_exit
@@ -511,17 +511,21 @@ class Supervisor:
         }
 
 
-def run(config: str, level: str | None) -> int:
-    """Serve until stopped.
+def run(config: str, level: str | None) -> NoReturn:
+    """Serve until stopped, and end the process.
+
+    Exit codes: 0 after a stop; where the server could not be started 1, or 2 for an error in the config.
 
     :param config: the config file.
     :param level: the least that is logged; None: what the config says.
-    :returns: the exit code: 0 after a stop; where it could not be started 1, or 2 for an error in the config.
     """
     logs.set_role("supervisor")
     children.close_on_exec_from(3)
     gc.enable()
-    return Supervisor(config, level).run()
+    code = Supervisor(config, level).run()
+    logging.shutdown()
+    # At once: signals that come while the interpreter winds up are not to change how the server has ended.
+    os._exit(code)
 
 
 def _command(link: int) -> list[str]:
