@@ -31,6 +31,7 @@ class ServerProcess:
     :param paths: folders for PYTHONPATH, with a test's own plugins (see distributions.py).
     :param descriptors: the limit of open descriptors.
     :param prefix: a program and its arguments, that starts what comes after them.
+    :param program: the server's, with its arguments; None: this tree's.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ServerProcess:
         paths: tuple[Path, ...] = (),
         descriptors: int | None = None,
         prefix: tuple[str, ...] = (),
+        program: tuple[str, ...] | None = None,
     ) -> None:
         self.folder = folder
         self.file = folder / "poolsrv.toml"
@@ -48,7 +50,7 @@ class ServerProcess:
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), PYTHONDONTWRITEBYTECODE="1")
         limit = ["prlimit", f"--nofile={descriptors}:{descriptors}"] if descriptors else []
         self.process = subprocess.Popen(
-            [*limit, *prefix, sys.executable, "-m", "poolsrv", "--config", str(self.file)],
+            [*limit, *prefix, *(program or (sys.executable, "-m", "poolsrv")), "--config", str(self.file)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
