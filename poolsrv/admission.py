@@ -219,10 +219,15 @@ class Admission:
             episode = self._episodes[key] = Episode(self._loop.now)
             if refusing:
                 log.warning(
-                    "%s: refusing connections for %s, first that of %s", self._gate.name, self._words(reason), peer
+                    "%s: refusing connections for %s, first that of %s",
+                    self._gate.name,
+                    self._words(reason),
+                    peer,
+                    extra={**self._gate.tags, "peer": peer, "reason": reason},
                 )
             else:
-                log.warning("%s: connections have to wait for %s", self._gate.name, self._words(reason))
+                tags = {**self._gate.tags, "reason": reason}
+                log.warning("%s: connections have to wait for %s", self._gate.name, self._words(reason), extra=tags)
             self._look_again(key, episode, QUIET)
         episode.latest = self._loop.now
         episode.refused += refusing
@@ -244,11 +249,13 @@ class Admission:
         (reason, refusing), episode = key, self._episodes.pop(key)
         if episode.timer is not None:
             episode.timer.cancel()
-        name, words = self._gate.name, self._words(reason)
+        name, words, tags = self._gate.name, self._words(reason), {**self._gate.tags, "reason": reason}
         if refusing:
-            log.info("%s: no longer refusing connections for %s: %d were refused", name, words, episode.refused)
+            log.info(
+                "%s: no longer refusing connections for %s: %d were refused", name, words, episode.refused, extra=tags
+            )
         else:
-            log.info("%s: connections no longer have to wait for %s", name, words)
+            log.info("%s: connections no longer have to wait for %s", name, words, extra=tags)
 
     def close(self) -> None:
         """Nothing is accepted any more: say what there is to say."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from click.core import ParameterSource
 
 from . import logs
 from .problems import ConfigErrors, did_you_mean, quoted
@@ -22,8 +21,8 @@ EXIT_USAGE = 2  # usage or config
 HELP = """
 Serve what a config file describes: a pool of workers, and a plugin behind every address.
 
-Runs in the foreground and logs to standard error. When every worker serves, one line with the word "ready" names
-every address; with port 0, the port that the kernel chose.
+Runs in the foreground, and logs to standard error, or a file ([log]). When every worker serves, one line with the
+word "ready" names every address; with port 0, the port that the kernel chose.
 
 \b
 Examples:
@@ -46,6 +45,7 @@ EPILOG = """
 Signals:
   TERM, INT, QUIT  stop: open connections get pool.graceful_timeout seconds; a second one ends at once
   HUP              reload: a new pool with the config and code on disk takes over, or nothing changes
+  USR1             open the log files anew, after they have been renamed
   TTIN, TTOU       one worker more, one fewer, until the next reload
   (TERM to a single worker: it finishes what it has and is replaced)
 
@@ -91,12 +91,12 @@ def _config_option(help_text: str, required: bool) -> Callable[[Any], Any]:
 )
 @_config_option("The config to serve (TOML).", required=False)
 @click.option(
-    "--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True, help="The least that is logged."
+    "--log-level", type=click.Choice(logs.LEVELS), help="The least that is logged; without it as [log] says, or info."
 )
 @click.version_option(package_name="poolsrv", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, config: Path | None, log_level: str) -> None:
-    logs.set_up(log_level)
+def cli(ctx: click.Context, config: Path | None, log_level: str | None) -> None:
+    logs.set_up(log_level or "info")
     if ctx.invoked_subcommand is not None:
         if config is not None:
             ctx.fail(f"--config goes after the command: poolsrv {ctx.invoked_subcommand} --config {config}")
@@ -106,8 +106,7 @@ def cli(ctx: click.Context, config: Path | None, log_level: str) -> None:
         ctx.exit(EXIT_USAGE)
     from .supervisor import run
 
-    given = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
-    run(os.fspath(config), log_level if given else None)
+    run(os.fspath(config), log_level)
 
 
 @cli.command()

@@ -14,11 +14,13 @@ from .privileges import Identity
 from .problems import ConfigErrors, Problem
 from .schema import keys
 
-__all__ = ["Config", "ConfigErrors", "LimitsConfig", "ListenerConfig", "PoolConfig", "Problem"]
+__all__ = ["Config", "ConfigErrors", "LimitsConfig", "ListenerConfig", "LogConfig", "PoolConfig", "Problem"]
 
 Dispatch: TypeAlias = Literal["round-robin", "least-connections"]
 HalfClose: TypeAlias = Literal["finish", "abort"]
 WhenFull: TypeAlias = Literal["wait", "refuse"]
+LogFormat: TypeAlias = Literal["text", "json"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 LONGEST_TIME = 1_000_000_000  # seconds, 31 years: timers take no more
 Seconds: TypeAlias = Annotated[
@@ -92,6 +94,31 @@ class TlsTable(msgspec.Struct, frozen=True):
     alpn: list[str] = []
     handshake_timeout: Seconds = 10.0
     sni: list[SniTable] = []
+
+
+class LogConfig(msgspec.Struct, frozen=True):
+    """The table ``[log]``.
+
+    :ivar format: of each line.
+    :ivar level: the least that is logged, unless the command line says otherwise.
+    :ivar file: where it goes; None: standard error.
+    """
+
+    format: LogFormat = "text"
+    level: LogLevel = "info"
+    file: Path | None = None
+
+    def settings(self, identity: Identity | None) -> dict[str, Any]:
+        """As ``logs.set_up`` takes it, and JSON too.
+
+        :param identity: whom the pool runs as.
+        """
+        return {
+            "level": self.level,
+            "format": self.format,
+            "file": str(self.file) if self.file is not None else None,
+            "owner": identity and [-1 if number is None else number for number in (identity.uid, identity.gid)],
+        }
 
 
 class ListenerConfig(msgspec.Struct, frozen=True):
@@ -174,6 +201,7 @@ class Config(msgspec.Struct, frozen=True):
     pool: PoolConfig
     listeners: tuple[ListenerConfig, ...]
     limits: LimitsConfig = LimitsConfig()
+    log: LogConfig = LogConfig()
 
 
 # What the tables may have in the file, before addresses are read and "auto" is resolved. The bounds are the contract
@@ -201,6 +229,14 @@ class PoolTable(msgspec.Struct):
     umask: int | str | None = None
     chdir: Path | None = None
     no_new_privs: bool | None = None
+
+
+class LogTable(msgspec.Struct):
+    """The keys of ``[log]``."""
+
+    format: LogFormat = "text"
+    level: LogLevel = "info"
+    file: Path | None = None
 
 
 class ListenerTable(msgspec.Struct):
@@ -244,6 +280,7 @@ class ListenerTable(msgspec.Struct):
 
 POOL_KEYS = keys(PoolTable)
 LIMITS_KEYS = keys(LimitsConfig)
+LOG_KEYS = keys(LogTable)
 LISTENER_KEYS = keys(ListenerTable)
 # What no plugin can be called. The other two it can: a plugin's options are a table, and these keys are lists.
 RESERVED_NAMES = tuple(key for key in LISTENER_KEYS if key not in ("allow", "deny"))

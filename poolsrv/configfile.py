@@ -13,17 +13,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from . import addresses, cpus, networks, privileges
 from .addresses import Address
 from .config import (
     LIMITS_KEYS,
     LISTENER_KEYS,
+    LOG_KEYS,
     POOL_KEYS,
     RESERVED_NAMES,
     Config,
     LimitsConfig,
     ListenerConfig,
     ListenerTable,
+    LogConfig,
+    LogTable,
     PoolConfig,
     PoolTable,
 )
@@ -33,7 +38,7 @@ from .problems import ConfigErrors, Key, Problem, Problems, bare_or_quoted, did_
 from .schema import Decoder
 from .words import show, unknown
 
-TABLES = ("pool", "limits", "listeners")
+TABLES = ("pool", "limits", "log", "listeners")
 ADDRESS = f"a string with an address, such as {addresses.EXAMPLES}"
 
 
@@ -76,6 +81,7 @@ class Draft:
         self.document: dict[str, Any] = {}
         self.pool: dict[str, Any] = {}
         self.limits: dict[str, Any] = {}
+        self.log: dict[str, Any] = {}
         self.listeners: list[ListenerDraft] = []
 
     def finish(self) -> Config:
@@ -87,7 +93,7 @@ class Draft:
             raise self.problems.error(self.document)
         pool = _finish_pool(self.pool)
         listeners = tuple(_finish_listener(draft, pool) for draft in self.listeners)
-        return Config(self.path, pool, listeners, LimitsConfig(**self.limits))
+        return Config(self.path, pool, listeners, LimitsConfig(**self.limits), LogConfig(**self.log))
 
 
 def read(path: Path) -> Draft:
@@ -98,19 +104,12 @@ def read(path: Path) -> Draft:
     draft = Draft(path)
     draft.document = _parse_toml(path)
     _check_top_level(draft)
-    pool = draft.document.get("pool", {})
-    if isinstance(pool, Mapping):
-        _read_pool(draft, pool)
-    else:
-        draft.problems.add(("pool",), f"got {show(pool)}, expected a table: [pool]")
-    limits = draft.document.get("limits", {})
-    if isinstance(limits, Mapping):
-        draft.limits = draft.decoder.decode_table(LimitsConfig, limits, ("limits",))
-        for name in limits:
-            if name not in LIMITS_KEYS:
-                draft.problems.add(("limits", name), unknown(name, LIMITS_KEYS))
-    else:
-        draft.problems.add(("limits",), f"got {show(limits)}, expected a table: [limits]")
+    _read_pool(draft, _checked_table(draft, "pool", POOL_KEYS))
+    draft.limits = _read_table(draft, "limits", LimitsConfig, LIMITS_KEYS)
+    draft.log = _read_table(draft, "log", LogTable, LOG_KEYS)
+    file = draft.log.get("file")
+    if file is not None and file.is_dir():
+        draft.problems.add(("log", "file"), f"{file} is a directory, expected a file")
     listeners = draft.document.get("listeners", {})
     if isinstance(listeners, Mapping):
         for name, table in listeners.items():
@@ -172,17 +171,13 @@ def _check_top_level(draft: Draft) -> None:
             inner = next((bare_or_quoted(key) for key, member in value.items() if isinstance(member, Mapping)), "NAME")
             message = f"unknown table [{bare_or_quoted(name)}.{inner}], expected [listeners.{inner}]"
         elif is_table or isinstance(value, list):
-            message = (
-                f"unknown table {header}, expected [pool], [limits] or [listeners.NAME]{did_you_mean(name, TABLES)}"
-            )
-        elif homes := [
-            home
-            for home, known in (("[pool]", POOL_KEYS), ("[limits]", LIMITS_KEYS), ("[listeners.NAME]", LISTENER_KEYS))
-            if name in known
-        ]:
+            hint = did_you_mean(name, TABLES)
+            message = f"unknown table {header}, expected [pool], [limits], [log] or [listeners.NAME]{hint}"
+        elif homes := _homes(name):
             message = f"`{name}` belongs in {one_of(homes)}"
         else:
-            message = f"unknown key, expected the tables [pool], [limits] and [listeners.NAME]{_belongs_nearly(name)}"
+            hint = _belongs_nearly(name)
+            message = f"unknown key, expected the tables [pool], [limits], [log] and [listeners.NAME]{hint}"
         problems.add((name,), message)
     others = (name for name in document if name != "listeners")
     if document.get("listeners", {}) == {} and not any(nearest(name, ("listeners",)) for name in others):
@@ -190,7 +185,7 @@ def _check_top_level(draft: Draft) -> None:
 
 
 def _belongs_nearly(name: str) -> str:
-    return did_you_mean(name, (*POOL_KEYS, *LISTENER_KEYS))
+    return did_you_mean(name, (*POOL_KEYS, *LOG_KEYS, *LISTENER_KEYS))
 
 
 def _read_pool(draft: Draft, table: Mapping[str, Any]) -> None:
@@ -215,7 +210,6 @@ def _read_pool(draft: Draft, table: Mapping[str, Any]) -> None:
             problems.add((*key, "group"), str(error))
     if (uid, gid) != (None, None):
         draft.pool["identity"] = Identity(uid, gid, name)
-    _check_pool_keys(draft, table)
 
 
 def _finish_pool(fields: Mapping[str, Any]) -> PoolConfig:
@@ -230,17 +224,34 @@ def _finish_pool(fields: Mapping[str, Any]) -> PoolConfig:
     )
 
 
-def _check_pool_keys(draft: Draft, pool: Mapping[str, Any]) -> None:
-    for name in pool:
-        if name in POOL_KEYS:
-            continue
-        if name in LISTENER_KEYS:
-            message = f"`{name}` belongs in [listeners.NAME]"
-        elif name in LIMITS_KEYS:
-            message = f"`{name}` belongs in [limits]"
-        else:
-            message = f"unknown key, expected {one_of(POOL_KEYS)}{did_you_mean(name, POOL_KEYS)}"
-        draft.problems.add(("pool", name), message)
+def _read_table(draft: Draft, header: str, schema: type[msgspec.Struct], known: tuple[str, ...]) -> dict[str, Any]:
+    """The keys of one of the file's own tables that are right, decoded."""
+    return draft.decoder.decode_table(schema, _checked_table(draft, header, known), (header,))
+
+
+def _checked_table(draft: Draft, header: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+    """One of the file's own tables, and problems for keys that it does not have."""
+    table = draft.document.get(header, {})
+    if not isinstance(table, Mapping):
+        draft.problems.add((header,), f"got {show(table)}, expected a table: [{header}]")
+        return {}
+    for name in table:
+        if name not in known:
+            homes = _homes(name)
+            message = f"`{name}` belongs in {one_of(homes)}" if homes else unknown(name, known)
+            draft.problems.add((header, name), message)
+    return table
+
+
+def _homes(name: str) -> list[str]:
+    """The tables that have such a key."""
+    tables = (
+        ("[pool]", POOL_KEYS),
+        ("[limits]", LIMITS_KEYS),
+        ("[log]", LOG_KEYS),
+        ("[listeners.NAME]", LISTENER_KEYS),
+    )
+    return [home for home, known in tables if name in known]
 
 
 def _read_listener(draft: Draft, name: str, table: object) -> None:

@@ -140,7 +140,8 @@ class Connection(Stream):
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger whose lines name this connection."""
         if self._log is None:
-            self._log = _ConnectionLog(log, {"conn": f"{self.listener} #{self.id} {format_peer(self.peer)}"})
+            tags = {"listener": self.listener, "connection": self.id, "peer": format_peer(self.peer)}
+            self._log = _ConnectionLog(log, tags)
         return self._log
 
     # --- staying open
@@ -439,4 +440,6 @@ class Connection(Stream):
 class _ConnectionLog(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         assert self.extra is not None
-        return f"{self.extra['conn']}: {msg}", kwargs
+        tags = self.extra
+        kwargs["extra"] = {**tags, **(kwargs.get("extra") or {})}
+        return f"{tags['listener']} #{tags['connection']} {tags['peer']}: {msg}", kwargs

@@ -180,7 +180,7 @@ class Dispatcher:
             del slot.connections[handed.id], slot.waiting[handed.id]
             gate = self._gates[handed.listener]
             if handed.fd == LOST:
-                log.error("%s: a connection was lost at the limit of open descriptors", gate.name)
+                log.error("%s: a connection was lost at the limit of open descriptors", gate.name, extra=gate.tags)
                 gate.open -= 1
                 self._uncount((handed.id,))
             else:
@@ -212,7 +212,8 @@ class Dispatcher:
 
     def _give_up(self, gate: Gate) -> None:
         if gate.homeless:
-            log.warning("%s: %d connections that no worker has taken are closed", gate.name, len(gate.homeless))
+            count = len(gate.homeless)
+            log.warning("%s: %d connections that no worker has taken are closed", gate.name, count, extra=gate.tags)
         while gate.homeless:
             handed = gate.homeless.popleft()
             os.close(handed.fd)
@@ -241,7 +242,7 @@ class Dispatcher:
         slot.last_heard = now
         if slot.stalled:
             slot.stalled = False
-            log.info("worker %d (pid %d) is heard of again", slot.index, slot.pid)
+            log.info("worker %d (pid %d) is heard of again", slot.index, slot.pid, extra=slot.tags)
         if report.taken:
             # A channel keeps its order: what is taken is the oldest.
             for number in list(islice(slot.waiting, report.taken)):
@@ -320,4 +321,5 @@ class Dispatcher:
             slot.index,
             slot.pid,
             count,
+            extra=slot.tags,
         )

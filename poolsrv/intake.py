@@ -188,7 +188,7 @@ class Intake:
             self._pause(gate)
         if not self._starvation_told:
             self._starvation_told = True
-            log.warning("can't accept connections (%s): pausing", error.strerror)
+            log.warning("can't accept connections (%s): pausing", error.strerror, extra={"reason": error.strerror})
         if not self._starved:
             self._starved = True
             self._loop.call_later(STARVED_PAUSE, self._try_again)

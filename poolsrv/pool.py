@@ -15,7 +15,7 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from . import children, listeners, privileges, signals
+from . import children, listeners, logs, privileges, signals
 from .channel import MAX_IN_FLIGHT
 from .dispatcher import Dispatcher
 from .errors import StartError
@@ -48,7 +48,7 @@ class Pool:
         self._alive_every: float = start["alive_every"]
         self._config = server.config.pool
         # INT, HUP and the like are for the supervisor, but a terminal sends them to all.
-        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGCHLD, *IGNORED))
+        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, *IGNORED))
         self._bound = bound
         self._loop = EventLoop()
         # What a worker has not taken must have room here when it is taken back.
@@ -119,6 +119,8 @@ class Pool:
         for number in self._signals.take():
             if number == signal.SIGCHLD:
                 self._workers.reap()
+            elif number == signal.SIGUSR1:
+                self.reopen_logs()
             elif number == signal.SIGTERM and not self._stopping:
                 self._stop("SIGTERM")
 
@@ -138,12 +140,19 @@ class Pool:
         elif message.kind == "stop_now":
             while self._stopping < 2:
                 self._stop("at once")
+        elif message.kind == "reopen_logs":
+            self.reopen_logs()
         elif message.kind == "workers" and not self._stopping:
             if message.fields["by"] > 0:
                 size = len(self._workers.slots)
                 self._workers.add(room=_free_descriptors(self._server, size + 1) > SPARE_DESCRIPTORS + size)
             else:
                 self._workers.remove()
+
+    def reopen_logs(self) -> None:
+        """Here and in every worker."""
+        logs.reopen()
+        self._workers.reopen_logs()
 
     def _say_alive(self) -> None:
         self._link.send("alive")
@@ -158,13 +167,14 @@ class Pool:
         if self._stopping > 2:
             return
         if self._stopping == 1:
-            log.info("%s: stopping, %d connections are open", why, self._dispatcher.open_connections())
+            still_open = self._dispatcher.open_connections()
+            log.info("%s: stopping, %d connections are open", why, still_open, extra={"reason": why})
             self._dispatcher.close()
             for group in self._bound:
                 for bound in group:
                     bound.socket.close()
         else:
-            log.info("%s: ending at once", why)
+            log.info("%s: ending at once", why, extra={"reason": why})
         self._workers.signal_all(signal.SIGTERM if self._stopping == 1 else STOP_NOW_SIGNAL)
         if self._kill_timer is not None:
             self._kill_timer.cancel()
@@ -227,6 +237,7 @@ def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> lis
         keys=[one.held.key for one in used],
         graceful_timeout=pool.graceful_timeout,
         pidfile=os.fspath(pool.pidfile) if pool.pidfile is not None else None,
+        log=server.config.log.settings(pool.identity),
     )
     link.receive()  # "go"; the other answer is to be killed
     link.setblocking(False)

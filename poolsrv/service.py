@@ -133,6 +133,7 @@ class Service:
                 self.failed_handshakes,
                 format_peer(connection.peer),
                 why,
+                extra={"listener": self.name, "connection": connection.id, "reason": why},
             )
 
     def drain(self) -> None:
@@ -228,10 +229,13 @@ class Service:
         self._log_fault(self.hooks.culprit(error), hook, connection, error)
 
     def _log_fault(self, plugin: str, hook: str, connection: Connection | None, error: BaseException) -> None:
-        concerning = (
-            f", connection #{connection.id} from {format_peer(connection.peer)}" if connection is not None else ""
-        )
-        log.error("%s: plugin %r failed in %s%s", self.name, plugin, hook, concerning, exc_info=error)
+        tags: dict[str, object] = {"listener": self.name}
+        concerning = ""
+        if connection is not None:
+            peer = format_peer(connection.peer)
+            tags |= {"connection": connection.id, "peer": peer}
+            concerning = f", connection #{connection.id} from {peer}"
+        log.error("%s: plugin %r failed in %s%s", self.name, plugin, hook, concerning, exc_info=error, extra=tags)
 
     def _notification_failed(self, hook: str, plugin: str, arguments: dict[str, Any], error: BaseException) -> None:
         # The connection is not taken from the arguments: the plugin need not have asked for it.

@@ -60,6 +60,11 @@ class Slot(msgspec.Struct, eq=False):
     young_deaths: int = 0
     restarts: int = 0
 
+    @property
+    def tags(self) -> dict[str, object]:
+        """For lines of the log that are about its worker."""
+        return {"worker": self.index, "worker_pid": self.pid}
+
     def has_room(self) -> bool:
         """Whether it may be given a connection now."""
         return (
@@ -94,6 +99,11 @@ class Gate:
         self.last_turn = 0  # the loop's latest turn in which there was something to accept
         self.homeless: deque[Handed] = deque()  # accepted, or taken back, and no worker has room
         self._next = 0
+
+    @property
+    def tags(self) -> dict[str, object]:
+        """For lines of the log that are about it."""
+        return {"listener": self.name}
 
     def is_for(self, slot: Slot) -> bool:
         """Whether the worker may serve this listener."""

@@ -54,7 +54,13 @@ def _serve(link: Link) -> int:
     from .plugins import load
     from .pool import run_server
 
-    return run_server(load(Path(fields["config"])), link, held, fields)
+    server = load(Path(fields["config"]))
+    settings = server.config.log.settings(server.config.pool.identity)
+    try:
+        logs.set_up(**settings | ({"level": fields["log_level"]} if fields["log_level"] else {}))
+    except OSError as error:
+        raise StartError(f"log.file: can't open {settings['file']}: {error.strerror}") from None
+    return run_server(server, link, held, fields)
 
 
 def _receive_start(link: Link) -> tuple[Message, dict[str, Held]]:

@@ -57,6 +57,7 @@ class Pool:
     :ivar reload: it was started by HUP, beside one that serves.
     :ivar sockets: those that it will use, once it is configured, by key.
     :ivar new: of these, the ones that it has bound itself.
+    :ivar log: where its config has the log, as ``logs.set_up`` takes it.
     :ivar errors: why it can't serve.
     """
 
@@ -72,6 +73,8 @@ class Pool:
         self.new: dict[str, Held] = {}
         self.pidfile: PidFile | None = None
         self.graceful_timeout = 0.0
+        self.log: dict[str, Any] = {}
+        self.reopen_logs = False  # once it is configured
         self.errors: list[str] = []
         self.exit_code = EXIT_FAILED
         self.served_since = 0.0
@@ -134,11 +137,19 @@ class Supervisor:
             elif number == signal.SIGHUP:
                 self._reload()
             elif number == signal.SIGUSR1:
-                self._tell_all("reopen_logs")
+                self._reopen_logs()
             elif number in (signal.SIGTTIN, signal.SIGTTOU):
                 self._change_workers(1 if number == signal.SIGTTIN else -1)
             else:
                 self._stop(number.name)
+
+    def _reopen_logs(self) -> None:
+        logs.reopen()
+        for pool in self._pools.values():
+            if pool.configured:
+                self._tell(pool, "reopen_logs")
+            else:
+                pool.reopen_logs = True
 
     def _change_workers(self, by: int) -> None:
         if self._current is not None:
@@ -153,7 +164,12 @@ class Supervisor:
             ours, theirs = Link.pair()
             try:
                 os.set_inheritable(theirs.fileno(), True)
-                pid = os.posix_spawn(sys.executable, _command(theirs.fileno()), os.environ, setsigmask=())
+                pid = os.posix_spawn(
+                    sys.executable,
+                    _command(theirs.fileno()),
+                    os.environ,
+                    setsigmask=(signal.SIGUSR1,),  # it would end a pool that does not listen to it yet
+                )
             except OSError:
                 ours.close()
                 raise
@@ -233,6 +249,7 @@ class Supervisor:
             return
         pool.graceful_timeout = fields["graceful_timeout"]
         pool.sockets = {key: pool.new.get(key) or self._held[key] for key in fields["keys"]}
+        pool.log = fields["log"]
         path = fields["pidfile"]
         held_by_us = self._pidfile is not None and self._pidfile.path == path
         try:
@@ -247,6 +264,8 @@ class Supervisor:
             pool.pidfile = self._pidfile
         pool.configured = True
         self._tell(pool, "go")
+        if pool.reopen_logs:
+            self._tell(pool, "reopen_logs")
 
     def _serves(self, pool: Pool) -> None:
         """Every worker of it serves: from now on it is the one."""
@@ -259,6 +278,7 @@ class Supervisor:
             pool.killer.cancel()
             pool.killer = None
         self._keep_sockets_of(pool)
+        self._log_as(pool)
         if self._pidfile is not None and self._pidfile is not pool.pidfile:
             self._pidfile.remove()
         self._pidfile = pool.pidfile
@@ -272,6 +292,12 @@ class Supervisor:
         if self._reload_again:
             self._reload_again = False
             self._reload()
+
+    def _log_as(self, pool: Pool) -> None:
+        try:
+            logs.set_up(self._level or pool.log["level"], pool.log["format"], pool.log["file"], pool.log["owner"])
+        except OSError as error:
+            log.error("can't open the log %s: %s", pool.log["file"], error.strerror)
 
     def _keep_sockets_of(self, pool: Pool) -> None:
         """Of the listening sockets those that it uses; and what the service manager has opened, always."""
@@ -299,7 +325,7 @@ class Supervisor:
 
     def _reload_failed(self, errors: list[str]) -> None:
         for line in errors:
-            log.error("reload: %s", line)
+            log.error("reload: %s", line, extra={"reason": line})
         log.error("the reload has failed, with %d errors; nothing has changed", len(errors))
         self._last_reload = {"at": time.time(), "ok": False, "errors": errors}
         first = errors[0] if errors else "see the log"
@@ -340,7 +366,8 @@ class Supervisor:
             if not self._stopping:
                 self._crashed(pool, returncode)
         elif pool.state == LEAVING and not self._stopping:
-            log.info("generation %d (pid %d) has left: %s", pool.generation, pool.pid, describe_exit(returncode))
+            how = describe_exit(returncode)
+            log.info("generation %d (pid %d) has left: %s", pool.generation, pool.pid, how, extra={"reason": how})
             self._tell_about()
 
     def _candidate_ended(self, pool: Pool, returncode: int) -> None:
@@ -382,6 +409,7 @@ class Supervisor:
             pool.pid,
             describe_exit(returncode),
             lived,
+            extra={"reason": describe_exit(returncode)},
         )
         self._restarts += 1
         self._notifier.send("STATUS=the pool has crashed, another one is being started")
@@ -429,7 +457,7 @@ class Supervisor:
             for pool in self._pools.values():
                 self._leave(pool, why)
         elif self._stopping == 2:
-            log.info("%s: ending at once", why)
+            log.info("%s: ending at once", why, extra={"reason": why})
             for pool in self._pools.values():
                 self._tell(pool, "stop_now")
                 if not pool.configured:
@@ -477,11 +505,6 @@ class Supervisor:
             log.info("stopped")
 
     # --- who asks
-
-    def _tell_all(self, kind: str) -> None:
-        for pool in self._pools.values():
-            if pool.configured:
-                self._tell(pool, kind)
 
     def _tell(self, pool: Pool, kind: str, **fields: Any) -> None:
         try:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from . import children, signals
+from . import children, logs, signals
 from .channel import LOST, MAX_PER_MESSAGE, WorkerEnd
 from .eventloop import HANGUP, READ, EventLoop, Timer
 from .reporting import Reporter
@@ -47,7 +47,8 @@ EXIT_OK: Final = 0
 EXIT_START_FAILED: Final = 3  # a plugin's on_worker_start has raised
 EXIT_DISPATCHER_GONE: Final = 4
 
-STOP_NOW_SIGNAL: Final = signal.SIGUSR1
+STOP_NOW_SIGNAL: Final = signal.SIGRTMIN
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, STOP_NOW_SIGNAL)
 HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
 SPARE_DESCRIPTORS: Final = 16  # kept free for what plugins open
 DESCRIPTORS_PER_CONNECTION: Final = 5  # a connection with a program: itself, three pipes, a pidfd
@@ -117,6 +118,7 @@ class Worker:
         self._calls: deque[Callable[[], object]] = deque()  # of call_soon_threadsafe
         self._calls_event: int | None = None
         self._program_grace = PROGRAM_GRACE
+        self._log_files: list[Callable[[], object]] = []  # who has log files of its own, to be opened anew
 
     # --- for plugins
 
@@ -162,11 +164,16 @@ class Worker:
         """Call ``function(*args)`` in the worker's small thread pool, then ``done(future)`` in the loop."""
         self._submit(partial(function, *args), partial(self._blocking_done, done))
 
+    def on_reopen_logs(self, callback: Callable[[], object]) -> Handle:
+        """Call ``callback()`` whenever log files are to be opened anew, because they have been renamed (USR1)."""
+        self._log_files.append(callback)
+        return Handle(partial(self._log_files.remove, callback))
+
     # --- its life
 
     def run(self) -> int:
         """Serve until drained; the exit code."""
-        self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, STOP_NOW_SIGNAL))
+        self._signals = signals.SignalPipe(SIGNALS)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         faulthandler.register(HANG_SIGNAL, file=self._hang_file, all_threads=True)
         signals.unblock()
@@ -197,6 +204,10 @@ class Worker:
             # INT and HUP go to every process of a terminal: the dispatcher's to act on.
             if number == signal.SIGTERM and not self.draining:
                 self._drain()
+            elif number == signal.SIGUSR1:
+                logs.reopen()
+                for callback in list(self._log_files):
+                    self._guarded("on_reopen_logs", callback)
             elif number == STOP_NOW_SIGNAL:
                 self._program_grace = 0.0
                 self._kill_programs()

@@ -118,7 +118,8 @@ class Workforce:
                 slot.channel = None
             if hang_file is not None:
                 hang_file.close()
-            log.error("can't fork worker %d: %s", slot.index, error.strerror)
+            tags = {"worker": slot.index, "reason": error.strerror}
+            log.error("can't fork worker %d: %s", slot.index, error.strerror, extra=tags)
             self._start_failed(slot, f"can't be forked: {error.strerror}")
             return None
         if pid == 0:
@@ -135,7 +136,7 @@ class Workforce:
 
     def _become_worker(self, slot: Slot, hang_file: HangFile) -> Worker:
         """In the child: shed everything of the parent's, but what the worker needs."""
-        logs.set_role(f"worker {slot.index}")
+        logs.set_role("worker", slot.index)
         self._loop.close()
         self._shed()
         for other in self.by_pid.values():
@@ -150,13 +151,19 @@ class Workforce:
     def _start_failed(self, slot: Slot, why: str, hint: str = "") -> None:
         slot.failed_starts += 1
         failures = slot.failed_starts
+        tags = {"worker": slot.index, "reason": why}
         if not self._was_whole and failures >= self._config.max_boot_failures:
-            log.error("worker %d could not start %d times in a row: giving up", slot.index, failures)
+            log.error("worker %d could not start %d times in a row: giving up", slot.index, failures, extra=tags)
             self._on_hopeless(f"worker {slot.index} could not start {failures} times in a row: it {why}{hint}")
             return
         delay = min(FIRST_DELAY * 2 ** (failures - 1), LONGEST_DELAY)
         log.error(
-            "worker %d could not start%s, %d times in a row: next try in %.1f s", slot.index, hint, failures, delay
+            "worker %d could not start%s, %d times in a row: next try in %.1f s",
+            slot.index,
+            hint,
+            failures,
+            delay,
+            extra=tags,
         )
         self._start_later(slot, delay)
 
@@ -180,14 +187,20 @@ class Workforce:
             if slot.state == DRAINING and not slot.leaving and not self._stopping:
                 self._leave(slot)
         if slot.given >= slot.recycle_at and slot.state == SERVING and not (slot.leaving or self._stopping):
-            log.info("worker %d (pid %d) has had %d connections: recycling it", slot.index, slot.pid, slot.given)
+            log.info(
+                "worker %d (pid %d) has had %d connections: recycling it",
+                slot.index,
+                slot.pid,
+                slot.given,
+                extra={**slot.tags, "reason": "recycle_after_connections"},
+            )
             self._let_go(slot)
         return heard
 
     def _serves(self, slot: Slot) -> None:
         slot.failed_starts = 0
         slot.started_at = self._loop.now
-        log.info("worker %d (pid %d) serves", slot.index, slot.pid)
+        log.info("worker %d (pid %d) serves", slot.index, slot.pid, extra=slot.tags)
         starting = any(one.state in (EMPTY, STARTING) for one in self.slots)
         if not (self._was_whole or self._stopping or starting):
             self._was_whole = True
@@ -202,7 +215,7 @@ class Workforce:
         """
         if len(self.slots) >= MOST_WORKERS or not room:
             why = "there is no room for its descriptors" if not room else "it is the most that there can be"
-            log.warning("SIGTTIN: no worker is added to the %d: %s", len(self.slots), why)
+            log.warning("SIGTTIN: no worker is added to the %d: %s", len(self.slots), why, extra={"reason": why})
             return
         slot = Slot(len(self.slots), self.slots[0].max_waiting)
         self.slots.append(slot)
@@ -258,6 +271,7 @@ class Workforce:
                     slot.index,
                     slot.pid,
                     size >> 20,
+                    extra={**slot.tags, "reason": "max_worker_memory"},
                 )
                 self._let_go(slot)
         self._loop.call_later(MEMORY_CHECK_EVERY, self._watch_memory)
@@ -288,9 +302,9 @@ class Workforce:
 
     def _worker_stopped(self, slot: Slot, stopped: bool) -> None:
         if stopped and not slot.stopped:
-            log.warning("worker %d (pid %d) has been stopped by a signal", slot.index, slot.pid)
+            log.warning("worker %d (pid %d) has been stopped by a signal", slot.index, slot.pid, extra=slot.tags)
         elif slot.stopped and not stopped:
-            log.info("worker %d (pid %d) has been continued", slot.index, slot.pid)
+            log.info("worker %d (pid %d) has been continued", slot.index, slot.pid, extra=slot.tags)
         self._dispatcher.worker_stopped(slot, stopped)
 
     def _worker_ended(self, slot: Slot, status: int, rusage: resource.struct_rusage) -> None:
@@ -311,7 +325,8 @@ class Workforce:
         losing = f", {lost} connections are lost" if lost else ""
         starting = " while starting" if before == STARTING else ""
         level = logging.INFO if in_order else logging.ERROR
-        log.log(level, "worker %d (pid %d) %s%s%s", slot.index, pid, how, starting, losing)
+        tags = {"worker": slot.index, "worker_pid": pid, "reason": how}
+        log.log(level, "worker %d (pid %d) %s%s%s", slot.index, pid, how, starting, losing, extra=tags)
         self._tell_plugins(pid, returncode, rusage)
         if slot.leaving:
             self._dispatcher.forget(slot)
@@ -339,7 +354,8 @@ class Workforce:
                 try:
                     listener.hooks.on_child_exit(child, None)
                 except BaseException:
-                    log.exception("%s: a wrapper of on_child_exit failed", listener.config.name)
+                    name = listener.config.name
+                    log.exception("%s: a wrapper of on_child_exit failed", name, extra={"listener": name})
 
     def signal_all(self, number: signal.Signals) -> None:
         """To every worker; one that has been stopped is continued."""
@@ -347,6 +363,11 @@ class Workforce:
             os.kill(pid, number)
             if slot.stopped:
                 os.kill(pid, signal.SIGCONT)
+
+    def reopen_logs(self) -> None:
+        """In every worker."""
+        for pid in self.by_pid:
+            os.kill(pid, signal.SIGUSR1)  # of one that has been stopped it waits
 
     def kill_all(self) -> None:
         """Kill those that are still there."""
@@ -356,7 +377,7 @@ class Workforce:
     def kill_if_there(self, slot: Slot, pid: int) -> None:
         """Kill a worker that should have ended."""
         if slot.pid == pid:
-            log.error("worker %d (pid %d) does not end: killing it", slot.index, pid)
+            log.error("worker %d (pid %d) does not end: killing it", slot.index, pid, extra=slot.tags)
             os.kill(pid, signal.SIGKILL)
 
     # --- hung workers
@@ -384,7 +405,14 @@ class Workforce:
         where = self._hang_files[pid].describe(
             [plugin for listener in self._server.listeners for plugin in listener.hooks.plugins]
         )
-        log.error("worker %d (pid %d) has been silent for %.1f s, %s; killing it", slot.index, pid, silence, where)
+        log.error(
+            "worker %d (pid %d) has been silent for %.1f s, %s; killing it",
+            slot.index,
+            pid,
+            silence,
+            where,
+            extra={**slot.tags, "reason": where},
+        )
         os.kill(pid, signal.SIGKILL)
 
 

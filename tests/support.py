@@ -32,6 +32,7 @@ class ServerProcess:
     :param descriptors: the limit of open descriptors.
     :param prefix: a program and its arguments, that starts what comes after them.
     :param program: the server's, with its arguments; None: this tree's.
+    :param arguments: further arguments.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ServerProcess:
         descriptors: int | None = None,
         prefix: tuple[str, ...] = (),
         program: tuple[str, ...] | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.file = folder / "poolsrv.toml"
@@ -50,7 +52,7 @@ class ServerProcess:
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), PYTHONDONTWRITEBYTECODE="1")
         limit = ["prlimit", f"--nofile={descriptors}:{descriptors}"] if descriptors else []
         self.process = subprocess.Popen(
-            [*limit, *prefix, *(program or (sys.executable, "-m", "poolsrv")), "--config", str(self.file)],
+            [*limit, *prefix, *(program or (sys.executable, "-m", "poolsrv")), "--config", str(self.file), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -311,7 +311,7 @@ def test_the_log_has_one_line_per_event_with_time_level_role_and_pid(
     level = logging.root.level
     try:
         logs.set_up("info")
-        logs.set_role("worker 3")
+        logs.set_role("worker", 3)
         logging.getLogger("poolsrv.x").info("from %s", "a\r\n\x1b[31mclient\x85é\t.")
         logging.getLogger("poolsrv.x").debug("not shown")
     finally:

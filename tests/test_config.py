@@ -18,6 +18,8 @@ from poolsrv.config import (
     LimitsConfig,
     ListenerConfig,
     ListenerTable,
+    LogConfig,
+    LogTable,
     PoolConfig,
     PoolTable,
     TlsTable,
@@ -59,6 +61,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         dispatch = "least-connections"
         graceful_timeout = 5
         hang_timeout = 2.5
+        [log]
+        format = "json"
+        level = "debug"
+        file = "log/server"
         [listeners.www]
         bind = ["127.0.0.1:7007", "unix:run/a.sock"]
         handler = "cgi"
@@ -132,6 +138,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 plugin_options={"cgi": {"root": "programs"}},
             ),
         ),
+        log=LogConfig(format="json", level="debug", file=tmp_path / "log" / "server"),
     )
 
 
@@ -412,15 +419,25 @@ LISTENER = '[listeners.a]\nbind = ":7007"\nhandler = "echo"\n'
         (f"workers = 3\n{LISTENER}", "workers: `workers` belongs in [pool] or [listeners.NAME]"),
         (
             f"dispach = 3\n{LISTENER}",
-            "dispach: unknown key, expected the tables [pool], [limits] and [listeners.NAME]"
+            "dispach: unknown key, expected the tables [pool], [limits], [log] and [listeners.NAME]"
             ' (did you mean "dispatch"?)',
         ),
         ('[listener.x]\nbind = ":7007"', "listener: unknown table [listener.x], expected [listeners.x]"),
         (
             f"{LISTENER}[Pool]",
-            'Pool: unknown table [Pool], expected [pool], [limits] or [listeners.NAME] (did you mean "pool"?)',
+            'Pool: unknown table [Pool], expected [pool], [limits], [log] or [listeners.NAME] (did you mean "pool"?)',
         ),
-        (f"{LISTENER}[server]", "server: unknown table [server], expected [pool], [limits] or [listeners.NAME]"),
+        (f"log = 3\n{LISTENER}", "log: got 3 (a number), expected a table: [log]"),
+        (f'{LISTENER}[log]\nformat = "xml"', 'log.format: got "xml", expected "text" or "json"'),
+        (
+            f'{LISTENER}[log]\nlevel = "warn"',
+            'log.level: got "warn", expected "debug", "info", "warning" or "error" (did you mean "warning"?)',
+        ),
+        (f"{LISTENER}[log]\nfile = 3", "log.file: got 3 (a number), expected a path"),
+        (f"{LISTENER}[log]\npidfile = 3", "log.pidfile: `pidfile` belongs in [pool]"),
+        (f"{LISTENER}[log]\nfiel = 3", 'log.fiel: unknown key, expected format, level or file (did you mean "file"?)'),
+        (f'{LISTENER}[log]\nfile = "/"', "log.file: / is a directory, expected a file"),
+        (f"{LISTENER}[server]", "server: unknown table [server], expected [pool], [limits], [log] or [listeners.NAME]"),
         (
             f"{LISTENER}[echo]\nx = 1",
             "echo: no place for a plugin's options, expected them on a listener: [listeners.NAME.echo]",
@@ -577,6 +594,7 @@ def test_a_cgroup_quota_is_found(
     [
         (PoolTable, "[pool]"),
         (LimitsConfig, "[limits]"),
+        (LogTable, "[log]"),
         (TlsTable, "[listeners.NAME.tls]"),
         (ListenerTable, "[listeners.NAME]"),
     ],
@@ -601,6 +619,7 @@ def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struc
         "certificate": "required",
     }
     in_words |= {"key": "in `certificate`", "client_ca": "none", "client_certificate": "required"}
+    in_words |= {"file": "standard error"}
     expected = {}
     for field in msgspec.structs.fields(schema):
         has_default = field.default is not msgspec.NODEFAULT and field.default is not None

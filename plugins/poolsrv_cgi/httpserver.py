@@ -61,6 +61,19 @@ class HttpServer:
         """
         if self.options.access_log is not None:
             self._log_file = _open_log(self.options.access_log)
+            worker.on_reopen_logs(self._reopen_log)
+
+    def _reopen_log(self) -> None:
+        """The access log has been renamed. Where it can't be opened anew the old file goes on."""
+        assert self.options.access_log is not None
+        assert self._log_file is not None
+        try:
+            fd = _open_log(self.options.access_log)
+        except OSError as error:
+            self.site.log(f"can't reopen the access log: {error.strerror}; going on with the old file")
+            return
+        os.close(self._log_file)
+        self._log_file = fd
 
     def on_connection_init(self, conn: Connection) -> None:
         """A new client: it has `header_timeout` for its first request."""

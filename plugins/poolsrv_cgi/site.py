@@ -69,7 +69,11 @@ class Site:
         """An error that would come with every request; only the first is logged."""
         if what not in self._logged:
             self._logged.add(what)
-            log.error("%s", message)
+            self.log(message)
+
+    def log(self, message: str) -> None:
+        """An error that belongs to no connection."""
+        log.error("%s", message)
 
     def child_ended(self, child: Child) -> None:
         """A program has been reaped, or (in the dispatcher) a worker."""
