@@ -23,7 +23,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -31,13 +30,14 @@ from typing import Any, Final, NoReturn
 from . import children, logs, signals
 from .children import describe_exit
 from .eventloop import READ, EventLoop, Timer
-from .handshake import VERSION, Held, Link, Message, received_sockets, send_sockets
+from .handshake import VERSION, Held, Message, received_sockets, send_sockets
+from .heldsockets import give_up, given_sockets
 from .pidfile import PidFile, PidFileTaken
-from .sdnotify import Notifier, take_sockets
+from .poolprocess import EXIT_FAILED, LEAVING, SERVING, STARTING, PoolProcess
+from .sdnotify import Notifier
 
 log = logging.getLogger("poolsrv.supervisor")
 
-EXIT_FAILED: Final = 1
 FIRST_DELAY: Final = 0.1  # seconds before a pool that has crashed young is started again; doubled each time
 LONGEST_DELAY: Final = 30.0
 SERVED_WELL: Final = 10.0  # seconds of service after which a crash is the first of its series
@@ -47,38 +47,6 @@ STOP_NOW_MARGIN: Final = 4.0  # the same after a second signal to stop
 ORPHANS_PATIENCE: Final = 4.0  # seconds that the workers of a dispatcher that was killed have to end by themselves
 WATCHDOG_SHARE: Final = 3  # signs of life for each interval of the service manager's watchdog
 STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-
-STARTING, SERVING, LEAVING = "starting", "serving", "leaving"
-
-
-class Pool:
-    """A pool, as the supervisor knows it.
-
-    :ivar reload: it was started by HUP, beside one that serves.
-    :ivar sockets: those that it will use, once it is configured, by key.
-    :ivar new: of these, the ones that it has bound itself.
-    :ivar log: where its config has the log, as ``logs.set_up`` takes it.
-    :ivar errors: why it can't serve.
-    """
-
-    def __init__(self, generation: int, pid: int, link: Link, reload: bool) -> None:
-        self.generation = generation
-        self.pid = pid
-        self.link = link
-        self.reload = reload
-        self.state = STARTING
-        self.watched = True  # for messages
-        self.configured = False
-        self.sockets: dict[str, Held] = {}
-        self.new: dict[str, Held] = {}
-        self.pidfile: PidFile | None = None
-        self.graceful_timeout = 0.0
-        self.log: dict[str, Any] = {}
-        self.reopen_logs = False  # once it is configured
-        self.errors: list[str] = []
-        self.exit_code = EXIT_FAILED
-        self.served_since = 0.0
-        self.killer: Timer | None = None
 
 
 class Supervisor:
@@ -99,12 +67,12 @@ class Supervisor:
         )
         self._notifier = Notifier()
         self._held: dict[str, Held] = {}  # what the pool that serves uses, and what the service manager has opened
-        self._given = _given_sockets()
+        self._given = given_sockets()
         self._held.update(self._given)
         self._loop = EventLoop()
-        self._pools: dict[int, Pool] = {}  # by pid
-        self._current: Pool | None = None  # that serves
-        self._candidate: Pool | None = None  # that is to serve
+        self._pools: dict[int, PoolProcess] = {}  # by pid
+        self._current: PoolProcess | None = None  # that serves
+        self._candidate: PoolProcess | None = None  # that is to serve
         self._generation = 0
         self._pidfile: PidFile | None = None
         self._reload_again = False
@@ -147,13 +115,13 @@ class Supervisor:
         logs.reopen()
         for pool in self._pools.values():
             if pool.configured:
-                self._tell(pool, "reopen_logs")
+                pool.tell("reopen_logs")
             else:
                 pool.reopen_logs = True
 
     def _change_workers(self, by: int) -> None:
         if self._current is not None:
-            self._tell(self._current, "workers", by=by)
+            self._current.tell("workers", by=by)
 
     # --- starting a pool
 
@@ -161,32 +129,16 @@ class Supervisor:
         """Start a pool; what becomes of it is told by its messages, or by its end."""
         self._generation += 1
         try:
-            ours, theirs = Link.pair()
-            try:
-                os.set_inheritable(theirs.fileno(), True)
-                pid = os.posix_spawn(
-                    sys.executable,
-                    _command(theirs.fileno()),
-                    os.environ,
-                    setsigmask=(signal.SIGUSR1,),  # it would end a pool that does not listen to it yet
-                )
-            except OSError:
-                ours.close()
-                raise
-            finally:
-                theirs.close()
+            pool = PoolProcess(self._loop, self._generation, reload, self._on_message)
         except OSError as error:
             self._could_not_start(reload, error)
             return
-        pool = Pool(self._generation, pid, ours, reload)
-        self._pools[pid] = self._candidate = pool
-        ours.setblocking(False)
-        self._loop.register(ours.fileno(), READ, partial(self._on_link, pool))
+        self._pools[pool.pid] = self._candidate = pool
         if reload:
-            pool.killer = self._loop.call_later(RELOAD_TIME_LIMIT, partial(self._took_too_long, pool))
+            pool.kill_later(RELOAD_TIME_LIMIT, partial(self._took_too_long, pool))
         try:
             send_sockets(
-                ours,
+                pool.link,
                 "start",
                 list(self._held.values()),
                 version=VERSION,
@@ -198,7 +150,7 @@ class Supervisor:
             )
         except OSError as error:
             pool.errors.append(f"it can't be given the sockets: {error.strerror}")
-            self._kill(pool)
+            pool.kill()
 
     def _could_not_start(self, reload: bool, error: OSError) -> None:
         message = f"can't start a pool: {error.strerror}"
@@ -208,28 +160,12 @@ class Supervisor:
         else:
             self._failed_later(reload, [message])
 
-    def _took_too_long(self, pool: Pool) -> None:
+    def _took_too_long(self, pool: PoolProcess) -> None:
         pool.errors.append(f"its workers do not serve after {RELOAD_TIME_LIMIT:.0f} seconds")
-        self._kill(pool)
 
     # --- what a pool says
 
-    def _on_link(self, pool: Pool, mask: int = READ) -> None:
-        try:
-            while (message := pool.link.receive()) is not None:
-                self._on_message(pool, message)
-        except EOFError:
-            self._unwatch(pool)  # its end is told by CHLD
-        except (ValueError, LookupError, TypeError) as error:
-            pool.errors.append(f"it speaks another language: {error!r}")
-            self._kill(pool)
-
-    def _unwatch(self, pool: Pool) -> None:
-        if pool.watched:
-            pool.watched = False
-            self._loop.unregister(pool.link.fileno())
-
-    def _on_message(self, pool: Pool, message: Message) -> None:
+    def _on_message(self, pool: PoolProcess, message: Message) -> None:
         kind, fields = message.kind, message.fields
         if kind == "bound":
             pool.new.update((held.key, held) for held in received_sockets(message))
@@ -243,7 +179,7 @@ class Supervisor:
         elif kind == "alive" and pool is self._current:
             self._notifier.send("WATCHDOG=1")
 
-    def _configured(self, pool: Pool, fields: dict[str, Any]) -> None:
+    def _configured(self, pool: PoolProcess, fields: dict[str, Any]) -> None:
         """It knows what it needs: see that it may have it."""
         if self._stopping:
             return
@@ -258,25 +194,23 @@ class Supervisor:
         except (PidFileTaken, OSError) as error:
             reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
             pool.errors.append(f"pool.pidfile: {reason}")
-            self._kill(pool)
+            pool.kill()
             return
         if held_by_us:
             pool.pidfile = self._pidfile
         pool.configured = True
-        self._tell(pool, "go")
+        pool.tell("go")
         if pool.reopen_logs:
-            self._tell(pool, "reopen_logs")
+            pool.tell("reopen_logs")
 
-    def _serves(self, pool: Pool) -> None:
+    def _serves(self, pool: PoolProcess) -> None:
         """Every worker of it serves: from now on it is the one."""
         if pool is not self._candidate or self._stopping:
             return
         former, self._current, self._candidate = self._current, pool, None
         pool.state = SERVING
         pool.served_since = self._loop.now
-        if pool.killer is not None:
-            pool.killer.cancel()
-            pool.killer = None
+        pool.spare()
         self._keep_sockets_of(pool)
         self._log_as(pool)
         if self._pidfile is not None and self._pidfile is not pool.pidfile:
@@ -293,17 +227,17 @@ class Supervisor:
             self._reload_again = False
             self._reload()
 
-    def _log_as(self, pool: Pool) -> None:
+    def _log_as(self, pool: PoolProcess) -> None:
         try:
             logs.set_up(self._level or pool.log["level"], pool.log["format"], pool.log["file"], pool.log["owner"])
         except OSError as error:
             log.error("can't open the log %s: %s", pool.log["file"], error.strerror)
 
-    def _keep_sockets_of(self, pool: Pool) -> None:
+    def _keep_sockets_of(self, pool: PoolProcess) -> None:
         """Of the listening sockets those that it uses; and what the service manager has opened, always."""
         for key, held in self._held.items():
             if key not in self._given and pool.sockets.get(key) is not held:
-                _give_up(held, unlink=key not in pool.sockets)
+                give_up(held, unlink=key not in pool.sockets)
         self._held = {**self._given, **pool.sockets}
         pool.new.clear()
 
@@ -349,13 +283,9 @@ class Supervisor:
         if self._stopping and not self._pools:
             self._ended = True
 
-    def _pool_ended(self, pool: Pool, returncode: int) -> None:
-        self._on_link(pool)  # what it has said last
+    def _pool_ended(self, pool: PoolProcess, returncode: int) -> None:
+        pool.ended()
         del self._pools[pool.pid]
-        if pool.killer is not None:
-            pool.killer.cancel()
-        self._unwatch(pool)
-        self._loop.at_end_of_turn(pool.link.close)
         if returncode != 0:
             self._loop.call_later(ORPHANS_PATIENCE, self._kill_orphans)
         if pool is self._candidate:
@@ -370,9 +300,9 @@ class Supervisor:
             log.info("generation %d (pid %d) has left: %s", pool.generation, pool.pid, how, extra={"reason": how})
             self._tell_about()
 
-    def _candidate_ended(self, pool: Pool, returncode: int) -> None:
+    def _candidate_ended(self, pool: PoolProcess, returncode: int) -> None:
         for held in pool.new.values():
-            _give_up(held)
+            give_up(held)
         if pool.pidfile is not None and pool.pidfile is not self._pidfile:
             pool.pidfile.remove()
         if self._stopping:
@@ -394,13 +324,13 @@ class Supervisor:
         if self._current is None:
             self._retry_later(errors)
 
-    def _start_failed(self, pool: Pool, errors: list[str]) -> None:
+    def _start_failed(self, pool: PoolProcess, errors: list[str]) -> None:
         """The first pool never served: neither did the server. Said without time and level, to who has started it."""
         prefix = "poolsrv: " if pool.exit_code == EXIT_FAILED else ""  # an error in the config names the file
         _say([prefix + line for line in errors])
         self._exit_code, self._ended = pool.exit_code, True
 
-    def _crashed(self, pool: Pool, returncode: int) -> None:
+    def _crashed(self, pool: PoolProcess, returncode: int) -> None:
         """The pool that served has ended, and nobody had told it to."""
         lived = self._loop.now - pool.served_since
         log.error(
@@ -452,47 +382,37 @@ class Supervisor:
             if self._retry is not None:
                 self._retry.cancel()
             for held in self._held.values():
-                _give_up(held)
+                give_up(held)
             self._held.clear()
             for pool in self._pools.values():
                 self._leave(pool, why)
         elif self._stopping == 2:
             log.info("%s: ending at once", why, extra={"reason": why})
             for pool in self._pools.values():
-                self._tell(pool, "stop_now")
+                pool.tell("stop_now")
                 if not pool.configured:
-                    self._kill(pool)
-                self._kill_later(pool, STOP_NOW_MARGIN)
+                    pool.kill()
+                pool.kill_later(STOP_NOW_MARGIN, partial(self._does_not_end, pool))
         if not self._pools:
             self._ended = True
 
-    def _leave(self, pool: Pool, why: str) -> None:
+    def _leave(self, pool: PoolProcess, why: str) -> None:
         if pool.state == LEAVING:
             return
         if pool.state == STARTING:
-            os.kill(pool.pid, signal.SIGTERM)  # it listens to nothing else yet
+            pool.signal(signal.SIGTERM)  # it listens to nothing else yet
         pool.state = LEAVING
-        self._tell(pool, "stop", why=why)
-        os.kill(pool.pid, signal.SIGCONT)  # it may have been stopped
-        self._kill_later(pool, pool.graceful_timeout + END_MARGIN)
+        pool.tell("stop", why=why)
+        pool.signal(signal.SIGCONT)  # it may have been stopped
+        pool.kill_later(pool.graceful_timeout + END_MARGIN, partial(self._does_not_end, pool))
 
-    def _kill_later(self, pool: Pool, seconds: float) -> None:
-        if pool.killer is not None:
-            pool.killer.cancel()
-        pool.killer = self._loop.call_later(seconds, partial(self._does_not_end, pool))
-
-    def _does_not_end(self, pool: Pool) -> None:
+    def _does_not_end(self, pool: PoolProcess) -> None:
         log.error("the pool (generation %d, pid %d) does not end: killing it", pool.generation, pool.pid)
-        self._kill(pool)
-
-    def _kill(self, pool: Pool) -> None:
-        if pool.pid in self._pools:
-            os.kill(pool.pid, signal.SIGKILL)
 
     def _finish(self) -> None:
         """All pools have ended: nothing of theirs is to be left."""
         for held in self._held.values():
-            _give_up(held)
+            give_up(held)
         deadline = self._loop.now + ORPHANS_PATIENCE
         while children.kill_children(self._not_ours) and self._loop.now < deadline:
             self._loop.turn(0.02)
@@ -506,18 +426,9 @@ class Supervisor:
 
     # --- who asks
 
-    def _tell(self, pool: Pool, kind: str, **fields: Any) -> None:
-        try:
-            pool.link.send(kind, **fields)
-        except OSError as error:
-            # Full: it does not read, and will be killed at the deadline if it is to end.
-            log.warning(
-                "the pool (generation %d, pid %d) does not listen: %s", pool.generation, pool.pid, error.strerror
-            )
-
     def _tell_about(self) -> None:
         if self._current is not None and not self._stopping:
-            self._tell(self._current, "about", about=self._about())
+            self._current.tell("about", about=self._about())
 
     def _about(self) -> dict[str, Any]:
         """What only the supervisor knows, for who asks the pool."""
@@ -551,13 +462,6 @@ def run(config: str, level: str | None) -> NoReturn:
     os._exit(code)
 
 
-def _command(link: int) -> list[str]:
-    """How a pool is started: with the same interpreter, which looks for poolsrv where this one has found it."""
-    # "-m" has the current directory searched first, as it was for this process only if it was started by "-m" too.
-    safe = [] if sys.path and sys.path[0] in ("", os.getcwd()) else ["-P"]
-    return [sys.executable, *safe, "-m", "poolsrv.supervised", str(link)]
-
-
 def _say(lines: list[str]) -> None:
     """To who has started the server; as they are, without time and level."""
     try:
@@ -565,28 +469,3 @@ def _say(lines: list[str]) -> None:
             stream.writelines(f"{line}\n" for line in lines)
     except OSError:
         pass  # nobody wants to know
-
-
-def _given_sockets() -> dict[str, Held]:
-    """What the service manager has opened, by key."""
-    numbers: dict[str, int] = {}
-    given = {}
-    for name, sock in take_sockets():
-        numbers[name] = numbers.get(name, -1) + 1
-        key = f"systemd:{name}#{numbers[name]}"
-        given[key] = Held(key, sock)
-    return given
-
-
-def _give_up(held: Held, unlink: bool = True) -> None:
-    """Close a listening socket, and remove the file of a unix socket, if it still is its own."""
-    held.socket.close()
-    if unlink and held.inode is not None:
-        try:
-            status = os.stat(held.path)
-            if (status.st_dev, status.st_ino) == held.inode:
-                os.unlink(held.path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            log.warning("can't remove %s: %s", held.path, error.strerror)

@@ -1,0 +1,36 @@
+"""The listening sockets that the supervisor keeps: those from the service manager, and how one is given up."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from .handshake import Held
+from .sdnotify import take_sockets
+
+log = logging.getLogger("poolsrv.supervisor")
+
+
+def given_sockets() -> dict[str, Held]:
+    """What the service manager has opened, by key."""
+    numbers: dict[str, int] = {}
+    given = {}
+    for name, sock in take_sockets():
+        numbers[name] = numbers.get(name, -1) + 1
+        key = f"systemd:{name}#{numbers[name]}"
+        given[key] = Held(key, sock)
+    return given
+
+
+def give_up(held: Held, unlink: bool = True) -> None:
+    """Close a listening socket, and remove the file of a unix socket, if it still is its own."""
+    held.socket.close()
+    if unlink and held.inode is not None:
+        try:
+            status = os.stat(held.path)
+            if (status.st_dev, status.st_ino) == held.inode:
+                os.unlink(held.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("can't remove %s: %s", held.path, error.strerror)
