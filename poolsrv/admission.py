@@ -84,6 +84,11 @@ def limits_sources(config: ListenerConfig) -> bool:
     return bool(config.allow or config.deny or config.max_per_source or config.rate_per_source)
 
 
+def has_to_ask(config: ListenerConfig) -> bool:
+    """Whether only the worker knows who comes, and the dispatcher whether he may."""
+    return config.proxy_protocol and limits_sources(config)
+
+
 class Admission:
     """Of one listener; runs in the dispatcher.
 
@@ -122,7 +127,7 @@ class Admission:
             if config.rate_per_source:
                 rate = Rate(config.rate_per_source, _burst(config.rate_per_source, config.rate_per_source_burst))
             self._sources = Sources(config.max_per_source, rate, config.ipv6_prefix)
-        self._by_address = limits_sources(config)
+        self._by_address = limits_sources(config) and not has_to_ask(config)  # when it is accepted
         self._episodes: dict[tuple[str, bool], Episode] = {}  # by reason, and whether connections are refused for it
         self._token_timer: Timer | None = None
         self._forget_timer: Timer | None = None
@@ -177,6 +182,21 @@ class Admission:
         if address is not None:
             self._opened(number, address, now)
         return True
+
+    def admit_client(self, number: int, peer: tuple[str, int]) -> str | None:
+        """Decide on a connection that has been admitted, and whose client is only now known.
+
+        :returns: the key of the config that refuses it; None: it is admitted.
+        """
+        address = number_of(peer[0])
+        if address is None:
+            return None
+        reason = self._refusal(address, self._loop.now)
+        if reason is not None:
+            self._refused(reason, format_peer(peer))
+        else:
+            self._opened(number, address, self._loop.now)
+        return reason
 
     def closed(self, connections: Iterable[int]) -> None:
         """Connections of any listener have been closed, by their ids."""

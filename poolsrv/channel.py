@@ -13,6 +13,8 @@ address; up travel reports of what the worker has taken and closed.
   death does show to the worker as end of file, provided that no sibling holds a copy of the dispatcher's end.
 - A receiver at its descriptor limit loses what did not fit (``MSG_CTRUNC``), silently: who receives must know that
   there is room for ``MAX_PER_MESSAGE`` descriptors.
+- Where a worker asks the dispatcher something (inquiries.py), the answers have a socketpair of their own: they must not
+  wait behind connections that the worker has no room for, nor be taken back with these.
 
 Messages are in ``marshal``'s format: it is the fastest that the standard library has, and both ends are always the
 same interpreter, one being the other's fork.
@@ -30,6 +32,7 @@ from typing import Any, NamedTuple
 MAX_PER_MESSAGE = 16  # connections in one message; the kernel's limit (SCM_MAX_FD) is 253
 MAX_IN_FLIGHT = 64  # connections sent to one worker that it has not yet reported as taken
 MAX_CLOSED_PER_REPORT = 1024  # keeps a report well below _UP_SIZE: an id takes at most 11 bytes
+MAX_ASKED_PER_REPORT = 128  # the same; an address takes at most 60 more
 
 # Plain numbers: to combine flags of an enumeration takes longer than the system call that gets them.
 _DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -45,6 +48,11 @@ LOST = -1  # in the place of a descriptor that did not fit below the receiver's 
 
 # As a socket gives it: (host, port), (host, port, flow, scope), or a unix socket's path.
 PeerAddress = Any
+
+# A connection's id, and who its client is: host and port.
+Question = tuple[int, tuple[str, int]]
+# That id, and the key of the config that refuses the client; None: it is admitted.
+Answer = tuple[int, str | None]
 
 
 class Handed(NamedTuple):
@@ -63,13 +71,24 @@ class Report(NamedTuple):
     closed: list[int]  # ids of connections closed since the last report
     state: str | None  # its new state, where that has changed
     counters: tuple[int, ...] | None  # totals, see worker.COUNTERS; with every heartbeat
+    asked: tuple[Question, ...] = ()  # about connections whose client is now known
 
 
 class DispatcherEnd:
-    """The dispatcher's side of one worker's channel; it holds the copy of the worker's end too."""
+    """The dispatcher's side of one worker's channel; it holds the copy of the worker's end too.
 
-    def __init__(self) -> None:
+    :param answers: whether the worker will ask.
+    """
+
+    def __init__(self, answers: bool = False) -> None:
         self._socket, self._inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._answers: tuple[socket.socket, socket.socket] | None = None
+        if answers:
+            try:
+                self._answers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError:
+                self.close()
+                raise
 
     def fileno(self) -> int:
         """The descriptor that is readable when a report has come."""
@@ -78,7 +97,10 @@ class DispatcherEnd:
     def worker_end(self) -> WorkerEnd:
         """In the worker, after the fork: its own end. The dispatcher's end is closed."""
         self._socket.close()
-        return WorkerEnd(self._inner)
+        if self._answers is None:
+            return WorkerEnd(self._inner)
+        self._answers[0].close()
+        return WorkerEnd(self._inner, self._answers[1])
 
     def send(self, connections: Sequence[Handed]) -> bool:
         """Send at most ``MAX_PER_MESSAGE`` connections, without blocking.
@@ -105,6 +127,20 @@ class DispatcherEnd:
             if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
                 raise
 
+    def answer(self, answers: Sequence[Answer]) -> bool:
+        """Answer what the worker has asked, at most ``MAX_ASKED_PER_REPORT`` at a time, without blocking.
+
+        :returns: False where its socket is full; then nothing was sent.
+        """
+        assert self._answers is not None
+        try:
+            self._answers[0].send(marshal.dumps(list(answers)), _SEND_FLAGS)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
+                return False
+            raise
+        return True
+
     def receive(self) -> Report | None:
         """The next report; None where there is none. Never blocks."""
         try:
@@ -122,15 +158,16 @@ class DispatcherEnd:
 
     def close(self) -> None:
         """Close both ends; connections still in the channel are closed by the kernel."""
-        self._socket.close()
-        self._inner.close()
+        for end in (self._socket, self._inner, *(self._answers or ())):
+            end.close()
 
 
 class WorkerEnd:
     """The worker's side of its channel."""
 
-    def __init__(self, inner: socket.socket) -> None:
+    def __init__(self, inner: socket.socket, answers: socket.socket | None = None) -> None:
         self._socket = inner
+        self._answers = answers
 
     def fileno(self) -> int:
         """The descriptor that is readable when connections have come, or the dispatcher is gone."""
@@ -143,6 +180,31 @@ class WorkerEnd:
         :raises EOFError: the dispatcher is gone.
         """
         return _receive_connections(self._socket)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether anything can be asked."""
+        return self._answers is not None
+
+    def answers_fileno(self) -> int:
+        """The descriptor that is readable when answers have come, or the dispatcher is gone."""
+        assert self._answers is not None
+        return self._answers.fileno()
+
+    def receive_answers(self) -> list[Answer]:
+        """One message's answers; none where no message is there. Never blocks.
+
+        :raises EOFError: the dispatcher is gone.
+        """
+        assert self._answers is not None
+        try:
+            message = self._answers.recv(_UP_SIZE, _DONTWAIT)
+        except BlockingIOError:
+            return []
+        if not message:
+            raise EOFError
+        answers: list[Answer] = marshal.loads(message)
+        return answers
 
     def report(self, report: Report) -> bool:
         """Send a report, without blocking.
@@ -161,6 +223,8 @@ class WorkerEnd:
     def close(self) -> None:
         """Close the worker's end."""
         self._socket.close()
+        if self._answers is not None:
+            self._answers.close()
 
 
 def _receive_connections(inner: socket.socket) -> list[Handed] | None:

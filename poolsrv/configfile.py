@@ -346,7 +346,7 @@ def _check_limits(problems: Problems, listener: ListenerDraft) -> None:
         if name in fields and not any(other in fields for other in needed):
             problems.add((*key, name), f"nothing that it could be about, expected {one_of(needed)} beside it")
     binds = fields.get("bind", ())
-    if binds and all(address.family == socket.AF_UNIX for address, _ in binds):
+    if binds and all(address.family == socket.AF_UNIX for address, _ in binds) and not fields.get("proxy_protocol"):
         for name in ("allow", "deny", "max_per_source", "rate_per_source"):
             if fields.get(name):
                 problems.add(

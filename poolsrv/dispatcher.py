@@ -23,11 +23,12 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from typing import Final
 
-from .admission import RECENT, Admission, Refusal, has_limits
-from .channel import LOST, MAX_PER_MESSAGE, Handed, Report
+from .admission import RECENT, Admission, Refusal, has_limits, has_to_ask
+from .channel import LOST, MAX_ASKED_PER_REPORT, MAX_PER_MESSAGE, Handed, Question, Report
 from .eventloop import EventLoop, Timer
 from .intake import Intake
 from .slots import DRAINING, EMPTY, FULL, SERVING, Gate, Slot
@@ -44,6 +45,7 @@ class Dispatcher:
     :param dispatch: ``"round-robin"`` or ``"least-connections"``.
     :param first_id: the number of the first connection.
     :ivar recent_refusals: the last connections that were refused, of all listeners, the latest last.
+    :ivar is_asked: whether workers ask who is admitted.
     """
 
     def __init__(self, loop: EventLoop, gates: list[Gate], slots: list[Slot], dispatch: str, first_id: int) -> None:
@@ -60,6 +62,7 @@ class Dispatcher:
             if has_limits(gate.config):
                 gate.admission = Admission(loop, gate, gate.config, self.recent_refusals, self.resume)
                 self._admissions.append(gate.admission)
+        self.is_asked = any(has_to_ask(gate.config) for gate in gates)
 
     # --- who there is
 
@@ -248,6 +251,8 @@ class Dispatcher:
             for number in list(islice(slot.waiting, report.taken)):
                 del slot.waiting[number]
             slot.waiting_since = now
+        if report.asked:
+            self._answer(slot, report.asked)
         for number in report.closed:
             self._gates[slot.connections.pop(number)].open -= 1
         if self._admissions:
@@ -256,6 +261,25 @@ class Dispatcher:
             slot.state = report.state
         if report.counters is not None:
             slot.counters = report.counters
+
+    def _answer(self, slot: Slot, asked: Iterable[Question]) -> None:
+        """Are these clients admitted? Before the report's closes are counted: one of these may be among them."""
+        is_first = not slot.unanswered
+        for number, peer in asked:
+            refusal: str | None = "closed"  # its close has been told in an earlier report
+            if number in slot.connections:
+                admission = self._gates[slot.connections[number]].admission
+                refusal = admission.admit_client(number, peer) if admission is not None else None
+            slot.unanswered.append((number, refusal))
+        if is_first:
+            self._send_answers(slot)
+
+    def _send_answers(self, slot: Slot) -> None:
+        while slot.unanswered and slot.channel is not None:
+            if not slot.channel.answer(slot.unanswered[:MAX_ASKED_PER_REPORT]):
+                self._loop.call_later(CHOKED_PAUSE, partial(self._send_answers, slot))
+                return
+            del slot.unanswered[:MAX_ASKED_PER_REPORT]
 
     def worker_stopped(self, slot: Slot, stopped: bool) -> None:
         """A signal has stopped the worker, or has had it go on."""
@@ -284,6 +308,7 @@ class Dispatcher:
         slot.stalled = slot.stopped = slot.choked = False
         slot.connections.clear()
         slot.waiting.clear()
+        slot.unanswered.clear()
         slot.counters = ()
         self.resume()
         return lost

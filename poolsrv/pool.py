@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from . import children, listeners, logs, privileges, signals
+from .admission import has_to_ask
 from .channel import MAX_IN_FLIGHT
 from .dispatcher import Dispatcher
 from .errors import StartError
@@ -36,6 +37,7 @@ STOP_NOW_MARGIN: Final = 1.0  # the same after a second signal to stop
 IDS_OF_A_GENERATION: Final = 10**12  # connections are numbered from here, so that no number comes twice
 IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
 DESCRIPTORS_PER_WORKER: Final = 3  # a channel's two ends, and a hang file
+DESCRIPTORS_FOR_ANSWERS: Final = 2  # of a channel, where workers ask who is admitted
 SPARE_DESCRIPTORS: Final = 32  # kept free for what is opened for a moment
 
 
@@ -297,7 +299,9 @@ def _descriptors_per_worker(server: Server) -> int:
 
 def _free_descriptors(server: Server, workers: int) -> int:
     """What is left to the dispatcher beside listening sockets, with so many workers."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_PER_WORKER * workers - _addresses(server)
+    is_asked = any(has_to_ask(listener.config) for listener in server.listeners)
+    per_worker = DESCRIPTORS_PER_WORKER + (DESCRIPTORS_FOR_ANSWERS if is_asked else 0)
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - per_worker * workers - _addresses(server)
 
 
 def _addresses(server: Server) -> int:

@@ -9,6 +9,9 @@ Most often the header comes together with the connection: then it is read at onc
 
 A header is believed, so it matters who sends it. A connection from an address that is none of ``trusted_proxies`` is
 closed: it has come past the proxy. On a unix socket its file's permissions say who may connect.
+
+Where limits go by who the client is, the dispatcher is asked before anybody hears of the connection (inquiries.py).
+What the proxy opens for itself needs no answer.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from .addresses import format_peer
+from .admission import has_to_ask
 from .connection import Connection
 from .descriptor import CONNECTING, OPEN
 from .eventloop import READ, Timer
@@ -44,6 +48,7 @@ class Proxies:
         self.service = service
         self.timeout = config.proxy_header_timeout
         self.refused = 0
+        self.inquiries = service.worker._inquiries if has_to_ask(config) else None
         self._trusted = AccessList(config.trusted_proxies, ()) if config.trusted_proxies else None
         self._told_at = float("-inf")
 
@@ -134,11 +139,20 @@ class HeaderReader:
         return False
 
     def _identify(self, header: Header) -> None:
-        connection, service = self._connection, self._proxies.service
-        if header.peer is not None:
-            connection.peer = header.peer
-            connection._local = header.local
+        connection, inquiries = self._connection, self._proxies.inquiries
         connection._unwatch()
+        if header.peer is None:
+            self._serve()
+            return
+        connection.peer = header.peer
+        connection._local = header.local
+        if inquiries is None:
+            self._serve()
+        else:
+            inquiries.ask(connection, self._serve)
+
+    def _serve(self) -> None:
+        connection, service = self._connection, self._proxies.service
         connection._state = OPEN
         connection._call_on_close = service.on_connection_close
         connection._last_active = connection._loop.now

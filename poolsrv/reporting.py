@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from .channel import MAX_CLOSED_PER_REPORT, Report, WorkerEnd
+from .channel import MAX_ASKED_PER_REPORT, MAX_CLOSED_PER_REPORT, Question, Report, WorkerEnd
 from .eventloop import EventLoop, Timer
 
 AT_ONCE: Final = 16  # connections taken and closed that are told without delay: a quarter of what may wait
@@ -26,6 +26,7 @@ class Reporter:
     :param counters: the totals of ``worker.COUNTERS``.
     :ivar taken: connections received; the worker counts up.
     :ivar closed: ids of connections closed; the worker appends.
+    :ivar asked: what is to be asked; who asks appends, and has ``tell`` called.
     :ivar state: the worker's new state, where it has changed; the worker sets it.
     """
 
@@ -40,6 +41,7 @@ class Reporter:
     ) -> None:
         self.taken = 0
         self.closed: list[int] = []
+        self.asked: list[Question] = []
         self.state: str | None = None
         self._loop = loop
         self._channel = channel
@@ -66,20 +68,21 @@ class Reporter:
         """Send all that is untold, and the counters where they are asked for. Nothing where the dispatcher is gone."""
         while True:
             closed, self.closed = self.closed[:MAX_CLOSED_PER_REPORT], self.closed[MAX_CLOSED_PER_REPORT:]
-            report = Report(self.taken, closed, self.state, self._counters() if counters else None)
+            asked, self.asked = self.asked[:MAX_ASKED_PER_REPORT], self.asked[MAX_ASKED_PER_REPORT:]
+            report = Report(self.taken, closed, self.state, self._counters() if counters else None, tuple(asked))
             try:
                 sent = self._channel.report(report)
             except OSError:
-                self.closed = closed + self.closed
+                self.closed, self.asked = closed + self.closed, asked + self.asked
                 return  # the dispatcher is gone: the end of file says so too
             if not sent:
                 # The dispatcher is far behind; what is to be told stays, and is told after a later turn.
-                self.closed = closed + self.closed
+                self.closed, self.asked = closed + self.closed, asked + self.asked
                 if self._again is None or self._again.callback is None:
-                    self._again = self._loop.call_later(AGAIN_AFTER, _nothing)
+                    self._again = self._loop.call_later(AGAIN_AFTER, self._try_again)
                 return
             self.taken, self.state, counters = 0, None, False
-            if not self.closed:
+            if not (self.closed or self.asked):
                 return
 
     def _tell_late(self) -> None:
@@ -87,12 +90,13 @@ class Reporter:
         if self.taken or self.closed:
             self.tell()
 
+    def _try_again(self) -> None:
+        """Asked is told here; the rest may wait for the end of the turn."""
+        if self.asked:
+            self.tell()
+
     def _beat(self) -> None:
         """Tell the counters. Without events there is nothing to tell, unless somebody listens for silence."""
         self._heartbeat = None
         self._events_told = -1 if self._listened_for else self._loop.events
         self.tell(counters=True)
-
-
-def _nothing() -> None:
-    """For a timer that only wakes the loop."""

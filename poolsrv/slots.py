@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .channel import MAX_IN_FLIGHT, DispatcherEnd, Handed
+from .channel import MAX_IN_FLIGHT, Answer, DispatcherEnd, Handed
 from .config import ListenerConfig
 from .listeners import Bound
 
@@ -36,6 +36,7 @@ class Slot(msgspec.Struct, eq=False):
     :ivar young_deaths: of workers that had served for a moment only, in a row.
     :ivar restarts: how many workers have been here before the one that is here now.
     :ivar outbox: of these, the ones that are not sent yet; empty between two callbacks of the loop.
+    :ivar unanswered: answers for which its socket has no room yet.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Slot(msgspec.Struct, eq=False):
     choked: bool = False
     connections: dict[int, int] = {}
     outbox: list[Handed] = []
+    unanswered: list[Answer] = []
     counters: tuple[int, ...] = ()
     last_heard: float = 0.0
     started_at: float = 0.0

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from . import children, logs, signals
 from .channel import LOST, MAX_PER_MESSAGE, WorkerEnd
 from .eventloop import HANGUP, READ, EventLoop, Timer
+from .inquiries import Inquiries
 from .reporting import Reporter
 from .service import Service
 
@@ -90,15 +91,6 @@ class Worker:
         self._hang_file = hang_file
         self._config = server.config
         base = server.config.path.resolve().parent
-        self._services = [
-            Service(self, self._loop, listener.config, listener.hooks, listener.half_close, base, listener.acceptor)
-            for listener in server.listeners
-        ]
-        self._served = [
-            service
-            for service, listener in zip(self._services, server.listeners, strict=True)
-            if listener.config.workers is None or slot < listener.config.workers
-        ]
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
         pool = server.config.pool
@@ -110,6 +102,17 @@ class Worker:
             hang_timeout=pool.hang_timeout,
             counters=self._counters,
         )
+        # Where a proxy says who its client is, and limits go by that.
+        self._inquiries = Inquiries(self._loop, channel, self._reporter) if channel.is_answered else None
+        self._services = [
+            Service(self, self._loop, listener.config, listener.hooks, listener.half_close, base, listener.acceptor)
+            for listener in server.listeners
+        ]
+        self._served = [
+            service
+            for service, listener in zip(self._services, server.listeners, strict=True)
+            if listener.config.workers is None or slot < listener.config.workers
+        ]
         self._accepted = 0
         self._taking = True
         self._full_told_at = float("-inf")

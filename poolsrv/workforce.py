@@ -109,7 +109,7 @@ class Workforce:
     def _start(self, slot: Slot) -> Worker | None:
         hang_file = None
         try:
-            slot.channel = DispatcherEnd()
+            slot.channel = DispatcherEnd(answers=self._dispatcher.is_asked)
             hang_file = HangFile()
             pid = signals.fork()
         except OSError as error:

@@ -361,6 +361,7 @@ ABOUT_NOTHING = "nothing that it could be about, expected `proxy_protocol` besid
         ("proxy_protocol = true\ntrusted_proxies = []", [NO_PROXIES]),
         ('proxy_protocol = true\nbind = ["unix:a.sock", "[::1]:0"]', [NO_PROXIES]),
         ('proxy_protocol = true\nbind = "unix:a.sock"', []),
+        ('proxy_protocol = true\nbind = "unix:a.sock"\nmax_per_source = 2\nallow = ["::1"]', []),
         ('proxy_protocol = true\nbind = "systemd:a"', []),
         ("proxy_protocol = false", []),
         ('proxy_protocol = false\ntrusted_proxies = ["::/0"]\nproxy_header_timeout = 1', []),
