@@ -222,9 +222,9 @@ class _Loader:
         if is_table:
             expected = one_of(map(listener.plugin_header, plugins)) if plugins else "a table of one of its plugins"
             return f"unknown table, expected {expected}{did_you_mean(name, plugins)}"
-        if nearest(name, LISTENER_KEYS) is None:
-            for plugin, schema in schemas.items():
-                if schema is not None and (option := nearest(name, keys(schema))):
-                    hint = f" (did you mean {quoted(option)} in {listener.plugin_header(plugin)}?)"
-                    return f"unknown key, expected {one_of(LISTENER_KEYS)}{hint}"
+        owners = {option: plugin for plugin, schema in schemas.items() if schema is not None for option in keys(schema)}
+        meant = nearest(name, (*owners, *LISTENER_KEYS))
+        if meant is not None and meant not in LISTENER_KEYS:
+            hint = f" (did you mean {quoted(meant)} in {listener.plugin_header(owners[meant])}?)"
+            return f"unknown key, expected {one_of(LISTENER_KEYS)}{hint}"
         return unknown(name, LISTENER_KEYS)
