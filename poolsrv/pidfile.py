@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from typing import Final
+
+ATTEMPTS: Final = 5
+AGAIN_AFTER: Final = 0.02  # seconds
 
 
 class PidFileTaken(Exception):
@@ -30,6 +35,7 @@ class PidFile:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         except FileExistsError:
             pass  # a file in the place of a folder: open(2) says it better
+        attempts = ATTEMPTS
         while True:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
@@ -40,7 +46,11 @@ class PidFile:
                     return
             except BlockingIOError:
                 os.close(self._fd)
-                raise PidFileTaken(path, _read(path)) from None
+                attempts -= 1
+                if not attempts:
+                    raise PidFileTaken(path, _read(path)) from None
+                time.sleep(AGAIN_AFTER)  # somebody may only be looking whether it is held: see below
+                continue
             except OSError:
                 os.close(self._fd)
                 raise
