@@ -335,14 +335,18 @@ def close_on_exec_from(first: int) -> None:
 def children_of_this_process() -> set[int]:
     """The process ids of all children of this process, adopted and dead ones included.
 
-    From ``/proc/self/task/*/children`` (proc(5)), or where the kernel lacks it from every ``/proc/*/stat``.
+    From ``/proc/PID/task/*/children`` (proc(5)), or where the kernel lacks it from every ``/proc/*/stat``.
     """
+    return children_of(os.getpid())
+
+
+def children_of(parent: int) -> set[int]:
+    """The same of any process; none where it is gone."""
     children: set[int] = set()
     try:
-        for task in os.listdir("/proc/self/task"):
-            children.update(map(int, Path(f"/proc/self/task/{task}/children").read_bytes().split()))
-    except FileNotFoundError:
-        parent = os.getpid()
+        for task in os.listdir(f"/proc/{parent}/task"):
+            children.update(map(int, Path(f"/proc/{parent}/task/{task}/children").read_bytes().split()))
+    except (FileNotFoundError, ProcessLookupError):
         return {pid for pid in _all_processes() if _parent_of(pid) == parent}
     return children
 

@@ -16,6 +16,7 @@ from .problems import ConfigErrors, did_you_mean, quoted
 if TYPE_CHECKING:
     from .plugins import Server
 
+EXIT_FAILED = 1  # at run time
 EXIT_USAGE = 2  # usage or config
 
 HELP = """
@@ -28,6 +29,7 @@ word "ready" names every address; with port 0, the port that the kernel chose.
 Examples:
   poolsrv --config poolsrv.toml             serve
   poolsrv check --config poolsrv.toml       find every error of the file, serve nothing
+  poolsrv status --config poolsrv.toml      what the server does now ([pool] control)
   poolsrv plugins                           what a config may name, with hooks and options
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo of the sample config
 
@@ -145,6 +147,32 @@ def plugins(as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(entries), indent=2))
     else:
         click.echo(catalogue.as_text(entries))
+
+
+@cli.command()
+@_config_option("The config of the server to ask (TOML).", required=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def status(config: Path, as_json: bool) -> None:
+    """Show what a running server does.
+
+    Workers, listeners, running programs, refused connections; rates are those of the last seconds. It asks the control
+    socket: pool.control in the config. Exits with 0, with 1 where the server does not run, does not answer, or may not
+    be asked by this user, or with 2 where the config has no control socket.
+    """
+    from .status import NoAnswer, as_text, ask
+
+    try:
+        answer = ask(config)
+    except ConfigErrors as errors:
+        _fail(EXIT_USAGE, map(str, errors.problems))
+    except NoAnswer as error:
+        _fail(error.exit_code, [f"poolsrv: {error}"] if error.exit_code == EXIT_FAILED else [str(error)])
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2))
+    else:
+        click.echo(as_text(answer))
 
 
 def main() -> NoReturn:

@@ -44,6 +44,7 @@ class PoolConfig(msgspec.Struct, frozen=True):
     :ivar recycle_after_connections: after about so many a worker is replaced; 0 is never.
     :ivar max_worker_memory: bytes of resident memory above which a worker is replaced; 0 is never.
     :ivar pidfile: where the supervisor's pid is written.
+    :ivar control: the unix socket that tells how the server does.
     :ivar identity: whom the pool runs as; None: as it was started.
     :ivar umask: of the pool; None: as it was started.
     :ivar chdir: the working directory of the pool; None: as it was started.
@@ -58,6 +59,7 @@ class PoolConfig(msgspec.Struct, frozen=True):
     recycle_after_connections: int = 0
     max_worker_memory: int = 0
     pidfile: Path | None = None
+    control: Path | None = None
     identity: Identity | None = None
     umask: int | None = None
     chdir: Path | None = None
@@ -224,6 +226,7 @@ class PoolTable(msgspec.Struct):
     recycle_after_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_worker_memory: Annotated[int, msgspec.Meta(ge=0)] = 0
     pidfile: Path | None = None
+    control: Path | None = None
     user: str | Annotated[int, msgspec.Meta(ge=0)] | None = None
     group: str | Annotated[int, msgspec.Meta(ge=0)] | None = None
     umask: int | str | None = None

@@ -119,7 +119,25 @@ def read(path: Path) -> Draft:
             ("listeners",), f"got {show(listeners)}, expected a table for each listener: [listeners.NAME]"
         )
     _check_overlaps(draft)
+    _check_control(draft)
     return draft
+
+
+def locate(path: Path) -> PoolTable:
+    """Of a config file only where its server is to be found: ``pool.control`` and ``pool.pidfile``; the rest of the
+    table is left at its defaults. Other mistakes do not matter.
+
+    :raises ConfigErrors: the file can't be read, is not TOML, or these two are wrong.
+    """
+    draft = Draft(path)
+    draft.document = _parse_toml(path)
+    pool = draft.document.get("pool", {})
+    table = {key: pool[key] for key in ("control", "pidfile") if key in pool} if isinstance(pool, Mapping) else {}
+    draft.pool = draft.decoder.decode_table(PoolTable, table, ("pool",))
+    _check_control(draft)
+    if draft.problems:
+        raise draft.problems.error(draft.document)
+    return PoolTable(**draft.pool)
 
 
 def _parse_toml(path: Path) -> dict[str, Any]:
@@ -436,6 +454,21 @@ def _check_overlaps(draft: Draft) -> None:
                     draft.problems.add(place, f'"{address}" {same}, expected each address once')
                     break
             taken.append((listener, address))
+
+
+def _check_control(draft: Draft) -> None:
+    control = draft.pool.get("control")
+    if control is None:
+        return
+    if (length := len(os.fsencode(control))) > addresses.LONGEST_UNIX_PATH:
+        message = f"the path is {length} bytes long ({control}), expected at most {addresses.LONGEST_UNIX_PATH}"
+        draft.problems.add(("pool", "control"), message)
+    for listener in draft.listeners:
+        for address, place in listener.fields.get("bind", ()):
+            if address.path and os.path.normpath(address.path) == os.path.normpath(control):
+                draft.problems.add(
+                    place, f'"{address}" is the control socket of [pool] too, expected each address once'
+                )
 
 
 def _finish_listener(draft: ListenerDraft, pool: PoolConfig) -> ListenerConfig:

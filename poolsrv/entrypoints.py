@@ -31,6 +31,19 @@ def find(group: str) -> dict[str, tuple[str, str]]:
     return {name: found[name] for name in found if name not in twice}
 
 
+def version_of(distribution: str) -> str:
+    """The version of an installed distribution, as the name of its metadata's folder has it; empty where there is no
+    such folder.
+
+    :param distribution: its name as such a folder has it: lower case, ``_`` for ``-``.
+    """
+    for folder in _metadata_folders():
+        name, _, version = os.path.basename(folder).rpartition(".")[0].rpartition("-")
+        if name == distribution:
+            return version
+    return ""
+
+
 def _metadata_folders() -> Iterator[str]:
     for place in dict.fromkeys(sys.path):
         try:

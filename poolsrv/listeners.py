@@ -16,6 +16,7 @@ import os
 import socket
 import stat
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -28,6 +29,15 @@ from .problems import one_of
 log = logging.getLogger("poolsrv.listeners")
 
 KEEPALIVE_PROBES = 3  # without an answer, before a peer is taken for gone
+
+
+# No listener can have this name.
+_CONTROL = ""
+
+
+def control_listener(path: Path) -> ListenerConfig:
+    """The control socket, in the form that ``bind`` takes: for its owner alone."""
+    return ListenerConfig(_CONTROL, (Address(socket.AF_UNIX, path=os.fspath(path)),), handler="", socket_mode=0o600)
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -68,9 +78,12 @@ def bind(listeners: tuple[ListenerConfig, ...], held: Mapping[str, Held]) -> lis
         bound.append([])
         for index, address in enumerate(listener.bind):
             try:
+                if listener.name == _CONTROL:
+                    os.makedirs(os.path.dirname(address.path), mode=0o700, exist_ok=True)
                 bound[-1] += _bind_one(listener, address, index, held)
             except OSError as error:
-                problems.append(f"listeners.{listener.name}: can't listen on {address}: {_reason(error, address)}")
+                key = "pool.control" if listener.name == _CONTROL else f"listeners.{listener.name}"
+                problems.append(f"{key}: can't listen on {address}: {_reason(error, address)}")
     if problems:
         for one in (one for group in bound for one in group if one.is_new):
             one.socket.close()

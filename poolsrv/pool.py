@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 from . import children, listeners, logs, privileges, signals
 from .admission import has_to_ask
 from .channel import MAX_IN_FLIGHT
+from .control import ControlServer
 from .dispatcher import Dispatcher
 from .errors import StartError
 from .eventloop import READ, EventLoop, Timer
 from .handshake import Held, Link, Message, send_lines, send_sockets
 from .listeners import Bound
 from .slots import Gate, Slot
+from .snapshot import Observer
 from .worker import STOP_NOW_SIGNAL, Worker
 from .workforce import Workforce
 
@@ -44,7 +46,9 @@ SPARE_DESCRIPTORS: Final = 32  # kept free for what is opened for a moment
 class Pool:
     """Runs in the dispatcher's process. ``run`` returns an exit code, or in each forked child its ``Worker``."""
 
-    def __init__(self, server: Server, bound: list[list[Bound]], link: Link, start: Mapping[str, Any]) -> None:
+    def __init__(
+        self, server: Server, bound: list[list[Bound]], control: Bound | None, link: Link, start: Mapping[str, Any]
+    ) -> None:
         self._server = server
         self._link = link
         self._alive_every: float = start["alive_every"]
@@ -71,6 +75,14 @@ class Pool:
         self._stopping = 0  # how many times it has been asked to
         self._exit_code = 0
         self._kill_timer: Timer | None = None
+        self._observer: Observer | None = None
+        self._control: ControlServer | None = None
+        self._control_socket = control
+        if control is not None:
+            self._observer = Observer(
+                self._loop, self._workers, self._dispatcher, gates, start["path"], start["generation"], start["about"]
+            )
+            self._control = ControlServer(self._loop, control.socket, {"status": self._observer.answer})
 
     # --- the main loop
 
@@ -84,6 +96,10 @@ class Pool:
         if self._alive_every:
             self._say_alive()
         self._workers.begin()
+        if self._observer is not None and self._control is not None:
+            self._observer.begin()
+            if self._observer.about.serving is None:
+                self._control.open()  # else who serves answers
         gc.freeze()  # what the workers share with this process stays out of their collections, and so shared
         gc.enable()
         while True:
@@ -99,6 +115,9 @@ class Pool:
         """Every worker serves: begin to accept."""
         self._dispatcher.open()
         self._link.send("serves")
+        if self._observer is not None and self._control is not None:
+            self._observer.state = "serving"
+            self._control.open()
         addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
         log.info("ready: %s (%d workers)", addresses, len(self._workers.slots))
 
@@ -113,6 +132,9 @@ class Pool:
         for group in self._bound:
             for bound in group:
                 bound.socket.close()
+        if self._control is not None and self._control_socket is not None:
+            self._control.abandon()
+            self._control_socket.socket.close()
         self._link.close()
 
     # --- signals, and what the supervisor says
@@ -144,6 +166,8 @@ class Pool:
                 self._stop("at once")
         elif message.kind == "reopen_logs":
             self.reopen_logs()
+        elif message.kind == "about" and self._observer is not None:
+            self._observer.set_about(message.fields["about"])
         elif message.kind == "workers" and not self._stopping:
             if message.fields["by"] > 0:
                 size = len(self._workers.slots)
@@ -175,6 +199,9 @@ class Pool:
             for group in self._bound:
                 for bound in group:
                     bound.socket.close()
+            if self._control is not None and self._control_socket is not None:
+                self._control.close()
+                self._control_socket.socket.close()
         else:
             log.info("%s: ending at once", why, extra={"reason": why})
         self._workers.signal_all(signal.SIGTERM if self._stopping == 1 else STOP_NOW_SIGNAL)
@@ -208,9 +235,10 @@ def run_server(server: Server, link: Link, held: Mapping[str, Held], start: Mapp
     _set_limits(server)
     _check_descriptor_limit(server)
     children.close_on_exec_from(3)
-    bound = _settle_sockets(server, link, held)
+    bound, control = _settle_sockets(server, link, held)
+    start = {**start, "path": os.path.abspath(server.config.path)}  # before the directory is another one
     _give_up_privileges(server)
-    outcome = Pool(server, bound, link, start).run()
+    outcome = Pool(server, bound, control, link, start).run()
     if isinstance(outcome, int):
         return outcome
     code = 1
@@ -224,10 +252,16 @@ def run_server(server: Server, link: Link, held: Mapping[str, Held], start: Mapp
         os._exit(code)
 
 
-def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> list[list[Bound]]:
-    """Bind what does not stand yet, agree with the supervisor on what is used, and close the rest."""
+def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> tuple[list[list[Bound]], Bound | None]:
+    """Bind what does not stand yet, agree with the supervisor on what is used, and close the rest.
+
+    :returns: the sockets of each listener, and the control socket.
+    """
     pool = server.config.pool
-    bound = listeners.bind(tuple(listener.config for listener in server.listeners), held)
+    wanted = [listener.config for listener in server.listeners]
+    if pool.control is not None:
+        wanted.append(listeners.control_listener(pool.control))
+    bound = listeners.bind(tuple(wanted), held)
     used = [one for group in bound for one in group]
     if pool.identity is not None and os.geteuid() == 0:
         for bound_one in used:
@@ -247,7 +281,8 @@ def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> lis
     for one in held.values():
         if one not in kept:
             one.socket.close()
-    return bound
+    control = bound.pop()[0] if pool.control is not None else None
+    return bound, control
 
 
 def _set_limits(server: Server) -> None:

@@ -435,6 +435,7 @@ class Supervisor:
         return {
             "pid": os.getpid(),
             "started_at": self._started_at,
+            "serving": self._current.generation if self._current is not None else None,
             "restarts": self._restarts,
             "last_reload": self._last_reload,
             "leaving": [

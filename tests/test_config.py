@@ -620,7 +620,7 @@ def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struc
         "certificate": "required",
     }
     in_words |= {"key": "in `certificate`", "client_ca": "none", "client_certificate": "required"}
-    in_words |= {"file": "standard error"}
+    in_words |= {"file": "standard error", "control": "none"}
     expected = {}
     for field in msgspec.structs.fields(schema):
         has_default = field.default is not msgspec.NODEFAULT and field.default is not None

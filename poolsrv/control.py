@@ -1,0 +1,194 @@
+"""The control socket: answers questions about the server, a line of JSON for each.
+
+Theory. It is a unix socket in the dispatcher's loop. What it tells the dispatcher knows by itself or reads in /proc, so
+it answers also while workers are busy, stuck or stopped. Only root and the server's own user may ask: the socket's file
+has mode 0600, and whoever connects is looked at once more (SO_PEERCRED, unix(7)). Nobody there can hold up the server:
+there are at most ``MOST_CLIENTS`` at a time, further ones wait in the kernel's queue; a question has at most
+``LONGEST_QUESTION`` bytes; an answer is written as the client takes it; and who does nothing for ``PATIENCE`` seconds
+is thrown out.
+
+A question is a line: a word, or an object ``{"request": WORD}``. See figures.py for the answers. A client may ask
+again on the same connection once it has the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from .eventloop import HANGUP, READ, WRITE, EventLoop, Timer
+from .figures import PROTOCOL, Answer
+
+log = logging.getLogger("poolsrv.control")
+
+MOST_CLIENTS: Final = 8
+LONGEST_QUESTION: Final = 1024  # bytes
+PATIENCE: Final = 10.0  # seconds
+
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
+
+
+class ControlServer:
+    """Answers on a listening socket, which stays the caller's.
+
+    :param answers: makes the answer, by the word that is asked.
+    """
+
+    def __init__(self, loop: EventLoop, sock: socket.socket, answers: Mapping[str, Callable[[], Answer]]) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._answers = answers
+        self._clients: set[_Client] = set()
+        self._is_open = False
+        self._paused = False
+
+    def open(self) -> None:
+        """Begin to accept. Harmless when called again."""
+        if not self._is_open:
+            self._is_open = True
+            self._loop.register(self._socket.fileno(), READ, self._accept)
+
+    def close(self) -> None:
+        """Accept no more, and let go of all clients; before the listening socket is closed."""
+        if self._is_open:
+            self._is_open = False
+            self._loop.unregister(self._socket.fileno())
+        for client in list(self._clients):
+            client.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of all connections."""
+        for client in self._clients:
+            client.socket.close()
+
+    def _accept(self, mask: int) -> None:
+        try:
+            sock, _ = self._socket.accept()
+        except OSError:
+            return  # it is gone already, or there is no descriptor: later
+        if not _may_ask(sock):
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._clients.add(_Client(self._loop, sock, self._answer, self._gone))
+        self._pause(len(self._clients) >= MOST_CLIENTS)
+
+    def _gone(self, client: _Client) -> None:
+        self._clients.discard(client)
+        self._pause(False)
+
+    def _pause(self, paused: bool) -> None:
+        if self._is_open and paused is not self._paused:
+            self._paused = paused
+            self._loop.modify(self._socket.fileno(), 0 if paused else READ)
+
+    def _answer(self, question: bytes) -> bytes:
+        word = _word(question)
+        known = ", ".join(self._answers)
+        if word is None:
+            answer = Answer(
+                PROTOCOL, error=f'not understood, expected a line with a word or {{"request": WORD}}: {known}'
+            )
+        elif word not in self._answers:
+            answer = Answer(PROTOCOL, error=f"unknown request {word[:40]!r}, expected {known}")
+        else:
+            try:
+                answer = self._answers[word]()
+            except Exception:
+                log.exception("can't answer %s", word)
+                answer = Answer(PROTOCOL, error="failed; the log says why")
+        return msgspec.json.encode(answer) + b"\n"
+
+
+class _Client:
+    """One connection: it asks, or takes its answer."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        sock: socket.socket,
+        answer: Callable[[bytes], bytes],
+        gone: Callable[[_Client], object],
+    ) -> None:
+        self.socket = sock
+        self._loop = loop
+        self._answer = answer
+        self._gone = gone
+        self._asked = b""
+        self._unsent = b""
+        self._finished = False  # it asks no more
+        self._closed = False
+        self._timer: Timer = loop.call_later(PATIENCE, self.close)
+        loop.register(sock.fileno(), READ, self._on_event)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._timer.cancel()
+            self._loop.unregister(self.socket.fileno())
+            self._loop.at_end_of_turn(self.socket.close)
+            self._gone(self)
+
+    def _on_event(self, mask: int) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(PATIENCE, self.close)
+        try:
+            if mask & READ and not self._unsent:
+                self._receive()
+            elif mask & WRITE:
+                self._send()
+            elif mask & HANGUP:
+                self.close()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+
+    def _receive(self) -> None:
+        data = self.socket.recv(LONGEST_QUESTION)
+        self._asked += data
+        if not data:
+            self._finished = True
+            self._asked += b"\n" if self._asked else b""
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer the next question, if there is a whole one."""
+        question, end, rest = self._asked.partition(b"\n")
+        if end and len(question) <= LONGEST_QUESTION:
+            self._asked = rest
+            self._unsent = self._answer(question)
+            self._loop.modify(self.socket.fileno(), WRITE)
+            self._send()
+        elif self._finished or len(question) >= LONGEST_QUESTION:
+            self.close()
+
+    def _send(self) -> None:
+        sent = self.socket.send(self._unsent, _SEND_FLAGS)
+        self._unsent = self._unsent[sent:]
+        if not self._unsent:
+            self._loop.modify(self.socket.fileno(), READ)
+            self._go_on()
+
+
+def _word(question: bytes) -> str | None:
+    try:
+        text = question.decode().strip()
+        if text.startswith("{"):
+            request = msgspec.json.decode(text)["request"]
+            return request if isinstance(request, str) else None
+    except (ValueError, KeyError, msgspec.DecodeError):
+        return None
+    return text or None
+
+
+def _may_ask(sock: socket.socket) -> bool:
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(data)[1] in (0, os.geteuid())
