@@ -217,7 +217,6 @@ class Pool:
         while children.kill_children() and self._loop.now < deadline:
             self._loop.turn(0.02)
             self._workers.reap()
-        self._signals.silence()
         self._loop.close()
 
 

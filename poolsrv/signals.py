@@ -8,6 +8,11 @@ number is not, so a flood of one signal can't hide another.
 
 Fork. A child that keeps the inherited wakeup descriptor writes its own signals into its parent's pipe. So all
 signals are blocked across ``fork``, and the child makes a pipe of its own before it unblocks them.
+
+The end. A process that ends in order leaves its handlers as they are, and ends with ``os._exit``: what comes late is
+recorded, and nobody reads it. To ignore the signals first is not safe: one may come between the moment when CPython
+looks for such and the one when it changes the handler, and then a traceback is printed ("ignored due to race
+condition"). Nor is to let the interpreter wind up: that brings the default actions back, and the next signal kills.
 """
 
 from __future__ import annotations
@@ -60,15 +65,6 @@ class SignalPipe:
         signal.set_wakeup_fd(self._former_wakeup)
         for number, handler in self._former.items():
             signal.signal(number, handler)
-        self._reader.close()
-        self._writer.close()
-
-    def silence(self) -> None:
-        """For a process that is about to exit in order: ignore the signals from now on, so that none of them ends it
-        before, and close the pipe."""
-        for number in self._former:
-            signal.signal(number, signal.SIG_IGN)
-        signal.set_wakeup_fd(-1)
         self._reader.close()
         self._writer.close()
 

@@ -419,7 +419,6 @@ class Supervisor:
             self._reap()
         if self._pidfile is not None:
             self._pidfile.remove()
-        self._signals.silence()
         self._loop.close()
         if self._stopping:
             log.info("stopped")

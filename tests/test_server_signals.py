@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from distributions import install
 from puppet import Client, config, connect_until, install_puppet, wait_listening
-from support import ServerProcess, is_alive, receive_line, wait_until
+from support import ServerProcess, is_alive, process_state, receive_line, wait_until
 
 Serve = Callable[..., ServerProcess]
 STOPS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -102,6 +102,32 @@ def test_many_signals_that_stop_are_no_more_than_two(serve: Serve, site: Path) -
             server.signal(signal.SIGINT)
     assert server.wait() == 0
     assert "Traceback" not in server.log
+
+
+def test_handlers_of_signals_stay_until_the_process_is_gone(serve: Serve, site: Path) -> None:
+    """Else a late signal kills what has ended in order, or has a traceback printed: see the end of signals.py's theory.
+
+    A zombie still shows them, so nobody may reap it before they have been read.
+    """
+    server = serve(config("workers = 1"), paths=(site,))
+    dispatcher = server.dispatcher_pid
+    server.signal(signal.SIGSTOP)
+    os.kill(dispatcher, signal.SIGTERM)
+    wait_until(lambda: process_state(dispatcher) == "Z", "the dispatcher's end")
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1} <= caught(dispatcher)
+    server.signal(signal.SIGCONT)
+    server.wait_for_line(" ready: ", count=2)
+    server.signal(signal.SIGTERM)
+    os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1} <= caught(server.pid)
+    assert server.wait() == 0
+
+
+def caught(pid: int) -> set[int]:
+    """The signals that a process has handlers for; proc_pid_status(5)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
 
 
 # --- the other signals
