@@ -81,7 +81,11 @@ def test_the_figures_are_those_of_the_server(serve: Serve, site: Path) -> None:
         pids = sorted(int(ask_puppet(sock, b"pid")) for sock in (first, second))
         program = int(ask_puppet(first, b"program"))
         wait_until(lambda: query(server)["status"]["totals"]["programs"] == 1, "a program")
-        wait_until(lambda: query(server)["status"]["totals"]["bytes_in_rate"] > 0, "a rate")
+
+        def all_have_said() -> bool:
+            return all(worker["bytes_in"] >= len(b"pid\n") for worker in query(server)["status"]["workers"])
+
+        wait_until(all_have_said, "what workers have said last")
         answer = query(server)
         found = answer["status"]
         assert answer["protocol"] == 1
@@ -97,7 +101,7 @@ def test_the_figures_are_those_of_the_server(serve: Serve, site: Path) -> None:
         for worker in workers:
             assert (worker["state"], worker["open"], worker["accepted"], worker["restarts"]) == ("serving", 1, 1, 0)
             assert worker["memory"] > 1 << 20
-            assert worker["bytes_in"] >= len(b"pid\n")
+        assert found["totals"]["bytes_in_rate"] > 0
         puppet, hello = found["listeners"]
         assert (puppet["name"], puppet["handler"], puppet["open"], puppet["accepted"]) == ("puppet", "puppet", 2, 2)
         assert (puppet["max_connections"], puppet["queued"], puppet["waiting"]) == (7, 0, 0)
