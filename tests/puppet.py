@@ -182,7 +182,7 @@ def wait_passed_on(server: ServerProcess, listener: str = "puppet") -> None:
             _, address, _, state, queues, *_ = line.split()
             if address.endswith(local) and state == "0A" and int(queues.partition(":")[2], 16):
                 return False
-        return process_state(server.pid) == "S"
+        return process_state(server.dispatcher_pid) == "S"
 
     wait_until(is_so, "a dispatcher that has passed them on")
 
