@@ -7,6 +7,7 @@ import re
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,22 @@ def reset(sock: socket.socket) -> None:
     """Close in such a way that the peer sees a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+@contextmanager
+def who_says(server: ServerProcess, listener: str, data: bytes, seconds: float) -> Iterator[socket.socket]:
+    """A client that has sent this within so many seconds; where the machine had no time for that, another one."""
+    for _ in range(100):
+        began = time.monotonic()
+        with server.connect(listener) as sock:
+            try:
+                sock.sendall(data)
+            except (ConnectionResetError, BrokenPipeError):
+                continue
+            if time.monotonic() - began < seconds:
+                yield sock
+                return
+    raise AssertionError(f"{data!r} is late, again and again")
 
 
 def ask(sock: socket.socket, line: bytes) -> bytes:

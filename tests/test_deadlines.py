@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from served import ask, closed, listener, served, settle
+from served import ask, closed, listener, served, settle, who_says
 from support import ServerProcess, context_switches, receive_all, receive_exactly, wait_until
 from test_limits import os_parent
 from test_tls import NEW_KEY, tls
@@ -117,16 +117,15 @@ def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def test_who_says_nothing_is_closed_in_order(server: ServerProcess) -> None:
     after = len(server.lines)
+    began = time.monotonic()
     with server.connect("first") as sock:
-        began = time.monotonic()
         assert receive_all(sock) == b"hello\n"
         assert time.monotonic() - began >= TIMEOUT * 0.9
     assert closed(server, "first", after) == "first byte timeout"
 
 
 def test_one_byte_is_enough(server: ServerProcess) -> None:
-    with server.connect("first") as sock:
-        sock.sendall(b"x")
+    with who_says(server, "first", b"x", TIMEOUT) as sock:
         assert receive_exactly(sock, 7) == b"hello\nx"
         with server.connect("first") as other:
             assert receive_all(other) == b"hello\n"
@@ -149,8 +148,7 @@ def test_who_speaks_to_a_program_is_not_late(server: ServerProcess) -> None:
 
 
 def test_an_unfinished_handshake_is_no_first_byte(server: ServerProcess) -> None:
-    with server.connect("secret") as sock:
-        sock.sendall(b"\x16\x03\x01\x02\x00")  # the beginning of a TLS record
+    with who_says(server, "secret", b"\x16\x03\x01\x02\x00", TIMEOUT) as sock:  # the beginning of a TLS record
         assert receive_all(sock) == b""
 
 
@@ -164,8 +162,7 @@ def test_the_lifetime_of_an_unfinished_handshake(server: ServerProcess) -> None:
 
 def test_after_its_lifetime_a_connection_is_closed_in_order(server: ServerProcess) -> None:
     after = len(server.lines)
-    with server.connect("life") as sock:
-        sock.sendall(b"x")
+    with who_says(server, "life", b"x", TIMEOUT) as sock:
         assert receive_all(sock) == b"hello\nx"
     assert closed(server, "life", after) == "connection lifetime"
 
@@ -205,8 +202,7 @@ def test_who_does_not_finish_is_aborted(server: ServerProcess) -> None:
 
 def test_who_does_not_read_the_rest_is_aborted(server: ServerProcess) -> None:
     after = len(server.lines)
-    with server.connect("heavy") as sock:
-        sock.sendall(b"x")
+    with who_says(server, "heavy", b"x", TIMEOUT) as sock:
         assert closed(server, "heavy", after) == "connection lifetime"
         with pytest.raises(ConnectionResetError):
             receive_all(sock)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from served import ask, closed, listener, reset, served, settle, turns
+from served import ask, closed, listener, reset, served, settle, turns, who_says
 from support import ServerProcess, receive_all, receive_exactly, wait_until
 
 TIMEOUT = 0.3  # seconds; what is to come must come later than that, but no test asks how much later
@@ -94,8 +94,7 @@ def test_bytes_from_the_client_count(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("what", ["hold", "program", "stream", "relay", "blocking"])
 def test_what_holds_a_connection_keeps_it_from_being_idle(server: ServerProcess, what: str) -> None:
-    with server.connect("idle") as sock, server.connect("idle") as other:
-        sock.sendall(what.encode())
+    with who_says(server, "idle", what.encode(), TIMEOUT) as sock, server.connect("idle") as other:
         assert receive_exactly(sock, len(what)) == what.encode()
         assert receive_all(other) == b""  # the other one has been idle too long meanwhile
         with server.connect("idle") as another:
@@ -107,8 +106,7 @@ def test_what_holds_a_connection_keeps_it_from_being_idle(server: ServerProcess,
 
 def test_a_reader_that_makes_no_progress_is_idle(server: ServerProcess) -> None:
     after = len(server.lines)
-    with server.connect("idle") as sock:
-        sock.sendall(b"big")
+    with who_says(server, "idle", b"big", TIMEOUT) as sock:
         assert closed(server, "idle", after) == "idle timeout"
         with pytest.raises(ConnectionResetError):
             receive_all(sock)  # aborted: it must not take what has come for everything
@@ -116,8 +114,7 @@ def test_a_reader_that_makes_no_progress_is_idle(server: ServerProcess) -> None:
 
 def test_a_closed_connection_is_not_held_and_so_may_be_idle(server: ServerProcess) -> None:
     after = len(server.lines)
-    with server.connect("idle") as sock:
-        sock.sendall(b"closing")
+    with who_says(server, "idle", b"closing", TIMEOUT) as sock:
         assert closed(server, "idle", after) == "idle timeout"
         with pytest.raises(ConnectionResetError):
             receive_all(sock)
