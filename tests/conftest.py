@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import ServerProcess, children_of, open_descriptors, wait_until
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_the_foreground() -> None:
+    """A shell starts its jobs in the background with INT and QUIT ignored, and their programs inherit that."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
