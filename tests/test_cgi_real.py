@@ -97,6 +97,7 @@ def git(*arguments: str, cwd: Path, **variables: str) -> str:
         "HOME": str(cwd),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
+        "GIT_TRACE_CURL_NO_DATA": "1",  # of a trace, the headers
         "GIT_CONFIG_COUNT": "1",  # what is random does not get smaller
         "GIT_CONFIG_KEY_0": "core.compression",
         "GIT_CONFIG_VALUE_0": "0",
