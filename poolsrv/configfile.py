@@ -355,14 +355,16 @@ def _check_socket_options(problems: Problems, listener: ListenerDraft) -> None:
 
 def _check_limits(problems: Problems, listener: ListenerDraft) -> None:
     key, fields = listener.key, listener.fields
+    misspelt = {nearest(stray, LISTENER_KEYS) for stray in listener.strays}
     for name, needed in (
         ("connection_rate_burst", ("connection_rate",)),
         ("rate_per_source_burst", ("rate_per_source",)),
         ("when_full", ("max_connections", "connection_rate")),
         ("ipv6_prefix", ("max_per_source", "rate_per_source")),
     ):
-        if name in fields and not any(other in fields for other in needed):
-            problems.add((*key, name), f"nothing that it could be about, expected {one_of(needed)} beside it")
+        if name in fields and not any(other in fields or other in misspelt for other in needed):
+            expected = one_of([f"`{other}`" for other in needed])
+            problems.add((*key, name), f"nothing that it could be about, expected {expected} beside it")
     binds = fields.get("bind", ())
     if binds and all(address.family == socket.AF_UNIX for address, _ in binds) and not fields.get("proxy_protocol"):
         for name in ("allow", "deny", "max_per_source", "rate_per_source"):

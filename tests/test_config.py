@@ -257,11 +257,11 @@ def test_auto_gives_a_listener_that_wants_more_workers_all_of_them(tmp_path: Pat
         ),
         (
             "connection_rate_burst = 5",
-            "connection_rate_burst: nothing that it could be about, expected connection_rate beside it",
+            "connection_rate_burst: nothing that it could be about, expected `connection_rate` beside it",
         ),
         (
             'when_full = "refuse"',
-            "when_full: nothing that it could be about, expected max_connections or connection_rate beside it",
+            "when_full: nothing that it could be about, expected `max_connections` or `connection_rate` beside it",
         ),
         ('max_connections = 1\nwhen_full = "drop"', 'when_full: got "drop", expected "wait" or "refuse"'),
         ("max_per_source = 1\nipv6_prefix = 0", "ipv6_prefix: got 0, expected a whole number from 1 to 128"),
