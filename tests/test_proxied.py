@@ -186,6 +186,7 @@ def quiet(server: ServerProcess, after: int) -> None:
         told(sock)
         server.wait_for_line(r"who #\d+ 192\.0\.2\.7:50000: here", after=after)
     assert len([line for line in server.lines[after:] if " here" in line]) == 1
+    assert not [line for line in server.lines[after:] if "closed: no PROXY header" in line]
 
 
 def test_who_is_not_trusted_is_not_heard(server: ServerProcess) -> None:

@@ -19,6 +19,7 @@ from .peers import (
     classic,
     one_program_per_connection,
     poolsrv,
+    poolsrv_over_tls,
     program,
 )
 from .servers import Peer
@@ -128,8 +129,31 @@ def _idle(peer: Peer, settings: Settings) -> Sample:
     return measure.under_load(peer, settings, mode="echo", connections=64, idle=idle, size=128)
 
 
+# Servers by the number of idle connections that they have beside the active ones.
+AMONG = {
+    count: [poolsrv(f"{POOLSRV}, {count:,} idle"), program(f"bare C loop, {count:,} idle", "echo_min")]
+    for count in (100, 9000)
+}
+
+
+def _among_idle(peer: Peer, settings: Settings) -> Sample:
+    count = next(count for count, peers in AMONG.items() if peer in peers)
+    idle = settings.scale(count, count // 10)
+    return measure.under_load(peer, settings, mode="echo", connections=64, idle=idle, size=128)
+
+
 def _standing() -> list[Case]:
     return [
+        Case(
+            "idle-growth",
+            "64 active connections beside 100 and 9,000 idle ones",
+            "As the echo of 128 bytes with 64 connections. What an idle connection costs those that are not:"
+            " nothing, if a server does it right, but that the processor's caches hold less.",
+            [peer for peers in zip(*AMONG.values(), strict=True) for peer in peers],
+            _among_idle,
+            [*ECHO_COLUMNS, "not_connected"],
+            reference=AMONG[100][0].name,
+        ),
         Case(
             "idle-10000",
             "64 active connections beside 10,000 idle ones",
@@ -235,7 +259,7 @@ def _costs() -> list[Case]:
             "memory-idle",
             "Memory for each idle connection",
             "9,000 connections that were answered once and are silent: the growth of the server's processes, for each.",
-            [BARE, POOLSRV_ONE, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED],
+            [BARE, POOLSRV_ONE, poolsrv_over_tls(), UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED],
             lambda peer, settings: measure.idle_memory(peer, settings, settings.scale(9000, 500)),
             ["bytes_per_connection", "pss_mib", "not_connected", "errors"],
             reference=UVLOOP.name,

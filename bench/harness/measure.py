@@ -51,8 +51,9 @@ class Load:
     def __init__(self, server: Server, settings: Settings, arguments: dict[str, object]) -> None:
         options = [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
         self.server = server
+        program = [str(PYTHON), str(BENCH / "tls_load.py")] if server.launch.tls else [str(BUILD / "load")]
         self.process = subprocess.Popen(
-            [str(BUILD / "load"), "--port", str(server.port), "--sync", *options],
+            [*program, "--port", str(server.port), "--sync", *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

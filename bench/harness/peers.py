@@ -1,5 +1,6 @@
 """The servers that answer with an echo, or that run one program for each connection. Those for HTTP are in web.py."""
 
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def poolsrv(name: str = POOLSRV, *, workers: int = 1, dispatch: str = "round-rob
         return Launch([poolsrv_command(directory, config)], ready_line=True)
 
     return Peer(name, launch)
+
+
+def poolsrv_over_tls() -> Peer:
+    """poolsrv with its bundled echo handler behind TLS, with a certificate of its own making."""
+
+    def launch(directory: Path, port: int) -> Launch:
+        request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
+        files = ["-keyout", "key.pem", "-out", "certificate.pem"]
+        subprocess.run([*request.split(), *files], cwd=directory, check=True, capture_output=True)
+        # So many handshakes, one after the other, may take longer than the default idle_timeout.
+        config = poolsrv_config(port) + "idle_timeout = 0\n"
+        config += '[listeners.bench.tls]\ncertificate = "certificate.pem"\nkey = "key.pem"\n'
+        return Launch([poolsrv_command(directory, config)], ready_line=True, tls=True)
+
+    return Peer(f"{POOLSRV}, TLS", launch, programs=frozenset({"openssl"}))
 
 
 def program(name: str, binary: str, *arguments: object) -> Peer:

@@ -34,6 +34,7 @@ class Launch:
 
     commands: list[list[str]]  # usually one; a web server beside a FastCGI server makes two
     ready_line: bool = False  # the server says so itself on standard error; else it is asked by connecting
+    tls: bool = False  # the server speaks TLS
     send: str = ""  # what a client has to send to have the program run, where it is one program per connection
 
 

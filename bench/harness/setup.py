@@ -25,6 +25,7 @@ PACKAGES = {
     "apache2": "apache2-bin",
     "nginx": "nginx",
     "fcgiwrap": "fcgiwrap",
+    "openssl": "openssl",
 }
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
