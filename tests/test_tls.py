@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from cgi_client import write_programs
-from served import closed, served
+from served import closed, served, settle
 from support import TIMEOUT, ServerProcess, receive_all
 
 Serve = Callable[..., ServerProcess]
@@ -162,6 +162,13 @@ key = "{at}/wild.key"
     ]
     with served(tmp_path_factory.mktemp("tls"), MODULE, *listeners) as one:
         yield one
+
+
+@pytest.fixture(autouse=True)
+def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "server" in request.fixturenames:
+        settle(request.getfixturevalue("server"))
 
 
 class Peer:
@@ -440,6 +447,7 @@ def test_an_end_of_stream_that_comes_with_the_bytes_is_not_forgotten(server: Ser
     with Peer(server, "back").shake_hands(flush=False) as peer:
         peer.send(b"hello").finish().flush()
         assert peer.receive(100) == b"hello"
+    settle(server)
     after = len(server.lines)
     with Peer(server, "back").shake_hands() as peer:
         peer.send(b"hello").finish().flush()
