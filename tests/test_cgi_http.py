@@ -44,7 +44,7 @@ MORE = {
     "closed.sh": "exec 0<&-; printf 'Content-Type: text/plain\\n\\nclosed'",
     "early.sh": "printf 'Content-Type: text/plain\\nContent-Length: 2\\n\\nok'; wc -c >early.$$; mv early.$$ early",
     "swallow.sh": "cat >/dev/null; printf 'Content-Type: text/plain\\n\\n'",
-    "lateread.sh": "sleep 1; printf 'Content-Type: text/plain\\n\\n'; wc -c",
+    "lateread.sh": "sleep 1.5; printf 'Content-Type: text/plain\\n\\n'; wc -c",
     "date.sh": "printf 'Content-Type: text/plain\\nDate: Thu, 01 Jan 1970 00:00:00 GMT\\nServer: mine\\n\\n'",
     "dir/index.sh": "printf 'Content-Type: text/plain\\n\\nindex %s' \"$SCRIPT_NAME\"",
     "plain.txt": "not a program",
@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += cgi_listener(
         "small", root=root, max_header_size=1024, max_body_size=1000, spool_memory=100, index="index.sh"
     )
-    config += cgi_listener("quick", root=root, header_timeout=0.3, body_timeout=0.3, keepalive_timeout=0.3)
+    config += cgi_listener("quick", root=root, header_timeout=0.7, body_timeout=0.7, keepalive_timeout=0.7)
     config += cgi_listener("one", root=root, keepalive_timeout=0)
     config += cgi_listener("finish", keys='half_close = "finish"', root=root)
     config += cgi_listener("auth", root=root, pass_authorization=True, environment={"HTTPS": "on"})

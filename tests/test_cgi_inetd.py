@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += inetd("unix", "env", "-0", bind="unix:env.sock", environment={"MORE": "1"})
     config += inetd("greet", str(root / "greet.sh")) + inetd("sum", str(root / "sum.sh"))
     config += inetd("client", str(root / "greet.sh"), stderr="client")
-    config += inetd("timed", str(root / "stubborn.sh"), timeout=0.3) + inetd("stubborn", str(root / "stubborn.sh"))
+    config += inetd("timed", str(root / "stubborn.sh"), timeout=1.0) + inetd("stubborn", str(root / "stubborn.sh"))
     config += inetd("gone", "/bin/sh", "-c", "exec /no/such/program")
     running = ServerProcess(config, tmp_path_factory.mktemp("server"))
     try:

@@ -60,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     line: dict[str, Any] = {"protocol": "line", "root": root}
     config = pool() + cgi_listener("raw", **line)
     config += cgi_listener("args", **line, arguments=True, stderr="client", environment={"MORE": "1"})
-    config += cgi_listener("timed", **line, timeout=0.3)
+    config += cgi_listener("timed", **line, timeout=1.0)
     config += cgi_listener("short", **line, max_line=100, pass_environment=["HOME"])
     config += cgi_listener("path", bind="unix:raw.sock", **line)
     running = ServerProcess(config, tmp_path_factory.mktemp("server"))
@@ -223,7 +223,7 @@ def test_a_timeout_ends_the_group(server: ServerProcess) -> None:
         for sock in (heedful, stubborn):
             with pytest.raises(ConnectionResetError):
                 receive_all(sock)
-    server.wait_for_line(r"/stubborn.sh\[\d+\]: over its timeout of 0.3 s: ending it", after=after)
+    server.wait_for_line(r"/stubborn.sh\[\d+\]: over its timeout of 1 s: ending it", after=after)
 
 
 def test_a_client_that_is_gone_ends_the_group(server: ServerProcess) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ MORE = {
     "fails.sh": "printf 'Content-Type: text/plain\\nContent-Length: 5\\n\\nhello'; exit 3",
     "dies.sh": "printf 'Content-Type: text/plain\\n\\nhello'; kill -9 $$",
     "slow.sh": "sleep 0.3; printf 'Content-Type: text/plain\\n\\nab'; sleep 0.3; printf cd",
+    "wait.sh": "printf 'Content-Type: text/plain\\n\\n'; while [ ! -e go ]; do sleep 0.02; done; echo end",
     "big.sh": "printf 'Content-Type: text/plain\\nContent-Length: 200000\\n\\n'; head -c 200000 /dev/zero",
 }
 
@@ -47,10 +49,10 @@ def test_combined(serve: Callable[..., ServerProcess], root: Path, tmp_path: Pat
     first, second, third = lines(log, 3)
     assert re.fullmatch(
         r'127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "GET /hello.sh\?q=1 HTTP/1.1" 200 5'
-        r' "http://a/" "test/1" queued=0.000000 first=0\.\d{6} total=0\.\d{6} exit=0 cpu=\d\.\d{6}( peak=\d+)?',
+        r' "http://a/" "test/1" queued=0.000000 first=\d+\.\d{6} total=\d+\.\d{6} exit=0 cpu=\d\.\d{6}( peak=\d+)?',
         first,
     )
-    assert re.search(r'"GET /no.sh HTTP/1.1" 404 14 "-" "\\"\\\\" first=0\.\d+ total=0\.\d+$', second)
+    assert re.search(r'"GET /no.sh HTTP/1.1" 404 14 "-" "\\"\\\\" first=\d+\.\d+ total=\d+\.\d+$', second)
     assert re.search(r'"nonsense" 400 16 "-" "-" first=', third)
 
 
@@ -87,14 +89,18 @@ def test_queue_time(serve: Callable[..., ServerProcess], root: Path, tmp_path: P
     log = tmp_path / "access.log"
     options: dict[str, Any] = {"access_log": log, "access_log_format": "json", "max_programs": 1}
     server = serve(pool() + cgi_listener(root=root, **options))
-    with Client(server) as client, Client(server) as other:
-        client.request("/slow.sh")
+    with Client(server) as client, Client(server) as other, Client(server) as third:
+        client.request("/wait.sh")
         client.head()
-        other.get("/hello.sh")
+        other.request("/hello.sh")
+        assert third.get("/no.sh").status == 404  # so the one before it is in the queue by now
+        time.sleep(0.2)
+        (root / "go").touch()
+        assert other.response().body == b"hello"
         client.take(1)
-    by_program = {record["program"]: record for record in map(json.loads, lines(log, 2))}
-    assert by_program["/slow.sh"]["queued"] == 0
-    assert by_program["/hello.sh"]["queued"] > 0.1
+    by_program = {record.get("program"): record for record in map(json.loads, lines(log, 3))}
+    assert by_program["/wait.sh"]["queued"] == 0
+    assert by_program["/hello.sh"]["queued"] >= 0.2
 
 
 def test_a_client_that_leaves(serve: Callable[..., ServerProcess], root: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[ServerProcess]:
     config = pool() + cgi_listener(root=root, warm=True, warm_modules=["decimal"], limits={"open_files": 77})
-    config += cgi_listener("some", root=root, warm=["/tell*"], timeout=0.6)
+    config += cgi_listener("some", root=root, warm=["/tell*"], timeout=2.0)
     config += cgi_listener("cold", root=root, limits={"open_files": 77})
     config += cgi_listener("config", root=root, warm=True, interpreters={".pyx": [sys.executable]})
     log = tmp_path_factory.mktemp("log") / "log"
