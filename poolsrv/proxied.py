@@ -81,6 +81,7 @@ class Proxies:
                 self.refused,
                 peer,
                 why,
+                extra={"listener": name, "connection": connection.id, "peer": peer, "reason": why},
             )
         connection._reset_at_close()
         connection._end("no PROXY header")

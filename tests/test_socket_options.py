@@ -9,6 +9,11 @@ import pytest
 from served import ask, listener, served
 from support import ServerProcess, receive_all
 
+from poolsrv.addresses import parse
+from poolsrv.config import ListenerConfig
+from poolsrv.handshake import Held
+from poolsrv.listeners import bind
+
 OPTIONS = """
 class Options:
     # Says what is set on the accepted socket.
@@ -68,12 +73,21 @@ def test_a_reload_changes_the_options_of_sockets_that_stand(tmp_path: Path) -> N
         assert (answer[0], answer[-1]) == (0, 0)
 
 
+def test_sockets_of_systemd_get_the_options_too(tmp_path: Path) -> None:
+    config = ListenerConfig("web", (parse("systemd:web", tmp_path),), "echo", keepalive=30, tcp_nodelay=True)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        bind((config,), {"systemd:web#0": Held("systemd:web#0", sock, "", None)})
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+
+
 def test_servers_that_share_a_port(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     with served(tmp_path / "one", OPTIONS, listener("who", reuse_port=True)) as one:
-        bind = one.addresses("who")[0]
-        with served(tmp_path / "other", OPTIONS, listener("who", bind=bind, reuse_port=True)) as other:
+        address = one.addresses("who")[0]
+        with served(tmp_path / "other", OPTIONS, listener("who", bind=address, reuse_port=True)) as other:
             answered: set[bytes] = set()
             while len(answered) < 2:  # the kernel chooses by the client's port
                 with one.connect("who") as sock:
