@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,6 +31,7 @@ Examples:
   poolsrv --config poolsrv.toml             serve
   poolsrv check --config poolsrv.toml       find every error of the file, serve nothing
   poolsrv status --config poolsrv.toml      what the server does now ([pool] control)
+  poolsrv top --config poolsrv.toml         the same, ever anew
   poolsrv plugins                           what a config may name, with hooks and options
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo of the sample config
 
@@ -159,20 +161,29 @@ def status(config: Path, as_json: bool) -> None:
     socket: pool.control in the config. Exits with 0, with 1 where the server does not run, does not answer, or may not
     be asked by this user, or with 2 where the config has no control socket.
     """
-    from .status import NoAnswer, as_text, ask
+    from .status import as_text, ask
 
-    try:
+    with _told():
         answer = ask(config)
-    except ConfigErrors as errors:
-        _fail(EXIT_USAGE, map(str, errors.problems))
-    except NoAnswer as error:
-        _fail(error.exit_code, [f"poolsrv: {error}"] if error.exit_code == EXIT_FAILED else [str(error)])
     if as_json:
         import msgspec
 
         click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2))
     else:
         click.echo(as_text(answer))
+
+
+@cli.command()
+@_config_option("The config of the server to watch (TOML).", required=True)
+def top(config: Path) -> None:
+    """The same as status, in the terminal and ever anew.
+
+    The busiest workers first. Ends with q or Ctrl-C. Exit codes are those of status.
+    """
+    with _told():
+        from .top import run
+
+        run(config)
 
 
 def main() -> NoReturn:
@@ -188,6 +199,19 @@ def _load(config: Path) -> Server:
         return load(config)
     except ConfigErrors as errors:
         _fail(EXIT_USAGE, map(str, errors.problems))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Why a server can't be asked, as a message and an exit code."""
+    from .status import NoAnswer
+
+    try:
+        yield
+    except ConfigErrors as errors:
+        _fail(EXIT_USAGE, map(str, errors.problems))
+    except NoAnswer as error:
+        _fail(error.exit_code, [f"poolsrv: {error}"] if error.exit_code == EXIT_FAILED else [str(error)])
 
 
 def _fail(code: int, lines: Iterable[str]) -> NoReturn:

@@ -34,23 +34,25 @@ class NoAnswer(PoolsrvError):
         self.exit_code = exit_code
 
 
-def ask(config: Path) -> Status:
+def ask(config: Path, patience: float | None = None) -> Status:
     """Ask the server of a config file.
 
+    :param patience: seconds for the answer; None: ``PATIENCE``.
     :raises ConfigErrors: the file can't be read, or its ``pool.control`` is wrong.
     :raises NoAnswer: there is no control socket, or nobody answers.
     """
+    patience = PATIENCE if patience is None else patience
     table = configfile.locate(config)
     if table.control is None:
         raise NoAnswer(f'{config}: pool.control: missing, expected a path for it, such as "run/poolsrv.ctl"', 2)
     try:
-        line = _exchange(os.fspath(table.control), b"status\n")
+        line = _exchange(os.fspath(table.control), b"status\n", patience)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         raise NoAnswer(f"{config}: the server does not run{_but(table)}") from None
     except PermissionError:
         raise NoAnswer(f"{table.control}: permission denied: only root and the server's own user may ask") from None
     except TimeoutError:
-        raise NoAnswer(f"{table.control}: no answer within {PATIENCE:.0f} seconds: it is starting, or stuck") from None
+        raise NoAnswer(f"{table.control}: no answer within {patience:.0f} s: it is starting, or stuck") from None
     except OSError as error:
         raise NoAnswer(f"{table.control}: {error.strerror}") from None
     return _read(os.fspath(table.control), line)
@@ -81,14 +83,14 @@ def _but(table: PoolTable) -> str:
     return f" with the control socket {table.control}, but it does run (pid {pid}): it is stopping, or needs a reload"
 
 
-def _exchange(path: str, question: bytes) -> bytes:
+def _exchange(path: str, question: bytes, patience: float) -> bytes:
     """One question, one line.
 
     :raises OSError: nobody is there, or answers in time.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(patience)
         sock.connect(path)
         sock.sendall(question)
         pieces: list[bytes] = []
