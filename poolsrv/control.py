@@ -30,6 +30,7 @@ log = logging.getLogger("poolsrv.control")
 MOST_CLIENTS: Final = 8
 LONGEST_QUESTION: Final = 1024  # bytes
 PATIENCE: Final = 10.0  # seconds
+STARVED_PAUSE: Final = 0.5  # seconds without accepting after the system has run out of descriptors
 
 _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
@@ -71,18 +72,25 @@ class ControlServer:
     def _accept(self, mask: int) -> None:
         try:
             sock, _ = self._socket.accept()
-        except OSError:
-            return  # it is gone already, or there is no descriptor: later
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:  # no descriptors: to look again at once would have the loop spin
+            self._pause(True)
+            self._loop.call_later(STARVED_PAUSE, self._go_on)
+            return
         if not _may_ask(sock):
             sock.close()
             return
         sock.setblocking(False)
         self._clients.add(_Client(self._loop, sock, self._answer, self._gone))
-        self._pause(len(self._clients) >= MOST_CLIENTS)
+        self._go_on()
 
     def _gone(self, client: _Client) -> None:
         self._clients.discard(client)
-        self._pause(False)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._pause(len(self._clients) >= MOST_CLIENTS)
 
     def _pause(self, paused: bool) -> None:
         if self._is_open and paused is not self._paused:

@@ -237,11 +237,9 @@ def _sample(slot: Slot, now: float, cpu: float) -> _Sample:
 def _rates(samples: deque[_Sample] | None, latest: _Sample) -> Callable[..., float]:
     """How fast each total has grown over the time that is known."""
     first = samples[0] if samples else latest
-    seconds = latest.time - first.time
+    seconds = max(latest.time - first.time, SAMPLE_EVERY)  # of less, a single event would be a burst
 
     def rate(name: str, factor: float = 1.0) -> float:
-        if seconds <= 0:
-            return 0.0
         grown: float = getattr(latest, name) - getattr(first, name)
         return round(max(grown, 0) * factor / seconds, 1)
 

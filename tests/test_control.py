@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,11 @@ from cgi_client import cgi_listener, write_programs
 from puppet import install_puppet
 from support import TIMEOUT, ServerProcess, receive_all, receive_line, wait_until
 
-from poolsrv import procfs, status
+from poolsrv import control, procfs, snapshot, status
 from poolsrv.config import PoolTable
 from poolsrv.configfile import locate
-from poolsrv.control import LONGEST_QUESTION, MOST_CLIENTS
-from poolsrv.figures import Answer
+from poolsrv.control import LONGEST_QUESTION, MOST_CLIENTS, ControlServer
+from poolsrv.eventloop import EventLoop
 from poolsrv.problems import ConfigErrors
 
 Serve = Callable[..., ServerProcess]
@@ -491,5 +493,34 @@ def test_programs_are_listed_with_their_worker(serve: Serve, tmp_path: Path) -> 
         assert re.search(r"^ *\d+ +\d +.* /bin/sh /", command(server.file).stdout, re.MULTILINE)
 
 
-def test_an_answer_has_what_it_says() -> None:
-    assert Answer(1, error="x").status is None
+def test_without_descriptors_it_does_not_spin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(control, "STARVED_PAUSE", 0.05)
+
+    class Starved(socket.socket):
+        calls = 0
+
+        def accept(self) -> Any:
+            Starved.calls += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    loop = EventLoop()
+    with Starved(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        server = ControlServer(loop, listening, {})
+        server.open()
+        client.connect(str(tmp_path / "s"))
+        loop.turn(1.0)
+        assert Starved.calls == 1
+        assert loop.wait(0) == []
+        while Starved.calls == 1:
+            loop.turn(1.0)  # after the pause it tries again
+        server.close()
+    loop.close()
+
+
+def test_a_rate_of_a_moment_is_no_burst() -> None:
+    samples = deque([snapshot._Sample(10.0, 5)])
+    assert snapshot._rates(samples, snapshot._Sample(10.01, 7))("accepted") == 2.0
+    assert snapshot._rates(samples, snapshot._Sample(14.0, 9))("accepted") == 1.0
+    assert snapshot._rates(None, snapshot._Sample(14.0, 9))("accepted") == 0.0
