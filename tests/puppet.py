@@ -77,6 +77,13 @@ class Puppet:
             time.sleep(0.005)
         return "unblocked"
 
+    def block_until_asked(self, conn, path):
+        """Until there is more in the file in which this worker says where it hangs."""
+        size = os.stat(path).st_size
+        while os.stat(path).st_size == size:
+            time.sleep(0.005)
+        return "asked"
+
     def block_in_timer(self, conn, path):
         def block():
             while not os.path.exists(path):

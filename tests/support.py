@@ -269,3 +269,14 @@ def cpu_ticks(pid: int) -> int:
     """The CPU time of a process, in ticks of mostly 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def assert_rests(pid: int, seconds: float = 0.6) -> None:
+    """Once it has done what it was about, a process wakes up a few times at most, and uses next to no CPU."""
+
+    def rests() -> bool:
+        ticks, switches = cpu_ticks(pid), context_switches(pid)
+        time.sleep(seconds)
+        return context_switches(pid) - switches <= 20 and cpu_ticks(pid) - ticks <= 3
+
+    wait_until(rests, "a process that rests")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from puppet import Client, Crowd, address_of, config, connect_until, install_puppet, wait_passed_on
-from support import ServerProcess, context_switches, cpu_ticks, process_state, receive_all, wait_until
+from support import ServerProcess, assert_rests, process_state, receive_all, wait_until
 
 Serve = Callable[..., ServerProcess]
 BOTH_WAYS = pytest.mark.parametrize("dispatch", ["round-robin", "least-connections"])
@@ -236,17 +235,6 @@ def test_a_stuck_worker_that_only_it_could_serve_for_does_not_stop_other_listene
     assert blocker.answer() == "unblocked"
     assert {client.ask("pid") for client in waiting} == {str(stuck)}
     close_all([blocker, *waiting, *first, *second])
-
-
-def assert_rests(pid: int, seconds: float = 0.6) -> None:
-    """Once it has done what it was about, a process wakes up a few times at most, and uses next to no CPU."""
-
-    def rests() -> bool:
-        ticks, switches = cpu_ticks(pid), context_switches(pid)
-        time.sleep(seconds)
-        return context_switches(pid) - switches <= 20 and cpu_ticks(pid) - ticks <= 3
-
-    wait_until(rests, "a process that rests")
 
 
 @BOTH_WAYS

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,27 +131,18 @@ def test_when_all_were_stopped_nobody_is_hung(serve: Serve, site: Path) -> None:
     assert "silent" not in server.log
 
 
-def test_a_worker_that_was_slow_and_has_answered_is_not_killed(serve: Serve, site: Path, tmp_path: Path) -> None:
+def test_a_worker_that_was_slow_and_has_answered_is_not_killed(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\nhang_timeout = 0.4"), paths=(site,))
     with Client(server) as client:
         pid = client.ask("pid")
-        for number in range(3):
-            release = tmp_path / f"release{number}"
-            assert client.ask(f"block {release}") == "blocks"
-            # It has been asked where it hangs: from then on it has half a second.
-            hang_file = find_hang_file(int(pid))
-            said = os.stat(hang_file).st_size
-            wait_until(partial(is_longer, hang_file, said), "what it says")
-            release.touch()
-            assert client.answer() == "unblocked"
+        hang_file = find_hang_file(int(pid))
+        for _ in range(3):
+            # From when it is asked where it hangs it has half a second.
+            assert client.ask(f"block_until_asked {hang_file}") == "asked"
             assert client.ask("pid") == pid
         time.sleep(0.6)
         assert client.ask("pid") == pid
     assert "killing" not in server.log
-
-
-def is_longer(file: str, size: int) -> bool:
-    return os.stat(file).st_size > size
 
 
 def find_hang_file(pid: int) -> str:
