@@ -129,9 +129,9 @@ def headline(status: Status) -> list[str]:
         f"poolsrv {server.version}, {server.state}, up {duration(server.uptime)}, generation {server.generation}"
         f" (pid {server.pid}, dispatcher {server.dispatcher_pid})",
         server.config.translate(_PLAIN),
-        f"{totals.open} connections, {count(totals.accepted)} accepted; {rate(totals.accepted_rate)} connections/s,"
-        f" {rate(totals.events_rate)} events/s, in {size(totals.bytes_in_rate)}/s, out {size(totals.bytes_out_rate)}/s;"
-        f" CPU {totals.cpu_percent:.0f} %, memory {size(totals.memory)}",
+        f"{totals.open} connections, {count(totals.accepted)} accepted, {rate(totals.accepted_rate)}/s;"
+        f" {totals.programs} programs; CPU {totals.cpu_percent:.0f} %, memory {size(totals.memory)}",
+        f"{rate(totals.events_rate)} events/s, in {size(totals.bytes_in_rate)}/s, out {size(totals.bytes_out_rate)}/s",
     ]
     if server.restarts:
         lines.append(f"{server.restarts} pools have crashed and been replaced")
