@@ -32,6 +32,11 @@ Examples:
   poolsrv check --config poolsrv.toml       find every error of the file, serve nothing
   poolsrv status --config poolsrv.toml      what the server does now ([pool] control)
   poolsrv top --config poolsrv.toml         the same, ever anew
+
+
+@cli.command()
+  poolsrv reload --config poolsrv.toml      have a running server take over config and code ([pool] pidfile)
+  poolsrv stop --config poolsrv.toml        have it stop
   poolsrv plugins                           what a config may name, with hooks and options
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo of the sample config
 
@@ -184,6 +189,51 @@ def top(config: Path) -> None:
         from .top import run
 
         run(config)
+
+
+@cli.command()
+@_config_option("The config of the server (TOML).", required=True)
+def reload(config: Path) -> None:
+    """Have a running server take over its config and code, and wait for the outcome.
+
+    Finds the server by pool.pidfile, and sends it HUP. With pool.control in the config it waits until the new pool
+    serves, and exits with 0; or with 1, and every reason, where the reload has failed and nothing has changed.
+    """
+    from .remote import CanNotSignal
+    from .remote import reload as reload_it
+
+    try:
+        outcome = reload_it(config)
+    except ConfigErrors as errors:
+        _fail(EXIT_USAGE, map(str, errors.problems))
+    except CanNotSignal as error:
+        _fail(error.exit_code, [f"poolsrv: {error}" if error.exit_code == EXIT_FAILED else str(error)])
+    if outcome is None:
+        click.echo("the server has been asked to; its log has the outcome (with pool.control, this would wait for it)")
+    elif outcome.ok:
+        click.echo("reloaded")
+    else:
+        _fail(EXIT_FAILED, [*outcome.errors, "poolsrv: the reload has failed; nothing has changed"])
+
+
+@cli.command()
+@_config_option("The config of the server (TOML).", required=True)
+@click.option("--now", "at_once", is_flag=True, help="Give open connections no time to finish.")
+def stop(config: Path, at_once: bool) -> None:
+    """Have a running server stop, and wait for its end.
+
+    Finds the server by pool.pidfile, and sends it TERM: open connections get pool.graceful_timeout seconds.
+    """
+    from .remote import CanNotSignal
+    from .remote import stop as stop_it
+
+    try:
+        pid = stop_it(config, at_once)
+    except ConfigErrors as errors:
+        _fail(EXIT_USAGE, map(str, errors.problems))
+    except CanNotSignal as error:
+        _fail(error.exit_code, [f"poolsrv: {error}" if error.exit_code == EXIT_FAILED else str(error)])
+    click.echo(f"stopped (it was pid {pid})")
 
 
 def main() -> NoReturn:
