@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from cgi_client import cgi_listener, write_programs
-from served import ask, listener, nothing_to_read, served, turns
+from served import ask, listener, nothing_to_read, served, turns, who_says
 from support import TIMEOUT, ServerProcess, receive_all, receive_exactly, wait_until
 
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n"
@@ -64,6 +64,7 @@ class Drained:
         conn.send(b"%d" % conn.draining)
 """
 
+SOON = 0.3  # seconds
 TRUSTED: dict[str, Any] = {"proxy_protocol": True, "trusted_proxies": ["127.0.0.1"]}
 
 
@@ -87,7 +88,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Itera
         listener("six", "who", bind="[::1]:0", proxy_protocol=True, trusted_proxies=["::1"]),
         listener("unix", "who", bind="unix:who.sock", proxy_protocol=True),
         listener("elsewhere", "who", proxy_protocol=True, trusted_proxies=["192.0.2.0/24", "2001:db8::/32"]),
-        listener("soon", "who", proxy_header_timeout=0.3, **TRUSTED),
+        listener("soon", "who", proxy_header_timeout=SOON, **TRUSTED),
         listener("never", "who", proxy_header_timeout=0, **TRUSTED),
         listener("program", **TRUSTED),
         listener("counts", **TRUSTED),
@@ -201,8 +202,11 @@ def test_who_is_not_trusted_is_not_heard(server: ServerProcess) -> None:
 
 
 def test_who_says_nothing_has_a_time_limit(server: ServerProcess) -> None:
-    with server.connect("soon") as silent, server.connect("soon") as slow, server.connect("never") as patient:
-        slow.sendall(V1[:-1])
+    with (
+        who_says(server, "soon", V1[:-1], SOON) as slow,
+        server.connect("soon") as silent,
+        server.connect("never") as patient,
+    ):
         for sock in (silent, slow):
             with pytest.raises(ConnectionResetError):
                 receive_all(sock)
