@@ -83,8 +83,8 @@ def test_each_listener_has_an_instance_of_its_own_in_calling_order(site: Path, t
 def test_options_are_decoded_with_paths_relative_to_the_file(site: Path, tmp_path: Path) -> None:
     install(
         site,
-        "rich",
-        {"rich": "rich:Rich"},
+        "many-kinds",
+        {"many": "many_kinds:Many"},
         """
         from __future__ import annotations
         from pathlib import Path, PurePosixPath
@@ -96,7 +96,7 @@ def test_options_are_decoded_with_paths_relative_to_the_file(site: Path, tmp_pat
             root: Path
             index: str = "index.html"
 
-        class Rich:
+        class Many:
             class Options(msgspec.Struct, frozen=True):
                 root: Path
                 maybe: Path | None = None
@@ -122,8 +122,8 @@ def test_options_are_decoded_with_paths_relative_to_the_file(site: Path, tmp_pat
         """
         [listeners.www]
         bind = ":0"
-        handler = "rich"
-        [listeners.www.rich]
+        handler = "many"
+        [listeners.www.many]
         root = "www"
         maybe = "/absolute"
         several = ["a", "../b"]
