@@ -313,15 +313,14 @@ def become_subreaper() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def continue_when_parent_dies() -> None:
-    """Have the kernel send CONT to this process when its parent dies (prctl(2), PR_SET_PDEATHSIG): one that has been
-    stopped could not notice it.
+def signal_when_parent_dies(number: signal.Signals) -> None:
+    """Have the kernel send a signal to this process when its parent dies (prctl(2), PR_SET_PDEATHSIG).
 
     :raises OSError: the kernel refuses.
     """
-    if _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if _libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def close_on_exec_from(first: int) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from . import handshake, logs
+from . import children, handshake, logs
 from .errors import StartError
 from .handshake import Held, Link, Message
 from .problems import ConfigErrors
@@ -28,6 +29,8 @@ def main() -> NoReturn:
     gc.disable()  # as in __main__.py; the pool enables it
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     os.set_inheritable(link.fileno(), False)
+    # Until it listens to the supervisor, it would not notice the end of that: a plugin's import may take its time.
+    children.signal_when_parent_dies(signal.SIGTERM)
     try:
         code = _serve(link)
     except ConfigErrors as errors:

@@ -181,7 +181,7 @@ class Worker:
         faulthandler.register(HANG_SIGNAL, file=self._hang_file, all_threads=True)
         signals.unblock()
         children.become_subreaper()
-        children.continue_when_parent_dies()
+        children.signal_when_parent_dies(signal.SIGCONT)  # one that has been stopped could not notice it
         loop = self._loop
         loop.register(self._signals.fileno(), READ, self._on_signal)
         self._calls_event = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
