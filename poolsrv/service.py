@@ -108,8 +108,13 @@ class Service:
     def identified(self, connection: Connection) -> None:
         """A proxy has said who its client is: serve it."""
         connection._begin()
+        self.begun_late(connection)
+
+    def begun_late(self, connection: Connection) -> None:
+        """Plugins have heard of the connection only now, after a header or a handshake: of those that were there when
+        the worker began to drain, all others have been told of that."""
         if self.worker.draining:
-            self._drain_one(connection)  # the others have been told before
+            self._drain_one(connection)
 
     def closed(self, connection: Connection) -> None:
         """The connection's descriptor is closed: the last that is heard of it."""

@@ -225,6 +225,7 @@ class TlsConnection(Connection):
         self._state = OPEN
         self._call_on_close = self._service.on_connection_close
         super()._begin()
+        self._service.begun_late(self)
         self._look_for_more()
 
     def _too_slow(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import shutil
@@ -561,6 +562,34 @@ def test_a_stop_in_the_middle_of_handshakes(serve: Serve, certificates: Certific
         assert peer.receive(5) == b"hello"
         assert server.stop() == 0
     assert "Traceback" not in server.log
+
+
+def test_a_handshake_that_ends_while_the_worker_drains(certificates: Certificates, tmp_path: Path) -> None:
+    """Its connection is told too that it is to finish."""
+    module = """
+class Drains:
+    @hookimpl
+    def on_connection_init(self, conn):
+        conn.send(b"%d\\n" % conn.draining)
+
+    @hookimpl
+    def on_readable(self, conn):
+        conn.recv()
+
+    @hookimpl
+    def on_drain(self, conn):
+        conn.send(b"told\\n")
+        conn.close()
+"""
+    with served(tmp_path, module, tls(certificates.folder, "drains")) as server:
+        (worker,) = server.worker_pids()
+        with Peer(server, "drains").shake_hands() as one, Peer(server, "drains").shake_hands(flush=False) as other:
+            assert one.receive(2) == b"0\n"
+            os.kill(worker, signal.SIGTERM)
+            assert one.receive(5) == b"told\n"
+            other.flush()
+            assert other.receive(7) == b"1\ntold\n"
+        assert server.stop() == 0
 
 
 def test_without_tls_openssl_is_not_loaded(serve: Serve, certificates: Certificates) -> None:
