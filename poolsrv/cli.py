@@ -32,9 +32,6 @@ Examples:
   poolsrv check --config poolsrv.toml       find every error of the file, serve nothing
   poolsrv status --config poolsrv.toml      what the server does now ([pool] control)
   poolsrv top --config poolsrv.toml         the same, ever anew
-
-
-@cli.command()
   poolsrv reload --config poolsrv.toml      have a running server take over config and code ([pool] pidfile)
   poolsrv stop --config poolsrv.toml        have it stop
   poolsrv plugins                           what a config may name, with hooks and options
@@ -199,15 +196,10 @@ def reload(config: Path) -> None:
     Finds the server by pool.pidfile, and sends it HUP. With pool.control in the config it waits until the new pool
     serves, and exits with 0; or with 1, and every reason, where the reload has failed and nothing has changed.
     """
-    from .remote import CanNotSignal
-    from .remote import reload as reload_it
+    from . import remote
 
-    try:
-        outcome = reload_it(config)
-    except ConfigErrors as errors:
-        _fail(EXIT_USAGE, map(str, errors.problems))
-    except CanNotSignal as error:
-        _fail(error.exit_code, [f"poolsrv: {error}" if error.exit_code == EXIT_FAILED else str(error)])
+    with _told():
+        outcome = remote.reload(config)
     if outcome is None:
         click.echo("the server has been asked to; its log has the outcome (with pool.control, this would wait for it)")
     elif outcome.ok:
@@ -224,15 +216,10 @@ def stop(config: Path, at_once: bool) -> None:
 
     Finds the server by pool.pidfile, and sends it TERM: open connections get pool.graceful_timeout seconds.
     """
-    from .remote import CanNotSignal
-    from .remote import stop as stop_it
+    from . import remote
 
-    try:
-        pid = stop_it(config, at_once)
-    except ConfigErrors as errors:
-        _fail(EXIT_USAGE, map(str, errors.problems))
-    except CanNotSignal as error:
-        _fail(error.exit_code, [f"poolsrv: {error}" if error.exit_code == EXIT_FAILED else str(error)])
+    with _told():
+        pid = remote.stop(config, at_once)
     click.echo(f"stopped (it was pid {pid})")
 
 
@@ -253,7 +240,7 @@ def _load(config: Path) -> Server:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Why a server can't be asked, as a message and an exit code."""
+    """Why a server can't be asked, or told, as a message and an exit code."""
     from .status import NoAnswer
 
     try:

@@ -10,7 +10,6 @@ from typing import Final
 
 from . import configfile, pidfile
 from .config import PoolTable
-from .errors import PoolsrvError
 from .figures import Reload
 from .status import NoAnswer, ask
 
@@ -18,20 +17,12 @@ LOOK_EVERY: Final = 0.05  # seconds
 RELOAD_PATIENCE: Final = 330.0  # seconds; the server itself gives a new pool 300
 
 
-class CanNotSignal(PoolsrvError):
-    """The server can't be found, or not be signalled. Its text says why; ``exit_code`` what the command ends with."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 def reload(config: Path) -> Reload | None:
     """Have the server reload, and wait for the outcome.
 
     :returns: None where it can't be known, for want of a control socket.
     :raises ConfigErrors: the config does not tell where the server is.
-    :raises CanNotSignal: it does not run, or is somebody else's, or does not come to an end with it.
+    :raises NoAnswer: it does not run, or is somebody else's, or does not come to an end with it.
     """
     table, pid = _find(config)
     sent_at = time.time()
@@ -48,8 +39,8 @@ def reload(config: Path) -> Reload | None:
         if last is not None and last.at >= sent_at:
             return last
         if _running(table) != pid:
-            raise CanNotSignal(f"the server (pid {pid}) has ended meanwhile; its log says why")
-    raise CanNotSignal(f"no outcome within {RELOAD_PATIENCE:.0f} seconds; the log of the server (pid {pid}) says more")
+            raise NoAnswer(f"the server (pid {pid}) has ended meanwhile; its log says why")
+    raise NoAnswer(f"no outcome within {RELOAD_PATIENCE:.0f} seconds; the log of the server (pid {pid}) says more")
 
 
 def stop(config: Path, at_once: bool) -> int:
@@ -58,7 +49,7 @@ def stop(config: Path, at_once: bool) -> int:
     :param at_once: open connections get no time to finish.
     :returns: its pid.
     :raises ConfigErrors: as ``reload``.
-    :raises CanNotSignal: it does not run, or is somebody else's.
+    :raises NoAnswer: it does not run, or is somebody else's.
     """
     table, pid = _find(config)
     _signal(pid, signal.SIGTERM)
@@ -73,10 +64,10 @@ def stop(config: Path, at_once: bool) -> int:
 def _find(config: Path) -> tuple[PoolTable, int]:
     table = configfile.locate(config)
     if table.pidfile is None:
-        raise CanNotSignal(f'{config}: pool.pidfile: missing, expected a path for it, such as "run/poolsrv.pid"', 2)
+        raise NoAnswer(f'{config}: pool.pidfile: missing, expected a path for it, such as "run/poolsrv.pid"', 2)
     pid = _running(table)
     if not pid:
-        raise CanNotSignal(f"no server runs: nobody holds {table.pidfile}")
+        raise NoAnswer(f"no server runs: nobody holds {table.pidfile}")
     return table, pid
 
 
@@ -85,7 +76,7 @@ def _running(table: PoolTable) -> int:
     try:
         return pidfile.running(os.fspath(table.pidfile))
     except OSError as error:
-        raise CanNotSignal(f"{table.pidfile}: {error.strerror}") from None
+        raise NoAnswer(f"{table.pidfile}: {error.strerror}") from None
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
@@ -94,4 +85,4 @@ def _signal(pid: int, number: signal.Signals) -> None:
     except ProcessLookupError:
         pass  # it has just ended
     except PermissionError:
-        raise CanNotSignal(f"the server (pid {pid}) is another user's") from None
+        raise NoAnswer(f"the server (pid {pid}) is another user's") from None

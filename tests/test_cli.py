@@ -187,6 +187,8 @@ def test_help_teaches() -> None:
     text = poolsrv("--help").stdout
     for part in ["poolsrv --config poolsrv.toml", "poolsrv check", "poolsrv plugins", "[listeners.hello]", "Signals:"]:
         assert part in text
+    for command in ("check", "status", "top", "reload", "stop", "plugins"):  # each on a line of its own
+        assert re.search(rf"^    poolsrv {command} .*   \S", text, re.MULTILINE), command
     for part in ["TERM, INT", "HUP", "Exit codes:", "FILE: key.path: what is wrong, what was expected", "docs/"]:
         assert part in text
 
