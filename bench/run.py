@@ -155,6 +155,9 @@ def main() -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # servers and load inherit it
     chosen = {case.name: [peer for peer in case.peers if fits(peer.name, arguments.peer)] for case in cases}
+    if not any(chosen.values()):
+        say("no case has a peer of that name; --list shows those that they have")
+        return 2
     try:
         setup.compile_programs()
         setup.make_venv()
