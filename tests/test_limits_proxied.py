@@ -93,6 +93,7 @@ def test_a_clients_connections_are_counted_over_all_workers(server: ServerProces
     assert len(set(pids)) == 2
     assert [clients.is_admitted("source", one) for _ in range(3)] == [0, 0, 0]
     # No plugin has heard of these; and others are not concerned.
+    server.wait_for_line("203.0.113.1:50000: here", count=2, after=after)
     assert len([line for line in server.lines[after:] if line.endswith("203.0.113.1:50000: here")]) == 2
     assert clients.is_admitted("source", header("203.0.113.2"))
     clients.close()
