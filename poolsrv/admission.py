@@ -31,6 +31,7 @@ import msgspec
 
 from .addresses import format_peer, peer_name
 from .buckets import Rate, TokenBucket
+from .descriptor import RESET_AT_CLOSE
 from .eventloop import EventLoop, Timer
 from .networks import AccessList, number_of
 from .sources import Sources
@@ -43,8 +44,6 @@ log = logging.getLogger("poolsrv.admission")
 
 QUIET: Final = 5.0  # seconds without a refusal, or without one who has to wait, after which an episode has ended
 RECENT: Final = 20  # refusals that are kept
-
-_RESET_AT_CLOSE: Final = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -300,7 +299,7 @@ def _close_with_reset(fd: int, peer: Any) -> None:
     if type(peer) is tuple:
         # The family does not matter here, and with one given no system call is made to find it out.
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
         sock.close()
     else:
         os.close(fd)

@@ -234,14 +234,6 @@ class PoolTable(msgspec.Struct):
     no_new_privs: bool | None = None
 
 
-class LogTable(msgspec.Struct):
-    """The keys of ``[log]``."""
-
-    format: LogFormat = "text"
-    level: LogLevel = "info"
-    file: Path | None = None
-
-
 class ListenerTable(msgspec.Struct):
     """The keys of ``[listeners.NAME]``; every other one is the table of a plugin."""
 
@@ -283,7 +275,7 @@ class ListenerTable(msgspec.Struct):
 
 POOL_KEYS = keys(PoolTable)
 LIMITS_KEYS = keys(LimitsConfig)
-LOG_KEYS = keys(LogTable)
+LOG_KEYS = keys(LogConfig)
 LISTENER_KEYS = keys(ListenerTable)
 # What no plugin can be called. The other two it can: a plugin's options are a table, and these keys are lists.
 RESERVED_NAMES = tuple(key for key in LISTENER_KEYS if key not in ("allow", "deny"))

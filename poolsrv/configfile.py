@@ -28,7 +28,6 @@ from .config import (
     ListenerConfig,
     ListenerTable,
     LogConfig,
-    LogTable,
     PoolConfig,
     PoolTable,
 )
@@ -106,7 +105,7 @@ def read(path: Path) -> Draft:
     _check_top_level(draft)
     _read_pool(draft, _checked_table(draft, "pool", POOL_KEYS))
     draft.limits = _read_table(draft, "limits", LimitsConfig, LIMITS_KEYS)
-    draft.log = _read_table(draft, "log", LogTable, LOG_KEYS)
+    draft.log = _read_table(draft, "log", LogConfig, LOG_KEYS)
     file = draft.log.get("file")
     if file is not None and file.is_dir():
         draft.problems.add(("log", "file"), f"{file} is a directory, expected a file")

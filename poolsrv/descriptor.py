@@ -37,7 +37,7 @@ UNWATCHED: Final = -8
 _DONT_WAIT: Final = int(socket.MSG_DONTWAIT)
 _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
-_RESET_AT_CLOSE = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
+RESET_AT_CLOSE = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
 _UNSPECIFIED = bytes(16)  # struct sockaddr with AF_UNSPEC
 
 _libc = ctypes.CDLL(None)
@@ -182,7 +182,7 @@ class Descriptor:
                     # SO_LINGER would wait for the last copy to be closed; this disconnects all of them (connect(2)).
                     _libc.connect(self._fd, _UNSPECIFIED, len(_UNSPECIFIED))
                 else:
-                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)  # type: ignore[attr-defined]
+                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)  # type: ignore[attr-defined]
             except OSError:
                 pass  # the peer was faster
 

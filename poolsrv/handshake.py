@@ -109,7 +109,7 @@ class Link:
 class Held(NamedTuple):
     """A listening socket, as the supervisor keeps it over the pools.
 
-    :ivar key: what is asked for with it, the same in every pool: see ``listeners.key_of``.
+    :ivar key: what is asked for with it, the same in every pool: see listeners.py.
     :ivar path: of a unix socket, else empty.
     :ivar inode: of its file: device and number, so that only its own file is ever removed.
     """

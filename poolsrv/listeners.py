@@ -24,6 +24,7 @@ from .addresses import Address
 from .config import ListenerConfig
 from .errors import StartError
 from .handshake import Held
+from .heldsockets import give_up
 from .problems import one_of
 
 log = logging.getLogger("poolsrv.listeners")
@@ -86,9 +87,7 @@ def bind(listeners: tuple[ListenerConfig, ...], held: Mapping[str, Held]) -> lis
                 problems.append(f"{key}: can't listen on {address}: {_reason(error, address)}")
     if problems:
         for one in (one for group in bound for one in group if one.is_new):
-            one.socket.close()
-            if one.held.path:
-                os.unlink(one.held.path)
+            give_up(one.held)
         raise StartError("\n".join(problems))
     return bound
 

@@ -129,13 +129,18 @@ class Pool:
     def _shed(self) -> None:
         """In a forked child: close what is the dispatcher's."""
         self._signals.abandon()
+        if self._control is not None:
+            self._control.abandon()
+        self._close_sockets()
+        self._link.close()
+
+    def _close_sockets(self) -> None:
+        """This process's copies of the listening sockets."""
         for group in self._bound:
             for bound in group:
                 bound.socket.close()
-        if self._control is not None and self._control_socket is not None:
-            self._control.abandon()
+        if self._control_socket is not None:
             self._control_socket.socket.close()
-        self._link.close()
 
     # --- signals, and what the supervisor says
 
@@ -196,12 +201,9 @@ class Pool:
             still_open = self._dispatcher.open_connections()
             log.info("%s: stopping, %d connections are open", why, still_open, extra={"reason": why})
             self._dispatcher.close()
-            for group in self._bound:
-                for bound in group:
-                    bound.socket.close()
-            if self._control is not None and self._control_socket is not None:
+            if self._control is not None:
                 self._control.close()
-                self._control_socket.socket.close()
+            self._close_sockets()
         else:
             log.info("%s: ending at once", why, extra={"reason": why})
         self._workers.signal_all(signal.SIGTERM if self._stopping == 1 else STOP_NOW_SIGNAL)

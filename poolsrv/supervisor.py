@@ -30,7 +30,7 @@ from typing import Any, Final, NoReturn
 from . import children, logs, signals
 from .children import describe_exit
 from .eventloop import READ, EventLoop, Timer
-from .handshake import VERSION, Held, Message, received_sockets, send_sockets
+from .handshake import VERSION, Message, received_sockets, send_sockets
 from .heldsockets import give_up, given_sockets
 from .pidfile import PidFile, PidFileTaken
 from .poolprocess import EXIT_FAILED, LEAVING, SERVING, STARTING, PoolProcess
@@ -66,9 +66,8 @@ class Supervisor:
             (*STOPS, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
         )
         self._notifier = Notifier()
-        self._held: dict[str, Held] = {}  # what the pool that serves uses, and what the service manager has opened
         self._given = given_sockets()
-        self._held.update(self._given)
+        self._held = dict(self._given)  # and what the pool that serves uses
         self._loop = EventLoop()
         self._pools: dict[int, PoolProcess] = {}  # by pid
         self._current: PoolProcess | None = None  # that serves
@@ -223,9 +222,7 @@ class Supervisor:
         if former is not None:
             self._leave(former, "reload")
         self._tell_about()
-        if self._reload_again:
-            self._reload_again = False
-            self._reload()
+        self._reload_if_asked_again()
 
     def _log_as(self, pool: PoolProcess) -> None:
         try:
@@ -256,6 +253,12 @@ class Supervisor:
                 self._retry.cancel()
                 self._retry = None
             self._start(reload=True)
+
+    def _reload_if_asked_again(self) -> None:
+        """HUP has come while a pool was being started."""
+        if self._reload_again:
+            self._reload_again = False
+            self._reload()
 
     def _reload_failed(self, errors: list[str]) -> None:
         for line in errors:
@@ -312,9 +315,7 @@ class Supervisor:
             self._start_failed(pool, errors)
             return
         self._failed_later(pool.reload, errors)
-        if self._reload_again:
-            self._reload_again = False
-            self._reload()
+        self._reload_if_asked_again()
 
     def _failed_later(self, reload: bool, errors: list[str]) -> None:
         """A pool that is not the first could not serve."""

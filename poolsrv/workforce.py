@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from . import children, logs, signals
+from . import children, logs, procfs, signals
 from .channel import DispatcherEnd
 from .children import Child, describe_exit
 from .config import MOST_WORKERS
@@ -44,7 +44,6 @@ DRAIN_MARGIN: Final = 5.0  # seconds after graceful_timeout that a worker that d
 HANG_REPORT_TIME: Final = 0.5  # seconds that a hung worker gets to say where
 RECYCLE_JITTER: Final = 0.1  # a part of recycle_after_connections, lest all workers go at once
 MEMORY_CHECK_EVERY: Final = 2.0  # seconds
-PAGE_SIZE: Final = resource.getpagesize()
 
 
 class Workforce:
@@ -263,7 +262,8 @@ class Workforce:
         """Recycle the worker that has the most above its limit; one at a time."""
         if not self._stopping:
             limit = self._config.max_worker_memory
-            sizes = [(resident(slot.pid), slot) for slot in self.slots if slot.state == SERVING]
+            used = [(procfs.usage(slot.pid), slot) for slot in self.slots if slot.state == SERVING]
+            sizes = [(usage.memory, slot) for usage, slot in used if usage is not None]
             size, slot = max(sizes, key=lambda entry: entry[0], default=(0, None))
             if slot is not None and size > limit:
                 log.info(
@@ -414,12 +414,3 @@ class Workforce:
             extra={**slot.tags, "reason": where},
         )
         os.kill(pid, signal.SIGKILL)
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process has (RSS, proc_pid_statm(5)); 0 where it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * PAGE_SIZE
-    except (FileNotFoundError, ProcessLookupError, IndexError):
-        return 0

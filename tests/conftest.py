@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from puppet import install_puppet
 from support import ServerProcess, children_of, open_descriptors, wait_until
 
 
@@ -54,3 +55,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH with the plugin ``puppet``."""
+    return install_puppet(tmp_path / "site")

@@ -19,7 +19,6 @@ from poolsrv.config import (
     ListenerConfig,
     ListenerTable,
     LogConfig,
-    LogTable,
     PoolConfig,
     PoolTable,
     TlsTable,
@@ -595,7 +594,7 @@ def test_a_cgroup_quota_is_found(
     [
         (PoolTable, "[pool]"),
         (LimitsConfig, "[limits]"),
-        (LogTable, "[log]"),
+        (LogConfig, "[log]"),
         (TlsTable, "[listeners.NAME.tls]"),
         (ListenerTable, "[listeners.NAME]"),
     ],

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 from cgi_client import cgi_listener, write_programs
-from puppet import install_puppet
 from support import TIMEOUT, ServerProcess, receive_all, receive_line, wait_until
 
 from poolsrv import control, procfs, snapshot, status
@@ -33,11 +32,6 @@ Serve = Callable[..., ServerProcess]
 POOL = '[pool]\nworkers = 2\ngraceful_timeout = 5.0\ncontrol = "run/ctl"\n'
 PUPPET = '[listeners.puppet]\nbind = "127.0.0.1:0"\nhandler = "puppet"\n'
 ECHO = '[listeners.hello]\nbind = "127.0.0.1:0"\nhandler = "echo"\n'
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 def dial(server: ServerProcess) -> socket.socket:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from puppet import Client, Crowd, address_of, config, connect_until, install_puppet, wait_passed_on
+from puppet import Client, Crowd, address_of, config, connect_until, wait_passed_on
 from support import ServerProcess, assert_rests, process_state, receive_all, wait_until
 
 Serve = Callable[..., ServerProcess]
@@ -26,11 +26,6 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 8192), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 def stop_process(pid: int) -> None:

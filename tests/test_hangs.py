@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from puppet import Client, config, connect_until, install_puppet
+from puppet import Client, config, connect_until
 from support import ServerProcess, process_state, wait_until
 
 from poolsrv import hookimpl
@@ -19,11 +18,6 @@ from poolsrv.hangs import HangFile
 from poolsrv.hooks import NamedPlugin
 
 Serve = Callable[..., ServerProcess]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 class Here:

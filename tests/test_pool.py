@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from distributions import install
-from puppet import Client, address_of, config, connect_until, install_puppet
+from puppet import Client, address_of, config, connect_until
 from support import (
     ServerProcess,
     context_switches,
@@ -26,11 +26,6 @@ from support import (
 )
 
 Serve = Callable[..., ServerProcess]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 def plugin(tmp_path: Path, body: str) -> Path:

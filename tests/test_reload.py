@@ -17,7 +17,7 @@ from cgi_client import Client as HttpClient
 from cgi_client import cgi_listener, pool, write_programs
 from distributions import install
 from load import Load
-from puppet import Client, address_of, config, install_puppet
+from puppet import Client, address_of, config
 from support import (
     ServerProcess,
     children_of,
@@ -30,11 +30,6 @@ from support import (
 )
 
 Serve = Callable[..., ServerProcess]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 # --- what takes over

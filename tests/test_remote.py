@@ -10,16 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from puppet import Client, config, install_puppet
+from puppet import Client, config
 from support import TIMEOUT, ServerProcess, is_alive, wait_until
 
 Serve = Callable[..., ServerProcess]
 POOL = 'workers = 1\npidfile = "run/p.pid"\ncontrol = "run/p.ctl"'
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 def poolsrv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

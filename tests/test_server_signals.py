@@ -13,16 +13,11 @@ from pathlib import Path
 
 import pytest
 from distributions import install
-from puppet import Client, config, connect_until, install_puppet, wait_listening
+from puppet import Client, config, connect_until, wait_listening
 from support import ServerProcess, is_alive, process_state, receive_line, wait_until
 
 Serve = Callable[..., ServerProcess]
 STOPS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 def refuses(server: ServerProcess) -> bool:

@@ -10,15 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from puppet import Client, config, install_puppet
+from puppet import Client, config
 from support import ServerProcess, children_of, descendants_of, is_alive, open_descriptors, wait_until
 
 Serve = Callable[..., ServerProcess]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 def test_the_supervisor_imports_nothing_but_the_standard_library() -> None:

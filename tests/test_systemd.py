@@ -14,18 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from puppet import Client, config, install_puppet
+from puppet import Client, config
 from support import TIMEOUT, ServerProcess, children_of, wait_until
 
 from poolsrv import sdnotify
 
 Serve = Callable[..., ServerProcess]
 UNITS = Path(__file__).parent.parent / "examples" / "systemd"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 class Manager:

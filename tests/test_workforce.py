@@ -8,17 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from puppet import Client, config, connect_until, install_puppet
+from puppet import Client, config, connect_until
 from support import ServerProcess, is_alive, wait_until
 
 from poolsrv import oom
 
 Serve = Callable[..., ServerProcess]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    return install_puppet(tmp_path / "site")
 
 
 def slots_that_answer(server: ServerProcess, listener: str = "puppet", tries: int = 12) -> set[str]:
