@@ -61,6 +61,26 @@ def stray_pid(path: Path) -> int:
     return int(path.read_text())
 
 
+# --- how the kernel schedules it
+
+
+@pytest.mark.parametrize(
+    ("prefix", "dispatcher", "worker"),
+    [
+        ((), os.SCHED_BATCH, os.SCHED_OTHER),
+        (("chrt", "--batch", "0"), os.SCHED_BATCH, os.SCHED_BATCH),
+        (("chrt", "--idle", "0"), os.SCHED_IDLE, os.SCHED_IDLE),
+    ],
+)
+def test_the_dispatcher_does_not_interrupt_workers(
+    serve: Serve, site: Path, prefix: tuple[str, ...], dispatcher: int, worker: int
+) -> None:
+    server = serve(config("workers = 2"), paths=(site,), prefix=prefix)
+    assert os.sched_getscheduler(server.dispatcher_pid) == dispatcher
+    assert [os.sched_getscheduler(pid) for pid in server.worker_pids()] == [worker, worker]
+    assert os.sched_getscheduler(server.process.pid) == worker
+
+
 # --- reaping and replacing
 
 
