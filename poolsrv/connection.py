@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import signal
-import socket
 import stat
 import time
 from collections.abc import Callable, MutableMapping, Sequence
@@ -73,9 +72,8 @@ class Connection(Stream):
 
     _always_lingers = True
 
-    def __init__(self, service: Service, sock: socket.socket, number: int, peer: tuple[str, int]) -> None:
-        super().__init__(service.loop, sock)
-        self._owner = self
+    def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int]) -> None:
+        super().__init__(service.loop, fd)
         self._service = service
         self._on_readable = service.on_readable
         self._on_writable = service.on_writable
@@ -110,7 +108,7 @@ class Connection(Stream):
         if self._local is not None:
             return self._local
         try:
-            return peer_name(self._sock.getsockname())  # type: ignore[attr-defined]
+            return peer_name(self._sock.getsockname())
         except OSError:
             return ("", 0)
 
@@ -257,14 +255,11 @@ class Connection(Stream):
         if self._state != OPEN:
             os.close(fd)
             raise OSError(errno.ENOTCONN, "the connection is closed")
-        if stat.S_ISSOCK(os.fstat(fd).st_mode):
-            stream = Stream(self._loop, socket.socket(fileno=fd), self)
-        else:
-            stream = Pipe(self._loop, fd, self)
+        stream = (Stream if stat.S_ISSOCK(os.fstat(fd).st_mode) else Pipe)(self._loop, fd, self)
         try:
             stream._start()
         except BaseException:
-            stream._sock.close()
+            stream._close_descriptor()
             raise
         return self._own(stream)
 

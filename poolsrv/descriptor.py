@@ -12,8 +12,9 @@ What ends in the middle of a turn is not dispatched any more from that moment on
 end of the turn, so never from inside another callback, and then the descriptor is closed.
 
 Descriptors are non-blocking, and read(2) and write(2) serve sockets and pipes alike: in CPython they cost half as much
-as the socket's own ``recv`` and ``send``. But O_NONBLOCK belongs to the open file, and a program that is given the
-connection as its standard output must not see it: a shared descriptor is blocking, and each call passes MSG_DONTWAIT.
+as the socket's own ``recv`` and ``send``, and most connections never need a socket object. But O_NONBLOCK belongs to
+the open file, and a program that is given the connection as its standard output must not see it: a shared descriptor
+is blocking, and each call passes MSG_DONTWAIT.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import ctypes
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from .eventloop import READ, EventLoop
 
@@ -43,16 +44,11 @@ _UNSPECIFIED = bytes(16)  # struct sockaddr with AF_UNSPEC
 _libc = ctypes.CDLL(None)
 
 
-class SocketLike(Protocol):
-    """What a stream needs of its socket, beside its descriptor."""
-
-    def fileno(self) -> int: ...
-    def shutdown(self, how: int, /) -> None: ...
-    def close(self) -> None: ...
-
-
 class Descriptor:
-    """See the module's docstring; the base of Stream, which says what is wanted and what to do with it."""
+    """See the module's docstring; the base of Stream, which says what is wanted and what to do with it.
+
+    :param fd: it is this object's from now on; of a socket, unless ``_is_socket`` says otherwise. -1: there is none.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -60,20 +56,20 @@ class Descriptor:
         "_fd",
         "_interest",
         "_loop",
+        "_made",
         "_owner",
         "_read",
         "_reading",
         "_reason",
         "_shared",
-        "_sock",
         "_state",
         "_write",
     )
 
-    def __init__(self, loop: EventLoop, sock: SocketLike, owner: Connection | None) -> None:
+    def __init__(self, loop: EventLoop, fd: int, owner: Connection | None) -> None:
         self._loop = loop
-        self._sock = sock
-        self._fd = sock.fileno()
+        self._fd = fd
+        self._made: socket.socket | None = None  # see _sock
         self._owner = owner
         self._read: Callable[[int, int], bytes] = os.read
         self._write: Callable[[int, Any], int] = os.write
@@ -83,8 +79,8 @@ class Descriptor:
         self._shared = False  # a program has a copy of the descriptor
         self._error: BaseException | None = None  # that ended it
         self._reason = ""  # of its end
-        if self._fd >= 0:
-            os.set_blocking(self._fd, False)
+        if fd >= 0:
+            os.set_blocking(fd, False)
 
     # --- being watched
 
@@ -127,7 +123,6 @@ class Descriptor:
     def _share(self) -> None:
         """A program is about to get a copy of the descriptor."""
         sock = self._sock
-        assert isinstance(sock, socket.socket)
         self._shared = True
         os.set_blocking(self._fd, True)
         self._read = lambda fd, size: sock.recv(size, _DONT_WAIT)
@@ -159,11 +154,17 @@ class Descriptor:
                 self._sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # the peer was faster
+        self._close_descriptor()
+        self._gone()
+
+    def _close_descriptor(self) -> None:
         try:
-            self._sock.close()
+            if self._made is not None:
+                self._made.close()
+            elif self._fd >= 0:
+                os.close(self._fd)
         except OSError:
             pass  # what close(2) reports here is the peer's reset, once more
-        self._gone()
 
     def _tell_closed(self) -> None:
         """Tell the plugins that it is closed."""
@@ -182,23 +183,31 @@ class Descriptor:
                     # SO_LINGER would wait for the last copy to be closed; this disconnects all of them (connect(2)).
                     _libc.connect(self._fd, _UNSPECIFIED, len(_UNSPECIFIED))
                 else:
-                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)  # type: ignore[attr-defined]
+                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             except OSError:
                 pass  # the peer was faster
 
     # --- what it is
 
+    @property
+    def _sock(self) -> socket.socket:
+        """The socket, for more than reading and writing; made when first used."""
+        if self._made is None:
+            self._made = socket.socket(fileno=self._fd)
+            if self._made.gettimeout() is not None:  # a plugin has called socket.setdefaulttimeout
+                self._made.settimeout(None)
+                os.set_blocking(self._fd, self._shared)
+        return self._made
+
     def _is_socket(self) -> bool:
-        return isinstance(self._sock, socket.socket)
+        return True
 
     def _can_splice(self) -> bool:
         """Whether splice(2) may move bytes from it and to it."""
         return not self._shared
 
     def _socket_error(self) -> int:
-        if isinstance(self._sock, socket.socket):
-            return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        return 0
+        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._is_socket() else 0
 
     def _is_open(self) -> bool:
         return self._state == OPEN

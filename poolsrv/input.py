@@ -1,9 +1,9 @@
 """What has arrived on a stream: the buffer, the ways to take from it, and who is called about it.
 
-Theory. The engine does one ``recv`` per event into the buffer and calls ``on_readable``; what the plugin leaves there
-stays. It stops asking the kernel for more (drops READ from the descriptor's interest) while the plugin has paused, at
-end of stream, while too much is kept for the peer, and while the buffer is full. A level-triggered descriptor that
-nobody reads would otherwise spin.
+Theory. The engine reads into the buffer, at most 64 KiB at a time, and calls ``on_readable``; what the plugin leaves
+there stays. It stops asking the kernel for more (drops READ from the descriptor's interest) while the plugin has
+paused, at end of stream, while too much is kept for the peer, and while the buffer is full. A level-triggered
+descriptor that nobody reads would otherwise spin.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from .descriptor import OPEN, Descriptor, SocketLike
+from .descriptor import OPEN, Descriptor
 from .errors import LineTooLong
 from .eventloop import EventLoop
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .relay import Relay
 
-RECV_SIZE: Final = 65536  # bytes asked of the kernel per event
+RECV_SIZE: Final = 65536  # bytes asked of the kernel at a time, and what recv() takes by itself
 READ_AHEAD: Final = 262144  # bytes in the buffer at which the engine stops reading
 
 
@@ -43,8 +43,8 @@ class Input(Descriptor):
         "eof",
     )
 
-    def __init__(self, loop: EventLoop, sock: SocketLike, owner: Connection | None) -> None:
-        super().__init__(loop, sock, owner)
+    def __init__(self, loop: EventLoop, fd: int, owner: Connection | None) -> None:
+        super().__init__(loop, fd, owner)
         self._in = b""
         self._pos = 0  # where in _in the next byte is; 0 where _in is empty
         self._read_ahead = READ_AHEAD

@@ -35,11 +35,12 @@ class Outgoing(Stream):
             target = addresses.parse(address, base)
             sock = socket.socket(target.family, socket.SOCK_STREAM)
         except (ValueError, OSError) as error:
-            super().__init__(loop, _NoSocket(), owner)
+            super().__init__(loop, -1, owner)
             self._state = CONNECTING
             self._fails_at_once(error)
             return
-        super().__init__(loop, sock, owner)
+        super().__init__(loop, sock.fileno(), owner)
+        self._made = sock
         sock.setblocking(False)
         self._state = CONNECTING
         try:
@@ -103,16 +104,3 @@ class Outgoing(Stream):
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
-
-
-class _NoSocket:
-    """Stands where no socket could be made."""
-
-    def fileno(self) -> int:
-        return -1
-
-    def shutdown(self, how: int, /) -> None:
-        """Nothing to shut down."""
-
-    def close(self) -> None:
-        """Nothing to close."""

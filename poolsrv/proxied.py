@@ -93,11 +93,9 @@ class HeaderReader:
     __slots__ = ("_connection", "_data", "_proxies", "_sock", "_timer")
 
     def __init__(self, proxies: Proxies, connection: Connection) -> None:
-        sock = connection._sock
-        assert isinstance(sock, socket.socket)
         self._proxies = proxies
         self._connection = connection
-        self._sock = sock
+        self._sock = connection._sock
         self._data = b""  # of the header, as far as it has come
         self._timer: Timer | None = None
 

@@ -66,9 +66,8 @@ class Relay:
         self._pending = memoryview(b"")  # in transit in memory
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0  # bytes in transit in the pipe
-        spliced = all(side._is_socket() or hasattr(side._sock, "is_pipe") for side in (source, target))
         self._direct = not (source._is_socket() and target._is_socket())
-        self._copies = not (spliced and source._can_splice() and target._can_splice())
+        self._copies = not (source._can_splice() and target._can_splice())
         self.wants_read = False
         self.wants_write = False
 

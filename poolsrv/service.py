@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +81,6 @@ class Service:
         if config.connection_lifetime:
             self._deadlines.append(Deadlines(loop, config.connection_lifetime, _always, self._lifetime_over))
         self._concerning: Connection | None = None  # that a notification is being called for
-        # on sockets for both families an IPv4 peer looks like ::ffff:127.0.0.1; accept gives the family's own form
-        self._families = {4: socket.AF_INET6, 2: socket.AF_INET}
         hooks.fault_handler = self._notification_failed
 
     # --- connections
@@ -91,13 +88,8 @@ class Service:
     def open(self, handed: Handed) -> None:
         """Make a connection of what the dispatcher has handed over, and begin to serve it."""
         peer = handed.peer
-        family = self._families[len(peer)] if type(peer) is tuple else socket.AF_UNIX
-        # With family and type given, no system calls are made to find them out.
-        sock = socket.socket(family, socket.SOCK_STREAM, 0, handed.fd)
-        if sock.gettimeout() is not None:  # a plugin has called socket.setdefaulttimeout
-            sock.settimeout(None)
-        name = peer if family == socket.AF_INET else peer_name(peer)
-        connection = self._make(self, sock, handed.id, name)
+        name = peer if type(peer) is tuple and len(peer) == 2 else peer_name(peer)
+        connection = self._make(self, handed.fd, handed.id, name)
         self.connections[handed.id] = connection
         if self._idle_timeout and not self._sweep_due:
             self._sweep_in(self._idle_timeout)
@@ -251,10 +243,10 @@ class Service:
             self.worker._start_failed = True
 
 
-def _over_tls(acceptor: Acceptor) -> Callable[[Service, socket.socket, int, tuple[str, int]], Connection]:
+def _over_tls(acceptor: Acceptor) -> Callable[[Service, int, int, tuple[str, int]], Connection]:
     from .tlsconnection import TlsConnection  # ssl takes a while to import
 
-    return lambda service, sock, number, peer: TlsConnection(service, sock, number, peer, acceptor)
+    return lambda service, fd, number, peer: TlsConnection(service, fd, number, peer, acceptor)
 
 
 def _always(connection: Connection) -> bool:

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, SocketLike
+from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN
 from .eventloop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop, Timer
 from .input import RECV_SIZE, Input
 from .relay import Relay
@@ -67,8 +67,8 @@ class Stream(Input):
     # Whether close() waits for the peer to close even where nothing of its is waiting to be read.
     _always_lingers = False
 
-    def __init__(self, loop: EventLoop, sock: SocketLike, owner: Connection | None = None) -> None:
-        super().__init__(loop, sock, owner)
+    def __init__(self, loop: EventLoop, fd: int, owner: Connection | None = None) -> None:
+        super().__init__(loop, fd, owner)
         self._out: bytearray | None = None
         self._on_writable: Callable[[Any], object] | None = None
         self._on_close: Callable[[Any, BaseException | None], object] | None = None
@@ -358,7 +358,10 @@ class Stream(Input):
     def _settle(self) -> None:
         """After end of stream: close, once nothing is left to write and nothing holds it."""
         if self._eof_told and self._state == OPEN and self._out is None and not self._is_held():
-            self.close("eof")
+            # As close() does, without waiting for the end of the turn: nothing is kept, nothing will come.
+            self._state, self._reason = CLOSING, "eof"
+            self._in, self._pos = b"", 0
+            self._wind_up()
 
     def _is_held(self) -> bool:
         return self._relay_in is not None or self._relay_out is not None

@@ -176,10 +176,8 @@ class TlsConnection(Connection):
 
     __slots__ = ("_agreed", "_bridged", "_in_time", "_looked_for", "_transport")
 
-    def __init__(
-        self, service: Service, sock: socket.socket, number: int, peer: tuple[str, int], acceptor: Acceptor
-    ) -> None:
-        super().__init__(service, sock, number, peer)
+    def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int], acceptor: Acceptor) -> None:
+        super().__init__(service, fd, number, peer)
         self._transport = Transport(acceptor, self._fd)
         self._read = self._transport.read
         self._write = self._transport.write

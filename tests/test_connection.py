@@ -15,12 +15,29 @@ from served import ask, closed, listener, nothing_to_read, reset, served, settle
 from support import ServerProcess, is_alive, process_state, receive_all, receive_exactly, receive_line, wait_until
 
 PLUGINS = r"""
+import gc, weakref
+
+
 class About(Tells):
     # Says of itself what it is asked for, as Python writes it.
     @hookimpl
     def on_readable(self, conn):
         while (line := conn.recv_line()) is not None:
             conn.send(b"%r\n" % (eval(line.decode(), {"conn": conn, "time": time}),))
+
+
+class Freed(Tells):
+    # Says how many of its connections are still objects, itself included, where nobody looks for cycles.
+    @hookimpl
+    def on_worker_start(self, worker):
+        gc.disable()
+        self.seen = weakref.WeakSet()
+
+    @hookimpl
+    def on_readable(self, conn):
+        self.seen.add(conn)
+        if conn.recv():
+            conn.send(b"%d\n" % len(self.seen))
 
 
 class Further:
@@ -282,7 +299,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[ServerProcess]:
-    plain = "ping about holds timers blocks spawns output stubborn missing descriptors dials firesandforgets"
+    plain = "ping about holds timers blocks spawns output stubborn missing descriptors dials firesandforgets freed"
     with served(
         folder,
         PLUGINS,
@@ -344,6 +361,14 @@ def test_numbers_times_and_counts(server: ServerProcess) -> None:
         assert int(ask(sock, b"conn.bytes_in")) == received
         sent = int(ask(sock, b"conn.bytes_out"))
         assert int(ask(sock, b"conn.bytes_out")) == sent + len(f"{sent}\n")
+
+
+def test_a_closed_connection_is_freed_at_once(server: ServerProcess) -> None:
+    for _ in range(3):
+        after = len(server.lines)
+        with server.connect("freed") as sock:
+            assert ask(sock, b"?") == b"1"
+        assert closed(server, "freed", after) == "eof"
 
 
 def test_state_and_extra_are_the_plugins_own(server: ServerProcess) -> None:

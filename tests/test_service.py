@@ -229,6 +229,11 @@ class Timeouts(Tells):
     @hookimpl
     def on_worker_start(self, worker):
         socket.setdefaulttimeout(5)
+
+    @hookimpl
+    def on_connection_init(self, conn):
+        assert conn.local[0] == "127.0.0.1"
+        assert not os.get_blocking(conn._fd)
 """
 
 
