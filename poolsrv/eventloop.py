@@ -1,9 +1,9 @@
 """The event loop: epoll from descriptor to callback, timers, and what waits for the end of a turn.
 
 Theory. One turn of the loop is: wait; call back every descriptor that the kernel named; call what was put off to the
-end of the turn; call the timers that are due. Descriptors are level-triggered: a callback does one ``recv`` and
-returns; what it left makes the next ``wait`` return at once. That costs no extra system call to see EAGAIN, and no
-connection can starve the others.
+end of the turn; call the timers that are due. Descriptors are level-triggered: a callback does one ``recv`` (a
+few, where it gets as much as it has asked for) and returns; what it left makes the next ``wait`` return at once. That
+costs no extra system call to see EAGAIN, and no connection can starve the others.
 
 A descriptor's number can come back within one batch of events: when a callback closes descriptor 9 and another
 accepts, the new connection is 9, and an event for the old 9 that is still in the batch would go to it. Therefore
@@ -120,7 +120,7 @@ class EventLoop:
     def run(self) -> None:
         """Turn until ``stop`` has been called."""
         while not self._stopped:
-            self.turn()
+            self.dispatch(self.wait())
         self._stopped = False
 
     def turn(self, longest: float = MAX_WAIT) -> None:
@@ -136,7 +136,11 @@ class EventLoop:
 
     def wait(self, longest: float = MAX_WAIT) -> list[tuple[int, int]]:
         """Wait for events or for the next timer; the events, as ``(descriptor, mask)``."""
-        events = self._epoll.poll(min(self._patience(), longest), MAX_EVENTS)
+        if self._put_off:
+            longest = 0
+        elif self._timers:
+            longest = self._until_next_timer(longest)
+        events = self._epoll.poll(longest, MAX_EVENTS)
         self.now = time.monotonic()
         return events
 
@@ -166,16 +170,17 @@ class EventLoop:
             if not self._put_off:
                 break
 
-    def _patience(self) -> float:
-        if self._put_off:
-            return 0
+    def _until_next_timer(self, longest: float) -> float:
         timers = self._timers
-        while timers and timers[0][2].callback is None:
+        while timers[0][2].callback is None:
             heapq.heappop(timers)
             self._cancelled -= 1
-        if not timers:
-            return MAX_WAIT
-        return min(max(timers[0][0] - time.monotonic(), 0), MAX_WAIT)
+            if not timers:
+                return longest
+        left = timers[0][0] - time.monotonic()
+        if left <= 0:
+            return 0
+        return left if left < longest else longest
 
     def _call_timers(self) -> None:
         now = self.now

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HIGH_WATER: Final = 262144  # bytes kept above which a stream is congested
 LOW_WATER: Final = 65536  # bytes kept below which it no longer is
 FLUSH_SIZE: Final = 262144  # bytes offered to the kernel per event
+READS_AGAIN: Final = 3  # per event, each after a read that has filled its buffer: there is probably more
 LINGER_TIME: Final = 2.0  # seconds
 LINGER_LIMIT: Final = 16 * 1024 * 1024  # bytes thrown away
 
@@ -201,7 +202,7 @@ class Stream(Input):
 
     # --- what the loop calls
 
-    def _on_event(self, mask: int) -> None:
+    def _on_event(self, mask: int, again: int = READS_AGAIN) -> None:
         if self._reading and (mask == READ or mask & READABLE):
             try:
                 data = self._read(self._fd, RECV_SIZE)
@@ -211,7 +212,8 @@ class Stream(Input):
                 self._lost(error)
             else:
                 if data:
-                    self.bytes_in += len(data)
+                    size = len(data)
+                    self.bytes_in += size
                     self._last_active = self._loop.now
                     if self._in:
                         self._in = self._in[self._pos :] + data
@@ -224,6 +226,8 @@ class Stream(Input):
                         self._fault("on_readable", error)
                     if self._in and len(self._in) - self._pos >= self._read_ahead:
                         self._update()
+                    if size == RECV_SIZE and again and self._reading and self._relay_in is None:
+                        Stream._on_event(self, READ, again - 1)
                 else:
                     self._at_eof()
             if mask == READ:

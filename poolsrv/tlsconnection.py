@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .connection import Connection
 from .descriptor import CLOSING, CONNECTING, OPEN
 from .eventloop import READ, WRITE
+from .stream import READS_AGAIN
 from .tls import Acceptor, Tls, agreed
 
 if TYPE_CHECKING:
@@ -248,8 +249,8 @@ class TlsConnection(Connection):
         if self._transport.ready and self._reading and self._state == OPEN:
             self._callback()(READ)
 
-    def _on_event(self, mask: int) -> None:
-        super()._on_event(mask)
+    def _on_event(self, mask: int, again: int = READS_AGAIN) -> None:
+        super()._on_event(mask, again)
         self._look_for_more()
 
     def _update(self) -> None:

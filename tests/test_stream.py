@@ -11,6 +11,9 @@ from served import ask, closed, listener, nothing_to_read, reset, served, settle
 from support import ServerProcess, receive_all, receive_exactly, receive_line
 
 PLUGINS = r"""
+import fcntl, termios
+
+
 class Pieces(Tells):
     # Everything that is there, in pieces of at most 4 bytes.
     @hookimpl
@@ -83,6 +86,32 @@ class Paused(Tells):
 
 class Pausedabort(Paused):
     half_close = "abort"
+
+
+class Bulk(Tells):
+    # Begins to read once 200,000 bytes are there; after the first call it does what the listener's name says.
+    @hookimpl
+    def on_connection_init(self, conn):
+        conn._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        conn.state = []
+        conn.pause_reading()
+        self.look(conn)
+
+    def look(self, conn):
+        if int.from_bytes(fcntl.ioctl(conn._fd, termios.FIONREAD, bytes(4)), sys.byteorder) < 200000:
+            conn.call_later(0.005, lambda: self.look(conn))
+        else:
+            conn.resume_reading()
+
+    @hookimpl
+    def on_readable(self, conn):
+        conn.state.append(len(conn.recv()))
+        if len(conn.state) == 1:
+            conn.call_later(0, lambda: (conn.send(b"%r\n" % conn.state), conn.close("told")))
+            if conn.listener == "bulkpaused":
+                conn.pause_reading()
+            elif conn.listener == "bulkfails":
+                raise RuntimeError("enough")
 
 
 class Held(Tells):
@@ -234,6 +263,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         PLUGINS,
         *map(listener, plain.split()),
         listener("ping"),
+        *(listener(name, "bulk") for name in ("bulk", "bulkpaused", "bulkfails")),
         listener("heldforever", idle_timeout=0),
         listener("hoards", idle_timeout=0),
         listener("unixpaused", "paused", "unix:paused.sock", idle_timeout=0),
@@ -331,6 +361,17 @@ def test_resume_reading_calls_once_for_what_is_in_the_buffer(server: ServerProce
         assert receive_line(sock) == b"1 half\n"
         assert receive_line(sock) == b"2 lf\n"
         assert ask(sock, b"x") == b"3 x"
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"), [("bulk", b"[65536, 65536, 65536, 3392]"), ("bulkpaused", b"[65536]"), ("bulkfails", b"")]
+)
+def test_after_a_full_read_it_is_read_on_while_the_plugin_wants_more(
+    server: ServerProcess, name: str, pieces: bytes
+) -> None:
+    with server.connect(name) as sock:
+        sock.sendall(bytes(200_000))
+        assert receive_line(sock).rstrip(b"\n") == pieces
 
 
 def test_nothing_is_read_while_paused(server: ServerProcess) -> None:
