@@ -229,8 +229,8 @@ def _costs() -> list[Case]:
         Case(
             "plugins",
             "What further plugins cost",
-            "Echo of 128 bytes, 64 connections; the further plugins do nothing. None is the direct call, one or more go"
-            " through pluggy.",
+            "Echo of 128 bytes, 64 connections; the further plugins do nothing. One implementation is called directly,"
+            " several are called in a loop.",
             [POOLSRV_ONE, *with_plugins],
             _under_load(mode="echo", connections=64, size=128),
             ECHO_COLUMNS,
