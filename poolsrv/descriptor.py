@@ -20,6 +20,7 @@ is blocking, and each call passes MSG_DONTWAIT.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -165,6 +166,7 @@ class Descriptor:
                 os.close(self._fd)
         except OSError:
             pass  # what close(2) reports here is the peer's reset, once more
+        self._fd = -1  # the number is soon another's
 
     def _tell_closed(self) -> None:
         """Tell the plugins that it is closed."""
@@ -191,8 +193,13 @@ class Descriptor:
 
     @property
     def _sock(self) -> socket.socket:
-        """The socket, for more than reading and writing; made when first used."""
+        """The socket, for more than reading and writing; made when first used.
+
+        :raises OSError: it is closed.
+        """
         if self._made is None:
+            if self._fd < 0:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             self._made = socket.socket(fileno=self._fd)
             if self._made.gettimeout() is not None:  # a plugin has called socket.setdefaulttimeout
                 self._made.settimeout(None)

@@ -26,6 +26,17 @@ class About(Tells):
             conn.send(b"%r\n" % (eval(line.decode(), {"conn": conn, "time": time}),))
 
 
+class Late(Tells):
+    # The first connection tells where it was when it is closed, and the next one has its descriptor.
+    former = None
+
+    @hookimpl
+    def on_readable(self, conn):
+        if conn.recv():
+            former, Late.former = self.former, conn
+            conn.send(b"%r\n" % (former and former.local,))
+
+
 class Freed(Tells):
     # Says how many of its connections are still objects, itself included, where nobody looks for cycles.
     @hookimpl
@@ -299,7 +310,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[ServerProcess]:
-    plain = "ping about holds timers blocks spawns output stubborn missing descriptors dials firesandforgets freed"
+    plain = "ping about holds timers blocks spawns output stubborn missing descriptors dials firesandforgets freed late"
     with served(
         folder,
         PLUGINS,
@@ -361,6 +372,16 @@ def test_numbers_times_and_counts(server: ServerProcess) -> None:
         assert int(ask(sock, b"conn.bytes_in")) == received
         sent = int(ask(sock, b"conn.bytes_out"))
         assert int(ask(sock, b"conn.bytes_out")) == sent + len(f"{sent}\n")
+
+
+def test_a_closed_connection_does_not_take_anothers_descriptor_for_its_own(server: ServerProcess) -> None:
+    after = len(server.lines)
+    with server.connect("late") as sock:
+        assert ask(sock, b"?") == b"None"
+    assert closed(server, "late", after) == "eof"
+    with server.connect("late") as sock:
+        assert ask(sock, b"?") == b"('', 0)"
+        assert ask(sock, b"?") == b"%r" % (sock.getpeername(),)
 
 
 def test_a_closed_connection_is_freed_at_once(server: ServerProcess) -> None:
