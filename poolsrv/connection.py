@@ -345,7 +345,7 @@ class Connection(Stream):
     # --- what the engine does
 
     def _begin(self) -> None:
-        """Call ``on_connection_init``, then have the loop watch; for the worker, once."""
+        """Call ``on_connection_init``, then have the loop watch, and read what is there; for the worker, once."""
         service = self._service
         if service.on_connection_init is not None:
             try:
@@ -357,6 +357,8 @@ class Connection(Stream):
                 self._call_on_close = service.hooks.closer_after_ended_chain()
         if self._interest < 0 and self._state == OPEN:
             self._start()
+            if self._reading:
+                self._on_event(READ)  # most clients speak first, and it is here by now: saves a turn of the loop
 
     def _at_eof(self) -> None:
         super()._at_eof()
