@@ -124,8 +124,9 @@ class Stream(Input):
         if not data:
             return
         if self._out is None and self._state == OPEN and not self._sends_eof and self._relay_out is None:
+            write = self._write
             try:
-                sent = self._write(self._fd, data)
+                sent = write(self._fd, data)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -204,8 +205,9 @@ class Stream(Input):
 
     def _on_event(self, mask: int, again: int = READS_AGAIN) -> None:
         if self._reading and (mask == READ or mask & READABLE):
+            read, on_readable = self._read, self._on_readable  # attributes that are called cost more: no method's place
             try:
-                data = self._read(self._fd, RECV_SIZE)
+                data = read(self._fd, RECV_SIZE)
             except BlockingIOError:
                 pass
             except OSError as error:
@@ -221,7 +223,7 @@ class Stream(Input):
                     else:
                         self._in = data
                     try:
-                        self._on_readable(self)  # type: ignore[misc]  # no READ interest without it
+                        on_readable(self)  # type: ignore[misc]  # no READ interest without it
                     except BaseException as error:  # noqa: BLE001 - as in _guarded, without its call
                         self._fault("on_readable", error)
                     if self._in and len(self._in) - self._pos >= self._read_ahead:
