@@ -66,9 +66,11 @@ class Outcome:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(REPO), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    git = ["git", "-C", str(REPO)]
+    done = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True, check=False)
+    outside = [":(exclude)bench/results.md", ":(exclude)bench/plots"]  # which the run itself writes
+    changed = subprocess.run([*git, "status", "--porcelain", "--", ".", *outside], capture_output=True, check=False)
+    return done.stdout.strip() + ("-dirty" if changed.stdout else "")
 
 
 def _version(*command: str) -> str:
