@@ -102,16 +102,10 @@ class Intake:
                 self._loop.modify(bound.socket.fileno(), READ)
 
     def _accept_all(self, gate: Gate, listener: socket.socket, mask: int) -> None:
-        """Accept until the kernel's queue is empty or no worker has room, and send them off.
-
-        A single connection is nearly always alone, and to ask for a second one would cost a system call and an
-        exception. So only one is accepted where the turn before brought none; if there are more, the next turn comes
-        at once, and takes them all.
-        """
+        """Accept until the kernel's queue is empty or no worker has room, and send them off."""
         choose, assign = self._choose, self._assign
-        turns = self._loop.turns
-        alone = turns - gate.last_turn > 1
-        gate.last_turn = turns
+        alone = gate.expects_one(self._loop.turns)
+        before = self.last_id
         touched: list[Slot] = []
         while True:
             slot = choose(gate) if not gate.homeless else None
@@ -133,14 +127,15 @@ class Intake:
             assign(slot, Handed(accepted, gate.number, self.last_id, peer))
             if alone:
                 break
+        if not alone:
+            gate.found(self.last_id - before)
         self._send_all(touched)
 
     def _accept_within_limits(self, gate: Gate, admission: Admission, listener: socket.socket, mask: int) -> None:
         """The same, where limits may have whoever comes wait or be refused."""
         choose, assign = self._choose, self._assign
-        turns = self._loop.turns
-        alone = turns - gate.last_turn > 1
-        gate.last_turn = turns
+        alone = gate.expects_one(self._loop.turns)
+        before = self.last_id
         touched: list[Slot] = []
         for _ in range(1 if alone else MAX_ACCEPTS):
             if (reason := admission.must_wait()) is not None:
@@ -164,6 +159,8 @@ class Intake:
             if not slot.outbox:
                 touched.append(slot)
             assign(slot, Handed(accepted, gate.number, self.last_id, peer))
+        if not alone:
+            gate.found(self.last_id - before)
         self._send_all(touched)
 
     def _may_accept_after(self, error: OSError) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,6 +14,8 @@ from .listeners import Bound
 
 if TYPE_CHECKING:
     from .admission import Admission
+
+MOST_SINGLE_TURNS: Final = 16  # in which a gate accepts one connection each before it looks for more again
 
 # States of a slot. A worker reports "serving", "full" and "draining" itself.
 EMPTY, STARTING, SERVING, FULL, DRAINING = "empty", "starting", "serving", "full", "draining"
@@ -98,7 +100,9 @@ class Gate:
         self.open = 0
         self.accepted = 0
         self.paused = False
-        self.last_turn = 0  # the loop's latest turn in which there was something to accept
+        self._last_turn = 0  # the loop's latest turn in which there was something to accept
+        self._single_turns = 0  # in so many turns only one connection is accepted, although they come close together
+        self._back_off = 1  # and in so many after the next time that this proves right
         self.homeless: deque[Handed] = deque()  # accepted, or taken back, and no worker has room
         self._next = 0
 
@@ -119,6 +123,30 @@ class Gate:
     def must_wait(self) -> bool:
         """Whether a limit has whoever comes wait in the kernel's queue."""
         return self.admission is not None and self.admission.must_wait() is not None
+
+    def expects_one(self, turn: int) -> bool:
+        """Whether the connection that has come is probably alone: to look for a second one in vain costs a system call
+        and an exception.
+
+        It is, where the turn before brought none, and where looking has found a single one in each turn: that is tried
+        more and more seldom. Where there are more after all, the next turn comes at once.
+
+        :param turn: the number of the loop's turn.
+        """
+        close = turn - self._last_turn <= 1
+        self._last_turn = turn
+        if close and self._single_turns:
+            self._single_turns -= 1
+            return True
+        return not close
+
+    def found(self, count: int) -> None:
+        """So many were accepted when ``expects_one`` had said no."""
+        if count > 1:
+            self._single_turns, self._back_off = 0, 1
+        elif count == 1:
+            self._single_turns = self._back_off
+            self._back_off = min(2 * self._back_off, MOST_SINGLE_TURNS)
 
     def next_in_turn(self) -> Slot | None:
         """Round robin: the next worker that has room; None where none has."""
