@@ -18,6 +18,7 @@ from .peers import (
     UVLOOP,
     classic,
     one_program_per_connection,
+    passing,
     poolsrv,
     poolsrv_over_tls,
     program,
@@ -82,13 +83,13 @@ def _connect() -> list[Case]:
                 classic(workers),
                 poolsrv(workers=workers),
                 poolsrv("poolsrv, least-connections", workers=workers, dispatch="least-connections"),
+                passing(workers),
+                BARE,
             ]
             if workers == 1:
-                peers += [BARE, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED, FORKING]
+                peers += [UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED, FORKING]
             if width > 1:
                 peers.insert(1, program("classic pool, long queue", "classic_pool", workers, 4096))
-            if workers > 1:
-                peers.append(BARE)
             cases.append(
                 Case(
                     f"connect-{width}-{workers}w",

@@ -97,6 +97,11 @@ def classic(workers: int) -> Peer:
     return program("classic pool", "classic_pool", workers)
 
 
+def passing(workers: int) -> Peer:
+    """poolsrv's way of handing out connections, in C."""
+    return program("passing pool in C", "passing_pool", workers)
+
+
 def one_program_per_connection() -> list[Peer]:
     """Servers in inetd's manner: a connection comes, a program gets it. All run the same static program."""
     static = str(BUILD / "cgi_static")

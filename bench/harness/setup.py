@@ -14,7 +14,7 @@ VENV = BENCH / ".venv"
 PYTHON = VENV / "bin" / "python"
 
 STATIC = {"cgi_static", "cgi_big"}  # CGI programs: without a dynamic linker, what is left is the server's cost
-PROGRAMS = ["load", "echo_min", "classic_pool", "spawn_loop", "cgi_static", "cgi_big"]
+PROGRAMS = ["load", "echo_min", "classic_pool", "passing_pool", "spawn_loop", "cgi_static", "cgi_big"]
 
 # program -> Debian package
 PACKAGES = {
