@@ -191,6 +191,38 @@ def test_a_helper_that_was_killed_is_replaced(server: ServerProcess) -> None:
         assert int(client.get("/where.py").body.split()[0]) != helper
 
 
+SLOW_TO_TELL = """
+import os, time
+real = os.setpgid
+def setpgid(pid, group):  # what the helper does before it tells the pid
+    while pid and os.path.exists("{0}/armed") and not os.path.exists("{0}/released"):
+        time.sleep(0.005)
+    real(pid, group)
+os.setpgid = setpgid
+"""
+
+
+def test_the_log_has_the_pid_of_a_script_that_is_fast(
+    serve: Callable[..., ServerProcess], root: Path, tmp_path: Path
+) -> None:
+    """It may write to standard error before its helper has told its process id."""
+    (tmp_path / "slow_to_tell.py").write_text(SLOW_TO_TELL.format(tmp_path))
+    early = f"import sys\nprint('early', file=sys.stderr, flush=True)\nopen('{tmp_path}/written', 'w').close()\n{HEAD}"
+    write_programs(root, {"early.py": f"#!{sys.executable}\n{early}"})
+    path = {"PYTHONPATH": str(tmp_path)}
+    config = pool() + cgi_listener(root=root, warm=True, warm_modules=["slow_to_tell"], environment=path)
+    server = serve(config + cgi_listener("cold", root=root))
+    with warm(server) as client, Client(server, "cold") as other:
+        (tmp_path / "armed").touch()
+        client.request("/early.py")
+        wait_until((tmp_path / "written").exists, "the script's words")
+        for _ in range(3):  # the worker's loop goes on meanwhile
+            assert other.get("/sh.sh").status == 299
+        (tmp_path / "released").touch()
+        server.wait_for_line(r"/early.py\[\d+\]: early")
+        assert server.log.count("early\n") + server.log.endswith("early") == 1
+
+
 def test_a_helper_that_can_not_start(serve: Callable[..., ServerProcess], root: Path) -> None:
     """Warm is never a reason for a request to fail; the log says what is wrong."""
     server = serve(pool() + cgi_listener(root=root, warm=True, warm_modules=["no_such_module"]))

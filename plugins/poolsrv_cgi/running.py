@@ -111,12 +111,12 @@ class RunningProgram:
             if stderr is None:
                 self._stderr, writer = os.pipe2(os.O_CLOEXEC)
                 os.set_blocking(self._stderr, False)
-                self._watch = site.worker.add_reader(self._stderr, self._on_stderr)
             error = stderr if stderr is not None else writer
             child: Process | None = None
             if warm is not None and stdin is not conn and stdout is not conn:
                 child = site.warm.start(self, warm, argv, env, cwd, stdin, writer)
             if child is None:
+                self.watch_stderr()
                 child = self.spawn(argv, env, cwd, stdin, stdout, error)
         except BaseException:
             self._close_stderr()
@@ -147,6 +147,11 @@ class RunningProgram:
         )
         self.site.running[child.pid] = self
         return child
+
+    def watch_stderr(self) -> None:
+        """Log what it says from now on. Not before its process id is known, which the lines have in them."""
+        if self._stderr >= 0 and self._watch is None:
+            self._watch = self.site.worker.add_reader(self._stderr, self._on_stderr)
 
     @property
     def has_ended(self) -> bool:

@@ -97,6 +97,7 @@ class WarmChild:
     def started(self, pid: int) -> None:
         """It runs."""
         self._pid = pid
+        self.program.watch_stderr()
         self.close_descriptors()
         if self._ending is not None:
             grace, self._ending = self._ending, None
@@ -119,6 +120,7 @@ class WarmChild:
         try:
             self._ordinary = self._fallback()
             self._ordinary.outlives = self.outlives
+            self.program.watch_stderr()
         except OSError as error:
             self.program.log(logging.ERROR, f"can't be started: {error.strerror}")
             self.ended(127, None)
