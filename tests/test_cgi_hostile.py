@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from poolsrv_cgi.body import body_decoder
+from poolsrv_cgi.body import BodyLimits, body_decoder
 from poolsrv_cgi.environment import Endpoints, base_environment, http_environment
 from poolsrv_cgi.paths import NoProgram, ProgramPaths, find_program
 from poolsrv_cgi.request import RequestError, RequestParser
@@ -67,7 +67,7 @@ def replay(paths: ProgramPaths, pieces: Iterable[bytes]) -> tuple[list[Answer], 
                     if request is None:
                         break
                     data = parser.surplus
-                    decoder = body_decoder(request, 1 << 30)
+                    decoder = body_decoder(request, BodyLimits())
                     length = 0
                 length += len(decoder.feed(data))
                 if not decoder.done:

@@ -244,7 +244,7 @@ def test_a_program_may_go_on_after_its_local_redirect(client: Client, root: Path
 def test_local_redirects_in_a_circle(client: Client, server: ServerProcess) -> None:
     """RFC 3875 section 6.2.2: there is a cap."""
     assert client.get("/loop.sh").status == 502
-    server.wait_for_line("more than 10 local redirects")
+    server.wait_for_line(r"more local redirects than max_local_redirects \(10\)")
     assert client.get("/nowhere.sh").status == 404
     assert client.get("/hello.sh").body == b"hello"
 

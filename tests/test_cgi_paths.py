@@ -89,10 +89,10 @@ def test_redirect_leads_to_this_server(root: Path) -> None:
     answer = find_program(ProgramPaths(root=root, index="index.cgi"), "//evil.example")
     assert isinstance(answer, NoProgram)
     assert answer.location == "/evil.example/"
-    add(root / "a b%\r\n" / "index.cgi")
-    answer = find_program(ProgramPaths(root=root, index="index.cgi"), "/a%20b%25%0D%0A")
+    add(root / "a b%" / "index.cgi")
+    answer = find_program(ProgramPaths(root=root, index="index.cgi"), "/a%20b%25")
     assert isinstance(answer, NoProgram)
-    assert answer.location == "/a%20b%25%0D%0A/"
+    assert answer.location == "/a%20b%25/"
 
 
 def test_suffixes(root: Path) -> None:

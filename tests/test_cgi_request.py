@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from poolsrv_cgi.body import ChunkedDecoder, LengthDecoder, body_decoder
+from poolsrv_cgi.body import BodyLimits, ChunkedDecoder, LengthDecoder, body_decoder
 from poolsrv_cgi.request import Request, RequestError, RequestLimits, RequestParser, redirected
 
 
@@ -142,7 +142,7 @@ def test_chunked_decoder() -> None:
     """RFC 9112 section 7.1.3: the decoded body, whole, and what is behind it."""
     data = b"5;x=y\r\nabcde\r\nA\r\n0123456789\r\n0\r\nT: x\r\n\r\nGET"
     for size in range(1, len(data)):
-        decoder = ChunkedDecoder(15)
+        decoder = ChunkedDecoder(BodyLimits(max_size=15))
         body, surplus = b"", b""
         for at in range(0, len(data), size):
             if decoder.done:
@@ -156,7 +156,7 @@ def test_chunked_decoder() -> None:
 
 def test_chunked_body_too_large() -> None:
     """RFC 9110 section 15.5.14: refused by the size line, before the data."""
-    decoder = ChunkedDecoder(15)
+    decoder = ChunkedDecoder(BodyLimits(max_size=15))
     decoder.feed(b"A\r\n0123456789\r\n")
     with pytest.raises(RequestError) as caught:
         decoder.feed(b"6\r\n")
@@ -165,7 +165,7 @@ def test_chunked_body_too_large() -> None:
 
 def test_body_decoder_of_no_body() -> None:
     """RFC 9112 section 6.3, rule 7: neither field, no body."""
-    decoder = body_decoder(parse(b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"), 0)
+    decoder = body_decoder(parse(b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"), BodyLimits(max_size=0))
     assert decoder.done
     assert decoder.feed(b"x") == b""
     assert decoder.surplus == b"x"

@@ -138,7 +138,7 @@ class TestProgramHeader:
             b"Content-Type: a/b\nContent-Length: 1, 1\n\n",
             b"Content-Type: a/b\nContent-Length: 0x1\n\n",
             b"Content-Type: a/b\nContent-Length: 1\nContent-Length: 2\n\n",
-            b"Content-Type: a/b\n" + b"X: y\n" * 300 + b"\n",
+            b"Content-Type: a/b\n" + b"X: y\n" * 600 + b"\n",
             b"Content-Type: a/b\nX: " + b"y" * 40000 + b"\n\n",
             b"y" * 40000,
         ],

@@ -17,16 +17,13 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from .request import Request, RequestError
 
-__all__ = ["ChunkedDecoder", "LengthDecoder", "body_decoder"]
+__all__ = ["BodyLimits", "ChunkedDecoder", "LengthDecoder", "body_decoder"]
 
-# One chunk's first line, with its extensions; no client in use sends even 100 bytes.
-MAX_CHUNK_LINE = 1024
-# All extensions of one body together; and the trailer section.
-MAX_EXTENSIONS = 16384
-MAX_TRAILER = 16384
-MAX_TRAILER_FIELDS = 100
+SIZE_LINE = len("123456789ABCDEF\r\n")  # bytes that a chunk's first line may have beside its extensions
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
@@ -34,6 +31,20 @@ _EXTENSION = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"
 # RFC 9112 section 7.1: hexadecimal digits alone, no sign, no 0x. 15 of them stay below 2^63.
 _match_chunk_line = re.compile(rb"([0-9A-Fa-f]{1,15})((?:" + _EXTENSION + rb")*)\r\n").fullmatch
 _match_trailer_line = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n").fullmatch
+
+
+class BodyLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    :ivar max_size: bytes of a body, decoded (413).
+    :ivar max_extensions: bytes of all chunk extensions of one body together (400).
+    :ivar max_trailer: bytes of the trailer section (431).
+    :ivar max_fields: trailer fields (431).
+    """
+
+    max_size: int = 1 << 30
+    max_extensions: int = 16384
+    max_trailer: int = 32768
+    max_fields: int = 500
 
 
 class LengthDecoder:
@@ -64,10 +75,10 @@ class LengthDecoder:
 
 
 class ChunkedDecoder:
-    """A body in chunks (RFC 9112 section 7.1), of at most `max_size` bytes once decoded.
+    """A body in chunks (RFC 9112 section 7.1).
 
-    A `RequestError` is final: 400 for what is malformed, 413 above `max_size` (as soon as a chunk's size says so), 431
-    for too large a trailer section.
+    A `RequestError` is final: 400 for what is malformed, 413 above the largest size (as soon as a chunk's size says
+    so), 431 for too large a trailer section.
 
     :ivar received: the decoded bytes that the chunks' sizes have announced so far.
     """
@@ -77,8 +88,8 @@ class ChunkedDecoder:
         "_extensions",
         "_fields",
         "_left",
+        "_limits",
         "_line",
-        "_max_size",
         "_trailer",
         "done",
         "received",
@@ -88,8 +99,8 @@ class ChunkedDecoder:
     # Where the decoder is: in a size line, in data, in the CRLF behind the data, in the trailer section.
     _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
 
-    def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
+    def __init__(self, limits: BodyLimits) -> None:
+        self._limits = limits
         self._at = self._SIZE
         self._left = 0  # of this chunk's data, bytes
         self._line = b""  # an incomplete line
@@ -113,12 +124,12 @@ class ChunkedDecoder:
                 if self._left:
                     break
                 self._at = self._DATA_END
-            limit = 2 if self._at == self._DATA_END else MAX_CHUNK_LINE
+            limit = 2 if self._at == self._DATA_END else self._longest_line()
             end = data.find(b"\n", position, position + limit - len(self._line)) + 1
             line = self._line + data[position : end or len(data)]
             if not end:
                 if len(line) >= limit or (self._at == self._DATA_END and line not in (b"", b"\r")):
-                    raise RequestError(400, "a chunk's line has no end")
+                    raise self._line_without_end()
                 self._line = line
                 break
             self._line = b""
@@ -128,7 +139,27 @@ class ChunkedDecoder:
             self.surplus = data[position:]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def _longest_line(self) -> int:
+        limits = self._limits
+        if self._at == self._SIZE:
+            return SIZE_LINE + limits.max_extensions - self._extensions
+        return limits.max_trailer - self._trailer + len("\r\n")
+
+    def _line_without_end(self) -> RequestError:
+        if self._at == self._TRAILER:
+            return self._trailer_too_large()
+        if self._at == self._SIZE:
+            return self._too_many_extensions()
+        return RequestError(400, "a chunk is longer than its size")
+
+    def _too_many_extensions(self) -> RequestError:
+        return RequestError(400, f"chunk extensions over max_chunk_extensions ({self._limits.max_extensions} bytes)")
+
+    def _trailer_too_large(self) -> RequestError:
+        return RequestError(431, f"the trailer section is over max_header_size ({self._limits.max_trailer} bytes)")
+
     def _take_line(self, line: bytes) -> None:
+        limits = self._limits
         if self._at == self._DATA_END:
             if line != b"\r\n":
                 raise RequestError(400, "a chunk is longer than its size")
@@ -138,37 +169,42 @@ class ChunkedDecoder:
             if matched is None:
                 raise RequestError(400, f"chunk size {line[:60]!r}")
             self._extensions += len(matched[2])
-            if self._extensions > MAX_EXTENSIONS:
-                raise RequestError(400, "too many chunk extensions")
+            if self._extensions > limits.max_extensions:
+                raise self._too_many_extensions()
             self._left = int(matched[1], 16)
             self.received += self._left
-            if self.received > self._max_size:
-                raise RequestError(413, f"the body is over {self._max_size} bytes")
+            if self.received > limits.max_size:
+                raise _too_large(limits)
             self._at = self._DATA if self._left else self._TRAILER
         elif line == b"\r\n":
             self.done = True
         else:
             self._trailer += len(line)
             self._fields += 1
-            if self._trailer > MAX_TRAILER or self._fields > MAX_TRAILER_FIELDS:
-                raise RequestError(431, "the trailer section is too large")
+            if self._trailer > limits.max_trailer:
+                raise self._trailer_too_large()
+            if self._fields > limits.max_fields:
+                raise RequestError(431, f"more trailer fields than max_header_fields ({limits.max_fields})")
             if not _match_trailer_line(line):
                 raise RequestError(400, f"trailer field {line[:60]!r}")
 
 
-def body_decoder(request: Request, max_size: int) -> LengthDecoder | ChunkedDecoder:
+def body_decoder(request: Request, limits: BodyLimits) -> LengthDecoder | ChunkedDecoder:
     """The decoder for this request's body; one that is done at once where it has none.
 
-    :param max_size: bytes, decoded.
-    :raises RequestError: 413 where the Content-Length is above it (RFC 9110 section 15.5.14). 411 for a POST or PUT of
-        HTTP/1.0 without Content-Length (RFC 1945 section 7.2.2): such a client may well send a body, whose end nobody
-        knows. In HTTP/1.1 it says by this that there is none.
+    :raises RequestError: 413 where the Content-Length is above the limit (RFC 9110 section 15.5.14). 411 for a POST or
+        PUT of HTTP/1.0 without Content-Length (RFC 1945 section 7.2.2): such a client may well send a body, whose end
+        nobody knows. In HTTP/1.1 it says by this that there is none.
     """
     if request.chunked:
-        return ChunkedDecoder(max_size)
+        return ChunkedDecoder(limits)
     if request.content_length is None and request.version == (1, 0) and request.method in ("POST", "PUT"):
         raise RequestError(411, "no Content-Length", request.line)
     length = request.content_length or 0
-    if length > max_size:
-        raise RequestError(413, f"the body is {length} bytes, over {max_size}", request.line)
+    if length > limits.max_size:
+        raise _too_large(limits, request.line)
     return LengthDecoder(length)
+
+
+def _too_large(limits: BodyLimits, line: str = "") -> RequestError:
+    return RequestError(413, f"the body is over max_body_size ({limits.max_size} bytes)", line)

@@ -28,6 +28,7 @@ from functools import lru_cache
 
 import msgspec
 
+from .authority import host_name, port_of
 from .paths import Program
 from .request import Request
 
@@ -158,7 +159,7 @@ def http_environment(
     environment["GATEWAY_INTERFACE"] = "CGI/1.1"
     environment["SERVER_SOFTWARE"] = software
     environment["SERVER_PROTOCOL"] = "HTTP/1.1" if request.version[1] else "HTTP/1.0"
-    environment["SERVER_NAME"] = _host_name(request.host) or _own_name(endpoints)
+    environment["SERVER_NAME"] = host_name(request.host) or _own_name(endpoints)
     environment["SERVER_PORT"] = _server_port(request, endpoints)
     environment["REQUEST_METHOD"] = request.method
     environment["REQUEST_URI"] = request.target
@@ -236,17 +237,8 @@ def _own_name(endpoints: Endpoints) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _host_name(host: bytes) -> str:
-    """RFC 3875 section 4.1.14: the name alone, the brackets of an IPv6 address included."""
-    text = host.decode("ascii")
-    if text.startswith("["):
-        return text[: text.index("]") + 1]
-    return text.partition(":")[0]
-
-
 def _server_port(request: Request, endpoints: Endpoints) -> str:
     """RFC 3875 section 4.1.15: the port that the request came in on; a unix socket has none, so the client's word."""
     if endpoints.local_port:
         return str(endpoints.local_port)
-    port = request.host.rpartition(b"]")[2].rpartition(b":")[2] if b":" in request.host else b""
-    return port.decode("ascii") or ("443" if endpoints.tls else "80")
+    return port_of(request.host) or ("443" if endpoints.tls else "80")

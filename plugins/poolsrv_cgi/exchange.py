@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange"]
 
-MAX_LOCAL_REDIRECTS = 10
 RETRY_AFTER = 5  # seconds that a client which finds all places taken is asked to wait
 SERVER_FIELD = b"poolsrv"
 
@@ -287,8 +286,9 @@ class Exchange:
     def _redirect(self, location: str) -> None:
         """A local redirect: the client gets what another request would get (RFC 3875 section 6.2.2)."""
         self._redirects += 1
-        if self._redirects > MAX_LOCAL_REDIRECTS:
-            self._fail(502, f"more than {MAX_LOCAL_REDIRECTS} local redirects")
+        most = self._server.options.max_local_redirects
+        if self._redirects > most:
+            self._fail(502, f"more local redirects than max_local_redirects ({most})")
             return
         self._drop_program()
         if self._body is not None:

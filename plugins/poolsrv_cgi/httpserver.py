@@ -37,7 +37,11 @@ class HttpServer:
         options = site.options
         self.site = site
         self.options: Options = options
-        self.limits = RequestLimits(max_head=options.max_header_size)
+        self.limits = RequestLimits(
+            max_head=options.max_header_size,
+            max_target=options.max_target_size,
+            max_fields=options.max_header_fields,
+        )
         self.paths = ProgramPaths(
             root=options.root if options.root is not None else "/nonexistent",
             prefix=options.prefix,

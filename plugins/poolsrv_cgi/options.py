@@ -75,7 +75,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar header_timeout: from a request's first byte to its header's end (408). 0: for ever.
     :ivar body_timeout: how long a request's body may stand still (408). 0: for ever.
     :ivar keepalive_timeout: how long a connection may wait for its next request. 0: close after each.
-    :ivar max_header_size: of a request, and of a program's response (431, 502).
+    :ivar max_target_size: of a request's target, path and query together (414).
+    :ivar max_header_size: of a request with its request line (431), of a chunked body's trailer section (431), and of a
+        program's response (502).
+    :ivar max_header_fields: of the same (431, 502).
+    :ivar max_chunk_extensions: of all chunks of a body together (400).
+    :ivar max_local_redirects: in a row (502).
     :ivar max_body_size: of a request, decoded (413).
     :ivar spool_memory: a chunked body is kept in memory up to this size, above it in a temporary file.
     :ivar access_log: file to append a line per request to (`/dev/stdout` is one); left out: no access log.
@@ -120,7 +125,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     header_timeout: Seconds = 20.0
     body_timeout: Seconds = 60.0
     keepalive_timeout: Seconds = 15.0
+    max_target_size: Annotated[int, Meta(ge=256, le=1 << 20)] = 8192
     max_header_size: Annotated[int, Meta(ge=1024, le=1 << 20)] = 32768
+    max_header_fields: Annotated[int, Meta(ge=16, le=65536)] = 500
+    max_chunk_extensions: Annotated[int, Meta(ge=0, le=1 << 20)] = 16384
+    max_local_redirects: Count = 10
     max_body_size: Count = 1 << 30
     spool_memory: Count = 1 << 18
     access_log: Path | None = None
@@ -139,7 +148,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 _HTTP_AND_LINE = "root interpreters extensions"
 _HTTP = (
     "output_timeout warm warm_modules prefix index aliases nph pass_authorization header_timeout body_timeout"
-    " keepalive_timeout max_header_size max_body_size spool_memory access_log access_log_format mask_addresses"
+    " keepalive_timeout max_target_size max_header_size max_header_fields max_chunk_extensions"
+    " max_local_redirects max_body_size spool_memory access_log access_log_format mask_addresses"
 )
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_HTTP_AND_LINE.split(), ("http", "line")),

@@ -58,7 +58,7 @@ class Output:
         self._options: Options = options
         self._program = program
         self._stdout = stdout
-        self._parser = ProgramHeaderParser(options.max_header_size)
+        self._parser = ProgramHeaderParser(options.max_header_size, options.max_header_fields)
         self._response: Response | None = None
         self._ended = False
         self._silent = False  # the owner is not told any more, and what comes is thrown away

@@ -3,8 +3,9 @@
 The order of the steps is what makes it safe; servers that took them in another order have run, or shown, what they
 should not have:
 
-1. Decode percent escapes, once. NUL and an encoded slash are refused: neither can be part of a file's name, and a
-   decoded slash would be a path of another shape than the one that a proxy in front has judged.
+1. Decode percent escapes, once. Control characters and an encoded slash are refused: NUL and a slash can't be part of
+   a file's name, a line end in SCRIPT_NAME or PATH_INFO ends up in a program's header or log, and a decoded slash would
+   be a path of another shape than the one that a proxy in front has judged.
 2. Normalise: empty segments and "." vanish, ".." takes its predecessor with it; above the top it is refused.
 3. Split into what names the program and the rest: the longest path that exists as a file is SCRIPT_NAME, what follows
    is PATH_INFO (RFC 3875 sections 4.1.5 and 4.1.13).
@@ -35,6 +36,7 @@ __all__ = ["NoProgram", "Program", "ProgramPaths", "decode_path", "find_program"
 
 # Percent signs that begin no escape.
 _find_broken_escape = re.compile(r"%(?![0-9A-Fa-f]{2})").search
+_find_control = re.compile(rb"[\x00-\x1f\x7f]").search
 _ENCODED_SLASH = re.compile(r"%2[Ff]")
 # Left unescaped in a Location, beside letters and digits (RFC 3986 section 3.3, pchar).
 _SAFE_IN_PATH = "/:@!$&'()*+,;=-._~"
@@ -137,8 +139,8 @@ def decode_path(path: str) -> bytes | NoProgram:
         if _ENCODED_SLASH.search(path):
             return NoProgram(400, "an encoded slash in the path")
         decoded = unquote_to_bytes(path)
-        if b"\0" in decoded:
-            return NoProgram(400, "a NUL in the path")
+        if control := _find_control(decoded):
+            return NoProgram(400, f"a control character {control[0]!r} in the path")
     else:
         decoded = path.encode("ascii", "surrogateescape")
     if b"/." not in decoded and b"//" not in decoded:
@@ -325,8 +327,10 @@ def resolve_line(paths: ProgramPaths, name: bytes) -> Program | NoProgram:
     The status of a refusal is for the log; clients get the same text for each, so that nobody can find out by it what
     files there are.
     """
-    if not name or b"\0" in name:
-        return NoProgram(400, "an empty name" if not name else "a NUL in the name")
+    if not name:
+        return NoProgram(400, "an empty name")
+    if control := _find_control(name):
+        return NoProgram(400, f"a control character {control[0]!r} in the name")
     if name[0] == 47:
         return NoProgram(403, f"{name!r} is an absolute name")
     segments = name.split(b"/")

@@ -25,8 +25,6 @@ import msgspec
 
 __all__ = ["BadResponse", "ProgramHeader", "ProgramHeaderParser"]
 
-MAX_FIELDS = 256
-
 _find_end = re.compile(rb"(?:\A|\n)\r?\n").search  # \A is the buffer's start, also in a search from a later place
 _match_name = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _match_status = re.compile(rb"([1-9][0-9]{2})(?:[ \t]+(.*))?").fullmatch
@@ -78,12 +76,14 @@ class ProgramHeaderParser:
     """Feed it a program's output until the header is there.
 
     :param max_size: bytes that the header may have, its empty line included.
+    :param max_fields: lines that it may have.
     :ivar surplus: once the header is there, the bytes behind it: the beginning of the document.
     """
 
-    __slots__ = ("_buffer", "_max_size", "surplus")
+    __slots__ = ("_buffer", "_max_fields", "_max_size", "surplus")
 
-    def __init__(self, max_size: int = 32768) -> None:
+    def __init__(self, max_size: int = 32768, max_fields: int = 500) -> None:
+        self._max_fields = max_fields
         self._max_size = max_size
         self._buffer = b""
         self.surplus = b""
@@ -103,12 +103,12 @@ class ProgramHeaderParser:
         end = _find_end(buffer, start)
         if end is None:
             if len(buffer) > self._max_size:
-                raise BadResponse(f"no end of the header within {self._max_size} bytes")
+                raise BadResponse(f"no end of the header within max_header_size ({self._max_size} bytes)")
             return None
         if end.end() > self._max_size:
-            raise BadResponse(f"the header is over {self._max_size} bytes")
+            raise BadResponse(f"the header is over max_header_size ({self._max_size} bytes)")
         self.surplus = buffer[end.end() :]
-        return _parse(buffer[: end.start()])
+        return _parse(buffer[: end.start()], self._max_fields)
 
     def end(self) -> BadResponse:
         """What to log when the output has ended before its header has."""
@@ -117,12 +117,12 @@ class ProgramHeaderParser:
         return BadResponse(f"the program ended within its header: {self._buffer[-100:]!r}")
 
 
-def _parse(header: bytes) -> ProgramHeader:
+def _parse(header: bytes, max_fields: int) -> ProgramHeader:
     if bad := header.translate(None, _HEADER_BYTES):
         raise BadResponse(f"a byte {bad[:1]!r} in the header")
     lines = header.split(b"\n")
-    if len(lines) > MAX_FIELDS:
-        raise BadResponse(f"more than {MAX_FIELDS} header fields")
+    if len(lines) > max_fields:
+        raise BadResponse(f"more header fields than max_header_fields ({max_fields})")
     cgi: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     hop_by_hop: list[bytes] = []

@@ -29,6 +29,8 @@ from typing import NoReturn
 import httptools
 import msgspec
 
+from .authority import is_authority
+
 __all__ = ["Request", "RequestError", "RequestLimits", "RequestParser", "redirected"]
 
 MAX_EMPTY_LINES = 4
@@ -47,16 +49,17 @@ _find_head_end = re.compile(rb"\n\r?\n").search
 # RFC 9112 section 3: one space between the parts, nothing around them. The target: visible ASCII without "#", which
 # has no place in a request (section 3.2); clients do send the likes of | and { in it, so these are let through.
 _match_request_line = re.compile(rb"(" + _TOKEN + rb") ([!-\"$-~]+) HTTP/([0-9])\.([0-9])").fullmatch
-# Versions that are none: HTTP/2, HTTP/1.10 (RFC 9112 section 2.3).
-_match_other_version = re.compile(
-    _TOKEN + rb" [!-\"$-~]+ HTTP/(?:[0-9]+|[0-9]+\.[0-9]{2,}|[0-9]{2,}\.[0-9])\r"
-).fullmatch
-# RFC 9112 section 3.2.2: absolute-form; userinfo is refused (RFC 9110 section 4.2.4) by the host's own pattern.
+# RFC 9112 section 3.2.2: absolute-form; userinfo is refused (RFC 9110 section 4.2.4) by `is_authority`.
 _match_absolute = re.compile(r"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.IGNORECASE | re.DOTALL).fullmatch
-# RFC 3986 section 3.2: a bracketed IPv6 address or a name, then a port.
-_match_host = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
-).fullmatch
+# Fields that have one value, and of which no sender may send two (RFC 9110 section 5.3, RFC 6454 section 7.3, RFC 4918
+# section 10): a recipient that takes the first and one that takes the last would read different requests. Expect is a
+# list by its grammar, but there is only one member that it can have.
+SINGLE_FIELDS = frozenset(
+    b"host content-length content-type content-location content-range content-disposition"
+    b" authorization proxy-authorization date expect from if-modified-since if-range if-unmodified-since last-modified"
+    b" max-forwards origin range referer user-agent depth destination lock-token overwrite".split()
+)
+
 _match_length = re.compile(rb"[0-9]{1,18}").fullmatch
 
 # Methods that llhttp knows and treats without a quirk of its own. Any other is shown to it as POST.
@@ -89,11 +92,13 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     :ivar max_head: bytes of request line and header together, line ends included (431 beyond it).
     :ivar max_target: bytes of the request target (414); RFC 9112 section 3 asks for at least 8000.
     :ivar max_fields: header lines (431).
+    :ivar single: names in lower case of the fields that may come but once (400).
     """
 
     max_head: int = 32768
     max_target: int = 8192
-    max_fields: int = 100
+    max_fields: int = 500
+    single: frozenset[bytes] = SINGLE_FIELDS
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -162,7 +167,7 @@ class RequestParser:
     body has been read. After a `RequestError` the parser is of no further use.
     """
 
-    __slots__ = ("_buffer", "_complete", "_fields", "_headers", "_limits", "_scanned", "surplus")
+    __slots__ = ("_buffer", "_complete", "_fields", "_headers", "_limits", "_repeated", "_scanned", "surplus")
 
     def __init__(self, limits: RequestLimits | None = None) -> None:
         self._limits = limits or RequestLimits()
@@ -170,6 +175,7 @@ class RequestParser:
         self._scanned = 0
         self._headers: dict[bytes, bytes] = {}
         self._fields = 0
+        self._repeated = b""
         self._complete = False
         self.surplus = b""
 
@@ -228,15 +234,19 @@ class RequestParser:
         method_end = line.find(b" ", 0, MAX_METHOD_LENGTH + 1)
         if method_end < 0 and len(line) > MAX_METHOD_LENGTH:
             known = _match_token(line[:MAX_METHOD_LENGTH])
-            raise RequestError(501 if known else 400, "the method is too long", _printable(line[:100]))
+            raise RequestError(
+                501 if known else 400, f"the method is over {MAX_METHOD_LENGTH} bytes", _printable(line[:100])
+            )
         if line.rfind(b" ") <= method_end:  # the target goes on to the end of the line, as far as it is here
             target_length = len(line) - method_end - 1
         else:
             target_length = line.rfind(b" ") - method_end - 1
         if target_length > limits.max_target or (line_end < 0 and len(head) > longest):
-            raise RequestError(414, f"the target is over {limits.max_target} bytes", _printable(line[:100]))
+            raise RequestError(
+                414, f"the target is over max_target_size ({limits.max_target} bytes)", _printable(line[:100])
+            )
         if len(head) > limits.max_head:
-            raise RequestError(431, f"the head is over {limits.max_head} bytes", _printable(line))
+            raise RequestError(431, f"the head is over max_header_size ({limits.max_head} bytes)", _printable(line))
 
     def _parse(self, head: bytes) -> Request:
         """A whole head, from the first byte of the request line to the empty line."""
@@ -316,9 +326,11 @@ class RequestParser:
         except httptools.HttpParserError as error:
             raise RequestError(400, str(error), text) from None
         if self._fields > self._limits.max_fields:
-            raise RequestError(431, f"more than {self._limits.max_fields} header fields", text)
+            raise RequestError(431, f"more header fields than max_header_fields ({self._limits.max_fields})", text)
         if not self._complete:
             raise RequestError(400, "the header has no end", text)
+        if self._repeated:
+            raise RequestError(400, f"{self._repeated.decode('ascii')} twice", text)
         return headers
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -328,6 +340,8 @@ class RequestParser:
         value = value.strip(b" \t")
         headers = self._headers
         if name in headers:
+            if name in self._limits.single:
+                self._repeated = name
             value = headers[name] + (b"; " if name == b"cookie" else b", ") + value
         headers[name] = value
 
@@ -337,14 +351,13 @@ class RequestParser:
 
 
 def _checked_host(headers: dict[bytes, bytes], version: tuple[int, int], text: str) -> bytes:
-    """RFC 9112 section 3.2: exactly one valid Host in HTTP/1.1, at most one in 1.0. Two were joined with ", ", in
-    which the space is not for a host."""
+    """RFC 9112 section 3.2: exactly one valid Host in HTTP/1.1, at most one in 1.0 (it is one of `SINGLE_FIELDS`)."""
     host = headers.get(b"host")
     if host is None:
         if version == (1, 1):
             raise RequestError(400, "no Host", text)
         return b""
-    if not _match_host(host):
+    if not is_authority(host):
         raise RequestError(400, f"Host {_printable(host)}", text)
     return host
 
@@ -354,7 +367,7 @@ def _not_origin_form(target: str, method: bytes, host: bytes, text: str) -> tupl
     if target == "*" and method == b"OPTIONS":
         return target, host
     matched = _match_absolute(target)
-    if matched is None or not matched[1] or matched[1][0] == ":" or not _match_host(matched[1].encode()):
+    if matched is None or not matched[1] or matched[1][0] == ":" or not is_authority(matched[1].encode()):
         raise RequestError(400, "the target is neither a path nor an http URL", text)
     path = matched[2] or ("*" if method == b"OPTIONS" and not matched[3] else "/")
     return path + (matched[3] or ""), matched[1].encode()
@@ -377,8 +390,6 @@ def _refuse_request_line(line: bytes) -> NoReturn:
     text = _printable(line.rstrip(b"\r"))
     if not line.endswith(b"\r"):
         raise RequestError(400, "a line that ends with LF alone", text)
-    if _match_other_version(line):
-        raise RequestError(505, "an unknown HTTP version", text)
     raise RequestError(400, "the request line is malformed", text)
 
 

@@ -41,7 +41,7 @@ class RequestBody:
     )  # fmt: skip
 
     def __init__(self, conn: Connection, request: Request, site: Site, stalled: Callable[[], object]) -> None:
-        decoder = body_decoder(request, site.options.max_body_size)
+        decoder = body_decoder(request, site.body_limits)
         self._conn = conn
         self._site = site
         self._stalled = stalled

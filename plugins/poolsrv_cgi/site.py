@@ -11,6 +11,7 @@ from importlib.metadata import version
 from poolsrv import Child, Connection, Worker
 
 from .admission import Admission
+from .body import BodyLimits
 from .environment import Endpoints, base_environment
 from .options import Limits, Options
 from .patience import Deadlines, Watchdog
@@ -35,6 +36,7 @@ class Site:
 
     :ivar base: the environment that every program has (`base_environment`).
     :ivar limits: as `Connection.spawn` takes them.
+    :ivar body_limits: of requests' bodies.
     :ivar deadlines: of programs, by `timeout`.
     :ivar silence: programs that must not be silent for `output_timeout`.
     :ivar stalled_bodies: requests' bodies that must not stand still for `body_timeout`.
@@ -45,6 +47,12 @@ class Site:
         self.options = options
         self.base: Mapping[str, str] = base_environment(os.environ, options.pass_environment, options.environment)
         self.limits = _limits_of(options.limits)
+        self.body_limits = BodyLimits(
+            max_size=options.max_body_size,
+            max_extensions=options.max_chunk_extensions,
+            max_trailer=options.max_header_size,
+            max_fields=options.max_header_fields,
+        )
         self.admission = Admission(options.max_programs, options.queue_size, options.queue_timeout)
         self.running: dict[int, RunningProgram] = {}
         self.deadlines = Deadlines(options.timeout)
