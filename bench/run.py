@@ -12,29 +12,29 @@ import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness import report, setup
+from harness import environment, report
 from harness.cases import Case, all_cases
+from harness.environment import BUILD, RESULTS, say
 from harness.measure import RunFailed, Sample, Settings
 from harness.peers import POOLSRV
 from harness.report import COLUMNS, Outcome
 from harness.servers import Cores, NotAvailable, Peer, become_subreaper
-from harness.setup import BENCH, BUILD, say
 
 EPILOG = """\
 examples:
   run.py                                      everything: most of an hour
-  run.py --quick                              does it all work? (under two minutes; its figures mean nothing)
+  run.py --quick                              check that everything works (under two minutes; no figure means anything)
   run.py --list                               the cases and their peers
   run.py --case echo-128-64 --rounds 9        one case, more rounds
   run.py --case 'echo-*' --peer poolsrv --peer 'classic pool'
                                               a comparison of two, in all echo cases
 
-The first run compiles the C programs into bench/build/ and makes bench/.venv. As root on Debian, missing packages are
-installed (--no-install: they are not); else it is said what is missing, and its peers are left out. What is measured
-goes to bench/results.json, results.md and plots/; the results of cases that did not run stay as they are. With --peer
-or --quick they go to bench/build/part/ instead, since they say less than a whole run.
+The first run compiles the C programs into bench/build/ and makes bench/.venv. As root on Debian it installs missing
+packages, unless you pass --no-install; otherwise it reports what is missing and leaves out the peers that need it. The
+results go to bench/results/; those of cases that did not run stay as they are. With --peer or --quick they go to
+bench/build/part/ instead, since they say less than a whole run.
 
-A quiet machine matters more than many rounds: results.md says where other processes took part of it.
+A quiet machine matters more than many rounds: results.md says where other processes used it.
 """
 
 
@@ -48,9 +48,9 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--case", action="append", metavar="NAME", help="only this case (repeatable; * and ? as in a shell)")
     add("--peer", action="append", metavar="NAME", help="only this server (repeatable; * and ? as in a shell)")
-    add("--rounds", type=int, default=5, help="how often each server's turn comes (default 5)")
+    add("--rounds", type=int, default=5, help="how many times to measure each server (default 5)")
     add("--seconds", type=float, default=2.0, help="length of a run (default 2; CPU time counts in steps of 10 ms)")
-    add("--quick", action="store_true", help="one short round of nearly all: see that it works, judge nothing")
+    add("--quick", action="store_true", help="one short round of nearly all: shows that it works, and no more")
     add("--list", action="store_true", help="list cases and peers, run nothing")
     add("--no-install", action="store_true", help="install no Debian packages")
     add("--server-cpus", default="0", metavar="LIST", help="the server's CPUs, 0,1 or 0-3 (default 0)")
@@ -62,52 +62,52 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def cpus(text: str) -> frozenset[int]:
-    """The CPUs of a list such as 0,2-3, as far as this process may use them."""
+    """The CPUs of a list such as 0,2-3, without those that this process may not use."""
     chosen: set[int] = set()
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
             chosen.update(range(int(first), int(last or first) + 1))
     except ValueError:
-        raise SystemExit(f"{text!r} is no list of CPUs, expected one such as 0,2-3") from None
+        raise SystemExit(f"{text!r} is not a list of CPUs, expected one such as 0,2-3") from None
     allowed = os.sched_getaffinity(0)
     if not chosen & allowed:
-        say(f"CPU {text} can't be used here: the server and the load may share one, so expect odd figures")
+        say(f"CPU {text} can't be used here: server and load may share one, which distorts the figures")
         return frozenset(allowed)
     return frozenset(chosen & allowed)
 
 
 def fits(name: str, patterns: list[str] | None) -> bool:
-    """Whether a name is asked for."""
+    """Whether a name is selected."""
     return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def choose(arguments: argparse.Namespace) -> list[Case]:
-    """The cases that are asked for; a name that fits none is an error with the names that there are."""
+    """The selected cases; a name that fits none is an error, which lists the known names."""
     everything = all_cases()
     for pattern in arguments.case or []:
         if not any(fits(case.name, [pattern]) for case in everything):
-            raise SystemExit(f"--case {pattern}: there is none; there are: {', '.join(c.name for c in everything)}")
+            raise SystemExit(f"--case {pattern}: no such case; known cases: {', '.join(c.name for c in everything)}")
     peers = sorted({peer.name for case in everything for peer in case.peers})
     for pattern in arguments.peer or []:
         if not any(fits(name, [pattern]) for name in peers):
-            raise SystemExit(f"--peer {pattern}: there is none; there are: {', '.join(peers)}")
+            raise SystemExit(f"--peer {pattern}: no such peer; known peers: {', '.join(peers)}")
     quick_only = arguments.quick and not arguments.case
     return [case for case in everything if fits(case.name, arguments.case) and (case.quick or not quick_only)]
 
 
 def why_missing(peer: Peer) -> str:
-    """What keeps a peer from running, or nothing."""
+    """Why a peer can't run, or an empty string."""
     for program in sorted(peer.programs):
-        if setup.which(program) is None:
-            return f"{program} is not there (Debian package {setup.PACKAGES[program]})"
-    if peer.module and not setup.has_module(peer.module):
+        if environment.which(program) is None:
+            return f"{program} is not installed (Debian package {environment.PACKAGES[program]})"
+    if peer.module and not environment.has_module(peer.module):
         return f"the Python module {peer.module} is not in bench/.venv"
     return ""
 
 
 def run_case(case: Case, peers: list[Peer], rounds: int, settings: Settings) -> Outcome:
-    """All rounds of a case: the peers in turn, again and again, so that a slow minute of the machine hits all alike."""
+    """All rounds of a case. The peers take turns, so that a slow minute of the machine hits all of them alike."""
     outcome = Outcome()
     for peer in peers:
         if why := why_missing(peer):
@@ -134,7 +134,7 @@ def run_case(case: Case, peers: list[Peer], rounds: int, settings: Settings) -> 
 
 
 def in_short(case: Case, sample: Sample) -> str:
-    """The first figures of a sample, for whoever looks on."""
+    """The first figures of a sample, to show progress."""
     shown = [key for key in case.columns if key in sample][:4]
     if "errors" in sample and "errors" not in shown:
         shown.append("errors")
@@ -142,7 +142,7 @@ def in_short(case: Case, sample: Sample) -> str:
 
 
 def main() -> int:
-    """Run what is asked for; 1 where something did not work that should have."""
+    """Run the selected cases; returns 1 where something failed that should have worked."""
     arguments = parse_arguments()
     cases = choose(arguments)
     if arguments.list:
@@ -156,22 +156,24 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # servers and load inherit it
     chosen = {case.name: [peer for peer in case.peers if fits(peer.name, arguments.peer)] for case in cases}
     if not any(chosen.values()):
-        say("no case has a peer of that name; --list shows those that they have")
+        say("no selected case has a peer of that name; --list shows the peers of each case")
         return 2
     try:
-        setup.compile_programs()
-        setup.make_venv()
+        environment.compile_programs()
+        environment.make_venv()
         if not arguments.no_install:
             wanted = {program for peers in chosen.values() for peer in peers for program in peer.programs}
-            setup.install_packages(wanted | ({"wrk"} if any(case.name.startswith("cgi-") for case in cases) else set()))
-    except setup.SetupError as error:
+            environment.install_packages(
+                wanted | ({"wrk"} if any(case.name.startswith("cgi-") for case in cases) else set())
+            )
+    except environment.SetupError as error:
         say(str(error))
         return 1
     cores = Cores(cpus(arguments.server_cpus), cpus(arguments.load_cpus))
     seconds, warmup, rounds = (0.2, 0.05, 1) if arguments.quick else (arguments.seconds, 0.3, arguments.rounds)
     settings = Settings(cores, seconds, warmup, arguments.quick)
     part = BUILD / "part"
-    directory: Path = part if arguments.quick or arguments.peer else BENCH
+    directory: Path = part if arguments.quick or arguments.peer else RESULTS
     if directory == part:  # a record of one run only
         (part / "results.json").unlink(missing_ok=True)
     bad: list[str] = []

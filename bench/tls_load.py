@@ -1,7 +1,7 @@
-"""The part of load.c that is needed over TLS: connections that are answered once, and then are silent.
+"""The part of native/load.c that is needed over TLS: connections that get one answer, and then stay idle.
 
-Speaks with the harness as load.c does: `ready`, then after a line on standard input the result in JSON; the connections
-stay open until the process is ended.
+It talks to the harness as load.c does: it prints `ready`, waits for a line on standard input, and prints the result in
+JSON. The connections stay open until the process ends.
 """
 
 import argparse
@@ -17,7 +17,7 @@ TIMEOUT = 10.0  # seconds for an answer
 
 
 def answered(sock: ssl.SSLSocket, serial: int) -> bool:
-    """Send a message; whether it comes back."""
+    """Send a message; returns whether it comes back."""
     message = serial.to_bytes(8, "big") * (SIZE // 8)
     sock.sendall(message)
     received = b""
@@ -27,7 +27,7 @@ def answered(sock: ssl.SSLSocket, serial: int) -> bool:
 
 
 def connected(port: int, context: ssl.SSLContext, serial: int) -> ssl.SSLSocket | None:
-    """A connection that has been answered once; None where that went wrong."""
+    """A connection that has had one answer, or None if that failed."""
     try:
         sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port), TIMEOUT))
         return sock if answered(sock, serial) else None
@@ -36,13 +36,13 @@ def connected(port: int, context: ssl.SSLContext, serial: int) -> ssl.SSLSocket 
 
 
 def main() -> None:
-    """Open, wait, look which are still open, and wait to be ended."""
+    """Open the connections, wait, count those that are still open, and wait for the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--connections", type=int, default=0, help="that send --requests messages, one after the other")
     parser.add_argument("--requests", type=int, default=0, help="of all connections together")
     parser.add_argument("--idle", type=int, default=0, help="that send one message")
-    parser.add_argument("--sync", action="store_true", help="always; for load.c's sake")
+    parser.add_argument("--sync", action="store_true", help="always on; accepted as load.c does")
     arguments = parser.parse_args()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -58,7 +58,7 @@ def main() -> None:
     poll = select.poll()
     for sock in opened:
         poll.register(sock, select.POLLIN)
-    there = len(opened) - len(poll.poll(0))  # who is readable has been closed: nobody was asked anything
+    there = len(opened) - len(poll.poll(0))  # no answer is due, so a readable one has been closed
     result = {"requests": requests - errors, "seconds": time.monotonic() - begun, "bytes": requests * SIZE}
     result |= {"errors": errors, "setup_errors": 0, "connected": there, "not_connected": total - there}
     print(json.dumps(result | {"p50_us": 0, "p99_us": 0}), flush=True)

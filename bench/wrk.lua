@@ -1,4 +1,4 @@
--- What wrk has measured, as one line of JSON behind its own text.
+-- Prints wrk's figures as one line of JSON after its own text.
 function done(summary, latency, _requests)
   local e = summary.errors
   io.write(string.format(

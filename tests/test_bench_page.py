@@ -9,5 +9,5 @@ BENCH = Path(__file__).parent.parent / "bench"
 
 
 def test_the_page_shows_each_plot_once() -> None:
-    shown = re.findall(r"!\[.*?\]\(plots/(.*?)\)", (BENCH / "README.md").read_text())
-    assert sorted(shown) == sorted(path.name for path in (BENCH / "plots").iterdir())
+    shown = re.findall(r"!\[.*?\]\(results/plots/(.*?)\)", (BENCH / "README.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in (BENCH / "results" / "plots").iterdir())

@@ -1,1 +1,1 @@
-"""The parts of the benchmark: set up, start servers, measure, report."""
+"""The parts of the benchmark: prepare, start servers, measure, report."""

@@ -1,4 +1,4 @@
-"""The cases: which question, which peers, which run answers it."""
+"""The cases: each has a question, peers, and the run that answers it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Case:
     run: Callable[[Peer, Settings], Sample]
     columns: list[str]  # the first is the figure that is plotted and compared
     reference: str = CLASSIC.name  # the peer that the others are compared to
-    quick: bool = True  # whether a quick look takes it in, or only its sisters
+    quick: bool = True  # whether --quick runs it
 
 
 ECHO_COLUMNS = ["cpu_us", "rate", "p50_us", "p99_us", "busy_percent", "pss_mib", "errors"]
@@ -63,9 +63,9 @@ def _echo() -> list[Case]:
         Case(
             f"echo-{name}-{connections}",
             f"Echo of {text}, {connections:,} connection{'s' if connections > 1 else ''} kept open",
-            "Each connection has one message under way at a time. One worker. CPU time of the whole server for each"
-            " message; the rate is bounded by the load generator where the server is not busy all the time.",
-            ECHO_PEERS + ([FORKING] if connections == 1 else []),  # it serves no more than 40 at a time
+            "Each connection has one message in flight at a time. One worker. CPU time is that of the whole server for"
+            " each message. Where the server is not busy all the time, the load generator limits the rate.",
+            ECHO_PEERS + ([FORKING] if connections == 1 else []),  # it serves at most 40 at a time
             _under_load(mode="echo", connections=connections, size=size),
             ECHO_COLUMNS,
             quick=connections == 64 or name == "128",
@@ -95,9 +95,9 @@ def _connect() -> list[Case]:
                     f"connect-{width}-{workers}w",
                     f"A connection for each request, {width} at a time, {workers} worker{'s' if workers > 1 else ''}",
                     "Connect, send 128 bytes, get them back, close. All workers share the server's one core, so this"
-                    " is what handing out costs, not what more cores bring. A connection without an answer for a"
-                    " second is an error; the classic pool loses its notes where several come at a time, and then"
-                    " stands still.",
+                    " shows what passing connections on costs, not what more cores gain. A connection without an"
+                    " answer for a second is an error. The classic pool loses notes where several connections come at a"
+                    " time, and then stalls.",
                     peers,
                     _under_load(mode="connect", connections=width, timeout=1),
                     CONNECT_COLUMNS,
@@ -113,9 +113,9 @@ def _bursts() -> list[Case]:
         Case(
             f"burst-{count}",
             f"A burst of {count:,} connections at once",
-            "All are opened at once, each sends 128 bytes. How many are answered within 5 s, and when is the last one?"
-            " The kernel's queue of the classic pool is 5 long, as in the texts; with a long queue it shows what its"
-            " notes alone lose.",
+            "All are opened at once, and each sends 128 bytes. How many get an answer within 5 s, and when does the"
+            " last one? The classic pool's listening queue is 5 long, as in the textbooks; with a long queue it shows"
+            " what its notes alone lose.",
             BURST_PEERS,
             partial(measure.burst, connections=count),
             ["failed", "answered", "burst_ms", "p50_us", "p99_us"],
@@ -148,8 +148,8 @@ def _standing() -> list[Case]:
         Case(
             "idle-growth",
             "64 active connections beside 100 and 9,000 idle ones",
-            "As the echo of 128 bytes with 64 connections. What an idle connection costs those that are not:"
-            " nothing, if a server does it right, but that the processor's caches hold less.",
+            "As the echo of 128 bytes with 64 connections. Shows what idle connections cost the active ones:"
+            " in a good server only space in the processor's caches.",
             [peer for peers in zip(*AMONG.values(), strict=True) for peer in peers],
             _among_idle,
             [*ECHO_COLUMNS, "not_connected"],
@@ -158,7 +158,7 @@ def _standing() -> list[Case]:
         Case(
             "idle-10000",
             "64 active connections beside 10,000 idle ones",
-            "As the echo of 128 bytes with 64 connections; the others stay silent after their first message.",
+            "As the echo of 128 bytes with 64 connections; the idle ones are silent after their first message.",
             ECHO_PEERS,
             _idle,
             [*ECHO_COLUMNS, "not_connected"],
@@ -167,7 +167,7 @@ def _standing() -> list[Case]:
             Case(
                 f"bulk-{count}",
                 f"Bulk transfer, {count} connection{'s' if count > 1 else ''}",
-                "The client writes and reads 256 KiB at a time without pause; what comes back is counted.",
+                "The client writes and reads 256 KiB at a time without pause; the bytes that come back count.",
                 ECHO_PEERS,
                 partial(measure.bulk, connections=count),
                 BULK_COLUMNS,
@@ -179,12 +179,12 @@ def _standing() -> list[Case]:
 
 
 def _programs() -> list[Case]:
-    what = "16 connections by wrk, kept alive where the server can."
+    what = "16 connections from wrk, kept alive if the server can do that."
     cases = [
         Case(
             "program-per-connection",
             "One program for each connection",
-            "In inetd's manner: a connection comes, a static program gets it, writes 60 bytes and ends; 16 at a time.",
+            "As inetd does it: each connection goes to a static program, which writes 60 bytes and ends; 16 at a time.",
             [*one_program_per_connection(), measure.SPAWN_LOOP],
             measure.programs_per_connection,
             CGI_COLUMNS,
@@ -212,7 +212,7 @@ def _programs() -> list[Case]:
         Case(
             "cgi-output",
             "CGI over HTTP: 1 GiB of output",
-            "One request, one program that writes 1 GiB, read as fast as it comes. The memory is that at the end.",
+            "One request to a program that writes 1 GiB, read as fast as it comes. The memory is that at the end.",
             web_servers(stdlib=False),
             lambda peer, settings: measure.cgi_output(peer, settings, settings.scale(1 << 30, 16 << 20)),
             ["mib_per_second", "core_ms_per_gib", "pss_mib", "errors"],
@@ -231,7 +231,7 @@ def _costs() -> list[Case]:
             "plugins",
             "What further plugins cost",
             "Echo of 128 bytes, 64 connections; the further plugins do nothing. One implementation is called directly,"
-            " several are called in a loop.",
+            " several in a loop.",
             [POOLSRV_ONE, *with_plugins],
             _under_load(mode="echo", connections=64, size=128),
             ECHO_COLUMNS,
@@ -240,8 +240,8 @@ def _costs() -> list[Case]:
         Case(
             "startup",
             "Time to start",
-            "From the command to the log line `ready` with 4 workers; the other commands end by themselves. All on the"
-            " server's one core, bytecode compiled beforehand.",
+            "From the command to the log line `ready` with 4 workers; the other commands end by themselves. All run on"
+            " the server's one core, with bytecode compiled beforehand.",
             measure.startup_peers(),
             measure.startup,
             ["start_ms"],
@@ -250,7 +250,7 @@ def _costs() -> list[Case]:
         Case(
             "memory",
             "Memory",
-            "After a little work with 64 connections, those still open. Private memory is shared with no other"
+            "After some work with 64 connections, which are still open. Private memory is shared with no other"
             " process.",
             [CLASSIC, POOLSRV_ONE, POOLSRV_FOUR, BARE, UVLOOP, PROTOCOL, GEVENT, TWISTED],
             measure.roles_memory,
@@ -259,7 +259,8 @@ def _costs() -> list[Case]:
         Case(
             "memory-idle",
             "Memory for each idle connection",
-            "9,000 connections that were answered once and are silent: the growth of the server's processes, for each.",
+            "The growth of the server's processes by 9,000 connections that are silent after one answer, for each of"
+            " them.",
             [BARE, POOLSRV_ONE, poolsrv_over_tls(), UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED],
             lambda peer, settings: measure.idle_memory(peer, settings, settings.scale(9000, 500)),
             ["bytes_per_connection", "pss_mib", "not_connected", "errors"],

@@ -1,6 +1,6 @@
 """One run of one peer: start it, put load on it, take the figures, stop it.
 
-Each function returns a sample: names and numbers. What the names mean is said once, in report.py (COLUMNS).
+Each function returns a sample: names and numbers. COLUMNS in report.py explains the names.
 """
 
 import json
@@ -13,27 +13,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from . import proc
+from .environment import BENCH, BUILD, PYTHON, which
 from .peers import poolsrv_command, poolsrv_config
 from .servers import Cores, Launch, NotAvailable, Peer, Server, free_port, on_cores, seconds_until_ready
-from .setup import BENCH, BUILD, PYTHON, which
 from .web import make_programs
 
 Sample = dict[str, float]
 MIB = 1024 * 1024
-LEAST_CPU = 0.05  # seconds; below it a quotient would be made of the clock's ticks
+LEAST_CPU = 0.05  # seconds; below it the clock's ticks would dominate the quotient
 
 
-# Stands among the peers as what no server can beat on one core.
+# Listed among the peers: no server can beat it on one core.
 SPAWN_LOOP = Peer("spawn loop, no server", lambda _directory, _port: Launch([]))
 
 
 class RunFailed(Exception):
-    """The peer ran, but what it did can't be measured; the text says why."""
+    """The peer ran, but its work can't be measured; the text says why."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for all runs."""
+    """Settings that hold for all runs."""
 
     cores: Cores
     seconds: float = 2.0
@@ -41,12 +41,12 @@ class Settings:
     quick: bool = False
 
     def scale(self, full: int, quick: int) -> int:
-        """A size that is smaller when it is only to be seen that all works."""
+        """The full size of something, or a smaller one for a quick check."""
         return quick if self.quick else full
 
 
 class Load:
-    """The load generator beside a server, held at the two moments around what is measured."""
+    """The load generator beside a server; it waits before and after the part that is measured."""
 
     def __init__(self, server: Server, settings: Settings, arguments: dict[str, object]) -> None:
         options = [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
@@ -72,7 +72,7 @@ class Load:
                 pipe.close()
 
     def line(self) -> str:
-        """The next thing that it says."""
+        """The next line of its output."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -80,7 +80,7 @@ class Load:
         return line
 
     def run(self) -> Sample:
-        """Let it go and take the figures around it; the connections stay open until the end of the `with`."""
+        """Start the load and take figures around it; the connections stay open until the end of the `with`."""
         assert self.process.stdin is not None
         if self.line() != "ready\n":
             raise RunFailed("the load generator did not get ready")
@@ -89,13 +89,13 @@ class Load:
             self.process.stdin.flush()
             result: Sample = json.loads(self.line())
         result["errors"] += result["setup_errors"] + result["not_connected"]
-        if not result["requests"] or not result["p99_us"]:  # no answer has no latency, it isn't 0
+        if not result["requests"] or not result["p99_us"]:  # without answers there is no latency, not one of 0
             del result["p50_us"], result["p99_us"]
         return {**result, **window.figures(result)}
 
 
 class Window:
-    """The time in which something is measured: CPU time of the server, of its core, and of everyone else."""
+    """The time of a measurement: CPU time of the server, of its core, and of everything else."""
 
     def __init__(self, server: Server, load: int) -> None:
         self.server = server
@@ -115,17 +115,17 @@ class Window:
         self.other = max(0.0, busy - load - self.cpu)
 
     def figures(self, result: Sample) -> Sample:
-        """What follows for the requests of a result."""
-        if self.server.peer.hides_cpu:  # what we know is what its core did
+        """The figures for the requests of a result."""
+        if self.server.peer.hides_cpu:  # only what its core did is known
             return per_request(result, None, self.elapsed, self.core)
         sample = per_request(result, self.cpu, self.elapsed, self.core)
-        if self.elapsed > 0.5:  # in less, one tick of the clock is too many per cent
+        if self.elapsed > 0.5:  # in less time, one clock tick is several per cent
             sample["other_percent"] = 100 * self.other / self.elapsed
         return sample
 
 
 def per_request(result: Sample, cpu: float | None, elapsed: float, core: float) -> Sample:
-    """Rates from totals. Without an answer there is no cost per request either."""
+    """Rates from totals. Without answers there is no cost per request either."""
     requests, seconds = result["requests"], result["seconds"]
     sample: Sample = {"core_seconds": core}
     if cpu is not None:
@@ -138,7 +138,7 @@ def per_request(result: Sample, cpu: float | None, elapsed: float, core: float) 
 
 
 def under_load(peer: Peer, settings: Settings, **arguments: object) -> Sample:
-    """A server under the load generator, with the memory that it has at the end, connections open."""
+    """A server under the load generator; its memory is taken at the end, with the connections open."""
     arguments = {key.replace("_", "-"): value for key, value in arguments.items()}
     timed = "requests" not in arguments and arguments.get("mode") != "burst"
     if timed:
@@ -162,7 +162,7 @@ def bulk(peer: Peer, settings: Settings, connections: int) -> Sample:
 
 
 def burst(peer: Peer, settings: Settings, connections: int) -> Sample:
-    """How many of so many connections at once are answered, and when the last one is."""
+    """How many of the connections that are opened at once get an answer, and when the last one does."""
     timeout = settings.scale(5, 2)
     sample = under_load(peer, settings, mode="burst", connections=connections, timeout=timeout)
     sample["answered"], sample["failed"] = sample["requests"], sample["errors"]
@@ -171,9 +171,9 @@ def burst(peer: Peer, settings: Settings, connections: int) -> Sample:
 
 
 def idle_memory(peer: Peer, settings: Settings, connections: int) -> Sample:
-    """What one idle connection costs in the server's processes (the kernel's own memory is the same for all)."""
+    """Memory of an idle connection in the server's processes (the kernel's own is the same for all)."""
     with Server(peer, settings.cores) as server:
-        with Load(server, settings, {"connections": 1, "requests": 100}) as load:  # so that first uses are over
+        with Load(server, settings, {"connections": 1, "requests": 100}) as load:  # so that first-use costs are paid
             load.run()
         time.sleep(0.2)
         before = server.memory().pss
@@ -193,9 +193,10 @@ def idle_memory(peer: Peer, settings: Settings, connections: int) -> Sample:
 
 
 def roles_memory(peer: Peer, settings: Settings) -> Sample:
-    """Memory of each kind of process of a server that has served a little.
+    """Memory of each kind of process of a server that has served for a moment.
 
-    A kind is a depth in the process tree: what was started, its children, theirs. Of several at one depth, the mean.
+    A kind is a depth in the process tree: the first process, its children, their children. For several processes at one
+    depth it is the mean.
     """
     with Server(peer, settings.cores) as server:
         with Load(server, settings, {"connections": 64, "seconds": 0.3}) as load:
@@ -220,14 +221,14 @@ def roles_memory(peer: Peer, settings: Settings) -> Sample:
 
 
 def programs_per_connection(peer: Peer, settings: Settings) -> Sample:
-    """A connection, a program, its output, the end; 16 of them at a time."""
+    """One program for each connection, 16 at a time."""
     if peer is SPAWN_LOOP:
         return spawn_loop(settings, "static")
     return under_load(peer, settings, mode="request", connections=16, min_bytes=6)
 
 
 def cgi(peer: Peer, settings: Settings, program: str) -> Sample:
-    """A CGI program under wrk with 16 connections that are kept alive where the server can."""
+    """A CGI program under wrk, with 16 connections that are kept alive if the server can do that."""
     if peer is SPAWN_LOOP:
         return spawn_loop(settings, program)
     wrk = which("wrk")
@@ -253,8 +254,8 @@ def cgi(peer: Peer, settings: Settings, program: str) -> Sample:
 
 
 def _must_say_hello(server: Server, path: str) -> None:
-    """One request by hand: a server that answers with an error page is not measured for it."""
-    for attempt in range(20):  # the FastCGI server behind it may need a moment more
+    """Make one request, so that a server that answers with an error page is not measured."""
+    for attempt in range(20):  # a FastCGI server behind it may start later
         client = HTTPConnection("127.0.0.1", server.port, timeout=10)
         try:
             client.request("GET", path)
@@ -287,8 +288,8 @@ def cgi_output(peer: Peer, settings: Settings, size: int) -> Sample:
 
 
 def spawn_loop(settings: Settings, program: str) -> Sample:
-    """No server at all: start a program and wait for it, again and again."""
-    total = settings.scale(4000, 200) // (10 if program == "script.py" else 1)  # an interpreter takes its time
+    """No server: start a program and wait for it, in a loop."""
+    total = settings.scale(4000, 200) // (10 if program == "script.py" else 1)  # an interpreter starts slowly
     with TemporaryDirectory() as directory:
         file = make_programs(Path(directory)) / program
         done = subprocess.run(
@@ -306,7 +307,7 @@ def spawn_loop(settings: Settings, program: str) -> Sample:
 
 
 def startup(peer: Peer, settings: Settings) -> Sample:
-    """Time to the line with `ready`, or to the end of a command that is no server."""
+    """Time to the line with `ready`, or to the end of a command that is not a server."""
     with TemporaryDirectory() as name:
         launch = peer.launch(Path(name), free_port())
         seconds = seconds_until_ready(launch.commands[0], Path(name), settings.cores, launch.ready_line)
@@ -314,7 +315,7 @@ def startup(peer: Peer, settings: Settings) -> Sample:
 
 
 def startup_peers() -> list[Peer]:
-    """What an interpreter costs, what one with the usual libraries costs, and poolsrv."""
+    """An interpreter alone, one that imports the usual libraries, and poolsrv."""
 
     def command(code: str) -> Peer:
         return Peer(f'python -c "{code}"', lambda _directory, _port: Launch([[str(PYTHON), "-c", code]]))

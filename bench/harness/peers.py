@@ -1,11 +1,11 @@
-"""The servers that answer with an echo, or that run one program for each connection. Those for HTTP are in web.py."""
+"""Servers that echo, or that run one program for each connection. Those for HTTP are in web.py."""
 
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .environment import BENCH, BUILD, PYTHON, VENV, which
 from .servers import Launch, NotAvailable, Peer
-from .setup import BENCH, BUILD, PYTHON, VENV, which
 
 POOLSRV = "poolsrv"
 
@@ -19,7 +19,7 @@ def poolsrv_config(
     handler: str = "echo",
     options: Mapping[str, str] | None = None,
 ) -> str:
-    """A config as a user would write it, all else left at its default. The options' values are TOML."""
+    """A config as a user would write it, with all other keys at their defaults. The options' values are TOML."""
     lines = [
         "[pool]",
         f"workers = {workers}",
@@ -37,7 +37,7 @@ def poolsrv_config(
 
 
 def poolsrv_command(directory: Path, config: str) -> list[str]:
-    """The command that a user would type, with the config written into the directory."""
+    """The command that a user would type; writes the config into the directory."""
     program = VENV / "bin" / "poolsrv"
     if not program.exists():
         raise NotAvailable("not installed in bench/.venv")
@@ -56,13 +56,13 @@ def poolsrv(name: str = POOLSRV, *, workers: int = 1, dispatch: str = "round-rob
 
 
 def poolsrv_over_tls() -> Peer:
-    """poolsrv with its bundled echo handler behind TLS, with a certificate of its own making."""
+    """poolsrv with its bundled echo handler over TLS, with a certificate made for the run."""
 
     def launch(directory: Path, port: int) -> Launch:
         request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
         files = ["-keyout", "key.pem", "-out", "certificate.pem"]
         subprocess.run([*request.split(), *files], cwd=directory, check=True, capture_output=True)
-        # So many handshakes, one after the other, may take longer than the default idle_timeout.
+        # Thousands of handshakes in sequence may take longer than the default idle_timeout.
         config = poolsrv_config(port) + "idle_timeout = 0\n"
         config += '[listeners.bench.tls]\ncertificate = "certificate.pem"\nkey = "key.pem"\n'
         return Launch([poolsrv_command(directory, config)], ready_line=True, tls=True)
@@ -71,13 +71,13 @@ def poolsrv_over_tls() -> Peer:
 
 
 def program(name: str, binary: str, *arguments: object) -> Peer:
-    """One of the C references; it gets the port first."""
+    """One of the C references; its first argument is the port."""
     command = [str(BUILD / binary), *map(str, arguments)]
     return Peer(name, lambda _directory, port: Launch([[command[0], str(port), *command[1:]]]))
 
 
 def python(name: str, file: str, *arguments: str, module: str = "") -> Peer:
-    """One of the scripts in bench/peers/; it gets the port first."""
+    """One of the scripts in bench/peers/; its first argument is the port."""
     script = str(BENCH / "peers" / file)
     return Peer(name, lambda _directory, port: Launch([[str(PYTHON), script, str(port), *arguments]]), module=module)
 
@@ -93,17 +93,17 @@ FORKING = python("ForkingTCPServer", "forking_server.py")
 
 
 def classic(workers: int) -> Peer:
-    """The classic pool with more workers."""
+    """The classic pool with this number of workers."""
     return program("classic pool", "classic_pool", workers)
 
 
 def passing(workers: int) -> Peer:
-    """poolsrv's way of handing out connections, in C."""
+    """poolsrv's way of passing connections on, in C."""
     return program("passing pool in C", "passing_pool", workers)
 
 
 def one_program_per_connection() -> list[Peer]:
-    """Servers in inetd's manner: a connection comes, a program gets it. All run the same static program."""
+    """Servers that run a program for each connection, as inetd does. All run the same static program."""
     static = str(BUILD / "cgi_static")
 
     def poolsrv_inetd(directory: Path, port: int) -> Launch:
@@ -117,7 +117,7 @@ def one_program_per_connection() -> list[Peer]:
         return Launch([poolsrv_command(directory, config)], ready_line=True, send="cgi_static\r\n")
 
     def tcpserver(_directory: Path, port: int) -> Launch:
-        # No names looked up, no ident, as many at a time as come, the same queue as the others.
+        # No name look-ups, no ident, enough programs at a time, the same queue as the others.
         quiet = ["-q", "-D", "-H", "-R", "-l", "0", "-c", "1000", "-b", "4096"]
         return Launch([[str(which("tcpserver")), *quiet, "127.0.0.1", str(port), static]])
 

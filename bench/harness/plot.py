@@ -1,4 +1,4 @@
-"""A horizontal bar plot as SVG, by hand: one bar per server, its median, and a line from the least to the greatest."""
+"""A horizontal bar plot as SVG, by hand: a bar for each server's median, a line from minimum to maximum."""
 
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -15,7 +15,7 @@ class Bar:
     least: float
     greatest: float
     text: str
-    own: bool  # poolsrv's bars have a colour of their own
+    own: bool  # whether the bar is poolsrv's, which has its own colour
 
 
 STYLE = """\
@@ -28,7 +28,7 @@ text { fill: #ddd } .note { fill: #aaa } .bar { fill: #66727e } .own { fill: #5b
 
 
 def bar_plot(title: str, note: str, bars: list[Bar]) -> str:
-    """The whole SVG file. The axis begins at 0, so that lengths compare as numbers do."""
+    """The whole SVG file. The axis starts at 0, so that the lengths are in proportion."""
     height = TOP + ROW * len(bars) + 14
     top = max((bar.greatest for bar in bars), default=0) or 1
     scale = (WIDTH - LEFT - RIGHT) / top

@@ -1,23 +1,23 @@
-"""What the kernel says about processes: who descends from whom, CPU time, memory. Reads /proc and nothing else."""
+"""What the kernel says about processes: parents and children, CPU time, memory. Reads only /proc."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds; usually 10 ms, so a run must burn some seconds of CPU to be exact
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds; usually 10 ms, so a precise run takes seconds of CPU time
 
 
 class Stat(NamedTuple):
     """One process, from /proc/PID/stat."""
 
     parent: int
-    cpu: float  # seconds, its own and those of the children that it has reaped
+    cpu: float  # seconds, including those of the children that it has reaped
     state: str
 
 
 def read_stat(pid: int) -> Stat | None:
-    """The process's line, or None where it is gone."""
+    """The process's line, or None if the process is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -27,13 +27,13 @@ def read_stat(pid: int) -> Stat | None:
 
 
 def processes() -> dict[int, Stat]:
-    """Every process that there is."""
+    """Every process."""
     found = {int(name): read_stat(int(name)) for name in os.listdir("/proc") if name.isdigit()}
     return {pid: stat for pid, stat in found.items() if stat is not None}
 
 
 def tree(roots: Iterable[int]) -> dict[int, Stat]:
-    """The given processes and all that descend from them, parents before children."""
+    """The given processes and all of their descendants, parents before children."""
     everyone = processes()
     children: dict[int, list[int]] = {}
     for pid, stat in everyone.items():
@@ -49,12 +49,12 @@ def tree(roots: Iterable[int]) -> dict[int, Stat]:
 
 
 def cpu_seconds(roots: Iterable[int]) -> float:
-    """CPU time of a tree so far. A child that has ended counts with the parent that reaped it, so none is lost."""
+    """CPU time of a tree so far. A child that has ended is counted with the parent that reaped it."""
     return sum(stat.cpu for stat in tree(roots).values())
 
 
 def busy_seconds(cores: Iterable[int] | None = None) -> float:
-    """CPU time that these cores, or all of the machine, have spent on anything, the hypervisor's theft included."""
+    """CPU time that these cores, or all cores, have spent on anything, including time stolen by the hypervisor."""
     wanted = {"cpu"} if cores is None else {f"cpu{core}" for core in cores}
     total = 0
     for line in Path("/proc/stat").read_text().splitlines():
@@ -66,7 +66,7 @@ def busy_seconds(cores: Iterable[int] | None = None) -> float:
 
 
 class Memory(NamedTuple):
-    """Memory in KiB: resident; proportional (shared pages divided among the sharers); private (shared by nobody)."""
+    """Memory in KiB: resident; proportional (shared pages divided among their processes); private (not shared)."""
 
     rss: int
     pss: int
@@ -79,7 +79,7 @@ class Memory(NamedTuple):
 
 
 def memory(pid: int) -> Memory:
-    """One process's memory; nothing where it is gone or a zombie."""
+    """The memory of a process; zero if it is gone or a zombie."""
     fields: dict[str, int] = {}
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
@@ -93,7 +93,7 @@ def memory(pid: int) -> Memory:
 
 
 def tree_memory(roots: Iterable[int]) -> Memory:
-    """The sum over a tree. Those of PSS and private memory mean something; that of RSS counts shared pages twice."""
+    """The sum over a tree. The sums of PSS and private memory are exact; that of RSS counts shared pages repeatedly."""
     total = Memory(0, 0, 0)
     for pid in tree(roots):
         total += memory(pid)

@@ -1,7 +1,7 @@
 """From samples to results.json, results.md and the plots.
 
-results.json holds all that was measured, every round of it; the other two are made from it alone. A run of some cases
-replaces those and leaves the others with the date of theirs.
+results.json holds every round of every measurement; the other two are made from it alone. A run of some cases replaces
+their results, and keeps those of the others with their dates.
 """
 
 import json
@@ -15,15 +15,15 @@ from statistics import median
 from typing import Any
 
 from .cases import Case
+from .environment import PYTHON, REPO, which
 from .measure import Sample
 from .peers import POOLSRV
 from .plot import Bar, bar_plot
-from .setup import PYTHON, REPO, which
 
 
 @dataclass(frozen=True)
 class Column:
-    """How a figure is called and written, and which way is better (0: neither)."""
+    """A figure's name and format, and whether more (1) or less (-1) is better (0: neither)."""
 
     header: str
     unit: str = ""
@@ -58,7 +58,7 @@ COLUMNS = {
 
 @dataclass
 class Outcome:
-    """What the rounds of one case have brought."""
+    """The results of all rounds of one case."""
 
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)  # peer -> why it was not measured
@@ -68,20 +68,20 @@ class Outcome:
 def _commit() -> str:
     git = ["git", "-C", str(REPO)]
     done = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True, check=False)
-    outside = [":(exclude)bench/results.md", ":(exclude)bench/plots"]  # which the run itself writes
+    outside = [":(exclude)bench/results"]  # the run itself writes it
     changed = subprocess.run([*git, "status", "--porcelain", "--", ".", *outside], capture_output=True, check=False)
     return done.stdout.strip() + ("-dirty" if changed.stdout else "")
 
 
 def _version(*command: str) -> str:
-    """The first line that a program says about itself, from whichever stream it uses for that."""
+    """The first line that a program prints about itself, on standard output or standard error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[0].strip() if lines else ""
 
 
 def environment() -> dict[str, str]:
-    """What a reader has to know of the machine and of the versions; no name of it."""
+    """What a reader needs to know of the machine and the versions, without the machine's name."""
     info = Path("/proc/cpuinfo").read_text()
     model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "?")
     code = (
@@ -103,7 +103,7 @@ def environment() -> dict[str, str]:
 
 
 def record(case: Case, outcome: Outcome, **how: object) -> dict[str, Any]:
-    """One case as it stands in results.json."""
+    """One case, as results.json has it."""
     return {
         "title": case.title,
         "what": case.what,
@@ -120,12 +120,12 @@ def record(case: Case, outcome: Outcome, **how: object) -> dict[str, Any]:
 
 
 def save(directory: Path, records: dict[str, dict[str, Any]], order: list[str]) -> None:
-    """Write results.json, results.md and the plots, with what an earlier run has left of other cases."""
+    """Write results.json, results.md and the plots, with other cases' results of earlier runs."""
     file = directory / "results.json"
     known: dict[str, dict[str, Any]] = json.loads(file.read_text())["cases"] if file.exists() else {}
     known.update(records)
     cases = {name: known[name] for name in order if name in known}
-    for case in cases.values():  # of an earlier version, perhaps
+    for case in cases.values():  # an earlier version may have had others
         case["columns"] = [key for key in case["columns"] if key in COLUMNS]
     plots = directory / "plots"
     plots.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def _cell(case: dict[str, Any], peer: str, key: str, *, spread: bool) -> str:
     values, column = _values(case, peer, key), COLUMNS[key]
     if not values:
         return "–"
-    if key in ("errors", "not_connected"):  # none of them may disappear in a median
+    if key in ("errors", "not_connected"):  # a median would hide some
         return _number(sum(values), column)
     text = _number(median(values), column)
     if spread and len(values) > 1:
@@ -187,8 +187,8 @@ def markdown(cases: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Results",
         "",
-        "Made by `bench/run.py` from `results.json`; [README.md](README.md) says what each figure means. Medians of the"
-        " rounds, least and greatest in parentheses; errors are summed over the rounds.",
+        "Made by `bench/run.py` from `results.json`; [README.md](../README.md) says what each figure means. Each figure"
+        " is the median of the rounds, with minimum and maximum in parentheses; errors are the sum over all rounds.",
         "",
     ]
     for name, case in cases.items():
@@ -198,7 +198,9 @@ def markdown(cases: dict[str, dict[str, Any]]) -> str:
         for peer, failures in case["failures"].items():
             lines.append(f"- {peer}: {len(failures)} of the rounds failed: {failures[0]}")
         if (other := _disturbance(case)) > 5:
-            lines.append(f"- Other processes took up to {other:.0f} % of a core meanwhile: take these with care.")
+            lines.append(
+                f"- Other processes took up to {other:.0f} % of a core meanwhile: treat these figures with care."
+            )
         rounds = f"{case['rounds']} round{'s' if case['rounds'] > 1 else ''}"
         lines += [f"- `--case {name}`, {rounds}, {case['when']}, poolsrv {case['commit']}", ""]
     environments = {json.dumps(case["environment"], sort_keys=True): case["environment"] for case in cases.values()}
@@ -223,5 +225,5 @@ def plot(case: dict[str, Any]) -> str:
             text = f"{_number(median(values), column)} {column.unit}".strip()
             bars.append(Bar(peer, median(values), min(values), max(values), text, peer.startswith(POOLSRV)))
     way = {-1: "shorter is better", 1: "longer is better"}.get(column.better, "")
-    note = f"{column.header}; {way}; median, the line is from least to greatest"
+    note = f"{column.header}; {way}; bar: median, line: minimum to maximum"
     return bar_plot(case["title"], note, bars)

@@ -1,4 +1,4 @@
-"""Start a server, know when it serves, stop it and all that it has left behind."""
+"""Start a server, find out when it serves, stop it and every process that it leaves behind."""
 
 import ctypes
 import os
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import proc
-from .setup import say
+from .environment import say
 
 PR_SET_CHILD_SUBREAPER = 36
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 5.0
-# Between ready and the load. The classic pool stays one connection behind for good when the next one comes before its
-# worker has taken the one that asked whether it serves. That is for the bursts to show, not for all cases.
+# Seconds between ready and the load. The classic pool stays one connection behind for good if the next one comes before
+# its worker has taken the one that tested whether it serves. Only the bursts are to show that.
 SETTLE = 0.1
 
 
@@ -33,37 +33,37 @@ class Launch:
     """How to run a peer once."""
 
     commands: list[list[str]]  # usually one; a web server beside a FastCGI server makes two
-    ready_line: bool = False  # the server says so itself on standard error; else it is asked by connecting
+    ready_line: bool = False  # it logs `ready` on standard error; otherwise it is ready when a connection succeeds
     tls: bool = False  # the server speaks TLS
-    send: str = ""  # what a client has to send to have the program run, where it is one program per connection
+    send: str = ""  # what a client sends to have the program run, with one program per connection
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server to be measured. `launch` gets a directory of its own and a free port."""
+    """A server to measure. `launch` gets a directory of its own and a free port."""
 
     name: str
     launch: Callable[[Path, int], Launch]
     programs: frozenset[str] = frozenset()  # Debian programs that it needs
     module: str = ""  # module that it needs in bench/.venv
-    hides_cpu: bool = False  # ignores SIGCHLD, so the kernel throws its programs' CPU times away
+    hides_cpu: bool = False  # it ignores SIGCHLD, so the kernel discards its programs' CPU times
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Which CPUs the server and the load have for themselves."""
+    """The CPUs for the server and those for the load."""
 
     server: frozenset[int]
     load: frozenset[int]
 
 
 def become_subreaper() -> None:
-    """Orphans of a server come to this process: so their CPU time is counted, and nothing stays behind."""
+    """Make this process the parent of a server's orphans, so that their CPU time counts and none stays behind."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def free_port() -> int:
-    """A port that nothing listens on, below those that the kernel gives to outgoing connections."""
+    """A port that nothing listens on, below the range for outgoing connections."""
     start = 15000 + os.getpid() % 5000
     for port in range(start, start + 10000):
         with socket.socket() as probe:
@@ -77,7 +77,7 @@ def free_port() -> int:
 
 
 def on_cores(cores: frozenset[int]) -> Callable[[], None]:
-    """For Popen's preexec_fn: this process starts no thread, so that is safe here."""
+    """For Popen's preexec_fn, which is safe here, as this process has no threads."""
 
     def pin() -> None:
         os.sched_setaffinity(0, cores)
@@ -93,9 +93,9 @@ class Server:
         self.cores = cores
         self.port = free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.others: set[int] = set()  # children of ours that are no part of the server: the load
+        self.others: set[int] = set()  # our children that are not part of the server: the load
         self.directory = Path(tempfile.mkdtemp(prefix="bench-"))
-        self.directory.chmod(0o755)  # some servers give up root and must still reach it
+        self.directory.chmod(0o755)  # some servers give up root and must still enter it
         self.log = self.directory / "stderr"
 
     def __enter__(self) -> "Server":
@@ -145,20 +145,20 @@ class Server:
         return True
 
     def complaint(self) -> str:
-        """The last thing that the server said."""
+        """The last line that the server printed."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        text = lines[-1] if lines else "it said nothing"
+        text = lines[-1] if lines else "it printed nothing"
         return text.replace(str(self.directory) + "/", "")
 
     def pids(self) -> list[int]:
-        """The roots of the server's process tree: what was started, and orphans that have come to us."""
+        """The roots of the server's process tree: what was started, and orphans that are now our children."""
         mine = os.getpid()
         orphans = [pid for pid, stat in proc.processes().items() if stat.parent == mine and pid not in self.others]
         started = [process.pid for process in self.processes]
         return started + [pid for pid in orphans if pid not in started]
 
     def cpu_seconds(self) -> float:
-        """CPU time of the whole server so far, ended programs included."""
+        """CPU time of the whole server so far, including programs that have ended."""
         return proc.cpu_seconds(self.pids())
 
     def memory(self) -> proc.Memory:
@@ -175,10 +175,10 @@ class Server:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 say(f"  {self.peer.name} did not end within {STOP_TIMEOUT:.0f} s of SIGTERM and is killed")
-                for pid in everyone:  # it and its own, by number, as they were found under it
+                for pid in everyone:  # by number, as they were found below it
                     _kill(pid)
                 process.wait()
-        # What is left of its process group, and orphans with sessions of their own, which are our children now.
+        # The rest of its process group, and orphans with sessions of their own, which are now our children.
         for process in self.processes:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -218,7 +218,7 @@ def seconds_until_ready(command: list[str], cwd: Path, cores: Cores, line: bool)
     try:
         while True:
             if not select.select([process.stderr], [], [], START_TIMEOUT)[0]:
-                raise NotAvailable(f"nothing for {START_TIMEOUT:.0f} s; it said: {text[-300:]!r}")
+                raise NotAvailable(f"no output for {START_TIMEOUT:.0f} s; it printed: {text[-300:]!r}")
             part = os.read(process.stderr.fileno(), 65536)
             text += part
             if line and b"ready" in text:

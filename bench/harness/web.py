@@ -1,7 +1,7 @@
 """Web servers that run CGI programs, each with a config made for it in a temporary directory.
 
-All serve the same directory of programs under /cgi-bin/, without root's port and without logs on disk. Where a server
-is started by root and insists on giving that up, it gets the user that its Debian package would give it.
+All serve the same directory of programs under /cgi-bin/, on an unprivileged port and without logs on disk. A server
+that insists on giving up root gets the user that its Debian package would give it.
 """
 
 import os
@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from .environment import BUILD, PYTHON, which
 from .peers import POOLSRV, poolsrv_command, poolsrv_config
 from .servers import Launch, Peer
-from .setup import BUILD, PYTHON, which
 
 WEB_USER = "www-data"
 APACHE_MODULES = "/usr/lib/apache2/modules"
@@ -28,13 +28,13 @@ print("Content-Type: text/plain\\r\\nContent-Length: 6\\r\\n\\r\\nhello")
 
 
 def _public_python() -> Path:
-    """An interpreter that a user without privileges can run too: some servers give up root, and a home is closed."""
+    """An interpreter that any user can run: some servers give up root, and a home directory may be closed to them."""
     public = [Path("/usr/bin/python3"), Path("/usr/local/bin/python3")]
     return next((path for path in public if path.exists()), PYTHON.resolve())
 
 
 def make_programs(directory: Path) -> Path:
-    """The programs that all servers run: cgi-bin/ with static, big, shell.sh and script.py."""
+    """Make the programs that all servers run: cgi-bin/ with static, big, shell.sh and script.py."""
     programs = directory / "cgi-bin"
     programs.mkdir()
     shutil.copy(BUILD / "cgi_static", programs / "static")
@@ -76,7 +76,7 @@ def _apache(directory: Path, port: int) -> Launch:
     programs = make_programs(directory)
     user = f"User {WEB_USER}\nGroup {WEB_USER}\n" if os.geteuid() == 0 else ""
     if user:
-        shutil.chown(directory, WEB_USER)  # the socket to its CGI daemon is made here
+        shutil.chown(directory, WEB_USER)  # it makes the socket of its CGI daemon here
     modules = "".join(
         f"LoadModule {name}_module {APACHE_MODULES}/mod_{name}.so\n"
         for name in ("mpm_event", "authz_core", "alias", "cgid")
@@ -135,8 +135,8 @@ server {{
 }}
 """
     )
-    # fcgiwrap runs one program at a time in each of its processes. As many as there are connections; its socket has to
-    # be there and open to nginx's user, which umask sees to.
+    # fcgiwrap runs one program at a time in each of its processes, so there are as many as connections. The umask opens
+    # its socket to nginx's user.
     wrap = f"umask 0; exec {which('fcgiwrap')} -c 16 -s unix:{directory}/fcgi.sock"
     return Launch(
         [["/bin/sh", "-c", wrap], [str(which("nginx")), "-p", str(directory), "-e", "stderr", "-c", "nginx.conf"]]
@@ -149,7 +149,7 @@ def _http_server(directory: Path, port: int) -> Launch:
 
 
 def web_servers(*, warm: bool = False, stdlib: bool = True) -> list[Peer]:
-    """Everyone; poolsrv with warm interpreters is a peer of its own where there is a Python script to run."""
+    """All of them. poolsrv with warm interpreters is a peer of its own where the program is a Python script."""
     peers = [
         Peer("lighttpd", _lighttpd, programs=frozenset({"lighttpd"})),
         Peer(POOLSRV, _poolsrv(False)),
