@@ -5,8 +5,6 @@
 
 import argparse
 import os
-import resource
-import signal
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -18,7 +16,7 @@ from harness.environment import BUILD, RESULTS, say
 from harness.measure import RunFailed, Sample, Settings
 from harness.peers import POOLSRV
 from harness.report import COLUMNS, Outcome
-from harness.servers import Cores, NotAvailable, Peer, become_subreaper
+from harness.servers import Cores, NotAvailable, Peer, cpus, prepare_process
 
 EPILOG = """\
 examples:
@@ -53,28 +51,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--quick", action="store_true", help="one short round of nearly all: shows that it works, and no more")
     add("--list", action="store_true", help="list cases and peers, run nothing")
     add("--no-install", action="store_true", help="install no Debian packages")
-    add("--server-cpus", default="0", metavar="LIST", help="the server's CPUs, 0,1 or 0-3 (default 0)")
-    add("--load-cpus", default="1", metavar="LIST", help="the load generator's CPUs (default 1)")
+    add("--server-cpus", type=cpus, default="0", metavar="LIST", help="the server's CPUs, 0,1 or 0-3 (default 0)")
+    add("--load-cpus", type=cpus, default="1", metavar="LIST", help="the load generator's CPUs (default 1)")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.seconds <= 0:
         parser.error("--rounds and --seconds must be above 0")
     return arguments
-
-
-def cpus(text: str) -> frozenset[int]:
-    """The CPUs of a list such as 0,2-3, without those that this process may not use."""
-    chosen: set[int] = set()
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            chosen.update(range(int(first), int(last or first) + 1))
-    except ValueError:
-        raise SystemExit(f"{text!r} is not a list of CPUs, expected one such as 0,2-3") from None
-    allowed = os.sched_getaffinity(0)
-    if not chosen & allowed:
-        say(f"CPU {text} can't be used here: server and load may share one, which distorts the figures")
-        return frozenset(allowed)
-    return frozenset(chosen & allowed)
 
 
 def fits(name: str, patterns: list[str] | None) -> bool:
@@ -150,10 +132,7 @@ def main() -> int:
             print(f"{case.name}\n    {case.title}\n    {'; '.join(peer.name for peer in case.peers)}")
         return 0
     begun = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that servers are stopped
-    become_subreaper()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # servers and load inherit it
+    prepare_process()
     chosen = {case.name: [peer for peer in case.peers if fits(peer.name, arguments.peer)] for case in cases}
     if not any(chosen.values()):
         say("no selected case has a peer of that name; --list shows the peers of each case")
@@ -169,7 +148,7 @@ def main() -> int:
     except environment.SetupError as error:
         say(str(error))
         return 1
-    cores = Cores(cpus(arguments.server_cpus), cpus(arguments.load_cpus))
+    cores = Cores(arguments.server_cpus, arguments.load_cpus)
     seconds, warmup, rounds = (0.2, 0.05, 1) if arguments.quick else (arguments.seconds, 0.3, arguments.rounds)
     settings = Settings(cores, seconds, warmup, arguments.quick)
     part = BUILD / "part"

@@ -79,15 +79,24 @@ class Load:
             raise RunFailed("the load generator ended early")
         return line
 
-    def run(self) -> Sample:
-        """Start the load and take figures around it; the connections stay open until the end of the `with`."""
-        assert self.process.stdin is not None
+    def wait_ready(self) -> None:
+        """Wait until its connections are open."""
         if self.line() != "ready\n":
             raise RunFailed("the load generator did not get ready")
+
+    def go(self) -> Sample:
+        """Start the load, and return its result at its end."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        result: Sample = json.loads(self.line())
+        return result
+
+    def run(self) -> Sample:
+        """Start the load and take figures around it; the connections stay open until the end of the `with`."""
+        self.wait_ready()
         with Window(self.server, self.process.pid) as window:
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-            result: Sample = json.loads(self.line())
+            result = self.go()
         result["errors"] += result["setup_errors"] + result["not_connected"]
         if not result["requests"] or not result["p99_us"]:  # without answers there is no latency, not one of 0
             del result["p50_us"], result["p99_us"]

@@ -2,13 +2,16 @@
 
 import ctypes
 import os
+import resource
 import select
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +60,32 @@ class Cores:
     load: frozenset[int]
 
 
-def become_subreaper() -> None:
-    """Make this process the parent of a server's orphans, so that their CPU time counts and none stays behind."""
+def prepare_process() -> None:
+    """Make this process fit to run servers: none outlives it, and none lacks descriptors."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that servers are stopped
+    # Orphans of a server become children of this process, so that their CPU time counts and none stays behind.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # servers and load inherit it
+
+
+def cpus(text: str) -> frozenset[int]:
+    """The CPUs of a list such as 0,2-3, without those that this process may not use.
+
+    :raises ArgumentTypeError: it is not such a list.
+    """
+    chosen: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            chosen.update(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a list of CPUs, expected one such as 0,2-3") from None
+    allowed = os.sched_getaffinity(0)
+    if not chosen & allowed:
+        say(f"CPU {text} can't be used here: server and load may share one, which distorts the figures")
+        return frozenset(allowed)
+    return frozenset(chosen & allowed)
 
 
 def free_port() -> int:
