@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,8 @@ import click
 
 from . import logs
 from .problems import ConfigErrors, did_you_mean, quoted
+from .text import counted, encodable_in, one_line
+from .text import lines as lines_of
 
 if TYPE_CHECKING:
     from .plugins import Server
@@ -125,13 +128,13 @@ def check(config: Path) -> None:
     """
     server = _load(config)
     pool = server.config.pool
-    click.echo(f"{config}: ok")
-    click.echo(f"{pool.workers} worker{'s' if pool.workers > 1 else ''}, {pool.dispatch}")
+    _echo(f"{one_line(str(config))}: ok")
+    _echo(f"{counted(pool.workers, 'worker')}, {pool.dispatch}")
     rows = [("listener", "plugins", "addresses")]
     for listener in server.config.listeners:
         plugins = " > ".join((*listener.plugins, listener.handler))
         rows.append((listener.name, plugins, ", ".join(map(str, listener.bind))))
-    click.echo(_table(rows))
+    _echo(_table(rows))
 
 
 @cli.command()
@@ -146,11 +149,9 @@ def plugins(as_json: bool) -> None:
 
     entries = catalogue.entries()
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(entries), indent=2))
+        _echo_json(entries)
     else:
-        click.echo(catalogue.as_text(entries))
+        _echo(catalogue.as_text(entries))
 
 
 @cli.command()
@@ -168,11 +169,9 @@ def status(config: Path, as_json: bool) -> None:
     with _told():
         answer = ask(config)
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2))
+        _echo_json(answer)
     else:
-        click.echo(as_text(answer))
+        _echo(as_text(answer))
 
 
 @cli.command()
@@ -225,6 +224,9 @@ def stop(config: Path, at_once: bool) -> None:
 
 def main() -> NoReturn:
     """The command line, from ``sys.argv``. Always raises SystemExit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal can't show is escaped
+            stream.reconfigure(errors="backslashreplace")
     cli.main(prog_name="poolsrv")
     raise AssertionError  # click exits by itself
 
@@ -253,8 +255,20 @@ def _told() -> Iterator[None]:
 
 def _fail(code: int, lines: Iterable[str]) -> NoReturn:
     for line in lines:
-        click.echo(line, err=True)
+        click.echo(one_line(line), err=True)
     sys.exit(code)
+
+
+def _echo(text: str) -> None:
+    """Names in it may be no text."""
+    click.echo(lines_of(text))
+
+
+def _echo_json(value: object) -> None:
+    import msgspec
+
+    clean = encodable_in(msgspec.to_builtins(value))
+    click.echo(msgspec.json.format(msgspec.json.encode(clean), indent=2))  # as bytes, in UTF-8 whatever the terminal
 
 
 def _table(rows: list[tuple[str, str, str]]) -> str:

@@ -4,8 +4,8 @@ Theory. It is a unix socket in the dispatcher's loop. What it tells the dispatch
 it answers also while workers are busy, stuck or stopped. Only root and the server's own user may ask: the socket's file
 has mode 0600, and whoever connects is looked at once more (SO_PEERCRED, unix(7)). Nobody there can hold up the server:
 there are at most ``MOST_CLIENTS`` at a time, further ones wait in the kernel's queue; a question has at most
-``LONGEST_QUESTION`` bytes; an answer is written as the client takes it; and who does nothing for ``PATIENCE`` seconds
-is thrown out.
+``LONGEST_QUESTION`` bytes; one is answered at a time, and an answer is written as the client takes it; and a client
+that does nothing for ``PATIENCE`` seconds is thrown out. Whatever a client sends, it costs at most its connection.
 
 A question is a line: a word, or an object ``{"request": WORD}``. See figures.py for the answers. A client may ask
 again on the same connection once it has the answer.
@@ -24,6 +24,7 @@ import msgspec
 
 from .eventloop import HANGUP, READ, WRITE, EventLoop, Timer
 from .figures import PROTOCOL, Answer
+from .text import encodable_in
 
 log = logging.getLogger("poolsrv.control")
 
@@ -78,11 +79,15 @@ class ControlServer:
             self._pause(True)
             self._loop.call_later(STARVED_PAUSE, self._go_on)
             return
-        if not _may_ask(sock):
+        try:
+            if not _may_ask(sock):
+                sock.close()
+                return
+            sock.setblocking(False)
+            self._clients.add(_Client(self._loop, sock, self._answer, self._gone))
+        except OSError as error:  # no memory to watch it with, epoll_ctl(2)
+            log.warning("can't serve a client of the control socket: %s", error.strerror)
             sock.close()
-            return
-        sock.setblocking(False)
-        self._clients.add(_Client(self._loop, sock, self._answer, self._gone))
         self._go_on()
 
     def _gone(self, client: _Client) -> None:
@@ -98,21 +103,20 @@ class ControlServer:
             self._loop.modify(self._socket.fileno(), 0 if paused else READ)
 
     def _answer(self, question: bytes) -> bytes:
-        word = _word(question)
+        try:
+            return _encoded(self._answer_to(_word(question)))
+        except Exception:
+            log.exception("can't answer %r", question[:40])
+            return _encoded(Answer(PROTOCOL, error="failed; the log says why"))
+
+    def _answer_to(self, word: str | None) -> Answer:
         known = ", ".join(self._answers)
         if word is None:
-            answer = Answer(
-                PROTOCOL, error=f'not understood, expected a line with a word or {{"request": WORD}}: {known}'
-            )
-        elif word not in self._answers:
-            answer = Answer(PROTOCOL, error=f"unknown request {word[:40]!r}, expected {known}")
-        else:
-            try:
-                answer = self._answers[word]()
-            except Exception:
-                log.exception("can't answer %s", word)
-                answer = Answer(PROTOCOL, error="failed; the log says why")
-        return msgspec.json.encode(answer) + b"\n"
+            expected = f'expected a line with a word or {{"request": WORD}}: {known}'
+            return Answer(PROTOCOL, error=f"not understood, {expected}")
+        if word not in self._answers:
+            return Answer(PROTOCOL, error=f"unknown request {word[:40]!r}, expected {known}")
+        return self._answers[word]()
 
 
 class _Client:
@@ -133,8 +137,8 @@ class _Client:
         self._unsent = b""
         self._finished = False  # it asks no more
         self._closed = False
-        self._timer: Timer = loop.call_later(PATIENCE, self.close)
         loop.register(sock.fileno(), READ, self._on_event)
+        self._timer: Timer = loop.call_later(PATIENCE, self.close)
 
     def close(self) -> None:
         if not self._closed:
@@ -148,10 +152,12 @@ class _Client:
         self._timer.cancel()
         self._timer = self._loop.call_later(PATIENCE, self.close)
         try:
-            if mask & READ and not self._unsent:
-                self._receive()
-            elif mask & WRITE:
+            if self._unsent:
                 self._send()
+            elif b"\n" in self._asked:
+                self._answer_next()
+            elif mask & READ:
+                self._receive()
             elif mask & HANGUP:
                 self.close()
         except BlockingIOError:
@@ -165,25 +171,32 @@ class _Client:
         if not data:
             self._finished = True
             self._asked += b"\n" if self._asked else b""
-        self._go_on()
+        if b"\n" in self._asked:
+            self._answer_next()
+        else:
+            self._wait_for_more()
 
-    def _go_on(self) -> None:
-        """Answer the next question, if there is a whole one."""
-        question, end, rest = self._asked.partition(b"\n")
-        if end and len(question) <= LONGEST_QUESTION:
-            self._asked = rest
-            self._unsent = self._answer(question)
-            self._loop.modify(self.socket.fileno(), WRITE)
-            self._send()
-        elif self._finished or len(question) >= LONGEST_QUESTION:
+    def _answer_next(self) -> None:
+        """Answer one question; others that are there already get their turn by the next event."""
+        question, _, self._asked = self._asked.partition(b"\n")
+        if len(question) > LONGEST_QUESTION:
             self.close()
+            return
+        self._unsent = self._answer(question)
+        self._loop.modify(self.socket.fileno(), WRITE)
+        self._send()
 
     def _send(self) -> None:
         sent = self.socket.send(self._unsent, _SEND_FLAGS)
         self._unsent = self._unsent[sent:]
-        if not self._unsent:
+        if not self._unsent and b"\n" not in self._asked:
+            self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        if self._finished or len(self._asked) >= LONGEST_QUESTION:
+            self.close()
+        else:
             self._loop.modify(self.socket.fileno(), READ)
-            self._go_on()
 
 
 def _word(question: bytes) -> str | None:
@@ -192,9 +205,16 @@ def _word(question: bytes) -> str | None:
         if text.startswith("{"):
             request = msgspec.json.decode(text)["request"]
             return request if isinstance(request, str) else None
-    except (ValueError, KeyError, msgspec.DecodeError):
+    except (ValueError, KeyError, RecursionError, msgspec.DecodeError):
         return None
     return text or None
+
+
+def _encoded(answer: Answer) -> bytes:
+    try:
+        return msgspec.json.encode(answer) + b"\n"
+    except UnicodeEncodeError:  # a name that is not UTF-8: of a file, or a process
+        return msgspec.json.encode(encodable_in(msgspec.to_builtins(answer))) + b"\n"
 
 
 def _may_ask(sock: socket.socket) -> bool:

@@ -13,6 +13,7 @@ The supervisor imports this: nothing but the standard library, and at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -22,14 +23,14 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
+
+from . import text as plain_text
+from . import uncaught
 
 LEVELS = ("debug", "info", "warning", "error")
 # What a line is about, where it is about one; given as "extra" to a call of the logger.
 FIELDS = ("worker", "worker_pid", "listener", "connection", "peer", "reason")
-
-# What clients send ends up in messages: no line break or escape sequence of theirs gets into the log.
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0))}
 
 PATIENCE: Final = 0.2  # seconds for a reader that lags behind
 FILE_MODE: Final = 0o640
@@ -44,7 +45,7 @@ _handler: _Handler | None = None
 def set_up(
     level: str = "info", format: str = "text", file: str | None = None, owner: Sequence[int] | None = None
 ) -> None:
-    """From now on send everything from this level on there, Python's warnings included.
+    """From now on send everything from this level on there, Python's warnings and what nobody catches included.
 
     :param level: one of ``LEVELS``.
     :param format: ``"text"`` or ``"json"``.
@@ -59,6 +60,7 @@ def set_up(
     root.handlers[:] = [_handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    uncaught.install()
     if former is not None:
         former.close()
 
@@ -92,16 +94,19 @@ class _Handler(logging.Handler):
             line = self.format(record) + "\n"
             if self._lost:
                 line = f"{self._format_loss(record)}\n{line}"
-        except Exception:  # noqa: BLE001 - as every logging handler: a bad format string is told, and ends nothing
-            self.handleError(record)
-            return
-        data = line.encode(errors="backslashreplace")
+        except Exception as error:  # noqa: BLE001 - a bad format string, or an object without a text, ends nothing
+            why = type(error).__name__
+            line = self._format_own(f"a line of the logger {record.name} can't be formatted: {why}") + "\n"
+        data = plain_text.encodable(line).encode()
         self._lost = 0 if self._write(b"\n" + data if self._torn else data) else self._lost + 1
 
     def _format_loss(self, record: logging.LogRecord) -> str:
         text = f"lines that {self._loss}, and are lost: {self._lost}"
         if not isinstance(self.formatter, _Json):
             return f"({text})"
+        return self._format_own(text)
+
+    def _format_own(self, text: str) -> str:
         return self.format(logging.LogRecord(log.name, logging.WARNING, "", 0, text, (), None))
 
     def _write(self, data: bytes) -> bool:
@@ -151,15 +156,34 @@ class _StandardError(_Handler):
                 self._put = lambda data: self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 self._fd = fd
             elif stat.S_ISFIFO(mode) or os.isatty(2):
+                self._put = _put_without_waiting  # if nobody reads it, or it is another user's
                 self._fd = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
                 self._put = partial(os.write, self._fd)
         except OSError:
-            pass  # nobody reads it, or it is another user's: then it can block
+            pass
 
     def close(self) -> None:
         if hasattr(self, "_sock"):
             self._sock.detach()
         super().close()
+
+
+def _put_without_waiting(data: bytes) -> int:
+    """As write(2) to standard error with O_NONBLOCK, which it does not have.
+
+    :raises OSError: as write(2); ``BlockingIOError`` where it would wait.
+    """
+    try:
+        return os.pwritev(2, [data], -1, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE):
+            raise
+    # A terminal, or an old kernel. What has room for a byte has room for so many, pipe(7).
+    waiting = select.poll()
+    waiting.register(2, select.POLLOUT)
+    if not waiting.poll(0):
+        raise BlockingIOError
+    return os.write(2, data[: select.PIPE_BUF])
 
 
 class _File(_Handler):
@@ -222,9 +246,16 @@ class _Text(logging.Formatter):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created)) + f".{int(record.msecs):03d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        message = record.message.translate(_CONTROL)
+        # What clients send ends up in messages: no line break or escape sequence of theirs gets into the log.
+        message = plain_text.one_line(record.message)
         role = _role if _worker is None else f"{_role} {_worker}"
         return f"{self.formatTime(record)} {record.levelname:<7} {role}[{record.process}] {message}"
+
+    def formatException(self, ei: Any) -> str:
+        return plain_text.lines(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return plain_text.lines(stack_info)
 
 
 class _Json(logging.Formatter):
@@ -247,4 +278,7 @@ class _Json(logging.Formatter):
                 fields[name] = value
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
+        for name, value in fields.items():
+            if isinstance(value, str):
+                fields[name] = plain_text.encodable(value)
+        return json.dumps(fields, default=lambda value: plain_text.encodable(str(value)))

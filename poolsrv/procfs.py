@@ -33,24 +33,24 @@ class Usage(NamedTuple):
 
 
 def usage(pid: int) -> Usage | None:
-    """What a process uses (proc_pid_stat(5)); None where it is gone."""
+    """What a process uses (proc_pid_stat(5)); None where it is gone, or there is no descriptor to look with."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return None
     # The name is in the last parentheses, and may hold anything. The first field after it is the third of all.
     name, _, rest = text.partition(b"(")[2].rpartition(b")")
     fields = rest.split()
     cpu = (int(fields[11]) + int(fields[12])) / TICKS
-    return Usage(os.fsdecode(name), int(fields[19]) / TICKS, cpu, int(fields[21]) * PAGE_SIZE)
+    return Usage(name.decode(errors="backslashreplace"), int(fields[19]) / TICKS, cpu, int(fields[21]) * PAGE_SIZE)
 
 
 def command(pid: int) -> str:
-    """The command line of a process (proc_pid_cmdline(5)), its beginning; empty where it has none, or is gone."""
+    """The beginning of a process's command line (proc_pid_cmdline(5)); empty where it has none, or can't be asked."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             text = file.read(LONGEST_COMMAND)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except OSError:
         return ""
     return text.rstrip(b"\0").replace(b"\0", b" ").decode(errors="backslashreplace")

@@ -10,9 +10,13 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Final
 
+from .text import one_line
+
 FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+LONGEST_ASSIGNMENT: Final = 500  # characters; systemd takes 4096 bytes in all
 
 
 class Notifier:
@@ -34,13 +38,18 @@ class Notifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.setblocking(False)
-                sock.sendto("\n".join(line.replace("\n", " ") for line in assignments).encode(), self._address)
+                sock.sendto(_message(assignments), self._address)
         except OSError:
             pass  # there is nobody to complain to
 
     def reloading(self) -> None:
         """A reload has begun; ``READY=1`` will end it."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def _message(assignments: Sequence[str]) -> bytes:
+    # What is no text, or has control characters in it, systemd throws away.
+    return "\n".join(one_line(line.replace("\n", " "))[:LONGEST_ASSIGNMENT] for line in assignments).encode()
 
 
 def _address(name: str) -> str:

@@ -18,12 +18,12 @@ from . import configfile, pidfile
 from .config import PoolTable
 from .errors import PoolsrvError
 from .figures import PROTOCOL, Answer, ListenerFigures, ProgramFigures, RefusalFigures, Status, WorkerFigures
+from .text import counted, one_line
 
 PATIENCE: Final = 5.0  # seconds
 MOST_LINES: Final = 20  # of programs and refusals in the text
 LONGEST_COMMAND: Final = 100  # characters
-
-_PLAIN: Final = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "?")  # a command line may hold anything
+LONGEST_ANSWER: Final = 1 << 26  # bytes; a server's is far below
 
 
 class NoAnswer(PoolsrvError):
@@ -61,7 +61,7 @@ def ask(config: Path, patience: float | None = None) -> Status:
 def _read(path: str, line: bytes) -> Status:
     try:
         answer = msgspec.json.decode(line, type=Answer)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         if not line:
             raise NoAnswer(f"{path}: the server has closed the connection: it is stopping, or too many ask") from None
         raise NoAnswer(f"{path}: not understood: {error}; the server may be of another version") from None
@@ -94,7 +94,8 @@ def _exchange(path: str, question: bytes, patience: float) -> bytes:
         sock.connect(path)
         sock.sendall(question)
         pieces: list[bytes] = []
-        while not pieces or not pieces[-1].endswith(b"\n"):
+        room = LONGEST_ANSWER
+        while room > 0 and not (pieces and pieces[-1].endswith(b"\n")):
             sock.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 piece = sock.recv(1 << 16)
@@ -103,6 +104,7 @@ def _exchange(path: str, question: bytes, patience: float) -> bytes:
             if not piece:
                 break
             pieces.append(piece)
+            room -= len(piece)
     return b"".join(pieces)
 
 
@@ -116,7 +118,7 @@ def as_text(status: Status) -> str:
     parts.append(table(LISTENER_COLUMNS, map(listener_row, status.listeners)))
     if status.totals.programs:
         rows = [program_row(program) for program in status.programs[:MOST_LINES]]
-        parts.append(table(PROGRAM_COLUMNS, rows) + more(status.totals.programs - len(rows), "programs"))
+        parts.append(table(PROGRAM_COLUMNS, rows) + more(status.totals.programs - len(rows), "program"))
     if status.recent_refusals:
         parts.append(table(REFUSAL_COLUMNS, map(refusal_row, status.recent_refusals[-MOST_LINES:])))
     return "\n\n".join(parts)
@@ -128,17 +130,17 @@ def headline(status: Status) -> list[str]:
     lines = [
         f"poolsrv {server.version}, {server.state}, up {duration(server.uptime)}, generation {server.generation}"
         f" (pid {server.pid}, dispatcher {server.dispatcher_pid})",
-        server.config.translate(_PLAIN),
-        f"{totals.open} connections, {count(totals.accepted)} accepted, {rate(totals.accepted_rate)}/s;"
-        f" {totals.programs} programs; CPU {totals.cpu_percent:.0f} %, memory {size(totals.memory)}",
+        one_line(server.config),
+        f"{counted(totals.open, 'connection')}, {count(totals.accepted)} accepted, {rate(totals.accepted_rate)}/s;"
+        f" {counted(totals.programs, 'program')}; CPU {totals.cpu_percent:.0f} %, memory {size(totals.memory)}",
         f"{rate(totals.events_rate)} events/s, in {size(totals.bytes_in_rate)}/s, out {size(totals.bytes_out_rate)}/s",
     ]
     if server.restarts:
-        lines.append(f"{server.restarts} pools have crashed and been replaced")
+        lines.append(f"{counted(server.restarts, 'pool has', 'pools have')} crashed and been replaced")
     if server.last_reload is not None:
         reload = server.last_reload
         lines.append(f"last reload: {moment(reload.at)}, {'done' if reload.ok else 'failed, nothing has changed:'}")
-        lines += [f"  {error.translate(_PLAIN)}" for error in reload.errors[:MOST_LINES]]
+        lines += [f"  {one_line(error)}" for error in reload.errors[:MOST_LINES]]
     lines += [f"generation {pool.generation} (pid {pool.pid}) still drains" for pool in server.leaving]
     return lines
 
@@ -182,7 +184,7 @@ def listener_row(listener: ListenerFigures) -> tuple[str, ...]:
     return (
         listener.name,
         " > ".join((*listener.plugins, listener.handler)),
-        ", ".join(listener.addresses).translate(_PLAIN),
+        _cell(", ".join(listener.addresses)),
         str(listener.open),
         str(listener.max_connections or "-"),
         count(listener.accepted),
@@ -195,7 +197,7 @@ def listener_row(listener: ListenerFigures) -> tuple[str, ...]:
 
 def program_row(program: ProgramFigures) -> tuple[str, ...]:
     """The same of a program."""
-    command = program.command.translate(_PLAIN)
+    command = _cell(program.command)
     if len(command) > LONGEST_COMMAND:
         command = command[: LONGEST_COMMAND - 3] + "..."
     cells = (duration(program.age), duration(program.cpu), size(program.memory))
@@ -204,12 +206,16 @@ def program_row(program: ProgramFigures) -> tuple[str, ...]:
 
 def refusal_row(refusal: RefusalFigures) -> tuple[str, ...]:
     """The same of a connection that was refused."""
-    return (moment(refusal.time), refusal.listener, refusal.peer.translate(_PLAIN), refusal.reason)
+    return (moment(refusal.time), refusal.listener, _cell(refusal.peer), refusal.reason)
 
 
-def more(number: int, what: str) -> str:
+def more(number: int, noun: str) -> str:
     """A line about those that are not shown."""
-    return f"\nand {number} more {what}" if number > 0 else ""
+    return f"\nand {counted(number, 'more ' + noun)}" if number > 0 else ""
+
+
+def _cell(text: str) -> str:
+    return one_line(text.replace("\t", " "))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

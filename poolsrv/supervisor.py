@@ -35,6 +35,7 @@ from .heldsockets import give_up, given_sockets
 from .pidfile import PidFile, PidFileTaken
 from .poolprocess import EXIT_FAILED, LEAVING, SERVING, STARTING, PoolProcess
 from .sdnotify import Notifier
+from .text import one_line
 
 log = logging.getLogger("poolsrv.supervisor")
 
@@ -467,6 +468,6 @@ def _say(lines: list[str]) -> None:
     """To who has started the server; as they are, without time and level."""
     try:
         with open(2, "w", closefd=False, errors="backslashreplace") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
+            stream.writelines(f"{one_line(line)}\n" for line in lines)
     except OSError:
         pass  # nobody wants to know

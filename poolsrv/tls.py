@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from . import uncaught
 from .config import TlsTable
 from .problems import Key, Problems, quoted
 
@@ -47,6 +49,7 @@ class Acceptor:
         self._default = default
         self._by_name = by_name
         default.sni_callback = self._choose
+        uncaught.expect(_is_bad_name)
 
     def accept(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         """The server's side of a new connection, before the handshake."""
@@ -61,6 +64,21 @@ class Acceptor:
             chosen = self._by_name.get(exact) or self._by_name.get("*." + exact.partition(".")[2])
             if chosen is not None:
                 accepted.context = chosen
+
+
+def _is_bad_name(args: Any) -> bool:
+    """Whether this is how Python tells that a server name (RFC 6066) is not ASCII. It then fails the handshake, which
+    is told as any other that fails, and calls no callback."""
+    return args.exc_type is UnicodeDecodeError and type(args.object) is bytes
+
+
+def failure(error: OSError) -> str:
+    """Why a handshake has failed, in words."""
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    if error.reason == "CALLBACK_FAILED":  # the only callback is for the name
+        return "the server name is not in ASCII"
+    return _reason(error)
 
 
 def agreed(accepted: ssl.SSLObject) -> Tls:

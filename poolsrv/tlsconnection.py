@@ -25,7 +25,7 @@ from .connection import Connection
 from .descriptor import CLOSING, CONNECTING, OPEN
 from .eventloop import READ, WRITE
 from .stream import READS_AGAIN
-from .tls import Acceptor, Tls, agreed
+from .tls import Acceptor, Tls, agreed, failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -209,7 +209,7 @@ class TlsConnection(Connection):
         except BlockingIOError:
             done = False
         except OSError as error:
-            self._service.handshake_failed(self, _describe(error))
+            self._service.handshake_failed(self, failure(error))
             self._end("handshake failed")
             return
         wanted = READ | WRITE if self._transport.has_unsent else READ
@@ -323,9 +323,3 @@ class TlsConnection(Connection):
         """All that the program has written is here; or something that it has left behind goes on writing."""
         if self._bridged and self._bridged.pop(child, False):
             super()._child_exited(child)
-
-
-def _describe(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).lower().replace("_", " ")
-    return error.strerror or str(error)

@@ -38,6 +38,7 @@ from .status import (
     refusal_row,
     worker_row,
 )
+from .text import one_line
 
 EVERY: Final = 1.0  # seconds
 PATIENCE: Final = 1.0  # seconds for an answer; meanwhile no key is seen
@@ -83,7 +84,7 @@ def run(config: Path) -> None:
             try:
                 latest, trouble = ask(config, PATIENCE), ""
             except NoAnswer as error:
-                trouble = str(error)
+                trouble = one_line(str(error))
 
 
 @contextmanager

@@ -393,7 +393,7 @@ def test_json_escapes_what_no_text_can_hold(tmp_path: Path, monkeypatch: pytest.
     (line,) = (tmp_path / "log").read_bytes().splitlines()
     assert line.isascii()
     record = json.loads(line)
-    assert (record["message"], record["level"], record["reason"]) == ("a\nb\x1b\udc80é", "debug", "x")
+    assert (record["message"], record["level"], record["reason"]) == ("a\nb\x1b\\x80é", "debug", "x")
     assert "other" not in record
     with pytest.raises(FileNotFoundError):
         logs.set_up("debug", "text", str(tmp_path / "missing" / "log"))
