@@ -17,7 +17,7 @@ from .schema import keys
 __all__ = ["Config", "ConfigErrors", "LimitsConfig", "ListenerConfig", "LogConfig", "PoolConfig", "Problem"]
 
 Dispatch: TypeAlias = Literal["round-robin", "least-connections"]
-HalfClose: TypeAlias = Literal["finish", "abort"]
+HalfClose: TypeAlias = Literal["finish", "abort", "timely"]
 WhenFull: TypeAlias = Literal["wait", "refuse"]
 LogFormat: TypeAlias = Literal["text", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from .addresses import format_peer, peer_name
 from .children import PIPE, Child, signal_group, start_program
 from .descriptor import CLOSED, LINGERING, OPEN, Descriptor
-from .eventloop import ERROR, PEER_FINISHED, READ, Timer
+from .eventloop import ERROR, HANGUP, PEER_FINISHED, READ, Timer
+from .halfclose import finished_in_time
 from .outgoing import Outgoing
 from .pipe import Pipe
 from .stream import Stream
@@ -57,6 +58,7 @@ class Connection(Stream):
         "_children",
         "_ends_programs",
         "_extra",
+        "_finished_in_time",
         "_holds",
         "_local",
         "_log",
@@ -71,6 +73,7 @@ class Connection(Stream):
     )
 
     _always_lingers = True
+    _end_is_data = False  # whether the client's end of stream comes as bytes to the kernel
 
     def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int]) -> None:
         super().__init__(service.loop, fd)
@@ -86,6 +89,7 @@ class Connection(Stream):
         self._extra: dict[str, Any] | None = None
         self._log: logging.LoggerAdapter[logging.Logger] | None = None
         self._ends_programs = False
+        self._finished_in_time = False  # the client has finished sending, and waits for the answer
         self._local: tuple[str, int] | None = None  # as a proxy has said
         self.id = number
         self.peer = peer
@@ -364,21 +368,39 @@ class Connection(Stream):
         super()._at_eof()
         for stream in list(self._streams or ()):
             stream._settle()
-        if self._state == OPEN and self._service.aborts_half_closed:
+        if self._state == OPEN and self._service.watches_half_close and self._has_left():
             self.abort("client closed")
+
+    def _has_left(self) -> bool:
+        """Whether the end of the client's stream means that it is gone, and does not wait for an answer."""
+        if self._service.half_close == "abort":
+            return True
+        if not self._finished_in_time:
+            still_written_to = self._out is not None or (self._relay_out is not None and self._relay_out.wants_write)
+            self._finished_in_time = still_written_to or finished_in_time(
+                self._sock, self._loop.now - self._last_active, self._end_is_data
+            )
+        return not self._finished_in_time
 
     def _wanted(self) -> int:
         wanted = super()._wanted()
-        if self._service.aborts_half_closed and not wanted & READ and self._state == OPEN and not self.eof:
+        if self._service.watches_half_close and not wanted & READ and self._may_finish():
             wanted |= PEER_FINISHED  # nobody reads now, and yet it must be noticed
         return wanted
 
+    def _may_finish(self) -> bool:
+        return self._state == OPEN and not self.eof and not self._finished_in_time
+
     def _on_hangup(self, mask: int) -> None:
-        if mask & PEER_FINISHED and not mask & ERROR and self._service.aborts_half_closed:
-            self.eof = True
-            self.abort("client closed")
-        else:
-            super()._on_hangup(mask)
+        if mask & PEER_FINISHED and not mask & ERROR and self._service.watches_half_close:
+            if self._has_left():
+                self.eof = True
+                self.abort("client closed")
+                return
+            if not mask & HANGUP:
+                self._update()  # what it has sent before is still to be read, and then its end
+                return
+        super()._on_hangup(mask)
 
     def _fault(self, what: str, error: BaseException) -> None:
         self._service.log_fault(what, self, error)

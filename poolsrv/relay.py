@@ -212,11 +212,13 @@ class Relay:
     def _received(self, size: int, counted: bool = False) -> None:
         if not counted:
             self._source.bytes_in += size
+            self._source._last_active = self._source._loop.now
         if self._remaining is not None:
             self._remaining -= size
 
     def _sent(self, size: int) -> None:
         self._target.bytes_out += size
+        self._target._last_active = self._target._loop.now
         self._moved += size
 
     def _want(self, read: bool, write: bool) -> None:

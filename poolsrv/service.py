@@ -34,7 +34,7 @@ HANDSHAKES_TOLD_EVERY = 60.0  # seconds
 class Service:
     """Exists in each worker that serves the listener.
 
-    :param half_close: ``"finish"`` or ``"abort"``, the handler's default applied.
+    :param half_close: ``"finish"``, ``"abort"`` or ``"timely"``, the handler's default applied.
     :param acceptor: where the listener has TLS.
     :param base: the config file's directory, against which the paths of unix sockets count.
     """
@@ -55,7 +55,8 @@ class Service:
         self.hooks = hooks
         self.base = base
         self.max_unsent = config.max_unsent
-        self.aborts_half_closed = half_close == "abort"
+        self.half_close = half_close
+        self.watches_half_close = half_close != "finish"
         self.has_further_plugins = len(hooks.plugins) > 1
         self.on_connection_init = hooks.on_connection_init
         self.on_readable = hooks.on_readable or _ignore

@@ -175,6 +175,8 @@ class Transport:
 class TlsConnection(Connection):
     """See the module's docstring."""
 
+    _end_is_data = True
+
     __slots__ = ("_agreed", "_bridged", "_in_time", "_looked_for", "_transport")
 
     def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int], acceptor: Acceptor) -> None:

@@ -530,16 +530,6 @@ def test_pipelined_errors(client: Client) -> None:
     assert [client.response().status for _ in range(51)] == [404] * 50 + [200]
 
 
-def test_a_client_that_finishes_sending_is_gone(server: ServerProcess, root: Path) -> None:
-    """RFC 9112 section 9.6; as nginx has it: `half_close` is "abort"."""
-    with Client(server) as client:
-        client.request("/wait.sh")
-        client.head()
-        pid = int(client.take(_chunk_size(client)))
-        client.sock.shutdown(socket.SHUT_WR)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the program's end")
-
-
 def test_half_close_can_be_had(server: ServerProcess) -> None:
     """RFC 9112 section 9.6: where the config says so, everything is answered."""
     with Client(server, "finish") as client:

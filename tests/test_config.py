@@ -298,8 +298,11 @@ def test_auto_gives_a_listener_that_wants_more_workers_all_of_them(tmp_path: Pat
         ("idle_timeout = 1979-05-27", f"idle_timeout: got 1979-05-27 (a date), expected {SECONDS}"),
         ("idle_timeout = [1]", f"idle_timeout: got a list, expected {SECONDS}"),
         ("[listeners.www.idle_timeout]", f"idle_timeout: got a table, expected {SECONDS}"),
-        ('half_close = "abrot"', 'half_close: got "abrot", expected "finish" or "abort" (did you mean "abort"?)'),
-        ("half_close = true", 'half_close: got true, expected "finish" or "abort"'),
+        (
+            'half_close = "abrot"',
+            'half_close: got "abrot", expected "finish", "abort" or "timely" (did you mean "abort"?)',
+        ),
+        ("half_close = true", 'half_close: got true, expected "finish", "abort" or "timely"'),
         ("max_unsent = 0", "max_unsent: got 0, expected a whole number from 1"),
         (
             'max_unsent = "16MiB"',

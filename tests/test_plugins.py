@@ -188,7 +188,7 @@ def test_a_half_close_that_means_nothing_is_an_error(site: Path, tmp_path: Path)
     install(site, "hc", {"wrong": "hc:Wrong"}, HALF_CLOSE)
     assert errors(tmp_path, 'handler = "wrong"') == [
         "listeners.www.handler: the plugin \"wrong\" (hc:Wrong, of hc 1.0) has half_close = 'never',"
-        ' expected "finish" or "abort"'
+        ' expected "finish", "abort" or "timely"'
     ]
 
 
@@ -291,7 +291,7 @@ def test_an_entry_point_that_names_a_module_is_an_error(site: Path, tmp_path: Pa
         ),
         (
             "half_close = 3\n    @hookimpl\n    def on_readable(self): ...",
-            'has half_close = 3, expected "finish" or "abort"',
+            'has half_close = 3, expected "finish", "abort" or "timely"',
         ),
         (
             "@hookimpl\n    def on_readable(self): ...\n    Options = dict",

@@ -41,7 +41,7 @@ class Cgi:
             self._server = InetdServer(self._site)
         else:
             self._server = HttpServer(self._site)
-            self.half_close = "abort"
+            self.half_close = "timely"
 
     @hookimpl
     def on_worker_start(self, worker: Worker) -> None:

@@ -81,7 +81,8 @@ class RequestBody:
         if chunks is None or spool is None or self.unread is not None:
             return
         conn = self._conn
-        spool.write(chunks.feed(conn.recv()))
+        while not chunks.done and (data := conn.recv()):  # after the end of the stream nobody comes back for the rest
+            spool.write(chunks.feed(data))
         if chunks.done:
             conn.unread(chunks.surplus)
             self._end = self._position()
