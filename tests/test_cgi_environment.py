@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from poolsrv_cgi.environment import (
@@ -69,6 +70,15 @@ def test_path_info() -> None:
     variables = environment(GET, program, document_root="/r")
     assert (variables["PATH_INFO"], variables["PATH_TRANSLATED"]) == ("/a/b", "/r/a/b")
     assert environment(GET, program, document_root="/")["PATH_TRANSLATED"] == "/a/b"
+
+
+def test_redirect_status() -> None:
+    """By custom of Apache and php-cgi: of a program that an interpreter runs, by the server's word alone."""
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nRedirect-Status: 200\r\n\r\n"
+    assert not {"REDIRECT_STATUS", "HTTP_REDIRECT_STATUS"} & set(environment(head))
+    program = msgspec.structs.replace(PROGRAM, interpreted=True)
+    assert environment(GET, program)["REDIRECT_STATUS"] == "200"
+    assert environment(GET, program, fixed={"REDIRECT_STATUS": "302"})["REDIRECT_STATUS"] == "302"
 
 
 def test_body() -> None:

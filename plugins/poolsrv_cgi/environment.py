@@ -10,6 +10,7 @@ A program's environment has three layers, a later one wins:
 Header fields become HTTP_* variables, except those that would be wrong or dangerous there:
 
 - `Proxy`, which would become HTTP_PROXY, which programs take for their own outgoing proxy ("httpoxy");
+- `Redirect-Status`, which older versions of php-cgi take for the server's own word (REDIRECT_STATUS, below);
 - names with an underscore, which can't be told from a hyphen in a variable, so that a client could get past a proxy in
   front that filters a header; and names with any other character that no shell variable can have;
 - Content-Type and Content-Length, which have variables of their own; Transfer-Encoding, Trailer and TE, which are
@@ -59,6 +60,7 @@ _HIDDEN = frozenset(
         b"upgrade",
         b"expect",
         b"proxy-authorization",
+        b"redirect-status",
     )
 )
 
@@ -172,6 +174,9 @@ def http_environment(
     environment["REMOTE_PORT"] = str(endpoints.remote_port)
     if endpoints.tls:
         environment["HTTPS"] = "on"
+    if program.interpreted:
+        # As after Apache's redirect to the handler of an Action; php-cgi insists on it (cgi.force_redirect).
+        environment["REDIRECT_STATUS"] = "200"
     if program.path_info:
         environment["PATH_INFO"] = program.path_info
         environment["PATH_TRANSLATED"] = document_root.rstrip("/") + program.path_info

@@ -53,6 +53,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     :ivar script_name: the part of the URL path that names it, decoded (RFC 3875 section 4.1.13).
     :ivar path_info: the rest, decoded, empty or with a slash in front (section 4.1.5).
     :ivar nph: it writes the response itself, status line and all (section 5).
+    :ivar interpreted: `argv` begins with an interpreter that the config has for its suffix.
     :ivar warm: it is to run in a child of a warm interpreter.
 
     Bytes that aren't text in the file system's encoding are in it as surrogate escapes (PEP 383).
@@ -64,6 +65,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     script_name: str
     path_info: str = ""
     nph: bool = False
+    interpreted: bool = False
     warm: bool = False
 
 
@@ -308,6 +310,7 @@ def _program(
         directory=filename[: filename.rindex("/")] or "/",
         script_name=script_name,
         path_info=os.fsdecode(rest),
+        interpreted=bool(interpreter),
         nph=bool(paths.nph) and any(fnmatchcase(script_name, pattern) for pattern in paths.nph),
         warm=paths.warm
         if isinstance(paths.warm, bool)
