@@ -18,6 +18,8 @@ MORE = {
     "redirect.sh": "printf 'Location: http://elsewhere.example/x\\n\\n'",
     "redirectdoc.sh": "printf 'Status: 303 See Other\\nLocation: http://e/\\nContent-Type: text/plain\\n\\nsee'",
     "local.sh": "printf 'Location: /env.sh/more?%s\\n\\n' \"$QUERY_STRING\"",
+    "localcookie.sh": "printf 'Set-Cookie: a=b\\nLocation: /env.sh?%s\\nSet-Cookie: c=d\\n\\n' \"$QUERY_STRING\"",
+    "localfragment.sh": "printf 'Location: /a b/\\303\\244#x\\n\\n'",
     "localslow.sh": "printf 'Location: /slow.sh\\n\\n'",
     "locallate.sh": "printf 'Location: /hello.sh\\n\\n'; exec 1>&-; sleep 0.2; touch late",
     "slow.sh": "sleep 1.5; printf 'Content-Type: text/plain\\n\\nslow'",
@@ -228,6 +230,16 @@ def test_a_local_redirect(client: Client) -> None:
     assert client.get("/hello.sh").body == b"hello"
     client.send(b"POST /local.sh HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"x" * 999))
     assert "CONTENT_LENGTH" not in client.response().environment
+
+
+def test_what_is_more_than_a_local_redirect_is_for_the_client(client: Client) -> None:
+    """RFC 3875 section 6.2.2: cookies beside a path reach the client; so does a fragment, in a Location that is one."""
+    answer = client.get("/localcookie.sh?q", method="POST", body=b"x")
+    assert (answer.status, answer.body) == (302, b"")
+    assert (b"location", b"/env.sh?q") in answer.fields
+    assert [value for name, value in answer.fields if name == b"set-cookie"] == [b"a=b", b"c=d"]
+    answer = client.get("/localfragment.sh")
+    assert (answer.status, answer.headers[b"location"]) == (302, b"/a%20b/%C3%A4#x")
 
 
 def test_a_local_redirect_to_a_slow_program_waits_for_it(client: Client) -> None:

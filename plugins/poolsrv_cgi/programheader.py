@@ -5,11 +5,13 @@ The four shapes of a response (section 6.2) come out as three, since the last tw
 | shape | known by | here |
 | --- | --- | --- |
 | document | Content-Type or Status, no Location | status 200 or what Status says |
-| local redirect | Location begins with "/", no Status | `local` is True: the server makes a new request of `location` |
+| local redirect | Location alone, a path and query | `local` is True: the server makes a new request of `location` |
 | client redirect, with or without document | any other Location | status 302 or what Status says |
 
-A Location that begins with "/" next to a Status goes to the client as it is: RFC 3875 has no such case, but programs
-print it, they mean the client, and RFC 9110 section 10.2.2 allows it. So do Apache and nginx.
+A Location that begins with "/" goes to the client when there is anything beside it: RFC 3875 section 6.2.2 allows
+nothing there, and what a program has to say, a cookie above all, would be lost. It goes there, too, when it is more
+than path and query: the client has use for a fragment. RFC 9110 section 10.2.2 allows both. What can't stand in a URI
+(a space, UTF-8) is percent-encoded on the way to the client.
 
 Lines may end with CRLF or LF (section 6.2, "NL"), also by turns. Beyond that nothing is mended: a line that is no
 field, a repeated CGI field, a control character in a value or a header without any CGI field is a `BadResponse`,
@@ -29,7 +31,8 @@ _find_end = re.compile(rb"(?:\A|\n)\r?\n").search  # \A is the buffer's start, a
 _match_name = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _match_status = re.compile(rb"([1-9][0-9]{2})(?:[ \t]+(.*))?").fullmatch
 _match_length = re.compile(rb"[0-9]{1,18}").fullmatch
-_match_local = re.compile(rb"/[!-\"$-~]*").fullmatch
+# What is in no URI (RFC 3986 section 2), percent signs that begin no escape included.
+_replace_bad = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^!#-;=?-\[\]_a-z~]").sub
 _HEADER_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 
 # About this server's connection, which the program does not know (RFC 9110 section 7.6.1); and Status, which becomes
@@ -126,6 +129,7 @@ def _parse(header: bytes, max_fields: int) -> ProgramHeader:
     cgi: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     hop_by_hop: list[bytes] = []
+    beside = 0  # fields, but for those that are for this server alone
     for line in lines:
         name, colon, value = line.removesuffix(b"\r").partition(b":")
         if not colon or not _match_name(name):
@@ -140,19 +144,42 @@ def _parse(header: bytes, max_fields: int) -> ProgramHeader:
             cgi[lower] = value
         elif lower == b"connection":
             hop_by_hop = [option.strip(b" \t") for option in value.lower().split(b",")]
-        if lower not in _NOT_PASSED and not lower.startswith(b"x-cgi-"):
-            fields.append((name, value))
+        if lower.startswith(b"x-cgi-"):
+            continue
+        beside += lower != b"location"
+        if lower not in _NOT_PASSED:
+            fields.append((name, encoded_location(value) if lower == b"location" else value))
     if hop_by_hop:
         fields = [field for field in fields if field[0].lower() not in hop_by_hop]
-    return _shape(cgi, fields)
+    return _shape(cgi, fields, alone=not beside)
 
 
-def _shape(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]]) -> ProgramHeader:
-    """Which of the shapes it is (RFC 3875 section 6.2)."""
+def encoded_location(value: bytes) -> bytes:
+    """A program's Location as a URI reference (RFC 9110 section 10.2.2): what can't be in one is percent-encoded.
+
+    What is encoded already stays as it is. Clients take a backslash for a slash, so that `/\\a` would name a host.
+    """
+    reference, hash_sign, fragment = value.partition(b"#")
+    fragment = _replace_bad(_escape, fragment).replace(b"#", b"%23")
+    return _replace_bad(_escape, reference) + hash_sign + fragment
+
+
+def _is_local(location: bytes) -> bool:
+    """Whether it is path and query, without fragment, as they stand in a request (RFC 3875 section 6.2.2)."""
+    return location.startswith(b"/") and b"#" not in location and encoded_location(location) == location
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % match[0][0]
+
+
+def _shape(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]], alone: bool) -> ProgramHeader:
+    """Which of the shapes it is (RFC 3875 section 6.2).
+
+    :param alone: whether there is one field.
+    """
     location = cgi.get(b"location")
-    if location is not None and location.startswith(b"/") and b"status" not in cgi:
-        if not _match_local(location):
-            raise BadResponse(f"Location {location[:100]!r}")
+    if location is not None and alone and _is_local(location):
         return ProgramHeader(status=200, local=True, location=location.decode("ascii"))
     if location is None and b"status" not in cgi and b"content-type" not in cgi:
         raise BadResponse("neither Content-Type nor Location nor Status")
