@@ -18,11 +18,13 @@ class Reload(msgspec.Struct, frozen=True):
     """How a reload went.
 
     :ivar at: when that was known.
+    :ivar began: seconds after the machine's start (CLOCK_BOOTTIME, clock_gettime(2)), which no one sets.
     """
 
     at: float
     ok: bool
     errors: list[str] = []
+    began: float = 0.0
 
 
 class LeavingPool(msgspec.Struct, frozen=True):
@@ -36,12 +38,14 @@ class About(msgspec.Struct, frozen=True):
     """What only the supervisor knows; it tells the pool.
 
     :ivar pid: the server's.
+    :ivar began: its start, in seconds after the machine's start (CLOCK_BOOTTIME).
     :ivar serving: the generation of the pool that serves; None where none does.
     :ivar restarts: pools that have crashed and been replaced.
     """
 
     pid: int = 0
     started_at: float = 0.0
+    began: float = 0.0
     serving: int | None = None
     restarts: int = 0
     last_reload: Reload | None = None
@@ -57,7 +61,7 @@ class ServerFigures(msgspec.Struct, frozen=True, kw_only=True):
     :ivar dispatcher_pid: of the pool.
     :ivar state: of the pool: ``"starting"``, ``"serving"`` or ``"stopping"``.
     :ivar started_at: the supervisor's start.
-    :ivar uptime: since then.
+    :ivar uptime: since then, whatever has become of the machine's time.
     :ivar pool_started_at: the pool's start, which read the config and the code.
     :ivar restarts: pools that have crashed and been replaced.
     :ivar leaving: older pools that still drain.

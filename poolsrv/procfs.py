@@ -29,7 +29,13 @@ class Usage(NamedTuple):
     @property
     def age(self) -> float:
         """Seconds since its start."""
-        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - self.started, 0.0)
+        return max(seconds_since_boot() - self.started, 0.0)
+
+
+def seconds_since_boot() -> float:
+    """After the machine's start, its sleep included: the same in every process, and nobody sets it. Ages are told by
+    it, since the time of day may jump."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def usage(pid: int) -> Usage | None:

@@ -11,6 +11,7 @@ from typing import Final
 from . import configfile, pidfile
 from .config import PoolTable
 from .figures import Reload
+from .procfs import seconds_since_boot
 from .status import NoAnswer, ask
 
 LOOK_EVERY: Final = 0.05  # seconds
@@ -25,7 +26,7 @@ def reload(config: Path) -> Reload | None:
     :raises NoAnswer: it does not run, or is somebody else's, or does not come to an end with it.
     """
     table, pid = _find(config)
-    sent_at = time.time()
+    sent_at = seconds_since_boot()
     _signal(pid, signal.SIGHUP)
     if table.control is None:
         return None
@@ -36,7 +37,7 @@ def reload(config: Path) -> Reload | None:
             last = ask(config).server.last_reload
         except NoAnswer:
             last = None  # one pool is going, the other coming
-        if last is not None and last.at >= sent_at:
+        if last is not None and last.began >= sent_at:
             return last
         if _running(table) != pid:
             raise NoAnswer(f"the server (pid {pid}) has ended meanwhile; its log says why")

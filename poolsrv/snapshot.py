@@ -152,7 +152,7 @@ class Observer:
             generation=self._generation,
             state=self.state,
             started_at=about.started_at,
-            uptime=time.time() - about.started_at,
+            uptime=procfs.seconds_since_boot() - about.began,
             pool_started_at=self._started_at,
             restarts=about.restarts,
             last_reload=about.last_reload,

@@ -34,6 +34,7 @@ from .handshake import VERSION, Message, received_sockets, send_sockets
 from .heldsockets import give_up, given_sockets
 from .pidfile import PidFile, PidFileTaken
 from .poolprocess import EXIT_FAILED, LEAVING, SERVING, STARTING, PoolProcess
+from .procfs import seconds_since_boot
 from .sdnotify import Notifier
 from .text import one_line
 
@@ -60,7 +61,8 @@ class Supervisor:
     def __init__(self, config: str, level: str | None) -> None:
         self._config = config
         self._level = level
-        self._started_at = time.time()
+        self._started_at, self._began = time.time(), seconds_since_boot()
+        self._reload_began = 0.0
         # Who has been started by this process before it became poolsrv (a shell's "exec") is none of its business.
         self._not_ours = children.children_of_this_process()
         self._signals = signals.SignalPipe(
@@ -217,7 +219,7 @@ class Supervisor:
             self._pidfile.remove()
         self._pidfile = pool.pidfile
         if pool.reload:
-            self._last_reload = {"at": time.time(), "ok": True, "errors": []}
+            self._last_reload = {"at": time.time(), "ok": True, "errors": [], "began": self._reload_began}
             log.info("generation %d (pid %d) serves", pool.generation, pool.pid)
         self._notifier.send("READY=1", f"STATUS=serving, generation {pool.generation}")
         if former is not None:
@@ -253,6 +255,7 @@ class Supervisor:
             if self._retry is not None:
                 self._retry.cancel()
                 self._retry = None
+            self._reload_began = seconds_since_boot()
             self._start(reload=True)
 
     def _reload_if_asked_again(self) -> None:
@@ -265,7 +268,7 @@ class Supervisor:
         for line in errors:
             log.error("reload: %s", line, extra={"reason": line})
         log.error("the reload has failed, with %d errors; nothing has changed", len(errors))
-        self._last_reload = {"at": time.time(), "ok": False, "errors": errors}
+        self._last_reload = {"at": time.time(), "ok": False, "errors": errors, "began": self._reload_began}
         first = errors[0] if errors else "see the log"
         self._notifier.send("READY=1", f"STATUS=reload failed ({len(errors)} errors): {first}")
         self._tell_about()
@@ -436,6 +439,7 @@ class Supervisor:
         return {
             "pid": os.getpid(),
             "started_at": self._started_at,
+            "began": self._began,
             "serving": self._current.generation if self._current is not None else None,
             "restarts": self._restarts,
             "last_reload": self._last_reload,
