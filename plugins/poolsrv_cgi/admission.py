@@ -4,25 +4,24 @@ Theory. A place is one count of an `eventfd` with EFD_SEMAPHORE (eventfd(2)): to
 write, both atomic between processes, and the descriptor is readable while there are places. It is made before the
 fork, so that all workers share it; no trip to the dispatcher is needed.
 
-A worker that is killed can't give back what it holds. So each worker keeps the number of its places in a cell of a
-shared anonymous mapping, which nobody else writes while it lives; the dispatcher, once it has reaped the worker, reads
-the cell and gives back that many. The cell is changed before a place is taken and after it is given back, so a worker
-that is killed in between leaves one place too many, never one too few.
+A worker that is killed can't give back what it holds. So each keeps the number of its places in a cell of shared
+memory (`cells`), and the dispatcher, once it has reaped the worker, gives back that many. The cell is changed before a
+place is taken and after it is given back, so a worker that is killed in between leaves one place too many, never one
+too few.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import struct
 from collections.abc import Callable
 
 from poolsrv import Handle, Timer, Worker
 
+from .cells import SharedCells
+
 __all__ = ["Admission", "Waiter"]
 
-_CELL = struct.Struct("=ii")  # the worker's process id, and how many it holds
-_CELLS = 1024  # the most workers that a pool can have
+GRANTS_PER_EVENT = 8  # places that are handed on at a time: each starts a program, and others wait for their events
 
 
 class SharedCount:
@@ -33,10 +32,7 @@ class SharedCount:
 
     def __init__(self, places: int) -> None:
         self._event = os.eventfd(places, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._cells = mmap.mmap(-1, _CELL.size * _CELLS)
-        self._offset = 0
-        self._pid = 0
-        self._held = 0
+        self._cells = SharedCells()
 
     def __del__(self) -> None:
         os.close(self._event)
@@ -45,40 +41,30 @@ class SharedCount:
         """The descriptor that is readable while there are places."""
         return self._event
 
-    def open(self, slot: int) -> None:
-        """In a worker, before its first connection: claim its cell."""
-        self._offset = slot * _CELL.size
-        self._pid = os.getpid()
-        self._hold(0)
+    def open(self) -> None:
+        """In a worker, before its first connection."""
+        self._cells.open()
 
     def take(self) -> bool:
         """Take a place; False where there is none."""
-        self._hold(self._held + 1)
+        self._cells.add(1)
         try:
             os.eventfd_read(self._event)
         except BlockingIOError:
-            self._hold(self._held - 1)
+            self._cells.add(-1)
             return False
         return True
 
     def give_back(self) -> None:
         """Give a place back."""
         os.eventfd_write(self._event, 1)
-        self._hold(self._held - 1)
+        self._cells.add(-1)
 
     def worker_ended(self, pid: int) -> None:
         """In the dispatcher: give back what a worker that has been reaped held."""
-        for offset in range(0, _CELL.size * _CELLS, _CELL.size):
-            owner, held = _CELL.unpack_from(self._cells, offset)
-            if owner == pid:
-                _CELL.pack_into(self._cells, offset, 0, 0)
-                if held > 0:
-                    os.eventfd_write(self._event, held)
-                return
-
-    def _hold(self, held: int) -> None:
-        self._held = held
-        _CELL.pack_into(self._cells, self._offset, self._pid, held)
+        held = self._cells.forget(pid)
+        if held > 0:
+            os.eventfd_write(self._event, held)
 
 
 class Waiter:
@@ -117,7 +103,7 @@ class Admission:
         self._worker = worker
         for count in (self._places, self._queue):
             if count is not None:
-                count.open(worker.slot)
+                count.open()
 
     def worker_ended(self, pid: int) -> None:
         """In the dispatcher, when a worker has been reaped."""
@@ -154,7 +140,10 @@ class Admission:
 
     def _on_places(self) -> None:
         assert self._places is not None
-        while self._waiting and self._places.take():
+        # What is left over is told again at once: the descriptor stays readable.
+        for _ in range(GRANTS_PER_EVENT):
+            if not self._waiting or not self._places.take():
+                return
             waiter = next(iter(self._waiting))
             self._leave(waiter)
             waiter.granted()

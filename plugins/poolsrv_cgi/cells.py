@@ -1,0 +1,84 @@
+"""A number for each process, in memory that all workers of a pool and their dispatcher share.
+
+A cell belongs to a process, not to a worker's place in the pool: while one worker drains, its successor is there
+already. A worker looks for a free cell when it starts, and has it until the dispatcher has reaped it. Only its owner
+writes to a cell meanwhile. Two that start together are kept apart by a lock that the kernel gives back when its holder
+is killed (fcntl(2), F_SETLKW: such a lock belongs to the process, however the descriptor was inherited).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+
+__all__ = ["SharedCells"]
+
+_CELL = struct.Struct("=qq")  # the owner's process id, 0: free; its number
+_CELLS = 8192  # the most workers that a pool can have, and many times as many that drain
+_USED = -1  # the number of a cell that is free and has been taken before
+
+
+class SharedCells:
+    """Made in the parent, before the fork.
+
+    :raises OSError: no descriptor, or no memory.
+    """
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("poolsrv-cells", os.MFD_CLOEXEC)
+        os.ftruncate(self._file, _CELL.size * _CELLS)
+        self._cells = mmap.mmap(self._file, _CELL.size * _CELLS)
+        self._offset = 0
+        self._pid = 0
+        self.own = 0
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def open(self) -> None:
+        """In a worker: take a cell.
+
+        :raises OSError: the kernel has no locks left.
+        :raises RuntimeError: all are taken.
+        """
+        pid = os.getpid()
+        fcntl.lockf(self._file, fcntl.LOCK_EX, 1)
+        try:
+            for offset in range(0, _CELL.size * _CELLS, _CELL.size):
+                if _CELL.unpack_from(self._cells, offset)[0] in (0, pid):
+                    _CELL.pack_into(self._cells, offset, pid, 0)
+                    self._offset, self._pid, self.own = offset, pid, 0
+                    return
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1)
+        raise RuntimeError(f"{_CELLS} workers that serve or drain: there is no room for another")
+
+    def add(self, difference: int) -> None:
+        """Change the worker's own number."""
+        self.own += difference
+        _CELL.pack_into(self._cells, self._offset, self._pid, self.own)
+
+    def total(self) -> int:
+        """The sum over all workers, as of now."""
+        # Cells are taken from the first on: behind one that was never used there is none.
+        total = 0
+        for offset in range(0, _CELL.size * _CELLS, _CELL.size):
+            pid, number = _CELL.unpack_from(self._cells, offset)
+            if pid:
+                total += number
+            elif not number:
+                break
+        return total
+
+    def forget(self, pid: int) -> int:
+        """In the dispatcher, once a worker has been reaped: free its cell; the number that was in it."""
+        for offset in range(0, _CELL.size * _CELLS, _CELL.size):
+            owner, number = _CELL.unpack_from(self._cells, offset)
+            if owner == pid:
+                _CELL.pack_into(self._cells, offset, 0, _USED)
+                return int(number)
+            if not owner and not number:
+                break
+        return 0
