@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .errors import ConfigError, LineTooLong
     from .eventloop import Timer
     from .hookspecs import hookimpl
+    from .safenames import open_for_appending
     from .stream import Stream
     from .worker import Handle, Worker
 
@@ -29,6 +30,7 @@ __all__ = [
     "Timer",
     "Worker",
     "hookimpl",
+    "open_for_appending",
 ]
 
 _MODULES = {
@@ -42,6 +44,7 @@ _MODULES = {
     "Timer": "eventloop",
     "Worker": "worker",
     "hookimpl": "hookspecs",
+    "open_for_appending": "safenames",
 }
 
 if not TYPE_CHECKING:  # to a type checker this would give the package every name

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from .handshake import Held
+from .safenames import Folder, Socket
 from .sdnotify import take_sockets
 
 log = logging.getLogger("poolsrv.supervisor")
@@ -27,10 +27,9 @@ def give_up(held: Held, unlink: bool = True) -> None:
     held.socket.close()
     if unlink and held.inode is not None:
         try:
-            status = os.stat(held.path)
-            if (status.st_dev, status.st_ino) == held.inode:
-                os.unlink(held.path)
-        except FileNotFoundError:
+            with Folder(held.path) as folder, Socket(folder):  # of all files only sockets are ever removed
+                folder.unlink(held.inode)
+        except (FileNotFoundError, FileExistsError):
             pass
         except OSError as error:
             log.warning("can't remove %s: %s", held.path, error.strerror)

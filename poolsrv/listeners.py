@@ -14,7 +14,6 @@ import errno
 import logging
 import os
 import socket
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,12 +25,16 @@ from .errors import StartError
 from .handshake import Held
 from .heldsockets import give_up
 from .problems import one_of
+from .safenames import Folder, Inode, Socket, inode_of
 
 log = logging.getLogger("poolsrv.listeners")
 
 KEEPALIVE_PROBES = 3  # without an answer, before a peer is taken for gone
 
 
+Owner = tuple[int, int]  # user and group; -1 leaves it, chown(2)
+NOBODY_ELSE: Owner = (-1, -1)
+_CONTROL_FOLDER_MODE = 0o700
 # No listener can have this name.
 _CONTROL = ""
 
@@ -59,17 +62,19 @@ class Bound(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Where it really listens; with port 0, the port that the kernel has chosen."""
-        name = self.socket.getsockname()
         if self.socket.family == socket.AF_UNIX:
-            return f"unix:{os.fsdecode(name)}"
-        host, port = name[:2]
+            return f"unix:{self.held.path or os.fsdecode(self.socket.getsockname())}"
+        host, port = self.socket.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind(listeners: tuple[ListenerConfig, ...], held: Mapping[str, Held]) -> list[list[Bound]]:
+def bind(
+    listeners: tuple[ListenerConfig, ...], held: Mapping[str, Held], owner: Owner = NOBODY_ELSE
+) -> list[list[Bound]]:
     """Have a socket for every address of every listener: one that stands, or else a new one.
 
     :param held: those that stand, by key.
+    :param owner: to whom root gives the files of unix sockets.
     :returns: for each listener its sockets.
     :raises StartError: some can't be bound; it names them all, and those that could be are closed again.
     """
@@ -79,9 +84,7 @@ def bind(listeners: tuple[ListenerConfig, ...], held: Mapping[str, Held]) -> lis
         bound.append([])
         for index, address in enumerate(listener.bind):
             try:
-                if listener.name == _CONTROL:
-                    os.makedirs(os.path.dirname(address.path), mode=0o700, exist_ok=True)
-                bound[-1] += _bind_one(listener, address, index, held)
+                bound[-1] += _bind_one(listener, address, index, held, owner)
             except OSError as error:
                 key = "pool.control" if listener.name == _CONTROL else f"listeners.{listener.name}"
                 problems.append(f"{key}: can't listen on {address}: {_reason(error, address)}")
@@ -92,7 +95,9 @@ def bind(listeners: tuple[ListenerConfig, ...], held: Mapping[str, Held]) -> lis
     return bound
 
 
-def _bind_one(listener: ListenerConfig, address: Address, index: int, held: Mapping[str, Held]) -> list[Bound]:
+def _bind_one(
+    listener: ListenerConfig, address: Address, index: int, held: Mapping[str, Held], owner: Owner
+) -> list[Bound]:
     if address.systemd:
         given = [one for key, one in held.items() if key.rpartition("#")[0] == str(address)]
         if not given:
@@ -102,16 +107,12 @@ def _bind_one(listener: ListenerConfig, address: Address, index: int, held: Mapp
         return [Bound(listener.name, one, False) for one in given]
     key = f"{listener.name} {address} {index}" if address.has_any_port else str(address)
     standing = held.get(key)
-    if standing is not None and standing.inode is not None and _inode(address.path) != standing.inode:
-        standing = None  # somebody has removed its file
+    if address.path:
+        return [_bind_unix(listener, address.path, key, standing, owner)]
     if standing is None:
-        sock = _bind_new(listener, address)
-        return [Bound(listener.name, Held(key, sock, address.path, _inode(address.path)), True)]
-    if address.path and listener.socket_mode is not None:
-        os.chmod(address.path, listener.socket_mode)
+        return [Bound(listener.name, Held(key, _bind_new(listener, address)), True)]
     apply_options(standing.socket, listener)
-    if standing.socket.family != socket.AF_UNIX:
-        standing.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, listener.reuse_port)
+    standing.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, listener.reuse_port)
     standing.socket.listen(listener.backlog)
     return [Bound(listener.name, standing, False)]
 
@@ -124,8 +125,6 @@ def _no_given_socket(held: Mapping[str, Held]) -> str:
 
 
 def _bind_new(listener: ListenerConfig, address: Address) -> socket.socket:
-    if address.family == socket.AF_UNIX:
-        return _bind_unix(listener, address)
     try:
         return _bind_inet(listener, address, address.family)
     except OSError as error:
@@ -170,61 +169,84 @@ def _bind_inet(listener: ListenerConfig, address: Address, family: int) -> socke
     return sock
 
 
-def _bind_unix(listener: ListenerConfig, address: Address) -> socket.socket:
-    _remove_stale(address.path)
+def _bind_unix(listener: ListenerConfig, path: str, key: str, standing: Held | None, owner: Owner) -> Bound:
+    """The socket that stands, unless somebody has removed its file, or a new one."""
+    make = _CONTROL_FOLDER_MODE if listener.name == _CONTROL else None
+    with Folder(path, make) as folder:
+        if standing is not None and (file := _file_of(folder, standing)) is not None:
+            with file:
+                file.give(*owner, listener.socket_mode)
+            standing.socket.listen(listener.backlog)
+            return Bound(listener.name, standing, False)
+        _remove_stale(folder, owner)
+        sock, inode = _bind_new_unix(listener, folder, owner)
+    return Bound(listener.name, Held(key, sock, path, inode), True)
+
+
+def _file_of(folder: Folder, held: Held) -> Socket | None:
+    """The file of a socket that stands; None where that is gone, or the name is another file's."""
+    found = folder.stat()
+    if found is None or inode_of(found) != held.inode:
+        return None
+    file = Socket(folder)
+    if inode_of(file.status) == held.inode:
+        return file
+    file.close()
+    return None
+
+
+def _bind_new_unix(listener: ListenerConfig, folder: Folder, owner: Owner) -> tuple[socket.socket, Inode]:
+    """A new socket, whose file has owner and mode before anybody can connect."""
+    mode = listener.socket_mode
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Until the mode is set nobody else may connect.
-    former = os.umask(0o177) if listener.socket_mode is not None else None
-    bound = False
+    # The file is made with its mode: there is nothing to be changed by name.
+    former = os.umask(0o777 & ~mode) if mode is not None else None
     try:
-        sock.bind(address.path)
-        bound = True
-        if listener.socket_mode is not None:
-            os.chmod(address.path, listener.socket_mode)
-        sock.listen(listener.backlog)
+        sock.bind(folder.address)
     except OSError:
         sock.close()
-        if bound:
-            os.unlink(address.path)
         raise
     finally:
         if former is not None:
             os.umask(former)
+    inode: Inode | None = None
+    try:
+        with Socket(folder) as file:
+            if file.status.st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "somebody has put another file in the place of the new socket")
+            inode = inode_of(file.status)
+            file.give(*owner, mode)
+        sock.listen(listener.backlog)
+    except OSError:
+        sock.close()
+        if inode is not None:
+            folder.unlink(inode)
+        raise
     sock.setblocking(False)
-    return sock
+    return sock, inode
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(folder: Folder, owner: Owner) -> None:
     """Remove a socket file that nobody listens on any more.
 
-    :raises OSError: somebody does, or it is no socket.
+    :raises OSError: somebody does, it is no socket, or somebody else may have put it there.
     """
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
+    if folder.stat() is None:
         return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "there is a file of that name, and it is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with Socket(folder) as file, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        code = probe.connect_ex(path)
-    if code == errno.ECONNREFUSED:
-        log.info("replacing the stale socket file %s", path)
-        os.unlink(path)
-    elif code == errno.EACCES:
-        raise PermissionError(errno.EACCES, "there is another user's socket, which this one may not connect to")
-    else:
-        raise OSError(errno.EADDRINUSE, "another process listens there")
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    if not path:
-        return None
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino)
+        code = probe.connect_ex(file.address)
+        uid = file.status.st_uid
+        if code == errno.EACCES:
+            raise PermissionError(errno.EACCES, "there is another user's socket, which this one may not connect to")
+        if code != errno.ECONNREFUSED:
+            raise OSError(errno.EADDRINUSE, "another process listens there")
+        if folder.shared and uid not in (os.geteuid(), owner[0]):
+            raise PermissionError(
+                errno.EPERM, f"there is a socket of user {uid}, in a directory where others may write"
+            )
+        log.info("replacing the stale socket file %s", folder.path)
+        folder.unlink(inode_of(file.status))
 
 
 def _reason(error: OSError, address: Address) -> str:

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from . import text as plain_text
 from . import uncaught
+from .safenames import open_for_appending
 
 LEVELS = ("debug", "info", "warning", "error")
 # What a line is about, where it is about one; given as "extra" to a call of the logger.
@@ -204,18 +205,7 @@ class _File(_Handler):
         self._standard_error.setFormatter(_Text())
 
     def _open(self) -> int:
-        # Without waiting, should it be a pipe that nobody empties.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        if self._owner is not None and os.geteuid() == 0:
-            # In a folder of that user's, who must not get anything else written to, or given, by way of a link.
-            flags |= os.O_NOFOLLOW
-            try:
-                fd = os.open(self._path, flags | os.O_EXCL, FILE_MODE)
-                os.fchown(fd, *self._owner)
-                return fd
-            except FileExistsError:
-                pass
-        return os.open(self._path, flags, FILE_MODE)
+        return open_for_appending(self._path, FILE_MODE, self._owner)
 
     def reopen(self) -> None:
         try:

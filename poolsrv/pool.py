@@ -271,12 +271,11 @@ def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> tup
     wanted = [listener.config for listener in server.listeners]
     if pool.control is not None:
         wanted.append(listeners.control_listener(pool.control))
-    bound = listeners.bind(tuple(wanted), held)
-    used = [one for group in bound for one in group]
+    owner = listeners.NOBODY_ELSE
     if pool.identity is not None and os.geteuid() == 0:
-        for bound_one in used:
-            if bound_one.held.path:  # whoever the mode says may connect to it
-                os.chown(bound_one.held.path, _id(pool.identity.uid), _id(pool.identity.gid))
+        owner = _id(pool.identity.uid), _id(pool.identity.gid)
+    bound = listeners.bind(tuple(wanted), held, owner)
+    used = [one for group in bound for one in group]
     send_sockets(link, "bound", [one.held for one in used if one.is_new])
     link.send(
         "configured",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cgi_client import Client, cgi_listener, write_programs
+from strangers import ROOT, open_tmp
 from support import ServerProcess, is_alive, wait_until
 
 from poolsrv import privileges
@@ -20,18 +21,9 @@ from poolsrv.errors import StartError
 
 Serve = Callable[..., ServerProcess]
 
-ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+__all__ = ["open_tmp"]
 NOBODY = pwd.getpwnam("nobody")
 ECHO = '[listeners.hello]\nbind = "127.0.0.1:0"\nhandler = "echo"\n'
-
-
-@pytest.fixture
-def open_tmp(tmp_path: Path) -> Path:
-    """A folder that everybody can enter, with all above it."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.name.startswith(("pytest-", "popen-", "test_")):
-            folder.chmod(0o755)
-    return tmp_path
 
 
 def status(pid: int) -> dict[str, str]:

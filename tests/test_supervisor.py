@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,8 +165,9 @@ def test_quit_stops_in_order(serve: Serve, site: Path) -> None:
 
 
 def test_the_pid_file_is_there_while_the_server_is(serve: Serve, site: Path) -> None:
-    server = serve(config('pidfile = "run/server.pid"'), paths=(site,))
-    path = server.folder / "run" / "server.pid"
+    server = serve(config('pidfile = "server.pid"'), paths=(site,))
+    path = server.folder / "server.pid"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600  # who can open it can lock it
     assert path.read_text() == f"{server.pid}\n"
     server.signal(signal.SIGHUP)
     server.wait_for_line(r"generation 2 \(pid \d+\) serves")
@@ -194,6 +196,10 @@ def test_a_pid_file_that_can_not_be_written(serve: Serve, site: Path, tmp_path: 
     server = serve(config(f'pidfile = "{path}"'), paths=(site,), ready=False)
     assert server.wait() == 1
     assert server.lines == [f"poolsrv: pool.pidfile: {path}: Not a directory"]
+    path = tmp_path / "none" / "server.pid"
+    server = serve(config(f'pidfile = "{path}"'), paths=(site,), ready=False)
+    assert server.wait() == 1
+    assert server.lines == [f"poolsrv: pool.pidfile: {path}: there is no directory {tmp_path}/none"]
 
 
 def test_a_reload_moves_the_pid_file(serve: Serve, site: Path) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from poolsrv import Connection, Worker
+from poolsrv import Connection, Worker, open_for_appending
 
 from .accesslog import Entry, combined, json_line, mask_address
 from .errorpage import error_response
@@ -290,9 +290,8 @@ def _open_log(file: Path) -> int:
 
     :raises OSError: it can't be opened.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(file, flags, 0o640)
+        return open_for_appending(str(file), 0o640)
     except OSError as error:
         standard = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(file))
         if error.errno != errno.ENXIO or standard is None:
