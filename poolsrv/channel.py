@@ -16,8 +16,10 @@ address; up travel reports of what the worker has taken and closed.
 - Where a worker asks the dispatcher something (inquiries.py), the answers have a socketpair of their own: they must not
   wait behind connections that the worker has no room for, nor be taken back with these.
 
-Messages are in ``marshal``'s format: it is the fastest that the standard library has, and both ends are always the
-same interpreter, one being the other's fork.
+What goes down is in ``marshal``'s format: it is the fastest that the standard library has, and both ends are always the
+same interpreter, one being the other's fork. What comes up is a worker's word, and a plugin there may have written it:
+``marshal`` trusts what it reads, so reports are in MessagePack, of which every type and range is checked. Whether a
+report fits what the dispatcher knows of the worker is the dispatcher's to see.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ import errno
 import marshal
 import socket
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
 
 MAX_PER_MESSAGE = 16  # connections in one message; the kernel's limit (SCM_MAX_FD) is 253
 MAX_IN_FLIGHT = 64  # connections sent to one worker that it has not yet reported as taken
@@ -40,7 +44,8 @@ _SEND_FLAGS = _DONTWAIT | int(socket.MSG_NOSIGNAL)
 _RECEIVE_FLAGS = _DONTWAIT | int(socket.MSG_CMSG_CLOEXEC)
 _TRUNCATED = int(socket.MSG_CTRUNC)
 _DESCRIPTOR_SIZE = array.array("i").itemsize
-_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_PER_MESSAGE * _DESCRIPTOR_SIZE)
+# With some more: what else a plugin may have the kernel add (SO_PASSCRED) is not to push descriptors out.
+_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_PER_MESSAGE * _DESCRIPTOR_SIZE) + 512
 _DOWN_SIZE = 16384  # 16 peers with the longest unix socket path (108 bytes) stay far below this
 _UP_SIZE = 32768
 
@@ -49,8 +54,11 @@ LOST = -1  # in the place of a descriptor that did not fit below the receiver's 
 # As a socket gives it: (host, port), (host, port, flow, scope), or a unix socket's path.
 PeerAddress = Any
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
 # A connection's id, and who its client is: host and port.
-Question = tuple[int, tuple[str, int]]
+Question = tuple[_Count, tuple[str, _Port]]
 # That id, and the key of the config that refuses the client; None: it is admitted.
 Answer = tuple[int, str | None]
 
@@ -64,14 +72,28 @@ class Handed(NamedTuple):
     peer: PeerAddress
 
 
-class Report(NamedTuple):
-    """What a worker tells the dispatcher, at most once per turn of its loop."""
+_NOTHING_ASKED: list[Question] = []
 
-    taken: int  # connections received since the last report
-    closed: list[int]  # ids of connections closed since the last report
+
+class Report(NamedTuple):
+    """What a worker tells the dispatcher, at most once per turn of its loop.
+
+    With the bounds of every value. Lists, for of a tuple as long as a report may claim room would be made first.
+    """
+
+    taken: _Count  # connections received since the last report
+    closed: Annotated[list[_Count], msgspec.Meta(max_length=MAX_CLOSED_PER_REPORT)]  # since the last report, ids
     state: str | None  # its new state, where that has changed
-    counters: tuple[int, ...] | None  # totals, see worker.COUNTERS; with every heartbeat
-    asked: tuple[Question, ...] = ()  # about connections whose client is now known
+    counters: tuple[_Count, _Count, _Count, _Count, _Count] | None  # totals, see worker.COUNTERS; with every heartbeat
+    asked: Annotated[list[Question], msgspec.Meta(max_length=MAX_ASKED_PER_REPORT)] = _NOTHING_ASKED
+
+
+class BadReport(Exception):
+    """What a worker has sent is no report, or does not fit what is known of that worker."""
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Report).decode
 
 
 class DispatcherEnd:
@@ -106,6 +128,7 @@ class DispatcherEnd:
         """Send at most ``MAX_PER_MESSAGE`` connections, without blocking.
 
         :returns: False where the channel is full; then nothing was sent.
+        :raises OSError: the worker's end has been shut down. Nothing was sent.
         """
         fds = array.array("i", [connection.fd for connection in connections])
         payload = marshal.dumps([(c.listener, c.id, c.peer) for c in connections])
@@ -142,19 +165,31 @@ class DispatcherEnd:
         return True
 
     def receive(self) -> Report | None:
-        """The next report; None where there is none. Never blocks."""
+        """The next report; None where there is none. Never blocks. Descriptors that come with it the kernel closes.
+
+        :raises BadReport: the worker has sent something else, or shut the channel down.
+        """
         try:
             message = self._socket.recv(_UP_SIZE, _DONTWAIT)
         except BlockingIOError:
             return None
-        return Report(*marshal.loads(message)) if message else None
+        except OSError as error:
+            raise BadReport(f"the channel fails: {error.strerror}") from None
+        try:
+            return _decode(message)
+        except (msgspec.MsgspecError, ValueError, MemoryError, RecursionError) as error:
+            what = f"{len(message)} bytes that are no report" if message else "nothing, or has shut the channel down"
+            raise BadReport(f"it has sent {what}" + (f": {error}" if message else "")) from None
 
     def take_back(self) -> list[Handed] | None:
         """One message's connections that the worker has not taken; None where there are none. Never blocks.
 
         Both processes read from the same queue: each message goes to exactly one of them.
         """
-        return _receive_connections(self._inner)
+        try:
+            return _receive_connections(self._inner)
+        except EOFError:
+            return None  # a plugin has shut the worker's end down
 
     def close(self) -> None:
         """Close both ends; connections still in the channel are closed by the kernel."""
@@ -213,7 +248,7 @@ class WorkerEnd:
         :raises OSError: the dispatcher is gone (EPIPE, ECONNRESET).
         """
         try:
-            self._socket.send(marshal.dumps(tuple(report)), _SEND_FLAGS)
+            self._socket.send(_encode(report), _SEND_FLAGS)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
                 return False

@@ -15,6 +15,10 @@ channel: its worker may come back, and costs no descriptor there.
 
 What has been taken back and has no worker yet is homeless. Each listener has its own: the only worker of one may be
 stuck while all the others' serve on.
+
+What a worker says is checked before it changes anything (misfit.py): a plugin there may have forked, or written to the
+channel. A worker whose report does not fit is condemned: it is heard no more, it is killed, and what had not been taken
+goes to others, as after any other death.
 """
 
 from __future__ import annotations
@@ -22,16 +26,17 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from typing import Final
 
 from .admission import RECENT, Admission, Refusal, has_limits, has_to_ask
-from .channel import LOST, MAX_ASKED_PER_REPORT, MAX_PER_MESSAGE, Handed, Question, Report
+from .channel import LOST, MAX_ASKED_PER_REPORT, MAX_PER_MESSAGE, BadReport, Handed, Question, Report
 from .eventloop import EventLoop, Timer
 from .intake import Intake
-from .slots import DRAINING, EMPTY, FULL, SERVING, Gate, Slot
+from .misfit import check
+from .slots import CONDEMNED, DRAINING, EMPTY, FULL, SERVING, STARTING, Gate, Slot
 
 log = logging.getLogger("poolsrv.dispatcher")
 
@@ -46,6 +51,7 @@ class Dispatcher:
     :param first_id: the number of the first connection.
     :ivar recent_refusals: the last connections that were refused, of all listeners, the latest last.
     :ivar is_asked: whether workers ask who is admitted.
+    :ivar end_worker: called with the slot of a worker that is condemned, to kill it; its owner sets this.
     """
 
     def __init__(self, loop: EventLoop, gates: list[Gate], slots: list[Slot], dispatch: str, first_id: int) -> None:
@@ -55,6 +61,7 @@ class Dispatcher:
         self._choose = Gate.least_loaded if dispatch == "least-connections" else Gate.next_in_turn
         self._intake = Intake(loop, gates, self._choose, self._assign, self._send_all, self.resume, first_id)
         self._closed = False
+        self.end_worker: Callable[[Slot], object] = _end_nobody
         self._stall_check: Timer | None = None
         self.recent_refusals: deque[Refusal] = deque(maxlen=RECENT)
         self._admissions: list[Admission] = []
@@ -142,7 +149,14 @@ class Dispatcher:
         assert slot.channel is not None
         if len(slot.waiting) == len(outbox):
             slot.waiting_since = self._loop.now
-        if slot.channel.send(outbox):
+        try:
+            sent = slot.channel.send(outbox)
+        except OSError as error:
+            self._shelter(slot, outbox)
+            self._condemn(slot, f"its channel fails: {error.strerror}")
+            self._loop.at_end_of_turn(self.resume)
+            return
+        if sent:
             slot.given += len(outbox)
             for handed in outbox:
                 os.close(handed.fd)
@@ -178,24 +192,31 @@ class Dispatcher:
         if self._closed and not any(slot.state == SERVING for slot in gate.slots):
             self._give_up(gate)
 
-    def _shelter(self, slot: Slot, connections: list[Handed]) -> None:
+    def _shelter(self, slot: Slot, connections: list[Handed]) -> bool:
+        """They are the dispatcher's again; False where one of them can't be, by what the worker has said."""
+        fits = True
         for handed in connections:
-            del slot.connections[handed.id], slot.waiting[handed.id]
             gate = self._gates[handed.listener]
+            fits = slot.waiting.pop(handed.id, None) is not None and fits
+            if slot.connections.pop(handed.id, None) is None:
+                gate.open += 1  # the worker has told its end, and had never taken it
             if handed.fd == LOST:
                 log.error("%s: a connection was lost at the limit of open descriptors", gate.name, extra=gate.tags)
                 gate.open -= 1
                 self._uncount((handed.id,))
             else:
                 gate.homeless.append(handed)
+        return fits
 
     def _take_back(self, slot: Slot) -> int:
         """Whatever the worker has not taken; how many connections."""
         assert slot.channel is not None
-        count = 0
+        count, fits = 0, True
         while (connections := slot.channel.take_back()) is not None:
             count += len(connections)
-            self._shelter(slot, connections)
+            fits = self._shelter(slot, connections) and fits
+        if not fits and slot.pid:
+            self._condemn(slot, "it has said that it had taken what it had not")
         return count
 
     def _others_have_room(self, slot: Slot) -> bool:
@@ -231,14 +252,41 @@ class Dispatcher:
     # --- what is heard of workers
 
     def on_report(self, slot: Slot) -> bool:
-        """Read a report, where the worker has sent one; False where there is none."""
-        if slot.channel is None or (report := slot.channel.receive()) is None:
+        """Read a report, where the worker has sent one; False where there is none, or it is not to be believed."""
+        if slot.channel is None or slot.condemned:
+            return False
+        try:
+            report = slot.channel.receive()
+            if report is None:
+                return False
+            check(slot, report, self._gates)
+        except BadReport as error:
+            self._condemn(slot, str(error))
             return False
         self._apply(slot, report)
         if slot.waiting and (slot.state == DRAINING or (slot.state == FULL and self._others_have_room(slot))):
             self._take_back(slot)
         self.resume()
         return True
+
+    def _condemn(self, slot: Slot, why: str) -> None:
+        """The worker is not to be believed: hear it no more, and have it killed. Its books are cleared at its end."""
+        if slot.condemned:
+            return
+        slot.condemned = True
+        if slot.state != STARTING:
+            slot.state = CONDEMNED
+        log.error(
+            "worker %d (pid %d) is not to be believed, it is killed: %s",
+            slot.index,
+            slot.pid,
+            why,
+            extra={**slot.tags, "reason": why},
+        )
+        assert slot.channel is not None
+        if self._loop.watches(slot.channel.fileno()):
+            self._loop.unregister(slot.channel.fileno())
+        self.end_worker(slot)
 
     def _apply(self, slot: Slot, report: Report) -> None:
         now = self._loop.now
@@ -257,6 +305,7 @@ class Dispatcher:
             self._gates[slot.connections.pop(number)].open -= 1
         if self._admissions:
             self._uncount(report.closed)
+            slot.identified.difference_update(report.closed)
         if report.state is not None:
             slot.state = report.state
         if report.counters is not None:
@@ -269,6 +318,7 @@ class Dispatcher:
             refusal: str | None = "closed"  # its close has been told in an earlier report
             if number in slot.connections:
                 admission = self._gates[slot.connections[number]].admission
+                slot.identified.add(number)
                 refusal = admission.admit_client(number, peer) if admission is not None else None
             slot.unanswered.append((number, refusal))
         if is_first:
@@ -276,7 +326,13 @@ class Dispatcher:
 
     def _send_answers(self, slot: Slot) -> None:
         while slot.unanswered and slot.channel is not None:
-            if not slot.channel.answer(slot.unanswered[:MAX_ASKED_PER_REPORT]):
+            try:
+                sent = slot.channel.answer(slot.unanswered[:MAX_ASKED_PER_REPORT])
+            except OSError as error:
+                slot.unanswered.clear()
+                self._condemn(slot, f"it takes no answers: {error.strerror}")
+                return
+            if not sent:
                 self._loop.call_later(CHOKED_PAUSE, partial(self._send_answers, slot))
                 return
             del slot.unanswered[:MAX_ASKED_PER_REPORT]
@@ -300,13 +356,15 @@ class Dispatcher:
         for number in slot.connections.values():
             self._gates[number].open -= 1
         self._uncount(slot.connections)
-        self._loop.unregister(slot.channel.fileno())
+        if self._loop.watches(slot.channel.fileno()):
+            self._loop.unregister(slot.channel.fileno())
         self._loop.at_end_of_turn(slot.channel.close)
         slot.channel = None
         slot.state = EMPTY
         slot.pid = 0
-        slot.stalled = slot.stopped = slot.choked = False
+        slot.stalled = slot.stopped = slot.choked = slot.condemned = False
         slot.connections.clear()
+        slot.identified.clear()
         slot.waiting.clear()
         slot.unanswered.clear()
         slot.counters = ()
@@ -348,3 +406,7 @@ class Dispatcher:
             count,
             extra=slot.tags,
         )
+
+
+def _end_nobody(slot: Slot) -> None:
+    """Where a dispatcher has no processes."""

@@ -98,6 +98,10 @@ class EventLoop:
         """Call another callback for the events of a registered descriptor."""
         self._callbacks[fd] = callback
 
+    def watches(self, fd: int) -> bool:
+        """Whether the descriptor is registered."""
+        return fd in self._callbacks
+
     def forget(self, fd: int) -> None:
         """Like ``unregister``, without the system call: for a descriptor that is about to be closed, and of whose open
         file no other process has a copy (the kernel forgets a file when its last copy is closed, see epoll(7))."""
@@ -211,3 +215,8 @@ class EventLoop:
         self._timers.clear()
         self._put_off.clear()
         self._epoll.close()
+
+    def abandon(self, then: Callback) -> None:
+        """In a copy of the process that has not been meant: as ``close``, and ``then()`` at the end of this turn."""
+        self.close()
+        self.after_turn = then

@@ -87,7 +87,7 @@ class WorkerFigures(msgspec.Struct, frozen=True, kw_only=True):
     :ivar slot: its place in the pool; two have the same where one drains and its successor serves.
     :ivar pid: 0 where there is none at the moment: it could not start, and is tried again.
     :ivar state: ``"empty"``, ``"starting"``, ``"serving"``, ``"full"`` (near its limit of descriptors), ``"draining"``;
-        or ``"stopped"`` (by a signal), ``"stalled"`` (it takes no connections).
+        or ``"stopped"`` (by a signal), ``"stalled"`` (it takes no connections), ``"condemned"`` (it is being killed).
     :ivar age: since it began to serve; while it starts, since its start.
     :ivar open: connections that it has, or is about to take.
     :ivar accepted: connections that it has been given.

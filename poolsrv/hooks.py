@@ -64,6 +64,7 @@ class Hooks:
         self._names = {impl.function.__code__: impl.plugin_name for impl in self._impls() if _has_code(impl)}
         self._guard_notifications()
         self._called: list[str] = []  # whose on_connection_init the latest chain has called
+        self._chains: list[list[Caller]] = []
         self._closers: dict[frozenset[str], Caller | None] = {}
         if len(self.plugins) > 1:
             self._note_calls("on_connection_init")
@@ -124,6 +125,11 @@ class Hooks:
             )
         return self._closers[unreached]
 
+    def abandon(self) -> None:
+        """In a copy of the process that has not been meant: whatever is being called, no further plugin is."""
+        for chain in self._chains:
+            chain.clear()
+
     def _note_calls(self, hook: str) -> None:
         """Have ``_called`` tell which plugins the latest call of a chain has reached."""
         impls = [i for i in getattr(self.manager.hook, hook).get_hookimpls() if not i.wrapper and not i.hookwrapper]
@@ -153,9 +159,10 @@ class Hooks:
             return None
         arguments = tuple(relay.spec.argnames)
         if not any(impl.wrapper or impl.hookwrapper for impl in impls):
-            functions = tuple(_by_position(impl, arguments) for impl in reversed(impls))
+            functions = [_by_position(impl, arguments) for impl in reversed(impls)]
             if len(functions) == 1:
                 return functions[0]
+            self._chains.append(functions)
             return _first_result_of(functions) if relay.spec.opts["firstresult"] else _all_of(functions)
         if len(arguments) == 1:
             (argument,) = arguments
@@ -190,7 +197,7 @@ def _by_position(impl: pluggy.HookImpl, arguments: tuple[str, ...]) -> Caller:
     return lambda *values: function(*[values[place] for place in places])
 
 
-def _first_result_of(functions: tuple[Caller, ...]) -> Caller:
+def _first_result_of(functions: Sequence[Caller]) -> Caller:
     def chain(conn: Any) -> Any:
         for function in functions:
             result = function(conn)
@@ -201,7 +208,7 @@ def _first_result_of(functions: tuple[Caller, ...]) -> Caller:
     return chain
 
 
-def _all_of(functions: tuple[Caller, ...]) -> Caller:
+def _all_of(functions: Sequence[Caller]) -> Caller:
     def chain(*values: Any) -> None:
         for function in functions:
             function(*values)

@@ -33,8 +33,11 @@ class Inquiries:
         """Ask about a connection whose client is now known: ``peer``.
 
         :param admitted: called if it is, unless the connection is closed by then. If it is not, it is closed, with a
-            reset, and no plugin hears of it.
+            reset, and no plugin hears of it. A unix socket's path is no source: it is admitted at once.
         """
+        if connection.peer[0].startswith("unix:"):
+            admitted()
+            return
         self._waiting[connection.id] = (connection, admitted)
         if not self._reporter.asked:
             self._loop.at_end_of_turn(self._reporter.tell)

@@ -18,16 +18,19 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from . import children, listeners, logs, privileges, signals
+from . import children, copies, listeners, logs, privileges, signals
 from .admission import has_to_ask
 from .channel import MAX_IN_FLIGHT
 from .control import ControlServer
 from .dispatcher import Dispatcher
 from .errors import StartError
 from .eventloop import READ, EventLoop, Timer
+from .guardedloop import GuardedLoop
 from .handshake import Held, Link, Message, send_lines, send_sockets
+from .intake import Intake
 from .listeners import Bound
 from .slots import Gate, Slot
 from .snapshot import Observer
@@ -61,7 +64,7 @@ class Pool:
         # INT, HUP and the like are for the supervisor, but a terminal sends them to all.
         self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, *IGNORED))
         self._bound = bound
-        self._loop = EventLoop()
+        self._loop = GuardedLoop(log)
         # What a worker has not taken must have room here when it is taken back.
         max_waiting = min(_descriptors_per_worker(server), MAX_IN_FLIGHT)
         slots = [Slot(index, max_waiting) for index in range(self._config.workers)]
@@ -100,6 +103,7 @@ class Pool:
         loop.register(self._signals.fileno(), READ, self._on_signal)
         loop.register(self._link.fileno(), READ, self._on_link)
         signals.unblock()
+        copies.guard((Pool, Workforce, Dispatcher, Intake, EventLoop, ControlServer, Observer), self._abandon)
         if self._alive_every:
             self._say_alive()
         self._workers.begin()
@@ -133,6 +137,13 @@ class Pool:
         self._exit_code = 1
         self._stop("start-up")
 
+    def _abandon(self) -> None:
+        """In a copy that a plugin has made: close what is the dispatcher's."""
+        self._workers.abandon()
+        self._loop.after_turn = partial(copies.end_copy, "the loop")
+        for listener in self._server.listeners:
+            listener.hooks.abandon()
+
     def _shed(self) -> None:
         """In a forked child: undo and close what is the dispatcher's alone."""
         if self._scheduled_in_batches:
@@ -155,17 +166,20 @@ class Pool:
 
     def _on_signal(self, mask: int) -> None:
         for number in self._signals.take():
-            if number == signal.SIGCHLD:
-                self._workers.reap()
-            elif number == signal.SIGUSR1:
-                self.reopen_logs()
-            elif number == signal.SIGTERM and not self._stopping:
-                self._stop("SIGTERM")
+            self._loop.guarded(self._act_on, number)
+
+    def _act_on(self, number: signal.Signals) -> None:
+        if number == signal.SIGCHLD:
+            self._workers.reap()
+        elif number == signal.SIGUSR1:
+            self.reopen_logs()
+        elif number == signal.SIGTERM and not self._stopping:
+            self._stop("SIGTERM")
 
     def _on_link(self, mask: int) -> None:
         try:
             while (message := self._link.receive()) is not None:
-                self._on_message(message)
+                self._loop.guarded(self._on_message, message)
         except EOFError:
             self._loop.unregister(self._link.fileno())
             log.error("the supervisor is gone")
@@ -195,8 +209,8 @@ class Pool:
         self._workers.reopen_logs()
 
     def _say_alive(self) -> None:
-        self._link.send("alive")
         self._loop.call_later(self._alive_every, self._say_alive)
+        self._link.send("alive")
 
     # --- stopping
 

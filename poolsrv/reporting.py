@@ -37,7 +37,7 @@ class Reporter:
         *,
         urgent: bool,
         hang_timeout: float,
-        counters: Callable[[], tuple[int, ...]],
+        counters: Callable[[], tuple[int, int, int, int, int]],
     ) -> None:
         self.taken = 0
         self.closed: list[int] = []
@@ -69,7 +69,7 @@ class Reporter:
         while True:
             closed, self.closed = self.closed[:MAX_CLOSED_PER_REPORT], self.closed[MAX_CLOSED_PER_REPORT:]
             asked, self.asked = self.asked[:MAX_ASKED_PER_REPORT], self.asked[MAX_ASKED_PER_REPORT:]
-            report = Report(self.taken, closed, self.state, self._counters() if counters else None, tuple(asked))
+            report = Report(self.taken, closed, self.state, self._counters() if counters else None, asked)
             try:
                 sent = self._channel.report(report)
             except OSError:

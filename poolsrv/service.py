@@ -150,6 +150,13 @@ class Service:
         for connection in list(self.connections.values()):
             connection.abort(reason)
 
+    def abandon(self) -> None:
+        """In a copy of the worker: close its copies of all connections, or their clients would not see an end."""
+        self.hooks.abandon()
+        for connection in self.connections.values():
+            for stream in (connection, *(connection._streams or ())):
+                stream._close_descriptor()
+
     def totals(self) -> tuple[int, int]:
         """Bytes in and out, of connections open and closed."""
         bytes_in, bytes_out = self.bytes_in, self.bytes_out

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 MOST_SINGLE_TURNS: Final = 16  # in which a gate accepts one connection each before it looks for more again
 
-# States of a slot. A worker reports "serving", "full" and "draining" itself.
+# States of a slot. A worker reports "serving", "full" and "draining" itself. One that has said what can't be is
+# "condemned", from then until it has ended.
 EMPTY, STARTING, SERVING, FULL, DRAINING = "empty", "starting", "serving", "full", "draining"
+CONDEMNED: Final = "condemned"
 
 
 class Slot(msgspec.Struct, eq=False):
@@ -31,6 +33,8 @@ class Slot(msgspec.Struct, eq=False):
     :ivar stopped: by SIGSTOP or the like.
     :ivar choked: the kernel has refused a message for it; it gets no more for a moment.
     :ivar connections: of each connection that it has or is to get, by id, the number of its listener.
+    :ivar identified: of these, the ones about whose client it has asked.
+    :ivar condemned: what it has said can't be; nothing more of it is read, and it is being ended.
     :ivar leaving: it is to end, and its place in the pool is another slot's.
     :ivar given: how many connections its worker has been sent.
     :ivar recycle_at: of these, the number at which it is replaced.
@@ -52,6 +56,8 @@ class Slot(msgspec.Struct, eq=False):
     stopped: bool = False
     choked: bool = False
     connections: dict[int, int] = {}
+    identified: set[int] = set()
+    condemned: bool = False
     outbox: list[Handed] = []
     unanswered: list[Answer] = []
     counters: tuple[int, ...] = ()

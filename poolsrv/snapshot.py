@@ -93,6 +93,7 @@ class Observer:
 
     def begin(self) -> None:
         """Begin to note totals."""
+        self._loop.call_later(SAMPLE_EVERY, self.begin)
         now, former = self._loop.now, self._samples
         self._samples = {}
         for pid, slot in self._workers.by_pid.items():
@@ -101,7 +102,6 @@ class Observer:
             samples.append(_sample(slot, now, used.cpu if used is not None else 0.0))
         for gate, accepted in zip(self._gates, self._accepted, strict=True):
             accepted.append(_Sample(now, gate.accepted))
-        self._loop.call_later(SAMPLE_EVERY, self.begin)
 
     def answer(self) -> Answer:
         """The whole of it, for the control socket."""

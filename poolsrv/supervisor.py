@@ -29,7 +29,8 @@ from typing import Any, Final, NoReturn
 
 from . import children, logs, signals
 from .children import describe_exit
-from .eventloop import READ, EventLoop, Timer
+from .eventloop import READ, Timer
+from .guardedloop import GuardedLoop
 from .handshake import VERSION, Message, received_sockets, send_sockets
 from .heldsockets import give_up, given_sockets
 from .pidfile import PidFile, PidFileTaken
@@ -71,7 +72,7 @@ class Supervisor:
         self._notifier = Notifier()
         self._given = given_sockets()
         self._held = dict(self._given)  # and what the pool that serves uses
-        self._loop = EventLoop()
+        self._loop = GuardedLoop(log)
         self._pools: dict[int, PoolProcess] = {}  # by pid
         self._current: PoolProcess | None = None  # that serves
         self._candidate: PoolProcess | None = None  # that is to serve
@@ -102,16 +103,19 @@ class Supervisor:
 
     def _on_signal(self, mask: int) -> None:
         for number in self._signals.take():
-            if number == signal.SIGCHLD:
-                self._reap()
-            elif number == signal.SIGHUP:
-                self._reload()
-            elif number == signal.SIGUSR1:
-                self._reopen_logs()
-            elif number in (signal.SIGTTIN, signal.SIGTTOU):
-                self._change_workers(1 if number == signal.SIGTTIN else -1)
-            else:
-                self._stop(number.name)
+            self._loop.guarded(self._act_on, number)
+
+    def _act_on(self, number: signal.Signals) -> None:
+        if number == signal.SIGCHLD:
+            self._reap()
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR1:
+            self._reopen_logs()
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._change_workers(1 if number == signal.SIGTTIN else -1)
+        else:
+            self._stop(number.name)
 
     def _reopen_logs(self) -> None:
         logs.reopen()
@@ -286,7 +290,7 @@ class Supervisor:
             self._not_ours.discard(pid)
             pool = self._pools.get(pid)
             if pool is not None:
-                self._pool_ended(pool, os.waitstatus_to_exitcode(status))
+                self._loop.guarded(self._pool_ended, pool, os.waitstatus_to_exitcode(status))
         if self._stopping and not self._pools:
             self._ended = True
 

@@ -47,8 +47,8 @@ GAP: Final = 2  # columns between two columns of a table
 KEYS: Final = "q or Ctrl-C ends"
 
 _OPTIONAL: Final = frozenset({"age", "total", "CPU", "restarts", "silent", "handler"})
-_STYLES: Final = {"stopped": "bold red", "stalled": "bold red", "empty": "bold red", "full": "yellow"} | dict.fromkeys(
-    ("starting", "draining"), "yellow"
+_STYLES: Final = dict.fromkeys(("stopped", "stalled", "condemned", "empty"), "bold red") | dict.fromkeys(
+    ("full", "starting", "draining"), "yellow"
 )
 
 

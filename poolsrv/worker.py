@@ -23,10 +23,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from . import children, logs, signals
+from . import children, copies, logs, signals
 from .channel import LOST, MAX_PER_MESSAGE, WorkerEnd
+from .descriptor import Descriptor
 from .eventloop import HANGUP, READ, EventLoop, Timer
 from .inquiries import Inquiries
+from .relay import Relay
 from .reporting import Reporter
 from .service import Service
 
@@ -184,6 +186,7 @@ class Worker:
         children.signal_when_parent_dies(signal.SIGCONT)  # one that has been stopped could not notice it
         loop = self._loop
         loop.register(self._signals.fileno(), READ, self._on_signal)
+        copies.guard((Worker, Service, EventLoop, Descriptor, Relay, Reporter, Inquiries, WorkerEnd), self._shed)
         self._calls_event = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         loop.register(self._calls_event, READ, self._on_calls)
         for service in self._served:
@@ -200,6 +203,15 @@ class Worker:
             loop.run()
         self._end()
         return self._exit_code
+
+    def _shed(self) -> None:
+        """In a copy that a plugin has made: close what is shared with the worker."""
+        self._loop.abandon(partial(copies.end_copy, "the loop"))
+        self._channel.close()
+        if self._signals is not None:
+            self._signals.abandon()
+        for service in self._services:
+            service.abandon()
 
     def _on_signal(self, mask: int) -> None:
         assert self._signals is not None
@@ -317,7 +329,7 @@ class Worker:
         if self.draining:
             self._stop_when_empty()
 
-    def _counters(self) -> tuple[int, ...]:
+    def _counters(self) -> tuple[int, int, int, int, int]:
         totals = [service.totals() for service in self._services]
         still_open = sum(len(service.connections) for service in self._services)
         return (

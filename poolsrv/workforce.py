@@ -19,12 +19,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from . import children, logs, procfs, signals
+from . import children, copies, logs, procfs, signals
 from .channel import DispatcherEnd
 from .children import Child, describe_exit
 from .config import MOST_WORKERS
 from .dispatcher import Dispatcher
-from .eventloop import READ, EventLoop
+from .eventloop import READ
+from .guardedloop import GuardedLoop
 from .hangs import HangFile
 from .oom import OomCounter
 from .slots import DRAINING, EMPTY, SERVING, STARTING, Slot
@@ -58,7 +59,7 @@ class Workforce:
     def __init__(
         self,
         server: Server,
-        loop: EventLoop,
+        loop: GuardedLoop,
         dispatcher: Dispatcher,
         slots: list[Slot],
         *,
@@ -75,6 +76,8 @@ class Workforce:
         self._on_whole = on_whole
         self._on_hopeless = on_hopeless
         self._shed = shed
+        self._pid = os.getpid()
+        dispatcher.end_worker = self._end_at_once
         self._to_start: list[Slot] = list(slots)
         self._hang_files: dict[int, HangFile] = {}  # by pid
         self._hung: set[int] = set()  # pids that have been asked where they hang
@@ -100,7 +103,15 @@ class Workforce:
     def start_due(self) -> Worker | None:
         """Fork the workers that are to be started. In a child: its worker; in the parent: None."""
         while self._to_start and not self._stopping:
-            worker = self._start(self._to_start.pop(0))
+            slot = self._to_start.pop(0)
+            try:
+                worker = self._start(slot)
+            except Exception:
+                if os.getpid() != self._pid:
+                    raise  # in the child
+                log.exception("worker %d could not be started by a fault of the server", slot.index, extra=slot.tags)
+                self._start_later(slot, LONGEST_DELAY)
+                continue
             if worker is not None:
                 return worker
         return None
@@ -110,7 +121,8 @@ class Workforce:
         try:
             slot.channel = DispatcherEnd(answers=self._dispatcher.is_asked)
             hang_file = HangFile()
-            pid = signals.fork()
+            with copies.expected():
+                pid = signals.fork()
         except OSError as error:
             if slot.channel is not None:
                 slot.channel.close()
@@ -136,6 +148,12 @@ class Workforce:
     def _become_worker(self, slot: Slot, hang_file: HangFile) -> Worker:
         """In the child: shed everything of the parent's, but what the worker needs."""
         logs.set_role("worker", slot.index)
+        self.abandon()
+        assert slot.channel is not None
+        return Worker(slot.index, self._server, slot.channel.worker_end(), hang_file.fileno())
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of all that is the dispatcher's."""
         self._loop.close()
         self._shed()
         for other in self.by_pid.values():
@@ -144,8 +162,6 @@ class Workforce:
         for other_file in self._hang_files.values():
             other_file.close()
         self._dispatcher.abandon()
-        assert slot.channel is not None
-        return Worker(slot.index, self._server, slot.channel.worker_end(), hang_file.fileno())
 
     def _start_failed(self, slot: Slot, why: str, hint: str = "") -> None:
         slot.failed_starts += 1
@@ -260,6 +276,7 @@ class Workforce:
 
     def _watch_memory(self) -> None:
         """Recycle the worker that has the most above its limit; one at a time."""
+        self._loop.call_later(MEMORY_CHECK_EVERY, self._watch_memory)
         if not self._stopping:
             limit = self._config.max_worker_memory
             used = [(procfs.usage(slot.pid), slot) for slot in self.slots if slot.state == SERVING]
@@ -274,7 +291,6 @@ class Workforce:
                     extra={**slot.tags, "reason": "max_worker_memory"},
                 )
                 self._let_go(slot)
-        self._loop.call_later(MEMORY_CHECK_EVERY, self._watch_memory)
 
     # --- workers that end
 
@@ -291,11 +307,11 @@ class Workforce:
             slot = self.by_pid.get(pid)
             if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
                 if slot is not None:
-                    self._worker_stopped(slot, os.WIFSTOPPED(status))
+                    self._loop.guarded(self._worker_stopped, slot, os.WIFSTOPPED(status))
                 continue
             orphans = True
             if slot is not None:
-                self._worker_ended(slot, status, rusage)
+                self._loop.guarded(self._worker_ended, slot, status, rusage)
         if orphans:
             # Dead workers' programs are this process's children now (subreaper); each one's end brings the next.
             children.kill_children(self.by_pid.keys())
@@ -308,8 +324,7 @@ class Workforce:
         self._dispatcher.worker_stopped(slot, stopped)
 
     def _worker_ended(self, slot: Slot, status: int, rusage: resource.struct_rusage) -> None:
-        while self._on_report(slot):  # what it has said last, perhaps that it had started
-            pass
+        self._loop.guarded(self._hear_to_the_end, slot)
         returncode = os.waitstatus_to_exitcode(status)
         pid, before, served = slot.pid, slot.state, self._loop.now - slot.started_at
         del self.by_pid[pid]
@@ -333,6 +348,11 @@ class Workforce:
         elif not self._stopping:
             slot.restarts += 1
             self._replace(slot, before == STARTING, served, how, returncode)
+
+    def _hear_to_the_end(self, slot: Slot) -> None:
+        """What it has said last, perhaps that it had started."""
+        while self._on_report(slot):
+            pass
 
     def _replace(self, slot: Slot, while_starting: bool, served: float, how: str, returncode: int) -> None:
         if while_starting:
@@ -369,6 +389,11 @@ class Workforce:
         for pid in self.by_pid:
             os.kill(pid, signal.SIGUSR1)  # of one that has been stopped it waits
 
+    def _end_at_once(self, slot: Slot) -> None:
+        """Kill a worker that is condemned, if it has not been reaped: its number may be another's by then."""
+        if self.by_pid.get(slot.pid) is slot:
+            os.kill(slot.pid, signal.SIGKILL)
+
     def kill_all(self) -> None:
         """Kill those that are still there."""
         for pid, slot in self.by_pid.items():
@@ -384,6 +409,7 @@ class Workforce:
 
     def _watch_for_hangs(self, due: float | None = None) -> None:
         now, patience = self._loop.now, self._config.hang_timeout
+        self._loop.call_later(patience / 4, partial(self._watch_for_hangs, now + patience / 4))
         # Who has been stopped is not hung. Nor is anybody, as far as this process can tell, when it was itself held
         # up: Ctrl-Z in a terminal stops them all.
         held_up = due is not None and now - due > patience / 4
@@ -394,7 +420,6 @@ class Workforce:
                 self._hung.add(pid)
                 os.kill(pid, HANG_SIGNAL)
                 self._loop.call_later(HANG_REPORT_TIME, partial(self._kill_hung, slot, pid, now - slot.last_heard))
-        self._loop.call_later(patience / 4, partial(self._watch_for_hangs, now + patience / 4))
 
     def _kill_hung(self, slot: Slot, pid: int, silence: float) -> None:
         if slot.pid != pid or pid not in self._hung:

@@ -159,7 +159,7 @@ def test_a_question_after_its_connection_s_close_was_told(both: Both) -> None:
     both.connect("192.0.2.1")
     both.reporter.asked.clear()
     del both.slot.connections[1]
-    assert both.worker.report(Report(0, [], None, None, ((1, ("192.0.2.1", 1)),)))
+    assert both.worker.report(Report(0, [], None, None, [(1, ("192.0.2.1", 1))]))
     both.turn()
     assert both.admitted == []
     assert both.gate.admission is not None
