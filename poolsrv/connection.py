@@ -14,21 +14,20 @@ import signal
 import stat
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from .addresses import format_peer, peer_name
 from .children import PIPE, Child, signal_group, start_program
 from .descriptor import CLOSED, LINGERING, OPEN, Descriptor
-from .eventloop import ERROR, HANGUP, PEER_FINISHED, READ, Timer
+from .eventloop import ERROR, HANGUP, PEER_FINISHED, READ
 from .halfclose import finished_in_time
 from .outgoing import Outgoing
 from .pipe import Pipe
 from .stream import Stream
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from concurrent.futures import Future
 
     from .hooks import Caller
     from .service import Service
@@ -43,7 +42,7 @@ R = TypeVar("R")
 KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a connection that has failed
 
 
-class Connection(Stream):
+class Connection(Waiting):
     """One client's connection, as a plugin sees it; see ``Stream`` for the members that both have.
 
     :ivar id: a number unique in this run of the server.
@@ -59,13 +58,10 @@ class Connection(Stream):
         "_ends_programs",
         "_extra",
         "_finished_in_time",
-        "_holds",
         "_local",
         "_log",
-        "_own_holds",
         "_service",
         "_streams",
-        "_timers",
         "id",
         "opened_at",
         "peer",
@@ -81,11 +77,8 @@ class Connection(Stream):
         self._on_readable = service.on_readable
         self._on_writable = service.on_writable
         self._call_on_close: Caller | None = service.on_connection_close
-        self._holds = 0  # plugin's hold() calls, and blocking calls
-        self._own_holds = 0  # of these, the plugin's
         self._children: list[Child] | None = None
         self._streams: list[Stream] | None = None
-        self._timers: set[Timer] | None = None
         self._extra: dict[str, Any] | None = None
         self._log: logging.LoggerAdapter[logging.Logger] | None = None
         self._ends_programs = False
@@ -145,24 +138,6 @@ class Connection(Stream):
             tags = {"listener": self.listener, "connection": self.id, "peer": format_peer(self.peer)}
             self._log = _ConnectionLog(log, tags)
         return self._log
-
-    # --- staying open
-
-    def hold(self) -> None:
-        """Keep the connection open although the peer has finished sending, until ``release`` is called as often."""
-        self._own_holds += 1
-        self._holds += 1
-
-    def release(self) -> None:
-        """Take a ``hold`` back.
-
-        :raises RuntimeError: there is none.
-        """
-        if self._own_holds == 0:
-            raise RuntimeError("release() without hold()")
-        self._own_holds -= 1
-        self._holds -= 1
-        self._loop.at_end_of_turn(self._settle)
 
     def _is_held(self) -> bool:
         return bool(
@@ -307,45 +282,6 @@ class Connection(Stream):
         self._service.child_exited(child, self if self._state != CLOSED else None)
         self._settle()
 
-    # --- time
-
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        """Call ``callback()`` in ``seconds``, unless the connection is gone by then. The timer has ``cancel()``."""
-        timer = self._loop.call_later(seconds, lambda: self._timer_due(timer, callback))
-        if self._state == CLOSED:
-            timer.cancel()
-            return timer
-        if self._timers is None:
-            self._timers = set()
-        elif len(self._timers) >= 16 and len(self._timers).bit_count() == 1:
-            # Those that were cancelled are still in it; looked for at 16, 32, 64, it costs O(1) for each timer.
-            self._timers = {timer for timer in self._timers if timer.callback is not None}
-        self._timers.add(timer)
-        return timer
-
-    def _timer_due(self, timer: Timer, callback: Callable[[], object]) -> None:
-        if self._timers is not None:
-            self._timers.discard(timer)
-        self._guarded("a timer", callback)
-
-    def run_blocking(
-        self, function: Callable[P, R], *args: Any, done: Callable[[Future[R]], object] | None = None
-    ) -> None:
-        """Call ``function(*args)`` in the worker's small thread pool; it must not touch the connection.
-
-        :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then.
-        """
-        self._holds += 1
-        self._service.worker._submit(partial(function, *args), partial(self._blocking_done, done))
-
-    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
-        if self._state != CLOSED and done is not None:
-            self._guarded("done", partial(done, future))
-        elif done is None and future.exception() is not None:
-            self._fault("run_blocking", future.exception())  # type: ignore[arg-type]
-        self._holds -= 1
-        self._settle()
-
     # --- what the engine does
 
     def _begin(self) -> None:
@@ -436,13 +372,6 @@ class Connection(Stream):
         super()._keep(data)
         if self.unsent > self._service.max_unsent:
             self.abort("max_unsent exceeded")
-
-    def _end(self, reason: str) -> None:
-        if self._state != CLOSED:
-            for timer in self._timers or ():
-                timer.cancel()
-            self._timers = None
-            super()._end(reason)
 
     def _tell_closed(self) -> None:
         if self._ends_programs:

@@ -91,6 +91,34 @@ class Timers(Tells):
         conn.send(conn.recv())
 
 
+class Soon(Tells):
+    # Answers one byte in a turn; all that it has answered, of whatever connection, is in its memory.
+    order = []
+
+    @hookimpl
+    def on_connection_init(self, conn):
+        conn.state = False
+
+    @hookimpl
+    def on_readable(self, conn):
+        if not conn.state:
+            self.answer(conn)
+
+    def answer(self, conn):
+        conn.state = False
+        byte = conn.recv(1)
+        if byte == b"?":
+            conn.send(b"".join(self.order) + b"\n")
+        elif byte == b"!":
+            1 / 0
+        elif byte:
+            self.order.append(byte)
+            conn.send(byte)
+        if byte:
+            conn.state = True
+            conn.call_soon(lambda: self.answer(conn))
+
+
 class Blocks(Tells):
     @hookimpl
     def on_readable(self, conn):
@@ -310,11 +338,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[ServerProcess]:
-    plain = "ping about holds timers blocks spawns output stubborn missing descriptors dials firesandforgets freed late"
+    plain = "soon ping about holds timers blocks spawns output stubborn missing descriptors dials firesandforgets freed"
     with served(
         folder,
         PLUGINS,
-        *map(listener, plain.split()),
+        *map(listener, [*plain.split(), "late"]),
         listener("local", "about", "unix:about.sock"),
         listener("both", "about", ":0"),
         listener("six", "about", "[::1]:0"),
@@ -436,6 +464,46 @@ def test_timers_come_in_order_and_are_gone_with_the_connection(server: ServerPro
     turns(server)
     turns(server)  # 0.4 seconds
     assert not any("a timer of a closed" in line for line in server.lines[after:])
+
+
+def test_call_soon_holds_the_connection_until_all_is_done(server: ServerProcess) -> None:
+    """At end of stream nothing is lost, however many turns it takes."""
+    data = b"abc" * 100
+    assert server.exchange("soon", data) == data
+
+
+def test_call_soon_comes_after_the_others_had_their_turn(server: ServerProcess) -> None:
+    """Two connections whose bytes are there at the same time are served by turns."""
+    with server.connect("soon") as one, server.connect("soon") as two:
+        for sock in (one, two):
+            sock.sendall(b"0")
+            assert receive_exactly(sock, 1) == b"0"
+        worker = server.worker_pids()[0]
+        os.kill(worker, signal.SIGSTOP)
+        wait_until(lambda: process_state(worker) == "T", "the stop")
+        one.sendall(b"x" * 50)
+        two.sendall(b"y" * 50)
+        os.kill(worker, signal.SIGCONT)
+        for sock in (one, two):
+            receive_exactly(sock, 50)
+        one.sendall(b"?")
+        order = receive_line(one).split(b"0")[-1]
+        assert order.count(b"x") == order.count(b"y") == 50
+        assert b"xxx" not in order
+        assert b"yyy" not in order
+
+
+def test_call_soon_is_dropped_with_the_connection(server: ServerProcess) -> None:
+    after = len(server.lines)
+    with server.connect("soon") as sock:
+        sock.sendall(b"a" * 50_000)
+        receive_exactly(sock, 1)
+        reset(sock)
+    assert closed(server, "soon", after) == "reset"
+    with server.connect("soon") as sock:
+        sock.sendall(b"a!a")
+        assert receive_all(sock) == b"a"  # a fault of it closes the connection
+    server.wait_for_line(r"ZeroDivisionError", after=after)
 
 
 # -- blocking calls

@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from hashlib import pbkdf2_hmac
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     config = "".join(
         [
             "[pool]\nworkers = 1\n",
-            *map(listener, ["shout", "notes", "lookup", "async"]),
+            *map(listener, ["shout", "notes", "digest", "lookup", "async"]),
             listener("chat", workers=1),
             listener("files") + '[listeners.files.files]\nroot = "files"\n',
             listener("denied", "echo", plugins=["deny"]) + '[listeners.denied.deny]\nnetworks = ["127.0.0.0/8"]\n',
@@ -142,7 +143,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def test_all_recipes_are_tried(server: ServerProcess) -> None:
-    tried = {"Shout", "Files", "Deny", "Fair", "Notes", "Lookup", "Proxy", "Filter", "Chat", "Async"}
+    tried = {"Shout", "Files", "Deny", "Fair", "Notes", "Digest", "Lookup", "Proxy", "Filter", "Chat", "Async"}
     assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == tried
 
 
@@ -152,6 +153,7 @@ def test_all_recipes_are_tried(server: ServerProcess) -> None:
         ("shout", b"hello", b"HELLO"),
         ("files", b"", b"from a file\n"),
         ("notes", b"a\nb\n", b"1\n2\n"),
+        ("digest", b"poolsrv\n" * 100, (pbkdf2_hmac("sha256", b"poolsrv", b"salt", 100).hex() + "\n").encode() * 100),
         ("lookup", b"127.0.0.1\n127.0.0.2\n", b"127.0.0.1\n127.0.0.2\n"),
         ("limited", b"hello", b"hello"),
         ("proxy", b"hello", b"HELLO"),

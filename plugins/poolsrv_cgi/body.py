@@ -111,11 +111,20 @@ class ChunkedDecoder:
         self.done = False
         self.surplus = b""
 
-    def feed(self, data: bytes) -> bytes:
-        """Take bytes, return what they hold of the body. Raises RequestError."""
+    def feed(self, data: bytes, lines: int | None = None) -> bytes:
+        """Take bytes, return what they hold of the body. Raises RequestError.
+
+        :param lines: the most lines to go through, two to a chunk; what is left then is in `surplus`, to be fed again.
+        """
         parts: list[bytes] = []
         position = 0
+        self.surplus = b""
         while not self.done:
+            if lines is not None:
+                if not lines:
+                    self.surplus = data[position:]
+                    break
+                lines -= 1
             if self._at == self._DATA:
                 part = data[position : position + self._left]
                 parts.append(part)

@@ -100,7 +100,7 @@ class Exchange:
             self._admit()
             return
         try:
-            body.collect(self._admit)
+            body.collect(self._admit, self.on_input)
         except (RequestError, OSError) as error:
             self._refuse_body(error)
 

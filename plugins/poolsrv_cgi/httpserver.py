@@ -27,6 +27,7 @@ __all__ = ["HttpServer"]
 
 DISCARD_LIMIT = 1 << 20  # bytes of an unwanted body that are read to keep the connection; beyond it, it is closed
 MOST_OFTEN = 0.05  # seconds between two looks at a deadline
+REQUESTS_PER_TURN = 4  # served one after the other while the worker's other connections wait for their turn
 DRAIN_WAIT = 2.0  # seconds that a client gets for a request, once the worker is to end
 
 
@@ -89,8 +90,7 @@ class HttpServer:
 
     def on_writable(self, conn: Connection) -> None:
         """The client has caught up."""
-        if conn.state.exchange is not None:
-            conn.state.exchange.on_writable()
+        conn.state.on_writable()
 
     def on_connection_close(self, conn: Connection) -> None:
         """The client is gone, or the connection has done its work."""
@@ -126,7 +126,8 @@ class HttpConnection:
     """What `conn.state` is: one client's connection and where it is in its requests."""
 
     __slots__ = (
-        "_due", "_idle", "_parser", "_timer_set", "_unwanted", "conn", "endpoints", "exchange", "head_began", "server",
+        "_due", "_idle", "_parser", "_reads", "_timer_set", "_turn_due", "_unwanted", "conn",
+        "endpoints", "exchange", "head_began", "server",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer, conn: Connection) -> None:
@@ -140,39 +141,70 @@ class HttpConnection:
         self._idle = False  # between two requests
         self._due = 0.0  # when the wait for a head ends, monotonic; 0: nobody waits
         self._timer_set = False
+        self._reads = False  # `read_head` is being called
+        self._turn_due = False  # and will be called in the next turn
         self._wait(server.options.header_timeout)
 
     def on_readable(self) -> None:
         """Bytes, or the end of the stream."""
         if self.exchange is not None:
             self.exchange.on_input()
-        else:
+        elif not self._turn_due:
+            self.read_head()
+
+    def on_writable(self) -> None:
+        """The client has caught up."""
+        if self.exchange is not None:
+            self.exchange.on_writable()
+        elif not self._turn_due:
             self.read_head()
 
     def read_head(self) -> None:
-        """Serve the requests whose heads are here, until one is being served or no whole head is left."""
-        conn = self.conn
-        while self.exchange is None:
-            data = conn.recv()
+        """Serve requests whose heads are here, until one is being served or no whole head is left: so many, and the
+        rest in the next turn. A client that does not take its answers has to wait with further requests."""
+        self._reads = True
+        served = 0
+        while self.exchange is None and served < REQUESTS_PER_TURN and not self.conn.congested:
+            data = self.conn.recv()
             if not data:
-                return
-            if self._unwanted:
-                data = self._throw_away(data)
-                if not data:
-                    continue
-            if not self.head_began:
-                self.head_began = time.monotonic()
-                self._idle = False
-                self._wait(self.server.options.header_timeout)
-            try:
-                request = self._parser.feed(data)
-            except RequestError as error:
-                self._refuse(error)
-                return
-            if request is not None:
-                if self._parser.surplus:
-                    conn.unread(self._parser.surplus)
-                self._begin(request)
+                break
+            served += self._take(data)
+        self._reads = False
+        if served == REQUESTS_PER_TURN:
+            self._go_on_later()
+
+    def _take(self, data: bytes) -> bool:
+        """Bytes that are of no request that is being served; True where a request is whole by them."""
+        if self._unwanted:
+            data = self._throw_away(data)
+            if not data:
+                return False
+        if not self.head_began:
+            self.head_began = time.monotonic()
+            self._idle = False
+            self._wait(self.server.options.header_timeout)
+        try:
+            request = self._parser.feed(data)
+        except RequestError as error:
+            self._refuse(error)
+            return False
+        if request is None:
+            return False
+        if self._parser.surplus:
+            self.conn.unread(self._parser.surplus)
+        self._begin(request)
+        return True
+
+    def _go_on_later(self) -> None:
+        """Once others have had their turn: with what is in the buffer, also after the end of the stream."""
+        if not self._reads and not self._turn_due and self.exchange is None and self.conn.peek():
+            self._turn_due = True
+            self.conn.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn_due = False
+        if self.exchange is None:
+            self.read_head()
 
     def _begin(self, request: Request) -> None:
         self._due = 0.0
@@ -195,11 +227,7 @@ class HttpConnection:
         self._idle = True
         # A client that was told that it may go on does so, whatever has happened to the worker meanwhile.
         self._wait(DRAIN_WAIT if conn.draining else self.server.options.keepalive_timeout)
-        if not conn.eof:
-            conn.resume_reading()  # a request that waits in the buffer
-        elif conn.peek():
-            conn.hold()  # the engine would close it
-            conn.call_later(0.0, self._read_last)
+        self._go_on_later()  # with a request that waits in the buffer
 
     def can_go_on(self, unread: int | None) -> bool:
         """Whether there can be another request behind so many bytes of a body that nobody wants."""
@@ -207,12 +235,6 @@ class HttpConnection:
 
     def _can_skip(self, unread: int | None) -> bool:
         return unread is not None and unread <= DISCARD_LIMIT
-
-    def _read_last(self) -> None:
-        """After the end of the stream: what is in the buffer."""
-        if self.exchange is None:
-            self.read_head()
-        self.conn.release()
 
     def drain(self) -> None:
         """The worker is to end."""

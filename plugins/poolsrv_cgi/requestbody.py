@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RequestBody"]
 
+LINES_PER_TURN = 256  # of a chunked body, two to a chunk: a chunk may be of one byte, and others wait for their turn
+
 
 class RequestBody:
     """The body of one request.
@@ -36,8 +38,8 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_chunks", "_collected", "_conn", "_end", "_on_fed", "_site", "_spool", "_stalled", "_stdin", "_watch",
-        "continued", "length",
+        "_again", "_chunks", "_collected", "_conn", "_end", "_on_fed", "_site", "_spool", "_stalled", "_stdin",
+        "_turn_due", "_watch", "continued", "length",
     )  # fmt: skip
 
     def __init__(self, conn: Connection, request: Request, site: Site, stalled: Callable[[], object]) -> None:
@@ -50,6 +52,8 @@ class RequestBody:
         self._stdin: Stream | None = None
         self._watch: Watch | None = None
         self._collected: Callable[[], object] | None = None
+        self._again: Callable[[], object] | None = None
+        self._turn_due = False  # `_again` will be called
         self._on_fed: Callable[[], object] | None = None
         self.length = request.content_length
         # Where in the connection's input it ends, counted as bytes_in is.
@@ -63,14 +67,16 @@ class RequestBody:
         """Whether it has to be collected before a program can have it."""
         return self._chunks is not None
 
-    def collect(self, collected: Callable[[], object]) -> None:
+    def collect(self, collected: Callable[[], object], again: Callable[[], object]) -> None:
         """Of a chunked body: keep it until it is whole, then call `collected()`. `on_input` does the rest.
 
+        :param again: called when `on_input` is to be called although nothing has come.
         :raises RequestError: it is malformed or too large.
         :raises OSError: it can't be kept.
         """
         self._spool = Spool(self._site.options.spool_memory)
         self._collected = collected
+        self._again = again
         self.ask()
         self._watch_it()
         self.on_input()
@@ -78,11 +84,16 @@ class RequestBody:
     def on_input(self) -> None:
         """Bytes have come. Raises as `collect` does."""
         chunks, spool = self._chunks, self._spool
-        if chunks is None or spool is None or self.unread is not None:
+        if chunks is None or spool is None or self.unread is not None or self._turn_due:
             return
         conn = self._conn
         while not chunks.done and (data := conn.recv()):  # after the end of the stream nobody comes back for the rest
-            spool.write(chunks.feed(data))
+            spool.write(chunks.feed(data, LINES_PER_TURN))
+            if chunks.surplus and not chunks.done:
+                conn.unread(chunks.surplus)
+                self._turn_due = True
+                conn.call_soon(self._go_on)
+                return
         if chunks.done:
             conn.unread(chunks.surplus)
             self._end = self._position()
@@ -92,6 +103,11 @@ class RequestBody:
                 self._collected()
         elif conn.eof:
             conn.abort("client closed")
+
+    def _go_on(self) -> None:
+        self._turn_due = False
+        if self._again is not None:
+            self._again()
 
     def ask(self) -> None:
         """The body is wanted: say so to a client that waits for it (RFC 9110 section 10.1.1)."""
