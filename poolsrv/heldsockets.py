@@ -12,7 +12,10 @@ log = logging.getLogger("poolsrv.supervisor")
 
 
 def given_sockets() -> dict[str, Held]:
-    """What the service manager has opened, by key."""
+    """What the service manager has opened, by key.
+
+    :raises ValueError: as ``take_sockets``.
+    """
     numbers: dict[str, int] = {}
     given = {}
     for name, sock in take_sockets():

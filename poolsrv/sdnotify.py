@@ -6,7 +6,7 @@ start are not to see it, nor are pools: it is taken out of the environment.
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import os
 import socket
 import time
@@ -15,7 +15,11 @@ from typing import Final
 
 from .text import one_line
 
+log = logging.getLogger("poolsrv.sdnotify")
+
 FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+_DIGITS: Final = 18  # numbers with as many, or more, are none that anybody can mean
+_MOST: Final = 10**_DIGITS
 LONGEST_ASSIGNMENT: Final = 500  # characters; systemd takes 4096 bytes in all
 
 
@@ -28,8 +32,8 @@ class Notifier:
     def __init__(self) -> None:
         self._address = _address(os.environ.pop("NOTIFY_SOCKET", ""))
         microseconds, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
-        meant = pid in ("", str(os.getpid()))
-        self.watchdog = int(microseconds) / 1e6 if meant and self._address and microseconds.isdecimal() else 0.0
+        meant = pid in ("", str(os.getpid())) and microseconds.isdecimal() and len(microseconds) < _DIGITS
+        self.watchdog = int(microseconds) / 1e6 if meant and self._address else 0.0
 
     def send(self, *assignments: str) -> None:
         """Send assignments such as ``"READY=1"`` together. A service manager that does not listen is not waited for."""
@@ -58,26 +62,51 @@ def _address(name: str) -> str:
     return name if name.startswith("/") else ""
 
 
-def take_sockets(first: int = FIRST_FD) -> list[tuple[str, socket.socket]]:
+def take_sockets() -> list[tuple[str, socket.socket]]:
     """The listening sockets that the service manager has opened for this process, with their names
     (``FileDescriptorName=``, or ``unknown``); what else it has passed is closed.
 
-    :param first: the number of the first; theirs are taken for other things from then on.
+    A descriptor was passed if it is open and stays so over an exec, as it did over that of this process. What this
+    process has opened itself does not (PEP 446), whatever its number is, and is not touched.
+
+    :raises ValueError: what the environment says is not so; nothing has been touched then.
     """
     pid, number = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
-    if pid != str(os.getpid()) or not number.isdecimal():
+    if pid != str(os.getpid()) or not number:
         return []
+    if not (number.isascii() and number.isdecimal()):
+        raise ValueError(f"LISTEN_FDS: got {one_line(number)[:40]!r}, expected how many sockets have been passed")
+    passed = _passed()
+    count = int(number) if len(number) < _DIGITS else _MOST
+    missing = count - sum(1 for fd in passed if fd < FIRST_FD + count)
+    if missing:
+        open_ones = ", ".join(map(str, passed)) or "none"
+        raise ValueError(
+            f"LISTEN_FDS: {number[:_DIGITS]} sockets are to have been passed, as descriptors from {FIRST_FD} on, and of"
+            f" these there are: {open_ones}"
+        )
     found = []
-    for index in range(int(number)):
-        try:
-            fd = fcntl.fcntl(first + index, fcntl.F_DUPFD_CLOEXEC, first + int(number))
-            os.close(first + index)
-        except OSError:
-            continue
+    for index, fd in enumerate(passed[:count]):
+        os.set_inheritable(fd, False)
+        name = names[index] if index < len(names) and names[index] else "unknown"
         sock = _listening(fd)
         if sock is not None:
-            found.append((names[index] if index < len(names) and names[index] else "unknown", sock))
+            found.append((name, sock))
+        else:
+            log.warning("descriptor %d of the service manager (%s) is no listening stream socket: closed", fd, name)
+    return found
+
+
+def _passed() -> list[int]:
+    """The descriptors from ``FIRST_FD`` on that have come over the exec."""
+    found = []
+    for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
+        try:
+            if fd >= FIRST_FD and os.get_inheritable(fd):
+                found.append(fd)
+        except OSError:
+            pass  # the one that has listed them
     return found
 
 

@@ -31,7 +31,7 @@ from . import children, logs, signals
 from .children import describe_exit
 from .eventloop import READ, Timer
 from .guardedloop import GuardedLoop
-from .handshake import VERSION, Message, received_sockets, send_sockets
+from .handshake import VERSION, Held, Message, received_sockets, send_sockets
 from .heldsockets import give_up, given_sockets
 from .pidfile import PidFile, PidFileTaken
 from .poolprocess import EXIT_FAILED, LEAVING, SERVING, STARTING, PoolProcess
@@ -57,9 +57,10 @@ class Supervisor:
 
     :param config: the config file, as the user has named it.
     :param level: the least that is logged, where the command line says so.
+    :param given: the sockets of the service manager, by key.
     """
 
-    def __init__(self, config: str, level: str | None) -> None:
+    def __init__(self, config: str, level: str | None, given: dict[str, Held]) -> None:
         self._config = config
         self._level = level
         self._started_at, self._began = time.time(), seconds_since_boot()
@@ -70,7 +71,7 @@ class Supervisor:
             (*STOPS, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
         )
         self._notifier = Notifier()
-        self._given = given_sockets()
+        self._given = given
         self._held = dict(self._given)  # and what the pool that serves uses
         self._loop = GuardedLoop(log)
         self._pools: dict[int, PoolProcess] = {}  # by pid
@@ -464,9 +465,14 @@ def run(config: str, level: str | None) -> NoReturn:
     :param level: the least that is logged; None: what the config says.
     """
     logs.set_role("supervisor")
+    try:
+        given = given_sockets()  # before all descriptors look like those of this process
+    except ValueError as error:
+        _say([f"poolsrv: {error}"])
+        os._exit(EXIT_FAILED)
     children.close_on_exec_from(3)
     gc.enable()
-    code = Supervisor(config, level).run()
+    code = Supervisor(config, level, given).run()
     logging.shutdown()
     # At once: signals that come while the interpreter winds up are not to change how the server has ended.
     os._exit(code)

@@ -226,6 +226,76 @@ def test_sockets_for_another_process_are_not_taken(serve: Serve) -> None:
     assert "has passed no sockets" in server.log
 
 
+# The descriptors 3 and 4, and a number that says something else.
+CLAIM = """
+import os, socket, sys
+socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+for number, sock in enumerate(socks):
+    os.dup2(sock.fileno(), 20 + number)
+os.closerange(3, 20)
+for number in range(2):
+    os.dup2(20 + number, 3 + number)
+os.closerange(20, 30)
+os.environ.update(LISTEN_PID=sys.argv[2].replace("mine", str(os.getpid())), LISTEN_FDS=sys.argv[1])
+os.environ["LISTEN_FDNAMES"] = "web:web"
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def claim(number: str, pid: str = "mine") -> tuple[str, ...]:
+    return (sys.executable, "-c", CLAIM, number, pid)
+
+
+@pytest.mark.parametrize("number", ["3", "5", "9", "40", "99999999", "9" * 30, "9" * 5000])
+def test_more_sockets_than_have_been_passed(serve: Serve, number: str) -> None:
+    server = serve('[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n', ready=False, prefix=claim(number))
+    assert server.wait() == 1
+    assert server.lines == [
+        f"poolsrv: LISTEN_FDS: {number[:18]} sockets are to have been passed, as descriptors from 3 on, and of these"
+        " there are: 3, 4"
+    ]
+
+
+@pytest.mark.parametrize("number", ["-1", "two", "2 ", "\u0662", "0x2", "1.0"])
+def test_a_number_of_sockets_that_is_none(serve: Serve, number: str) -> None:
+    server = serve('[listeners.a]\nbind = "127.0.0.1:0"\nhandler = "echo"\n', ready=False, prefix=claim(number))
+    assert server.wait() == 1
+    assert re.fullmatch(r"poolsrv: LISTEN_FDS: got .*, expected how many sockets have been passed", server.log)
+
+
+@pytest.mark.parametrize(
+    ("number", "pid"), [("5", "1"), ("5", "-1"), ("5", "me"), ("5", ""), ("", "mine"), ("0", "mine")]
+)
+def test_sockets_that_are_none_of_this_process(serve: Serve, site: Path, number: str, pid: str) -> None:
+    """It serves as if nothing had been said, whatever its own descriptors are called."""
+    server = serve(config("workers = 1"), paths=(site,), prefix=claim(number, pid))
+    with Client(server) as client:
+        assert client.ask("slot") == "0"
+    server.reload()
+    assert server.stop() == 0
+
+
+def test_what_is_passed_beyond_the_number_is_not_touched(serve: Serve) -> None:
+    server = serve('[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n', prefix=claim("1"))
+    assert len(server.addresses("a")) == 1
+    assert server.exchange("a", b"hello") == b"hello"
+    assert os.readlink(f"/proc/{server.pid}/fd/4").startswith("socket:")
+
+
+def test_what_is_passed_and_is_no_listening_socket_is_closed_and_told(serve: Serve) -> None:
+    text = '[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n'
+    server = serve(text, prefix=activate("file:web"))
+    server.wait_for_line(r"descriptor 3 of the service manager \(file\) is no listening stream socket: closed")
+    assert server.exchange("a", b"hello") == b"hello"
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "-1", "x", ""])
+def test_a_watchdog_with_a_time_that_is_none(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
+    monkeypatch.setenv("WATCHDOG_USEC", number)
+    assert sdnotify.Notifier().watchdog == 0
+
+
 def test_with_the_real_program_that_activates(serve: Serve, site: Path) -> None:
     program = shutil.which("systemd-socket-activate")
     assert program is not None, "needs the package systemd"
