@@ -1,14 +1,10 @@
 """Bytes in and out of one descriptor, with backpressure: the base of Connection, and the other side of a plugin.
 
 Its floors, each in a file of its own: descriptor.py (the states, being watched, the end), input.py (what has
-arrived), and here: what happens at an event, writing, and closing.
+arrived), closing.py (what a peer sends that nobody wants any more), and here: what happens at an event, and writing.
 
 Writing. ``send`` gives the kernel what it takes at once, and keeps the rest in one bytearray until the descriptor is
 writable. Above ``HIGH_WATER`` the stream is congested until it falls below ``LOW_WATER``.
-
-Lingering. A socket that is closed while its peer still sends answers with a reset, and the reset may overtake the
-last bytes written. Who closes first therefore finishes sending first, and reads on for a while, throwing away (Apache
-and nginx call it lingering close). A client that has seen the end closes, and that ends it.
 """
 
 from __future__ import annotations
@@ -19,9 +15,10 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN
-from .eventloop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop, Timer
-from .input import RECV_SIZE, Input
+from .closing import Closing
+from .descriptor import CLOSED, CLOSING, CONNECTING, OPEN
+from .eventloop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop
+from .input import RECV_SIZE
 from .relay import Relay
 
 if TYPE_CHECKING:
@@ -31,15 +28,13 @@ HIGH_WATER: Final = 262144  # bytes kept above which a stream is congested
 LOW_WATER: Final = 65536  # bytes kept below which it no longer is
 FLUSH_SIZE: Final = 262144  # bytes offered to the kernel per event
 READS_AGAIN: Final = 3  # per event, each after a read that has filled its buffer: there is probably more
-LINGER_TIME: Final = 2.0  # seconds
-LINGER_LIMIT: Final = 16 * 1024 * 1024  # bytes thrown away
 
 READABLE: Final = READ | ERROR | HANGUP  # each of them makes recv(2) return at once
 
 BytesLike = bytes | bytearray | memoryview
 
 
-class Stream(Input):
+class Stream(Closing):
     """A stream of bytes to and from somewhere: a pipe to a program, an outgoing connection.
 
     What a plugin may use is the members without an underscore. Callbacks are called as ``on_readable(stream)``,
@@ -54,7 +49,6 @@ class Stream(Input):
     __slots__ = (
         "_eof_sent",
         "_last_active",
-        "_linger",
         "_on_close",
         "_on_writable",
         "_out",
@@ -65,9 +59,6 @@ class Stream(Input):
         "reset",
     )
 
-    # Whether close() waits for the peer to close even where nothing of its is waiting to be read.
-    _always_lingers = False
-
     def __init__(self, loop: EventLoop, fd: int, owner: Connection | None = None) -> None:
         super().__init__(loop, fd, owner)
         self._out: bytearray | None = None
@@ -75,7 +66,6 @@ class Stream(Input):
         self._on_close: Callable[[Any, BaseException | None], object] | None = None
         self._sends_eof = False  # send_eof has been called
         self._eof_sent = False  # and the kernel has been told
-        self._linger: Timer | None = None
         self._relay_out: Relay | None = None  # brings what is written here
         self._last_active = loop.now
         self.bytes_out = 0
@@ -190,6 +180,8 @@ class Stream(Input):
                 self._loop.at_end_of_turn(self._wind_up)
                 if self.eof:
                     return  # nothing will come, and it is watched no longer than this turn
+            elif self._interest >= 0:
+                self._loop.set_callback(self._fd, self._callback())
             self._update()
         elif self._state == CONNECTING:
             self.abort(reason)
@@ -249,18 +241,6 @@ class Stream(Input):
             return
         if mask:
             self._on_event(mask)
-
-    def _on_event_lingering(self, mask: int) -> None:
-        """In the place of ``_on_event`` in LINGERING: throw away."""
-        try:
-            data = self._read(self._fd, RECV_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        self._read_ahead -= len(data)
-        if not data or self._read_ahead <= 0:
-            self._end(self._reason)
 
     def _on_hangup(self, mask: int) -> None:
         """An error or a hang-up while nobody reads: a reset, or both directions are finished."""
@@ -323,13 +303,16 @@ class Stream(Input):
 
     def _wanted(self) -> int:
         wanted = READ if self._wants_read() and (not self.congested or self._relay_in is not None) else 0
+        if self._state == CLOSING and self._relay_out is None and self._throws_away():
+            wanted = READ
         if self._out is not None or (self._relay_out is not None and self._relay_out.wants_write):
             wanted |= WRITE
         return wanted
 
     def _callback(self) -> Callable[[int], object]:
-        relayed = self._relay_in is not None or self._relay_out is not None
-        return self._on_event_relayed if relayed else self._on_event
+        if self._relay_in is not None or self._relay_out is not None:
+            return self._on_event_relayed
+        return self._on_event_closing if self._state == CLOSING else self._on_event
 
     def _relays_changed(self) -> None:
         """A relay has come or gone: dispatch events accordingly."""
@@ -379,46 +362,10 @@ class Stream(Input):
             self._error = error
             self._end("reset")
 
-    def _wind_up(self) -> None:
-        """In CLOSING, all written: close now, unless the peer is, or may be, still sending."""
-        if self._state != CLOSING:
-            return
-        if self.eof or not self._is_socket():
-            self._end(self._reason)
-            return
-        try:
-            goes_on = bool(self._read(self._fd, RECV_SIZE))
-        except BlockingIOError:
-            goes_on = self._always_lingers
-        except OSError:
-            goes_on = False
-        if goes_on:
-            self._start_lingering()
-        else:
-            self._end(self._reason)
-
-    def _start_lingering(self) -> None:
-        try:
-            self._finish_sending()
-        except OSError:
-            self._end(self._reason)  # the peer was faster
-            return
-        self._state = LINGERING
-        self._read_ahead = LINGER_LIMIT
-        if self._interest < 0:
-            self._loop.register(self._fd, READ, self._on_event_lingering)
-        else:
-            self._loop.modify(self._fd, READ)
-            self._loop.set_callback(self._fd, self._on_event_lingering)
-        self._interest = READ
-        self._linger = self._loop.call_later(LINGER_TIME, lambda: self._end(self._reason))
-
     def _end(self, reason: str) -> None:
         if self._state != CLOSED:
             self.congested = False
             self._in, self._pos, self._out = b"", 0, None
-            if self._linger is not None:
-                self._linger.cancel()
             super()._end(reason)
 
     def _dispose(self) -> None:

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .accesslog import Entry
@@ -106,10 +108,13 @@ class Exchange:
 
     def on_input(self) -> None:
         """Bytes have come, or the end of the stream."""
-        if self._body is None or self._over or self._program is not None or self._waiter is not None:
+        body = self._body
+        if body is None:
+            return
+        if not body.awaits_rest and (self._over or self._program is not None or self._waiter is not None):
             return
         try:
-            self._body.on_input()
+            body.on_input()
         except (RequestError, OSError) as error:
             self._refuse_body(error)
 
@@ -237,17 +242,23 @@ class Exchange:
 
     # --- its output (see `output.OutputOwner`)
 
-    def on_header(self, header: ProgramHeader) -> Response | None:
+    def await_body(self, begin: Callable[[], object]) -> bool:
+        """The program has begun to answer: whether to wait, until `begin()` is called, for the request's body."""
+        return self._body is not None and self._may_go_on() and self._body.await_rest(begin)
+
+    def on_header(self, header: ProgramHeader, whole: bool) -> Response | None:
         """The program's header is here."""
         if header.local:
             self._redirect(header.location)
             return None
-        request = self._request
+        request, body = self._request, self._body
+        whole = whole or request.method == "HEAD"
+        goes_on = body is None or body.is_here or (body.is_being_fed and not whole)
         self._response = response = Response(
             header,
             method=request.method,
             version=request.version,
-            keep_alive=request.keep_alive and self._http.can_go_on(0),
+            keep_alive=goes_on and self._may_go_on(),
             date=http_date(),
             server=SERVER_FIELD,
         )
@@ -321,8 +332,6 @@ class Exchange:
         program = self._program
         if program is not None:
             program.fail(f"{status}: {reason}")
-        if self._output is not None:
-            self._output.discard()
         self._answer(status)
 
     def _refuse(self, found: NoProgram) -> None:
@@ -337,13 +346,26 @@ class Exchange:
         self, status: int, *, keep_alive: bool = True, location: str = "", retry_after: float | None = None
     ) -> None:
         """A response of the server's own; the exchange is over."""
+        if self._over:
+            return
+        self._over = True
+        if self._output is not None:
+            self._output.discard()
+        send = partial(self._send_answer, status, keep_alive, location, retry_after)
+        if self._body is not None:
+            self._body.stop()
+            if keep_alive and self._program is None and self._may_go_on() and self._body.await_rest(send):
+                return
+        send()
+
+    def _may_go_on(self) -> bool:
+        return self._first_request.keep_alive and self._http.can_go_on()
+
+    def _send_answer(self, status: int, keep_alive: bool, location: str, retry_after: float | None) -> None:
         request, body = self._first_request, self._body
-        if body is not None:
-            body.stop()
-            # Who waits for 100 and gets another answer may send the body or not (RFC 9110 section 10.1.1): where the
-            # next request begins, nobody can tell.
-            keep_alive = keep_alive and body.continued and self._http.can_go_on(body.unread)
-        keep_alive = keep_alive and request.keep_alive and self._http.can_go_on(0)
+        # Who waits for 100 and gets another answer may send the body or not (RFC 9110 section 10.1.1): where the next
+        # request begins, nobody can tell.
+        keep_alive = keep_alive and self._may_go_on() and (body is None or (body.is_here and body.continued))
         answer = error_response(
             status,
             accept=request.headers.get(b"accept", b""),

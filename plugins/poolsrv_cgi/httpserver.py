@@ -25,7 +25,6 @@ from .site import Site, endpoints_of
 
 __all__ = ["HttpServer"]
 
-DISCARD_LIMIT = 1 << 20  # bytes of an unwanted body that are read to keep the connection; beyond it, it is closed
 MOST_OFTEN = 0.05  # seconds between two looks at a deadline
 REQUESTS_PER_TURN = 4  # served one after the other while the worker's other connections wait for their turn
 DRAIN_WAIT = 2.0  # seconds that a client gets for a request, once the worker is to end
@@ -214,27 +213,25 @@ class HttpConnection:
     def finished(self, unread: int | None, keep_alive: bool) -> None:
         """The exchange is over; its response has been sent, or is on its way.
 
-        :param unread: bytes of its request's body that are still to come; None where nobody knows.
-        :param keep_alive: whether there can be another request.
+        :param unread: bytes of its request's body that nobody has taken; None where nobody knows.
+        :param keep_alive: whether there can be another request. There can't before all of the body is here: a client
+            that has its answer may send the rest or not.
         """
         self.exchange = None
         conn = self.conn
-        if not keep_alive or not self._can_skip(unread):
+        if not keep_alive or unread is None or (unread and unread > len(conn.peek())):
             conn.close("response sent")
             return
-        self._unwanted = unread or 0
+        self._unwanted = unread
         self.head_began = 0.0
         self._idle = True
         # A client that was told that it may go on does so, whatever has happened to the worker meanwhile.
         self._wait(DRAIN_WAIT if conn.draining else self.server.options.keepalive_timeout)
         self._go_on_later()  # with a request that waits in the buffer
 
-    def can_go_on(self, unread: int | None) -> bool:
-        """Whether there can be another request behind so many bytes of a body that nobody wants."""
-        return self._can_skip(unread) and bool(self.server.options.keepalive_timeout) and not self.conn.draining
-
-    def _can_skip(self, unread: int | None) -> bool:
-        return unread is not None and unread <= DISCARD_LIMIT
+    def can_go_on(self) -> bool:
+        """Whether the server would like another request."""
+        return bool(self.server.options.keepalive_timeout) and not self.conn.draining
 
     def drain(self) -> None:
         """The worker is to end."""

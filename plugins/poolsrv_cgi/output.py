@@ -11,6 +11,7 @@ long as something comes.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from poolsrv import Connection, Stream, Timer
@@ -24,14 +25,18 @@ from .running import RunningProgram
 __all__ = ["Output", "OutputOwner"]
 
 EXIT_GRACE = 1.0  # seconds; see above
+HELD_LIMIT = 65536  # bytes kept for a response that is not to be sent yet
 RELAY_FROM = 65536  # bytes still to come from which the kernel moves them
 
 
 class OutputOwner(Protocol):
-    """Whom an output tells. After each of these calls but `on_header` it says nothing more."""
+    """Whom an output tells. After `on_bad_output` and `on_output_over` it says nothing more."""
 
-    def on_header(self, header: ProgramHeader) -> Response | None:
-        """The header is here. None: the rest of the output is of no use."""
+    def await_body(self, begin: Callable[[], object]) -> bool:
+        """The header is here. True: nothing is to be sent before `begin()` is called."""
+
+    def on_header(self, header: ProgramHeader, whole: bool) -> Response | None:
+        """The header is here, and the body too if it is whole. None: the rest of the output is of no use."""
 
     def on_bad_output(self, reason: str) -> None:
         """It is no CGI response."""
@@ -47,8 +52,8 @@ class Output:
     """
 
     __slots__ = (
-        "_conn", "_ended", "_options", "_owner", "_parser", "_program", "_response", "_silent", "_stdout", "_timer",
-        "_watch", "body_bytes",
+        "_conn", "_ended", "_held", "_options", "_owner", "_parser", "_program", "_response", "_silent", "_stdout",
+        "_timer", "_watch", "body_bytes",
     )  # fmt: skip
 
     def __init__(self, owner: OutputOwner, conn: Connection, program: RunningProgram, stdout: Stream) -> None:
@@ -60,6 +65,7 @@ class Output:
         self._stdout = stdout
         self._parser = ProgramHeaderParser(options.max_header_size, options.max_header_fields)
         self._response: Response | None = None
+        self._held: tuple[ProgramHeader, bytearray] | None = None  # what is not to be sent yet
         self._ended = False
         self._silent = False  # the owner is not told any more, and what comes is thrown away
         self._timer: Timer | None = None
@@ -93,9 +99,14 @@ class Output:
         if not self._silent and data:
             if self._response is not None:
                 self._pass_on(self._response, data)
+            elif self._held is not None:
+                self._held[1].extend(data)
             else:
                 self._parse(data)
-        if stdout.eof and not self._silent:
+        if self._held is not None:
+            if len(self._held[1]) > HELD_LIMIT:
+                self._begin()
+        elif stdout.eof and not self._silent:
             self._on_end()
 
     def _parse(self, data: bytes) -> None:
@@ -106,10 +117,21 @@ class Output:
             return
         if header is None:
             return
-        response = self._response = self._owner.on_header(header)
+        self._held = header, bytearray(self._parser.surplus)
+        if header.local or not self._owner.await_body(self._begin):
+            self._begin()
+
+    def _begin(self) -> None:
+        """Send what is here."""
+        if self._held is None or self._silent:
+            return
+        (header, held), self._held = self._held, None
+        length = header.content_length
+        whole = self._stdout.eof or (length is not None and len(held) >= length)
+        response = self._response = self._owner.on_header(header, whole)
         if response is None or self._silent:
             return
-        body = self._parser.surplus
+        body = bytes(held)
         if response.framing is Framing.LENGTH:
             body = body[: response.remaining]
         encoded = response.encode(body)
@@ -123,6 +145,8 @@ class Output:
             length = response.remaining if response.framing is Framing.LENGTH else None
             if length is None or length >= RELAY_FROM:
                 self._stdout.relay_to(self._conn, length, self._relayed)
+        if self._stdout.eof and not self._silent:
+            self._on_end()
 
     def _pass_on(self, response: Response, data: bytes) -> None:
         if response.framing is Framing.LENGTH:
@@ -181,6 +205,7 @@ class Output:
 
     def _conclude(self) -> None:
         """As much is known of the program's end as will be."""
+        self._begin()
         if self._silent:
             return
         if self._response is None:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["RequestBody"]
 
 LINES_PER_TURN = 256  # of a chunked body, two to a chunk: a chunk may be of one byte, and others wait for their turn
+# An answer that is there before the whole body: what comes at once is waited for, so that the connection can go on.
+REST_LIMIT = 1 << 20  # bytes that are waited for
+REST_STILL = 0.25  # seconds without any
+REST_TIME = 2.0  # seconds
+REST_LOOK = 0.02  # seconds from one look to the next
 
 
 class RequestBody:
@@ -38,8 +43,8 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_again", "_chunks", "_collected", "_conn", "_end", "_on_fed", "_site", "_spool", "_stalled", "_stdin",
-        "_turn_due", "_watch", "continued", "length",
+        "_again", "_chunks", "_collected", "_conn", "_end", "_on_fed", "_rest_came", "_site", "_spool", "_stalled",
+        "_stdin", "_turn_due", "_watch", "continued", "length",
     )  # fmt: skip
 
     def __init__(self, conn: Connection, request: Request, site: Site, stalled: Callable[[], object]) -> None:
@@ -55,6 +60,7 @@ class RequestBody:
         self._again: Callable[[], object] | None = None
         self._turn_due = False  # `_again` will be called
         self._on_fed: Callable[[], object] | None = None
+        self._rest_came: Callable[[], object] | None = None
         self.length = request.content_length
         # Where in the connection's input it ends, counted as bytes_in is.
         self._end = self._position() + (self.length or 0) if self.length or self._chunks else 0
@@ -83,6 +89,12 @@ class RequestBody:
 
     def on_input(self) -> None:
         """Bytes have come. Raises as `collect` does."""
+        if self._rest_came is not None:
+            self._throw_away()
+            if self.is_here:
+                came, self._rest_came = self._rest_came, None
+                came()
+            return
         chunks, spool = self._chunks, self._spool
         if chunks is None or spool is None or self.unread is not None or self._turn_due:
             return
@@ -120,7 +132,9 @@ class RequestBody:
     @property
     def is_here(self) -> bool:
         """Whether all of it has come."""
-        return self._chunks is not None or not self.length or self._conn.bytes_in >= self._end
+        if self._chunks is not None:
+            return self._chunks.done
+        return self._conn.bytes_in >= self._end
 
     def source(self) -> int | None:
         """What a program's standard input has to be: None, `PIPE`, or the descriptor of a file with the body in it."""
@@ -188,6 +202,48 @@ class RequestBody:
         """Give memory and file back; a program keeps what it has got."""
         if self._spool is not None:
             self._spool.close()
+
+    # --- an answer that does not wait for it
+
+    def await_rest(self, came: Callable[[], object]) -> bool:
+        """There is an answer. False: all of the body is here, or nobody waits for it. True: `came()` is called once it
+        is here, or does not come soon. What no program takes is thrown away meanwhile."""
+        if not self._rest_may_come():
+            return False
+        self._rest_came = came
+        self._look_for_rest(self._conn.bytes_in, 0.0, 0.0)
+        return self._rest_came is not None
+
+    def _rest_may_come(self) -> bool:
+        unread = self.unread
+        if unread is None or self.is_here or not self.continued or self._conn.eof:
+            return False
+        return unread <= REST_LIMIT or self._stdin is not None
+
+    def _look_for_rest(self, seen: int, still: float, waited: float) -> None:
+        came, received = self._rest_came, self._conn.bytes_in
+        if came is None:
+            return
+        if received > seen:
+            still = 0.0
+        self._throw_away()
+        if not self._rest_may_come() or still >= REST_STILL or waited >= REST_TIME:
+            self._rest_came = None
+            if waited:
+                came()
+        else:
+            self._conn.call_later(
+                REST_LOOK, lambda: self._look_for_rest(received, still + REST_LOOK, waited + REST_LOOK)
+            )
+
+    def _throw_away(self) -> None:
+        while self._stdin is None and (unread := self.unread) and self._conn.recv(unread):
+            pass
+
+    @property
+    def awaits_rest(self) -> bool:
+        """Whether `await_rest` goes on."""
+        return self._rest_came is not None
 
     @property
     def unread(self) -> int | None:
