@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from . import addresses, cpus, networks, privileges
+from . import addresses, cpus, networks, privileges, syntax
 from .addresses import Address
 from .config import (
     LIMITS_KEYS,
@@ -33,7 +34,7 @@ from .config import (
 )
 from .networks import Network
 from .privileges import Identity
-from .problems import ConfigErrors, Key, Problem, Problems, bare_or_quoted, did_you_mean, nearest, one_of, quoted
+from .problems import Key, Problems, bare_or_quoted, did_you_mean, nearest, one_of, quoted
 from .schema import Decoder
 from .words import show, unknown
 
@@ -78,6 +79,7 @@ class Draft:
         self.problems = Problems(path)
         self.decoder = Decoder(self.problems, self.base)
         self.document: dict[str, Any] = {}
+        self.text = ""
         self.pool: dict[str, Any] = {}
         self.limits: dict[str, Any] = {}
         self.log: dict[str, Any] = {}
@@ -101,14 +103,12 @@ def read(path: Path) -> Draft:
     :raises ConfigErrors: the file can't be read, or is not TOML. All other errors are in the draft.
     """
     draft = Draft(path)
-    draft.document = _parse_toml(path)
+    draft.document, draft.text = syntax.read(path)
     _check_top_level(draft)
     _read_pool(draft, _checked_table(draft, "pool", POOL_KEYS))
     draft.limits = _read_table(draft, "limits", LimitsConfig, LIMITS_KEYS)
     draft.log = _read_table(draft, "log", LogConfig, LOG_KEYS)
-    file = draft.log.get("file")
-    if file is not None and file.is_dir():
-        draft.problems.add(("log", "file"), f"{file} is a directory, expected a file")
+    _check_folders(draft)
     listeners = draft.document.get("listeners", {})
     if isinstance(listeners, Mapping):
         for name, table in listeners.items():
@@ -129,7 +129,7 @@ def locate(path: Path) -> PoolTable:
     :raises ConfigErrors: the file can't be read, is not TOML, or these two are wrong.
     """
     draft = Draft(path)
-    draft.document = _parse_toml(path)
+    draft.document, draft.text = syntax.read(path)
     pool = draft.document.get("pool", {})
     table = {key: pool[key] for key in ("control", "pidfile") if key in pool} if isinstance(pool, Mapping) else {}
     draft.pool = draft.decoder.decode_table(PoolTable, table, ("pool",))
@@ -137,42 +137,6 @@ def locate(path: Path) -> PoolTable:
     if draft.problems:
         raise draft.problems.error(draft.document)
     return PoolTable(**draft.pool)
-
-
-def _parse_toml(path: Path) -> dict[str, Any]:
-    import tomli
-
-    try:
-        text = path.read_bytes().decode()
-        return tomli.loads(text)
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        column = error.start - (error.object.rfind(b"\n", 0, error.start) + 1) + 1
-        where, message = f"line {line}, column {column}", "not UTF-8, expected TOML, which is always in UTF-8"
-    except tomli.TOMLDecodeError as error:
-        where, message = _explain_toml(error, text)
-    except FileNotFoundError:
-        where, message = "", "no such file, expected a config file"
-    except IsADirectoryError:
-        where, message = "", "a directory, expected a config file"
-    except OSError as error:
-        where, message = "", f"can't be read: {error.strerror or error}"
-    except (RecursionError, ValueError) as error:  # nested too deeply; a NUL in the path; a number without end
-        where, message = "", f"can't be read: {error}"
-    raise ConfigErrors([Problem(path, where, message)])
-
-
-def _explain_toml(error: Exception, text: str) -> tuple[str, str]:
-    message = str(error)
-    place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
-    lines = text.split("\n")
-    line, column = str(len(lines)), str(len(lines[-1]) + 1)
-    if place is not None:
-        message = message[: place.start()]
-        line, column = place[1] or line, place[2] or column
-    # tomli shows the key of a double declaration as a Python tuple.
-    message = re.sub(r"\(('[^)]*')\)", lambda m: ".".join(re.findall(r"'([^']*)'", m[1])), message)
-    return f"line {line}, column {column}", message
 
 
 def _check_top_level(draft: Draft) -> None:
@@ -189,12 +153,12 @@ def _check_top_level(draft: Draft) -> None:
             message = f"unknown table [{bare_or_quoted(name)}.{inner}], expected [listeners.{inner}]"
         elif is_table or isinstance(value, list):
             hint = did_you_mean(name, TABLES)
-            message = f"unknown table {header}, expected [pool], [limits], [log] or [listeners.NAME]{hint}"
+            message = f"unknown table {header}{hint}, expected [pool], [limits], [log] or [listeners.NAME]"
         elif homes := _homes(name):
             message = f"`{name}` belongs in {one_of(homes)}"
         else:
             hint = _belongs_nearly(name)
-            message = f"unknown key, expected the tables [pool], [limits], [log] and [listeners.NAME]{hint}"
+            message = f"unknown key{hint}, expected the tables [pool], [limits], [log] and [listeners.NAME]"
         problems.add((name,), message)
     others = (name for name in document if name != "listeners")
     if document.get("listeners", {}) == {} and not any(nearest(name, ("listeners",)) for name in others):
@@ -210,7 +174,7 @@ def _read_pool(draft: Draft, table: Mapping[str, Any]) -> None:
     plain = {name: value for name, value in table.items() if name != "umask"}
     draft.pool = draft.decoder.decode_table(PoolTable, plain, key)
     if "umask" in table:
-        draft.pool["umask"] = _read_mode(problems, table["umask"], (*key, "umask"))
+        draft.pool["umask"] = _read_mode(draft, table["umask"], (*key, "umask"))
     uid, gid, name = None, None, ""
     if (wanted := draft.pool.pop("user", None)) is not None:
         try:
@@ -309,7 +273,7 @@ def _read_listener(draft: Draft, name: str, table: object) -> None:
         if access in listener.fields:
             listener.fields[access] = _read_networks(problems, listener.fields[access], (*key, access))
     if "socket_mode" in table:
-        listener.fields["socket_mode"] = _read_mode(problems, table["socket_mode"], (*key, "socket_mode"))
+        listener.fields["socket_mode"] = _read_mode(draft, table["socket_mode"], (*key, "socket_mode"))
     _check_listener(draft, listener)
 
 
@@ -428,15 +392,20 @@ def _read_bind(draft: Draft, value: object, key: Key) -> tuple[tuple[Address, Ke
     return tuple(found)
 
 
-def _read_mode(problems: Problems, value: object, key: Key) -> int | None:
-    mode = value
+def _read_mode(draft: Draft, value: object, key: tuple[str, ...]) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
-        mode = int(value[-3:], 8)
-    if isinstance(mode, int) and not isinstance(mode, bool) and 0 <= mode <= 0o777:
-        return mode
-    # 660 means 0o660, and is 0o1224.
-    hint = f" (write 0o{value})" if re.fullmatch("[0-7]{3}", str(value)) else ""
-    problems.add(key, f"got {show(value, 'string number')}, expected permission bits in octal, such as 0o660{hint}")
+        return int(value[-3:], 8)
+    hint = ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        # Up to 7 a number is the same in octal; from there on, 22 means 0o022, and is 0o026.
+        is_decimal = value not in range(8) and syntax.is_decimal(draft.text, key)
+        if 0 <= value <= 0o777 and not is_decimal:
+            return value
+        if is_decimal and re.fullmatch("[0-7]{2,3}", str(value)):
+            hint = f" (write 0o{value:0>3})"
+    example = "0o022" if key[-1] == "umask" else "0o660"
+    expected = f"permission bits in octal, such as {example}{hint}"
+    draft.problems.add(key, f"got {show(value, 'string number')}, expected {expected}")
     return None
 
 
@@ -455,6 +424,31 @@ def _check_overlaps(draft: Draft) -> None:
                     draft.problems.add(place, f'"{address}" {same}, expected each address once')
                     break
             taken.append((listener, address))
+
+
+def _check_folders(draft: Draft) -> None:
+    """What is made in a directory needs that; only the control socket's is made where it is missing."""
+    control = draft.pool.get("control")
+    for key, file in ((("pool", "pidfile"), draft.pool.get("pidfile")), (("log", "file"), draft.log.get("file"))):
+        if file is None:
+            continue
+        if file.is_dir():
+            draft.problems.add(key, f"{file} is a directory, expected a file")
+        elif control is None or file.parent != control.parent:
+            _check_folder(draft, key, file.parent)
+    if (folder := draft.pool.get("chdir")) is not None:
+        _check_folder(draft, ("pool", "chdir"), folder)
+
+
+def _check_folder(draft: Draft, key: Key, folder: Path) -> None:
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            draft.problems.add(key, f"{folder} is no directory, expected one")
+    except PermissionError:
+        pass  # the server may be somebody who can see it
+    except OSError as error:
+        why = "there is no directory" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
+        draft.problems.add(key, f"{why} {folder}, expected one")
 
 
 def _check_control(draft: Draft) -> None:

@@ -6,11 +6,14 @@ Runs in the process that forks, so an import that leaves a thread behind is an e
 from __future__ import annotations
 
 import inspect
+import logging
 import os
+import select
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +35,7 @@ FIRST_HOOKS = ("on_connection_init", "on_readable")  # a handler has at least on
 HOOK_ARGUMENTS = {name: tuple(inspect.signature(getattr(hookspecs, name)).parameters) for name in HOOK_NAMES}
 
 _MARK = f"{hookspecs.PROJECT}_impl"  # where @hookimpl leaves its options
+TRIAL_TIME = 5.0  # seconds
 _THREAD_GRACE = 1.0  # seconds: the kernel may still list a thread that has been joined
 
 
@@ -121,6 +125,45 @@ def import_class(plugin: Installed) -> type[Any]:
     return target
 
 
+def usable(plugins: Iterable[Installed]) -> list[str]:
+    """The names of those that can be imported. That is tried in a copy of this process, so that what they do has no
+    effect on this one; what has not been found out within ``TRIAL_TIME`` counts as not usable."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _try(plugins, writer)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    deadline, found = time.monotonic() + TRIAL_TIME, b""
+    try:
+        while select.select([reader], [], [], max(deadline - time.monotonic(), 0.0))[0]:
+            if not (piece := os.read(reader, 65536)):
+                break
+            found += piece
+    finally:
+        os.close(reader)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return [os.fsdecode(name) for name in found.split(b"\0")[:-1]]
+
+
+def _try(plugins: Iterable[Installed], writer: int) -> None:
+    logging.disable()
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    for plugin in plugins:
+        try:
+            cls = import_class(plugin)
+            options_of(cls)
+        except PluginError:
+            continue
+        if not any(hook_errors(cls)):
+            os.write(writer, os.fsencode(plugin.name) + b"\0")
+
+
 def options_of(cls: type[Any]) -> type[msgspec.Struct] | None:
     """The struct of the options that a plugin's class takes; None where it takes none.
 
@@ -155,7 +198,7 @@ def hook_errors(cls: type[Any]) -> Iterator[str]:
         hook = options["specname"] or name
         if hook not in HOOK_ARGUMENTS:
             if not options["optionalhook"]:
-                yield f"has a hook {hook}, expected {one_of(HOOK_NAMES)}{did_you_mean(hook, HOOK_NAMES)}"
+                yield f"has a hook {hook}{did_you_mean(hook, HOOK_NAMES)}, expected {one_of(HOOK_NAMES)}"
             continue
         function, arguments, known = getattr(cls, name), _arguments(cls, name), HOOK_ARGUMENTS[hook]
         for argument in arguments:

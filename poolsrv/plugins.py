@@ -20,7 +20,7 @@ from .configfile import Draft, ListenerDraft, read
 from .discovery import Installed, PluginError
 from .errors import ConfigError
 from .hooks import HookError, Hooks, NamedPlugin
-from .problems import Key, did_you_mean, nearest, one_of, quoted
+from .problems import Key, did_you_mean, nearest, one_of, quoted, shortlist
 from .schema import keys
 from .words import show, unknown
 
@@ -89,6 +89,11 @@ class _Loader:
         """All of them, for what is not at hand, and for messages that name them."""
         return discovery.installed()
 
+    @cached_property
+    def _usable(self) -> str:
+        names = discovery.usable(self.installed.values())
+        return shortlist(map(quoted, names)) if names else "one that is installed (none is)"
+
     def make(self, listener: ListenerDraft) -> tuple[Hooks, HalfClose] | None:
         """A listener's plugins, and its handler's ``half_close``; None where there are errors."""
         found = {name: self._class(name, place) for name, place in listener.plugins}
@@ -142,9 +147,8 @@ class _Loader:
     def _import(self, name: str, place: Key) -> tuple[type[Any], Options] | None:
         plugin = self._find(name)
         if plugin is None:
-            known = one_of(map(quoted, self.installed)) if self.installed else "one that is installed (none is)"
-            message = f"no plugin {quoted(name)} is installed, expected {known}{did_you_mean(name, self.installed)}"
-            self.problems.add(place, message)
+            hint = did_you_mean(name, self.installed)
+            self.problems.add(place, f"no plugin {quoted(name)} is installed{hint}, expected {self._usable}")
             return None
         try:
             cls = discovery.import_class(plugin)
@@ -221,10 +225,10 @@ class _Loader:
     ) -> str:
         if is_table:
             expected = one_of(map(listener.plugin_header, plugins)) if plugins else "a table of one of its plugins"
-            return f"unknown table, expected {expected}{did_you_mean(name, plugins)}"
+            return f"unknown table{did_you_mean(name, plugins)}, expected {expected}"
         owners = {option: plugin for plugin, schema in schemas.items() if schema is not None for option in keys(schema)}
         meant = nearest(name, (*owners, *LISTENER_KEYS))
         if meant is not None and meant not in LISTENER_KEYS:
             hint = f" (did you mean {quoted(meant)} in {listener.plugin_header(owners[meant])}?)"
-            return f"unknown key, expected {one_of(LISTENER_KEYS)}{hint}"
+            return f"unknown key{hint}, expected {shortlist(LISTENER_KEYS)}"
         return unknown(name, LISTENER_KEYS)

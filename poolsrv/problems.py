@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -14,6 +14,10 @@ from .errors import PoolsrvError
 
 # Where a value stands in the file: names of tables and keys, and indexes (from 0) of lists.
 Key: TypeAlias = tuple[str | int, ...]
+
+
+DID_YOU_MEAN: Final = " (did you mean"
+MOST_NAMED: Final = 6  # names of a long list that a message has
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -100,15 +104,23 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message: `` (did you mean "echo"?)``, or nothing."""
+    """A part of a message, before what was expected: `` (did you mean "echo"?)``, or nothing."""
     match = nearest(name, known)
-    return "" if match is None else f" (did you mean {quoted(match)}?)"
+    return "" if match is None else f"{DID_YOU_MEAN} {quoted(match)}?)"
 
 
 def one_of(names: Iterable[str], joined_by: str = "or") -> str:
     """``a, b or c``"""
     *most, last = names
     return f"{', '.join(most)} {joined_by} {last}" if most else last
+
+
+def shortlist(names: Iterable[str]) -> str:
+    """The same, of many only the first: ``a, b, c or one of 27 others``."""
+    several = list(names)
+    if len(several) <= MOST_NAMED + 1:
+        return one_of(several)
+    return f"{', '.join(several[:MOST_NAMED])} or one of {len(several) - MOST_NAMED} others"
 
 
 def _keys(value: object, key: Key = ()) -> Iterable[Key]:

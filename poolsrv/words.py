@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from .problems import did_you_mean, one_of, quoted
+from .problems import DID_YOU_MEAN, did_you_mean, one_of, quoted, shortlist
 
 LISTS = (list, tuple, set, frozenset, Sequence, AbstractSet)
 TABLES = (dict, Mapping, MutableMapping)
@@ -27,7 +27,7 @@ def unknown(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """The message for a key that nothing knows."""
     if not known:
         return "unknown key, expected none here"
-    return f"unknown key, expected {one_of(known)}{did_you_mean(name, known)}"
+    return f"unknown key{did_you_mean(name, known)}, expected {shortlist(known)}"
 
 
 def mismatch(annotation: Any, value: object) -> str:
@@ -39,6 +39,8 @@ def mismatch(annotation: Any, value: object) -> str:
         hint = _write_number(annotation, value) or did_you_mean(value, choices)
         if expected.startswith("a list"):
             hint = f" (write [{quoted(value)}])"
+    if hint.startswith(DID_YOU_MEAN):
+        return f"got {show(value, expected)}{hint}, expected {expected}"
     return f"got {show(value, expected)}, expected {expected}{hint}"
 
 

@@ -24,7 +24,7 @@ from poolsrv.config import (
     TlsTable,
 )
 from poolsrv.configfile import read
-from poolsrv.problems import one_of
+from poolsrv.problems import shortlist
 from poolsrv.words import to_toml
 
 FORMS = '"127.0.0.1:7007", "[::1]:7007", ":7007" or "unix:run/hello.sock"'
@@ -63,7 +63,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         [log]
         format = "json"
         level = "debug"
-        file = "log/server"
+        file = "server.log"
         [listeners.www]
         bind = ["127.0.0.1:7007", "unix:run/a.sock"]
         handler = "cgi"
@@ -137,7 +137,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 plugin_options={"cgi": {"root": "programs"}},
             ),
         ),
-        log=LogConfig(format="json", level="debug", file=tmp_path / "log" / "server"),
+        log=LogConfig(format="json", level="debug", file=tmp_path / "server.log"),
     )
 
 
@@ -300,7 +300,7 @@ def test_auto_gives_a_listener_that_wants_more_workers_all_of_them(tmp_path: Pat
         ("[listeners.www.idle_timeout]", f"idle_timeout: got a table, expected {SECONDS}"),
         (
             'half_close = "abrot"',
-            'half_close: got "abrot", expected "finish", "abort" or "timely" (did you mean "abort"?)',
+            'half_close: got "abrot" (did you mean "abort"?), expected "finish", "abort" or "timely"',
         ),
         ("half_close = true", 'half_close: got true, expected "finish", "abort" or "timely"'),
         ("max_unsent = 0", "max_unsent: got 0, expected a whole number from 1"),
@@ -404,16 +404,16 @@ LISTENER = '[listeners.a]\nbind = ":7007"\nhandler = "echo"\n'
         (f"{LISTENER}[pool]\nworkers = 0", 'pool.workers: got 0, expected a whole number from 1 to 1024 or "auto"'),
         (
             f'{LISTENER}[pool]\nworkers = "atuo"',
-            'pool.workers: got "atuo", expected a whole number from 1 to 1024 or "auto" (did you mean "auto"?)',
+            'pool.workers: got "atuo" (did you mean "auto"?), expected a whole number from 1 to 1024 or "auto"',
         ),
         (
             f'{LISTENER}[pool]\ndispatch = "round_robin"',
-            'pool.dispatch: got "round_robin", expected "round-robin" or "least-connections"'
-            ' (did you mean "round-robin"?)',
+            'pool.dispatch: got "round_robin" (did you mean "round-robin"?), expected "round-robin" or'
+            ' "least-connections"',
         ),
         (
             f"{LISTENER}[pool]\ngracefull_timeout = 3",
-            f'pool.gracefull_timeout: unknown key, expected {one_of(POOL_KEYS)} (did you mean "graceful_timeout"?)',
+            f'pool.gracefull_timeout: unknown key (did you mean "graceful_timeout"?), expected {shortlist(POOL_KEYS)}',
         ),
         (f'{LISTENER}[pool]\nbind = ":1"', "pool.bind: `bind` belongs in [listeners.NAME]"),
         (f"pool = 3\n{LISTENER}", "pool: got 3 (a number), expected a table: [pool]"),
@@ -422,23 +422,23 @@ LISTENER = '[listeners.a]\nbind = ":7007"\nhandler = "echo"\n'
         (f"workers = 3\n{LISTENER}", "workers: `workers` belongs in [pool] or [listeners.NAME]"),
         (
             f"dispach = 3\n{LISTENER}",
-            "dispach: unknown key, expected the tables [pool], [limits], [log] and [listeners.NAME]"
-            ' (did you mean "dispatch"?)',
+            'dispach: unknown key (did you mean "dispatch"?), expected the tables [pool], [limits], [log] and'
+            " [listeners.NAME]",
         ),
         ('[listener.x]\nbind = ":7007"', "listener: unknown table [listener.x], expected [listeners.x]"),
         (
             f"{LISTENER}[Pool]",
-            'Pool: unknown table [Pool], expected [pool], [limits], [log] or [listeners.NAME] (did you mean "pool"?)',
+            'Pool: unknown table [Pool] (did you mean "pool"?), expected [pool], [limits], [log] or [listeners.NAME]',
         ),
         (f"log = 3\n{LISTENER}", "log: got 3 (a number), expected a table: [log]"),
         (f'{LISTENER}[log]\nformat = "xml"', 'log.format: got "xml", expected "text" or "json"'),
         (
             f'{LISTENER}[log]\nlevel = "warn"',
-            'log.level: got "warn", expected "debug", "info", "warning" or "error" (did you mean "warning"?)',
+            'log.level: got "warn" (did you mean "warning"?), expected "debug", "info", "warning" or "error"',
         ),
         (f"{LISTENER}[log]\nfile = 3", "log.file: got 3 (a number), expected a path"),
         (f"{LISTENER}[log]\npidfile = 3", "log.pidfile: `pidfile` belongs in [pool]"),
-        (f"{LISTENER}[log]\nfiel = 3", 'log.fiel: unknown key, expected format, level or file (did you mean "file"?)'),
+        (f"{LISTENER}[log]\nfiel = 3", 'log.fiel: unknown key (did you mean "file"?), expected format, level or file'),
         (f'{LISTENER}[log]\nfile = "/"', "log.file: / is a directory, expected a file"),
         (f"{LISTENER}[server]", "server: unknown table [server], expected [pool], [limits], [log] or [listeners.NAME]"),
         (
@@ -531,6 +531,107 @@ def test_what_is_not_toml_is_an_error_with_line_and_column(content: bytes, messa
     with pytest.raises(ConfigErrors) as error:
         read(path)
     assert str(error.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bind = 127.0.0.1:7007", 'line 1, column 13: text without quotes, expected bind = "127.0.0.1:7007"'),
+        ("bind = 127.0.0.1:7007  # here", 'line 1, column 13: text without quotes, expected bind = "127.0.0.1:7007"'),
+        ("bind = :8080", 'line 1, column 8: text without quotes, expected bind = ":8080"'),
+        ("bind = [::1]:80", 'line 1, column 9: text without quotes, expected bind = "[::1]:80"'),
+        ('bind = ["a", :80]', 'line 1, column 14: text without quotes, expected bind = ["a", ":80"]'),
+        ("bind = [\n  127.0.0.1:80,\n]", 'line 2, column 8: text without quotes, expected "127.0.0.1:80"'),
+        ("[a]\nb.root = /srv", 'line 2, column 10: text without quotes, expected b.root = "/srv"'),
+        ("user = www-data", 'line 1, column 8: text without quotes, expected user = "www-data"'),
+        ("a = yes", "line 1, column 5: yes is no value, expected a = true"),
+        ("umask = 027", "line 1, column 10: a number with a zero in front, expected umask = 0o27"),
+        (
+            "a = 30s",
+            "line 1, column 7: a number with a unit (times are in seconds, sizes in bytes), expected a = 30",
+        ),
+        ("workers: 4", "line 1, column 8: a colon after the key, expected workers = 4"),
+        ("a = \u201cecho\u201d", 'line 1, column 5: typographic quotation marks, expected straight ones: "echo"'),
+        ("a\u00a0= 1", "line 1, column 2: U+00A0 (no-break space), expected TOML: `key = value`, or a [table]"),
+        ("a = 1\n\ufeffb = 2", "line 2, column 1: a byte order mark (U+FEFF), expected none, or one at the start"),
+        ("a = b = c", "line 1, column 5: Invalid value"),
+        ("a = " + "[" * 5000, "can't be read: it is nested too deeply"),
+    ],
+)
+def test_what_was_probably_meant_comes_first(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigErrors) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
+def test_a_byte_order_mark_at_the_start_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(b'\xef\xbb\xbf[listeners.a]\r\nbind = ":1"\r\nhandler = "echo"\r\n')
+    assert read(path).finish().listeners[0].handler == "echo"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\nb = \xff")
+    assert errors_of(path) == ["line 2, column 5: not UTF-8, expected TOML, which is always in UTF-8"]
+    path.write_bytes("a = 1".encode("utf-16"))
+    assert errors_of(path) == ["line 1, column 1: in UTF-16, expected TOML, which is always in UTF-8"]
+
+
+@pytest.mark.parametrize("key", ["umask", "socket_mode"])
+@pytest.mark.parametrize(
+    ("written", "mode"),
+    [("0o22", 0o22), ("0x1b4", 0o664), ("0b110", 0o6), ("7", 7), ("0", 0), ("0o777", 0o777), ('"022"', 0o22)],
+)
+def test_permission_bits_that_are_clear(key: str, written: str, mode: int, tmp_path: Path) -> None:
+    assert errors(tmp_path, with_mode(key, written)) == []
+    config = read(tmp_path / "test.toml").finish()
+    assert (config.pool.umask if key == "umask" else config.listeners[0].socket_mode) == mode
+
+
+@pytest.mark.parametrize("key", ["umask", "socket_mode"])
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [("22", " (write 0o022)"), ("440", " (write 0o440)"), ("27 # 0o27", " (write 0o027)"), ("18", ""), ("0o1000", "")],
+)
+def test_permission_bits_in_decimal_are_an_error_with_a_hint(key: str, written: str, hint: str, tmp_path: Path) -> None:
+    example = "0o022" if key == "umask" else "0o660"
+    (message,) = errors(tmp_path, with_mode(key, written))
+    assert message.endswith(f", expected permission bits in octal, such as {example}{hint}")
+
+
+def with_mode(key: str, written: str) -> str:
+    pool, own = (f"umask = {written}", "") if key == "umask" else ("", f"socket_mode = {written}")
+    return f'[pool]\n{pool}\n[listeners.a]\nbind = "unix:a"\nhandler = "echo"\n{own}\n'
+
+
+def test_the_notation_of_permission_bits_is_found_in_every_way_of_writing_tables(tmp_path: Path) -> None:
+    listener = '[listeners.a]\nbind = ":1"\nhandler = "echo"\n'
+    for written in ("pool.umask = 22\n", "pool = { workers = 1, umask = 22 }\n", '[pool]\n"umask" = 22\n'):
+        assert len(errors(tmp_path, written + listener)) == 1, written
+        assert errors(tmp_path, written.replace("22", "0o22") + listener) == [], written
+
+
+@pytest.mark.parametrize("key", ["pool.pidfile", "log.file", "pool.chdir"])
+def test_a_directory_that_is_missing_is_an_error(key: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    name = "" if key == "pool.chdir" else "/name"
+    table, _, own = key.partition(".")
+    listener = '[listeners.a]\nbind = ":1"\nhandler = "echo"\n'
+    config = f'[{table}]\n{own} = "{{}}{name}"\n{listener}'
+    assert errors(tmp_path, config.format("gone")) == [f"{key}: there is no directory {tmp_path}/gone, expected one"]
+    assert errors(tmp_path, config.format("file")) == [f"{key}: {tmp_path}/file is no directory, expected one"]
+    assert errors(tmp_path, config.format(".")) == []
+    assert not (tmp_path / "gone").exists()
+
+
+def test_the_directory_of_the_control_socket_is_made(tmp_path: Path) -> None:
+    listener = '[listeners.a]\nbind = ":1"\nhandler = "echo"\n'
+    assert errors(tmp_path, f'[pool]\npidfile = "run/pid"\ncontrol = "run/ctl"\n{listener}') == []
+
+
+def errors_of(path: Path) -> list[str]:
+    with pytest.raises(ConfigErrors) as error:
+        read(path)
+    return [line.removeprefix(f"{path}: ") for line in str(error.value).splitlines()]
 
 
 def test_what_can_not_be_read_says_why(tmp_path: Path) -> None:

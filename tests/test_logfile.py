@@ -277,16 +277,15 @@ def test_a_reload_takes_over_the_table(tmp_path: Path) -> None:
         assert '"role": "dispatcher"' in (tmp_path / "other.log").read_text()
         server.file.write_text(text.replace("other.log", "missing/other.log"))
         server.signal(signal.SIGHUP)
-        wait_for(tmp_path / "other.log", "reload: log.file: can't open .*/missing/other.log: No such file or directory")
+        wait_for(tmp_path / "other.log", "reload: .*: log.file: there is no directory .*/missing, expected one")
         assert server.stop() == 0
         assert json.loads((tmp_path / "other.log").read_text().splitlines()[-1])["message"] == "stopped"
 
 
 def test_a_file_that_cant_be_opened_is_an_error_at_run_time(tmp_path: Path) -> None:
-    with running(tmp_path, 'file = "missing/server.log"', ready_in=None) as server:
+    with running(tmp_path, 'file = "/proc/server.log"', ready_in=None) as server:
         assert server.wait() == 1
-        path = tmp_path / "missing" / "server.log"
-        assert server.lines == [f"poolsrv: log.file: can't open {path}: No such file or directory"]
+        assert server.lines == ["poolsrv: log.file: can't open /proc/server.log: No such file or directory"]
 
 
 def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:

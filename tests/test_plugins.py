@@ -10,7 +10,7 @@ from distributions import install
 
 from poolsrv.config import LISTENER_KEYS, ConfigErrors
 from poolsrv.plugins import Server, load
-from poolsrv.problems import one_of
+from poolsrv.problems import shortlist
 
 PLAIN = """
     from poolsrv import hookimpl
@@ -197,8 +197,23 @@ def test_a_half_close_that_means_nothing_is_an_error(site: Path, tmp_path: Path)
 
 def test_a_misspelt_plugin_gets_the_nearest_name(site: Path, tmp_path: Path) -> None:
     (message,) = errors(tmp_path, 'handler = "ecoh"')
-    assert message.startswith('listeners.www.handler: no plugin "ecoh" is installed, expected "')
-    assert message.endswith(' (did you mean "echo"?)')
+    assert message.startswith('listeners.www.handler: no plugin "ecoh" is installed (did you mean "echo"?), expected "')
+
+
+def test_plugins_that_can_not_be_used_are_not_among_those_expected(site: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    install(site, "lost", {"lost": "no_such_module:Lost"})
+    install(site, "wrong", {"wrong": "wrong:Wrong"}, "def Wrong(: pass")
+    install(site, "raises", {"raises": "raises:Raises"}, f"open({str(ran)!r}, 'w')\nprint('here')\nimport no_such_one")
+    install(site, "ends", {"ends": "ends:Ends"}, "import os\nos.abort()")
+    install(site, "fine", {"fine": "fine:Fine"}, "class Fine: pass")
+    (message,) = errors(tmp_path, 'handler = "nothing_near"')
+    expected = message.partition(", expected ")[2]
+    assert '"cgi"' in expected
+    assert '"echo"' in expected
+    for name in ("lost", "wrong", "raises", "ends"):
+        assert f'"{name}"' not in expected
+    assert "raises" not in sys.modules
 
 
 def test_one_name_in_two_distributions_is_an_error_that_names_both(site: Path, tmp_path: Path) -> None:
@@ -261,8 +276,8 @@ def test_an_entry_point_that_names_a_module_is_an_error(site: Path, tmp_path: Pa
         ),
         (
             "@hookimpl\n    def on_connection_init(self): ...\n    @hookimpl\n    def on_readble(self, conn): ...",
-            "has a hook on_readble, expected on_connection_init, on_readable, on_writable, on_connection_close,"
-            ' on_child_exit, on_worker_start, on_worker_stop or on_drain (did you mean "on_readable"?)',
+            'has a hook on_readble (did you mean "on_readable"?), expected on_connection_init, on_readable,'
+            " on_writable, on_connection_close, on_child_exit, on_worker_start, on_worker_stop or on_drain",
         ),
         (
             "@hookimpl\n    def on_readable(self, connection): ...",
@@ -455,11 +470,11 @@ OPTIONS = """
         ("root = 3", "root: got 3 (a number), expected a path"),
         ('root = ""', 'root: got "", expected a path'),
         ('root = "a\\u0000b"', 'root: got "a\\u0000b", expected a path'),
-        ('protocol = "lin"', 'protocol: got "lin", expected "http" or "line" (did you mean "line"?)'),
+        ('protocol = "lin"', 'protocol: got "lin" (did you mean "line"?), expected "http" or "line"'),
         (
             'protocl = "line"',
-            "protocl: unknown key, expected root, protocol, timeout, arguments, env, limits, places, roots, pair,"
-            ' name, few, either or anything (did you mean "protocol"?)',
+            'protocl: unknown key (did you mean "protocol"?), expected root, protocol, timeout, arguments, env, limits'
+            " or one of 7 others",
         ),
         (
             'timeout = "5m"',
@@ -474,7 +489,7 @@ OPTIONS = """
         ("env = [1]", "env: got a list, expected a table of strings"),
         ("limits = { cpu = true }", "limits.cpu: got true, expected a number"),
         ("limits = { files = 2 }", "limits.files: got 2, expected a whole number from 3 to 100"),
-        ("limits = { fiels = 3 }", 'limits.fiels: unknown key, expected cpu or files (did you mean "files"?)'),
+        ("limits = { fiels = 3 }", 'limits.fiels: unknown key (did you mean "files"?), expected cpu or files'),
         ("limits = 3", "limits: got 3 (a number), expected a table"),
         ('places = [{}, { cpu = "x" }]', 'places[1].cpu: got "x" (a string), expected a number'),
         ('roots = { a = ["x", 3] }', "roots.a[1]: got 3 (a number), expected a path"),
@@ -517,11 +532,12 @@ def test_a_required_option_is_missed_with_and_without_the_table(site: Path, tmp_
         ("opt = 3", "opt: got 3 (a number), expected a table: [listeners.www.opt]"),
         (
             "idle_timeot = 3",
-            f'idle_timeot: unknown key, expected {one_of(LISTENER_KEYS)} (did you mean "idle_timeout"?)',
+            f'idle_timeot: unknown key (did you mean "idle_timeout"?), expected {shortlist(LISTENER_KEYS)}',
         ),
         (
             "protocl = 3",
-            f'protocl: unknown key, expected {one_of(LISTENER_KEYS)} (did you mean "protocol" in [listeners.www.opt]?)',
+            'protocl: unknown key (did you mean "protocol" in [listeners.www.opt]?), expected '
+            + shortlist(LISTENER_KEYS),
         ),
         (
             "[listeners.www.echo]\nx = 3",
@@ -530,7 +546,7 @@ def test_a_required_option_is_missed_with_and_without_the_table(site: Path, tmp_
         ),
         (
             "[listeners.www.otp]\nx = 3",
-            'otp: unknown table, expected [listeners.www.plain] or [listeners.www.opt] (did you mean "opt"?)',
+            'otp: unknown table (did you mean "opt"?), expected [listeners.www.plain] or [listeners.www.opt]',
         ),
         (
             "[listeners.www.plain]\nx = 3",

@@ -139,8 +139,8 @@ def test_the_working_folder_is_the_pools_and_not_the_supervisors(serve: Serve, t
 
 def test_a_folder_that_can_not_be_entered(serve: Serve, tmp_path: Path) -> None:
     server = serve(f'[pool]\nchdir = "{tmp_path}/none"\n' + ECHO, ready=False)
-    assert server.wait() == 1
-    assert server.lines == [f"poolsrv: pool.chdir: can't change to {tmp_path}/none: No such file or directory"]
+    assert server.wait() == 2
+    assert server.lines == [f"{server.file}: pool.chdir: there is no directory {tmp_path}/none, expected one"]
 
 
 def test_limits(serve: Serve) -> None:
@@ -177,7 +177,7 @@ def test_a_limit_above_what_one_may_have(serve: Serve) -> None:
         ("umask = 999", r"pool\.umask: got 999, expected permission bits in octal"),
         ("chdir = 1", r"pool\.chdir: got 1 \(a number\), expected a path"),
         ('no_new_privs = "yes"', r'pool\.no_new_privs: got "yes" \(a string\), expected'),
-        ("[limits]\nopen_file = 3", r"limits\.open_file: unknown key, expected .* \(did you mean \"open_files\"\?\)"),
+        ("[limits]\nopen_file = 3", r"limits\.open_file: unknown key \(did you mean \"open_files\"\?\), expected "),
         ("[limits]\nopen_files = 0", r"limits\.open_files: got 0, expected"),
         ("open_files = 3", r"pool\.open_files: `open_files` belongs in \[limits\]"),
     ],

@@ -191,15 +191,10 @@ def test_a_second_server_with_the_same_pid_file_is_refused(serve: Serve, site: P
 
 
 def test_a_pid_file_that_can_not_be_written(serve: Serve, site: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "server.pid"
-    server = serve(config(f'pidfile = "{path}"'), paths=(site,), ready=False)
-    assert server.wait() == 1
-    assert server.lines == [f"poolsrv: pool.pidfile: {path}: Not a directory"]
-    path = tmp_path / "none" / "server.pid"
-    server = serve(config(f'pidfile = "{path}"'), paths=(site,), ready=False)
-    assert server.wait() == 1
-    assert server.lines == [f"poolsrv: pool.pidfile: {path}: there is no directory {tmp_path}/none"]
+    server = serve(config(f'pidfile = "{tmp_path}/none/server.pid"'), paths=(site,), ready=False)
+    assert server.wait() == 2
+    assert server.lines == [f"{server.file}: pool.pidfile: there is no directory {tmp_path}/none, expected one"]
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_reload_moves_the_pid_file(serve: Serve, site: Path) -> None:
