@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,13 @@ def test_a_mistake_in_the_arguments_is_told_with_what_to_do(tmp_path: Path, argu
     assert done.returncode == 2
     assert told.format(tmp=tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_process_of_any_name_on_the_machine_does_not_end_a_measurement() -> None:
+    named = "import ctypes; ctypes.CDLL(None).prctl(15, b'\\xff) \\xfe('); "  # PR_SET_NAME: bytes, not always UTF-8
+    code = named + "import os; from harness import proc; print(proc.tree([os.getpid()])[os.getpid()].parent)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=COMPARE.parent, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == os.getpid()

@@ -19,7 +19,7 @@ class Stat(NamedTuple):
 def read_stat(pid: int) -> Stat | None:
     """The process's line, or None if the process is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process's name is any bytes
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(")") + 2 :].split()  # the name before may hold spaces and parentheses
