@@ -165,6 +165,14 @@ class Service:
             bytes_out += connection.bytes_out
         return bytes_in, bytes_out
 
+    def descriptors(self) -> int:
+        """How many are open for connections."""
+        count = 0
+        for connection in self.connections.values():
+            relays = (connection._relay_in is not None) + (connection._relay_out is not None)
+            count += 1 + len(connection._streams or ()) + 2 * relays
+        return count
+
     # --- idleness
 
     def _sweep_in(self, seconds: float) -> None:
@@ -234,6 +242,7 @@ class Service:
         self._log_fault(self.hooks.culprit(error), hook, connection, error)
 
     def _log_fault(self, plugin: str, hook: str, connection: Connection | None, error: BaseException) -> None:
+        self.worker._room.doubt(error)
         tags: dict[str, object] = {"listener": self.name}
         concerning = ""
         if connection is not None:

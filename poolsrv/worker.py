@@ -16,7 +16,6 @@ import faulthandler
 import gc
 import logging
 import os
-import resource
 import signal
 from collections import deque
 from collections.abc import Callable
@@ -24,12 +23,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from . import children, copies, logs, signals
-from .channel import LOST, MAX_PER_MESSAGE, WorkerEnd
+from .channel import LOST, WorkerEnd
 from .descriptor import Descriptor
 from .eventloop import HANGUP, READ, EventLoop, Timer
 from .inquiries import Inquiries
 from .relay import Relay
 from .reporting import Reporter
+from .room import Room, descriptor_limit
 from .service import Service
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ EXIT_DISPATCHER_GONE: Final = 4
 STOP_NOW_SIGNAL: Final = signal.SIGRTMIN
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, STOP_NOW_SIGNAL)
 HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
-SPARE_DESCRIPTORS: Final = 16  # kept free for what plugins open
-DESCRIPTORS_PER_CONNECTION: Final = 5  # a connection with a program: itself, three pipes, a pidfd
 RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
 FULL_TOLD_EVERY: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
 BLOCKING_THREADS: Final = 4
@@ -117,8 +115,9 @@ class Worker:
         ]
         self._accepted = 0
         self._taking = True
+        self._gives_way = False
         self._full_told_at = float("-inf")
-        self._allowance = 0  # connections that may be taken before descriptors are counted again
+        self._room = Room(self._loop, hang_file, self._descriptors_of_connections)
         self._threads: ThreadPoolExecutor | None = None
         self._calls: deque[Callable[[], object]] = deque()  # of call_soon_threadsafe
         self._calls_event: int | None = None
@@ -233,7 +232,7 @@ class Worker:
         dispatcher takes back."""
         while self._has_room() and self._take():
             pass
-        if self._exit_code == EXIT_DISPATCHER_GONE:
+        if self._exit_code == EXIT_DISPATCHER_GONE or self.draining:
             return
         self.draining = True
         self._loop.modify(self._channel.fileno(), 0)  # its hang-up is still told
@@ -306,14 +305,15 @@ class Worker:
             self._reporter.state = SERVING
             return handed is not None
         self._reporter.taken += len(handed)
-        self._allowance -= len(handed)
+        self._room.taken(handed)
         for connection in handed:
             if connection.fd == LOST:
-                log.error("a connection was lost at the limit of open descriptors (%d)", _descriptor_limit())
                 self._reporter.closed.append(connection.id)
             else:
                 self._accepted += 1
                 self._services[connection.listener].open(connection)
+        if self._room.lost:
+            self._give_way()
         return True
 
     def _dispatcher_gone(self) -> None:
@@ -343,14 +343,12 @@ class Worker:
     # --- descriptors
 
     def _has_room(self) -> bool:
-        """Whether a full message can be received: descriptors that don't fit below the limit are lost for ever."""
-        if self._allowance < MAX_PER_MESSAGE:
-            free = _descriptor_limit() - len(os.listdir("/proc/self/fd")) - SPARE_DESCRIPTORS
-            self._allowance = max(free // DESCRIPTORS_PER_CONNECTION, MAX_PER_MESSAGE)
-            if free < MAX_PER_MESSAGE:
-                self._allowance = 0
-                self._stop_taking()
-                return False
+        """Whether a message can be received (room.py); where not, the dispatcher is told."""
+        if self._gives_way:
+            return False
+        if not self._room.is_there():
+            self._stop_taking()
+            return False
         if not self._taking:
             self._taking = True
             self._reporter.state = SERVING
@@ -363,17 +361,39 @@ class Worker:
             self._taking = False
             self._reporter.state = FULL
             self._loop.modify(self._channel.fileno(), 0)
-            if self._loop.now - self._full_told_at > FULL_TOLD_EVERY:
+            self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
+            if self._room.is_leaking():
+                self._loop.at_end_of_turn(self._give_way)
+            elif self._loop.now - self._full_told_at > FULL_TOLD_EVERY:
                 self._full_told_at = self._loop.now
                 log.warning(
                     "close to the limit of %d open descriptors: taking no connections while it is so",
-                    _descriptor_limit(),
+                    descriptor_limit(),
                 )
-            self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
 
     def _look_for_room(self) -> None:
         if not self.draining and not self._has_room():
-            self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
+            if self._room.is_leaking():
+                self._give_way()
+            else:
+                self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
+
+    def _give_way(self) -> None:
+        """Plugins hold the descriptors, which no connection's end brings back: another worker is to take over."""
+        if self.draining:
+            return
+        lost = f", connections lost: {self._room.lost}" if self._room.lost else ""
+        log.error(
+            "plugins hold the descriptors, of which there are %d%s: taking no more connections, draining",
+            descriptor_limit(),
+            lost,
+            extra={"reason": "descriptors"},
+        )
+        self._gives_way = True
+        self._drain()
+
+    def _descriptors_of_connections(self) -> int:
+        return len(self._reaper.running) + sum(service.descriptors() for service in self._services)
 
     # --- threads
 
@@ -403,7 +423,8 @@ class Worker:
     def _guarded(self, what: str, callback: Callable[[], object]) -> None:
         try:
             callback()
-        except BaseException:
+        except BaseException as error:
+            self._room.doubt(error)
             log.exception("a plugin's callback failed (%s)", what)
 
     def _guarded_hook(self, service: Service, hook: str) -> None:
@@ -412,10 +433,6 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
             service.log_fault(hook, None, error)
             self._start_failed = self._start_failed or hook == "on_worker_start"
-
-
-def _descriptor_limit() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _reap_all() -> None:
