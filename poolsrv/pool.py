@@ -26,6 +26,7 @@ from .admission import has_to_ask
 from .channel import MAX_IN_FLIGHT
 from .control import ControlServer
 from .dispatcher import Dispatcher
+from .dumpable import set_dumpable
 from .errors import StartError
 from .eventloop import READ, EventLoop, Timer
 from .guardedloop import GuardedLoop
@@ -262,6 +263,7 @@ def run_server(server: Server, link: Link, held: Mapping[str, Held], start: Mapp
     bound, control = _settle_sockets(server, link, held)
     start = {**start, "path": os.path.abspath(server.config.path)}  # before the directory is another one
     _give_up_privileges(server)
+    _keep_private(server)
     outcome = Pool(server, bound, control, link, start).run()
     if isinstance(outcome, int):
         return outcome
@@ -326,6 +328,14 @@ def _give_up_privileges(server: Server) -> None:
         privileges.forbid_new()
     if pool.chdir is not None:
         privileges.enter(pool.chdir)
+
+
+def _keep_private(server: Server) -> None:
+    """Nobody looks into this process and its workers, unless somebody wants core dumps of them."""
+    wants_dumps = bool(server.config.limits.core_size)
+    set_dumpable(wants_dumps)  # anew: a change of user sets it
+    if wants_dumps:
+        log.warning("limits.core_size: for the sake of core dumps, programs of this user can read the pool's memory")
 
 
 def _id(number: int | None) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import children, handshake, logs
+from .dumpable import set_dumpable
 from .errors import StartError
 from .handshake import Held, Link, Message
 from .problems import ConfigErrors
@@ -26,6 +27,7 @@ EXIT_CONFIG = 2
 
 def main() -> NoReturn:
     """Serve as the supervisor says. Always ends the process."""
+    set_dumpable(False)  # an exec has made it so again
     gc.disable()  # as in __main__.py; the pool enables it
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     os.set_inheritable(link.fileno(), False)

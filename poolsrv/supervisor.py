@@ -29,6 +29,7 @@ from typing import Any, Final, NoReturn
 
 from . import children, logs, signals
 from .children import describe_exit
+from .dumpable import set_dumpable
 from .eventloop import READ, Timer
 from .guardedloop import GuardedLoop
 from .handshake import VERSION, Held, Message, received_sockets, send_sockets
@@ -464,6 +465,7 @@ def run(config: str, level: str | None) -> NoReturn:
     :param config: the config file.
     :param level: the least that is logged; None: what the config says.
     """
+    set_dumpable(False)
     logs.set_role("supervisor")
     try:
         given = given_sockets()  # before all descriptors look like those of this process

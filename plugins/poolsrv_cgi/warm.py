@@ -16,16 +16,14 @@ Messages are fields separated by NUL, which neither arguments nor environment ca
                      exit ID STATUS UTIME STIME MAXRSS      its wait status (wait(2)), seconds, seconds, KiB
                      failed ID TEXT     it could not be started (ID 0: the helper ends)
 
-What a child does is to run this file to its end, with the script in the place of `__main__`. So an exception, and
-whatever else is out of the common, meets the interpreter's own way of ending. In the common case the child ends by
-itself, as the interpreter would: threads joined, `atexit`, what the script has made destroyed, buffers flushed. Only
-what it shares with the helper is left standing: taking that down costs more than three times as much as all the rest,
-since each page of it would be copied first. When the server closes its end of the pair, the helper kills what still
-runs and ends.
+A child runs this file to its end, with the script in the place of `__main__`, so that an exception meets the
+interpreter's own way of ending. In the common case it ends by itself, as the interpreter would: threads joined,
+`atexit`, what the script has made destroyed, buffers flushed. What it shares with the helper is left standing: each
+page of that would be copied first. When the server is gone, the helper kills what still runs and ends.
 
-A child that only reads shares its memory with the helper; each page that it writes to has to be copied first, and in
-CPython every look at an object writes to it. Therefore all that can be done before the fork is done there, by the
-helper in the child's stead: it takes on the environment, directory, streams and `__main__` of each script in turn.
+Every look at an object writes to its page, which a child has to copy first. So all that can be done before the fork the
+helper does in the child's stead: it takes on the environment, directory, streams and `__main__` of each script in turn.
+No script can look into the helper, or change what it does for the next: it is not dumpable (prctl(2)). A child is.
 
 A script is not to be able to tell that it was not started anew. What it can tell by all the same: `os.getppid()` and
 /proc/self are the helper's; one frame of this file lies below its own; all children share one hash seed;
@@ -39,6 +37,7 @@ _main_attributes = {name: value for name, value in globals().items() if name[:2]
 _new_interpreters_modules = set(sys.modules)
 
 # The modules with an underscore are the C parts, which import nothing further.
+import _ctypes  # noqa: E402
 import _socket  # noqa: E402
 import _weakref  # noqa: E402
 import builtins  # noqa: E402
@@ -59,6 +58,7 @@ else:
 _first_streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
 _search_path = []  # type: list[str]
 _own_variables = {}  # type: dict[bytes, bytes]  # which an interpreter sets at its start: LC_CTYPE (PEP 538)
+_prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
 _interpreter = getattr(sys, "orig_argv", sys.argv)[: -len(sys.argv)]
 
 VERSION = 1
@@ -167,6 +167,7 @@ class Helper:
             cause = getattr(error, "filename", None) or b""
             self.say("failed", request.id, f"{getattr(error, 'strerror', error)}: {os.fsdecode(cause)}")
         if pid == 0:
+            _set_dumpable(True)
             _signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             os.setpgid(0, 0)
@@ -305,11 +306,6 @@ class Script:
         sys.modules["__main__"] = main
         self.globals = main.__dict__
 
-    def limit(self) -> None:
-        """In the child: set the resource limits."""
-        for number, soft, hard in self.limits:
-            resource.setrlimit(number, (soft, hard))
-
     def run(self) -> None:
         """In the child: run the script, whatever it may raise."""
         code = self.code
@@ -365,10 +361,7 @@ def _freeze() -> None:
 
 def _collect() -> None:
     """Collect what the script has left: nothing is in the oldest generation unless something was moved there."""
-    if sys.version_info < (3, 14) and gc.get_count()[2] == 0:
-        gc.collect(1)
-    else:
-        gc.collect()
+    gc.collect(1 if sys.version_info < (3, 14) and gc.get_count()[2] == 0 else 2)
 
 
 def _may_have_handlers(name: str) -> bool:
@@ -391,6 +384,10 @@ def _without_this_file(kind: "type[BaseException]", error: BaseException, trace:
     _hook(kind, error, trace)
 
 
+def _set_dumpable(dumpable: bool) -> None:  # whether others of this user may read and change this process's memory
+    _ctypes.call_function(_prctl, (4, int(dumpable), 0, 0, 0))
+
+
 def prepare() -> Helper:
     """In the helper: import the modules that it is to have at hand."""
     control = _socket.socket(fileno=int(sys.argv[1]))
@@ -405,6 +402,7 @@ def prepare() -> Helper:
     _forget_modules(_new_interpreters_modules)
     with open("/proc/self/environ", "rb") as file:
         given = {entry.partition(b"=")[0] for entry in file.read().split(b"\0")}
+    _set_dumpable(False)  # or a script could change what the next ones do
     _own_variables.update((name, value) for name, value in os.environb.items() if name not in given)
     for name in sys.argv[2:]:
         try:
@@ -425,7 +423,8 @@ if __name__ == "__main__":
     _script = _helper.serve()  # from here on, this is a child
     _status = 0
     try:
-        _script.limit()
+        for _limit in _script.limits:
+            resource.setrlimit(_limit[0], (_limit[1], _limit[2]))
         if _script.code is None:
             open(_script.path, "rb").close()
     except ValueError as _error:
