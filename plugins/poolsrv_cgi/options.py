@@ -53,6 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar queue_size: how many requests may wait for that; past it they are refused (http: 503).
     :ivar queue_timeout: how long a request may wait. 0: for ever.
     :ivar limits: resource limits of each program.
+    :ivar stderr_rate: lines of standard error per second that a program may have logged. 0: any number.
 
     For http and line:
 
@@ -109,6 +110,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     queue_size: Count = 1000
     queue_timeout: Seconds = 30.0
     limits: Limits = Limits()
+    stderr_rate: Count = 100
 
     root: Path | None = None
     interpreters: dict[str, tuple[str, ...]] = {}

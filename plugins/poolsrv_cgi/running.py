@@ -13,11 +13,12 @@ import logging
 import os
 import resource
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from poolsrv import Child, Connection, Handle, Stream
+from poolsrv import Child, Connection, Stream
+
+from .errorlog import ErrorLog, LineRate
 
 if TYPE_CHECKING:
     from .site import Site
@@ -28,10 +29,6 @@ log = logging.getLogger("poolsrv.cgi")
 
 TERM_GRACE = 5.0  # seconds from TERM to KILL
 LAST_WORDS_TIME = 1.0  # seconds that a program whose output is of no use has until TERM
-READ_SIZE = 65536
-READS_AFTER_END = 64  # at most so many reads of standard error once the program has ended; others may write on
-MAX_LOG_LINE = 4096  # bytes of one line of standard error; what is longer becomes several
-LINES_KEPT = 5  # of standard error, for the log entry of a failure
 
 
 class Process(Protocol):
@@ -65,7 +62,7 @@ class RunningProgram:
     """
 
     __slots__ = (
-        "_failure", "_last_lines", "_on_end", "_rest", "_stderr", "_watch", "child", "conn", "cpu", "name",
+        "_errors", "_failure", "_on_end", "child", "conn", "cpu", "name",
         "on_overdue", "overdue", "peak_memory", "returncode", "site", "started_at",
     )  # fmt: skip
 
@@ -82,10 +79,8 @@ class RunningProgram:
         self.peak_memory: int | None = None
         self._on_end = on_end
         self._failure = ""  # for the log, once its last words are known
-        self._stderr = -1
-        self._watch: Handle | None = None
-        self._last_lines: deque[str] = deque(maxlen=LINES_KEPT)
-        self._rest = b""  # of standard error: a line without its end
+        rates = (LineRate(site.options.stderr_rate), site.stderr_rate)
+        self._errors = ErrorLog(site.worker, rates, lambda line: self.log(logging.WARNING, line))
 
     def start(
         self,
@@ -109,8 +104,7 @@ class RunningProgram:
         self.started_at = time.monotonic()
         try:
             if stderr is None:
-                self._stderr, writer = os.pipe2(os.O_CLOEXEC)
-                os.set_blocking(self._stderr, False)
+                writer = self._errors.open()
             error = stderr if stderr is not None else writer
             child: Process | None = None
             if warm is not None and stdin is not conn and stdout is not conn:
@@ -119,7 +113,7 @@ class RunningProgram:
                 self.watch_stderr()
                 child = self.spawn(argv, env, cwd, stdin, stdout, error)
         except BaseException:
-            self._close_stderr()
+            self._errors.discard()
             site.admission.give_back()
             raise
         finally:
@@ -150,8 +144,7 @@ class RunningProgram:
 
     def watch_stderr(self) -> None:
         """Log what it says from now on. Not before its process id is known, which the lines have in them."""
-        if self._stderr >= 0 and self._watch is None:
-            self._watch = self.site.worker.add_reader(self._stderr, self._on_stderr)
+        self._errors.watch()
 
     @property
     def has_ended(self) -> bool:
@@ -190,7 +183,7 @@ class RunningProgram:
             self.site.worker.call_later(LAST_WORDS_TIME, self.end)
 
     def _log_failure(self) -> None:
-        words = " | ".join(self._last_lines)
+        words = " | ".join(self._errors.last_lines)
         self.log(logging.ERROR, self._failure + (f"; its last words: {words}" if words else ""))
 
     def let_go(self) -> None:
@@ -204,61 +197,17 @@ class RunningProgram:
         self.cpu = cpu
         self.peak_memory = peak_memory
         self.site.deadlines.remove(self._out_of_time)
-        self._read_stderr()
-        self._close_stderr()
+        self._errors.finish()
         if self._failure:
             self._log_failure()
         self.site.admission.give_back()
         on_end, self._on_end, self.on_overdue = self._on_end, _nothing, None  # no circle
         on_end(self)
 
-    # --- standard error
-
     def log(self, level: int, message: str) -> None:
         """A line in the server's log that names the program and the connection."""
         pid = f"[{self.child.pid}]" if self.child is not None and self.child.pid else ""
         self.conn.log.log(level, "%s%s: %s", self.name, pid, message)
-
-    def _on_stderr(self) -> None:
-        """There is something to read; one piece, for others are waiting too."""
-        if self._read_piece() == b"":
-            self._close_stderr()
-
-    def _read_stderr(self) -> None:
-        """What is there now."""
-        for _ in range(READS_AFTER_END):
-            if self._stderr < 0 or not self._read_piece():
-                return
-
-    def _read_piece(self) -> bytes | None:
-        """What has been logged; nothing at its end, None where nothing is there now."""
-        try:
-            data = os.read(self._stderr, READ_SIZE)
-        except BlockingIOError:
-            return None
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        while len(self._rest) > MAX_LOG_LINE:
-            lines.append(self._rest[:MAX_LOG_LINE])
-            self._rest = self._rest[MAX_LOG_LINE:]
-        self._log_lines(lines)
-        return data
-
-    def _log_lines(self, lines: Iterable[bytes]) -> None:
-        for line in lines:
-            for start in range(0, len(line), MAX_LOG_LINE):
-                text = line[start : start + MAX_LOG_LINE].decode("utf-8", "backslashreplace").rstrip()
-                if text:
-                    self._last_lines.append(text)
-                    self.log(logging.WARNING, text)
-
-    def _close_stderr(self) -> None:
-        if self._stderr >= 0:
-            if self._watch is not None:
-                self._watch.cancel()
-            os.close(self._stderr)
-            self._stderr = -1
-            self._log_lines([self._rest])
-            self._rest = b""
 
 
 def _nothing(program: RunningProgram) -> None:

@@ -13,6 +13,7 @@ from poolsrv import Child, Connection, Worker
 from .admission import Admission
 from .body import BodyLimits
 from .environment import Endpoints, base_environment
+from .errorlog import LISTENER_SHARE, LineRate
 from .options import Limits, Options
 from .patience import Deadlines, Watchdog
 from .running import RunningProgram, own_peak
@@ -40,6 +41,7 @@ class Site:
     :ivar deadlines: of programs, by `timeout`.
     :ivar silence: programs that must not be silent for `output_timeout`.
     :ivar stalled_bodies: requests' bodies that must not stand still for `body_timeout`.
+    :ivar stderr_rate: of all programs of this worker together.
     :ivar running: the programs that this worker has started and not yet reaped, by process id.
     """
 
@@ -55,6 +57,7 @@ class Site:
         )
         self.admission = Admission(options.max_programs, options.queue_size, options.queue_timeout)
         self.running: dict[int, RunningProgram] = {}
+        self.stderr_rate = LineRate(options.stderr_rate * LISTENER_SHARE)
         self.deadlines = Deadlines(options.timeout)
         self.silence = Watchdog(options.output_timeout)
         self.stalled_bodies = Watchdog(options.body_timeout)

@@ -1,0 +1,250 @@
+"""A program's standard error on its way to the log: by line, and never so much that others have to wait.
+
+In one turn of the worker only some lines of a program are logged; until they are, nothing more is read, and a program
+that writes on waits for the pipe. Of what exceeds `stderr_rate` lines are dropped, and only their number is logged:
+then the pipe is emptied with pauses, so that the flood costs the worker little, and yet a program that has much to say
+gets on with its work.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+
+from poolsrv import Handle, Timer, Worker
+
+__all__ = ["ErrorLog", "LineRate"]
+
+READ_SIZE = 65536
+READS_AFTER_END = 16  # at most, once the program has ended; others may write on
+MAX_LOG_LINE = 4096  # bytes of one line; what is longer becomes several
+LINES_PER_TURN = 32
+LINES_KEPT = 5  # for the log entry of a failure
+BURST = 5.0  # seconds for which a program may have saved its rate up
+LISTENER_SHARE = 10  # programs that may write at their full rate at the same time
+COST_UNIT = 256  # bytes of a line that count as one
+MUTE_TIME = 1.0  # seconds for which lines are dropped, once there are too many
+PAUSE = 0.02  # seconds between two reads meanwhile
+
+
+class LineRate:
+    """A token bucket: so many lines per second, and some that were saved up.
+
+    :param rate: lines per second; 0 is no limit.
+    """
+
+    __slots__ = ("_at", "_level", "_rate")
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._level = rate * BURST
+        self._at = time.monotonic()
+
+    def is_empty(self) -> bool:
+        """Whether nothing may be logged now."""
+        if not self._rate:
+            return False
+        now = time.monotonic()
+        self._level = min(self._level + (now - self._at) * self._rate, self._rate * BURST)
+        self._at = now
+        return self._level < 1
+
+    def take(self, cost: int) -> None:
+        """Something has been logged; what it costs may be more than there was."""
+        self._level -= cost
+
+
+class ErrorLog:
+    """The standard error of one program.
+
+    :param rates: what each line is counted against.
+    :param log: called with each line.
+    :ivar last_lines: the last that it has said, logged or not.
+    """
+
+    __slots__ = (
+        "_data", "_dropped", "_fd", "_log", "_position", "_rates", "_timer", "_unmute_at", "_watch", "_worker",
+        "last_lines",
+    )  # fmt: skip
+
+    def __init__(self, worker: Worker, rates: tuple[LineRate, ...], log: Callable[[str], object]) -> None:
+        self._worker = worker
+        self._rates = rates
+        self._log = log
+        self._fd = -1
+        self._watch: Handle | None = None
+        self._timer: Timer | None = None  # for the next turn, or the end of a pause
+        self._data = b""  # read, and not logged
+        self._position = 0  # in it
+        self._dropped = 0
+        self._unmute_at = 0.0  # monotonic; until then lines are dropped
+        self.last_lines: deque[str] = deque(maxlen=LINES_KEPT)
+
+    def open(self) -> int:
+        """Make the pipe; the program's end of it, which is the caller's.
+
+        :raises OSError: no descriptors.
+        """
+        self._fd, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._fd, False)
+        return writer
+
+    def watch(self) -> None:
+        """Log what comes from now on."""
+        if self._fd >= 0 and self._watch is None and self._timer is None:
+            self._watch = self._worker.add_reader(self._fd, self._on_readable)
+
+    def discard(self) -> None:
+        """There was no program."""
+        self._stop()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def finish(self) -> None:
+        """The program has ended: what it has said is logged, some of it now; its pipe is closed."""
+        if self._fd < 0:
+            return
+        pieces = [self._data[self._position :]]
+        for _ in range(READS_AFTER_END):
+            piece = self._read()
+            if not piece:
+                break
+            pieces.append(piece)
+        self._data, self._position = b"".join(pieces), 0
+        self._end()
+
+    # --- reading
+
+    def _stop(self) -> None:
+        """Neither read nor go on."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _read(self) -> bytes | None:
+        """A piece; nothing at the end, None where nothing is there now."""
+        try:
+            return os.read(self._fd, READ_SIZE)
+        except BlockingIOError:
+            return None
+
+    def _on_readable(self) -> None:
+        piece = self._read()
+        if piece == b"":
+            self._end()
+            return
+        if piece:
+            self._data = self._data[self._position :] + piece
+            self._position = 0
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Log some of what has been read; read on once all of it is logged."""
+        more = self._log_lines()
+        if not more and not self._unmute_at:
+            self.watch()
+            return
+        self._stop()
+        self._timer = self._worker.call_later(0.0 if more else PAUSE, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """The next turn, or the end of a pause."""
+        self._timer = None
+        if self._position < len(self._data) and b"\n" in self._data:
+            self._go_on()
+        else:
+            self._on_readable()
+
+    def _end(self) -> None:
+        """All has been read."""
+        self.discard()
+        if self._data and not self._data.endswith(b"\n"):
+            self._data += b"\n"
+        self._log_rest()
+        if self._position < len(self._data):
+            self._keep_last(self._data)
+
+    def _log_rest(self) -> None:
+        """After the end, a part in each turn."""
+        more = self._log_lines()
+        while more and self._worker.draining:  # there may be no further turn
+            more = self._log_lines()
+        if more:
+            self._worker.call_later(0.0, self._log_rest)
+        else:
+            self._tell_dropped()
+            self._log = _nothing  # no circle
+
+    # --- lines
+
+    def _log_lines(self) -> bool:
+        """Log some of the lines that are whole; True where there are more."""
+        if self._is_muted():
+            self._drop()
+            return False
+        for _ in range(LINES_PER_TURN):
+            start = self._position
+            line = self._next_line()
+            if line is None:
+                return False
+            text = line.decode("utf-8", "backslashreplace").rstrip()
+            if not text:
+                continue
+            if any(rate.is_empty() for rate in self._rates):
+                self._position = start
+                self._unmute_at = time.monotonic() + MUTE_TIME
+                self._drop()
+                return False
+            for rate in self._rates:
+                rate.take(1 + len(line) // COST_UNIT)
+            self.last_lines.append(text)
+            self._log(text)
+        return True
+
+    def _next_line(self) -> bytes | None:
+        data, start = self._data, self._position
+        end = data.find(b"\n", start, start + MAX_LOG_LINE + 1)
+        if end >= 0:
+            self._position = end + 1
+            return data[start:end]
+        if len(data) - start <= MAX_LOG_LINE:
+            return None
+        self._position = start + MAX_LOG_LINE
+        return data[start : self._position]
+
+    def _is_muted(self) -> bool:
+        if self._unmute_at and time.monotonic() >= self._unmute_at:
+            self._unmute_at = 0.0
+            self._tell_dropped()
+        return bool(self._unmute_at)
+
+    def _drop(self) -> None:
+        """Of what has been read only the last lines are kept, and the number of all."""
+        whole, end, rest = self._data[self._position :].rpartition(b"\n")
+        if len(rest) > MAX_LOG_LINE:
+            whole, end, rest = whole + end + rest, b"\n", b""
+        if end:
+            self._dropped += whole.count(b"\n") + 1
+            self._keep_last(whole)
+        self._data, self._position = rest, 0
+
+    def _keep_last(self, data: bytes) -> None:
+        lines = data[-LINES_KEPT * MAX_LOG_LINE :].rstrip().split(b"\n")[-LINES_KEPT:]
+        texts = [line[-MAX_LOG_LINE:].decode("utf-8", "backslashreplace").rstrip() for line in lines]
+        self.last_lines.extend(text for text in texts if text)
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            lines = "1 line" if dropped == 1 else f"{dropped} lines"
+            self._log(f"{lines} dropped: more than stderr_rate allows")
+
+
+def _nothing(line: str) -> None:
+    """In the place of a `log` that is not called any more."""
