@@ -253,7 +253,7 @@ def _threads() -> set[int]:
 
 def _thread_name(number: int) -> str:
     try:
-        return Path(f"/proc/self/task/{number}/comm").read_text().strip()
+        return Path(f"/proc/self/task/{number}/comm").read_text(errors="replace").strip()  # any bytes
     except OSError:
         return str(number)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from distributions import install
+from support import wait_until
 
 from poolsrv.config import LISTENER_KEYS, ConfigErrors
 from poolsrv.plugins import Server, load
@@ -378,6 +380,33 @@ def test_an_import_that_starts_a_thread_is_an_error(site: Path, tmp_path: Path) 
         sys.modules["bad"].stop.set()
         while threading.active_count() > before:
             threading.enumerate()[-1].join()
+
+
+NATIVE_THREAD = """\
+import _thread, ctypes
+stop, named = _thread.allocate_lock(), _thread.allocate_lock()
+stop.acquire(), named.acquire()
+def run():
+    ctypes.CDLL(None).prctl(15, b"m\\xfcller")  # PR_SET_NAME, as a library in C may, in any encoding
+    named.release()
+    stop.acquire()
+_thread.start_new_thread(run, ())
+named.acquire()
+class Bad: ...
+"""
+
+
+def test_a_thread_whose_name_is_not_utf_8_is_told_too(site: Path, tmp_path: Path) -> None:
+    install(site, "bad", {"bad": "bad:Bad"}, NATIVE_THREAD)
+    before = set(os.listdir("/proc/self/task"))
+    try:
+        assert errors(tmp_path, 'handler = "bad"') == [
+            'listeners.www.handler: the plugin "bad" (bad:Bad, of bad 1.0) starts a thread in its import'
+            ' ("m\ufffdller"), expected none before on_worker_start'
+        ]
+    finally:
+        sys.modules["bad"].stop.release()
+        wait_until(lambda: set(os.listdir("/proc/self/task")) <= before, "the end of the thread")
 
 
 def test_an_init_that_starts_a_thread_is_an_error(site: Path, tmp_path: Path) -> None:
