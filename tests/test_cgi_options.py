@@ -50,6 +50,22 @@ def test_good_ones(root: Path) -> None:
     assert found(root=root, prefix="/cgi-bin/", index="index.cgi", access_log=root / "log") == []
 
 
+@pytest.mark.parametrize("command", [("no-such-program",), ("/no/such/program",), ("/etc/passwd",), ("/",), ("a\0b",)])
+def test_a_command_that_is_not_there(root: Path, command: tuple[str, ...]) -> None:
+    """What would fail with every request is found before."""
+    assert found(root=root, interpreters={".php": command}) == ["interpreters"]
+    assert found(protocol="line", root=root, interpreters={".php": command}) == ["interpreters"]
+    assert found(protocol="inetd", program=command) == ["program"]
+
+
+def test_a_command_is_looked_for_in_path(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a program is started."""
+    assert found(protocol="inetd", program=("run.sh",)) == ["program"]
+    monkeypatch.setenv("PATH", str(root))
+    assert found(protocol="inetd", program=("run.sh",)) == []
+    assert found(root=root, interpreters={".x": ("bin/relative",)}) == []
+
+
 @pytest.mark.parametrize(
     ("options", "key"),
     [

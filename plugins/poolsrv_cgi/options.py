@@ -9,6 +9,7 @@ All times are seconds, all sizes bytes; 0 switches a limit off where that is sai
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,7 +184,7 @@ def _paths(options: Options) -> Iterator[tuple[str, str]]:
     if options.protocol == "inetd":
         if not options.program:
             yield "program", "missing, expected a list: the command to run for each connection"
-        elif options.program[0].startswith("/") and (wrong := _not_executable(Path(options.program[0]))):
+        elif wrong := _no_command(options.program):
             yield "program", wrong
         return
     if options.root is None:
@@ -221,6 +222,8 @@ def _names(options: Options) -> Iterator[tuple[str, str]]:
             yield "interpreters", f'"{suffix}" is no suffix, expected one such as ".py"'
         if not argv or not all(argv):
             yield "interpreters", f'"{suffix}" has no command, expected one such as ["python3"]'
+        elif wrong := _no_command(argv):
+            yield "interpreters", f'"{suffix}": {wrong}'
     for suffix in options.extensions:
         if not _is_suffix(suffix):
             yield "extensions", f'"{suffix}" is no suffix, expected one such as ".cgi"'
@@ -248,6 +251,19 @@ def _not_a_file(file: Path) -> str:
     except OSError as error:
         return f"{file}: {error.strerror}"
     return "" if stat.S_ISREG(mode) else f"{file} is not a regular file"
+
+
+def _no_command(argv: tuple[str, ...]) -> str:
+    """What is wrong with a command, which is searched for as the server's own PATH says. A relative path is not looked
+    at: it counts from a directory that is known only when the program is started."""
+    name = argv[0]
+    if any("\0" in word for word in argv):
+        return "there is a NUL in the command"
+    if name.startswith("/"):
+        return _not_executable(Path(name))
+    if not name or ("/" not in name and shutil.which(name) is None):
+        return f'no program "{name}" in {os.environ.get("PATH", os.defpath)}, expected one that is in PATH, or a path'
+    return ""
 
 
 def _not_executable(file: Path) -> str:
