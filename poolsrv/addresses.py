@@ -225,6 +225,12 @@ def peer_name(address: Any) -> tuple[str, int]:
     return ("unix:" + os.fsdecode(address), 0)
 
 
+def client_name(address: Any) -> tuple[str, int]:
+    """The same of a client; of one on a unix socket ``("unix:", 0)``. Its own socket's name is for it to choose, and
+    says nothing of who it is."""
+    return peer_name(address) if isinstance(address, tuple) else ("unix:", 0)
+
+
 def format_peer(peer: tuple[str, int]) -> str:
     """``127.0.0.1:7007``, ``[::1]:7007``, ``unix:``."""
     host, port = peer

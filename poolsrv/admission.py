@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from .addresses import format_peer, peer_name
+from .addresses import client_name, format_peer
 from .buckets import Rate, TokenBucket
 from .descriptor import RESET_AT_CLOSE
 from .eventloop import EventLoop, Timer
@@ -173,7 +173,7 @@ class Admission:
             elif self._bucket is not None and not self._bucket.has_token(now):
                 reason = "connection_rate"
         if reason is not None:
-            self._refused(reason, format_peer(peer_name(peer)))
+            self._refused(reason, format_peer(client_name(peer)))
             _close_with_reset(fd, peer)
             return False
         if self._bucket is not None:

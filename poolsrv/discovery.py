@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import entrypoints, hookspecs
-from .config import RESERVED_NAMES
+from .config import LISTENER_KEYS, RESERVED_NAMES
 from .errors import PoolsrvError
 from .hooks import HOOK_NAMES
 from .problems import did_you_mean, one_of, quoted
@@ -174,6 +174,10 @@ def options_of(cls: type[Any]) -> type[msgspec.Struct] | None:
         return None
     if not (isinstance(options, type) and issubclass(options, msgspec.Struct)):
         raise PluginError(f"has {options!r} as its Options, expected a subclass of msgspec.Struct")
+    taken = [name for name in options.__struct_encode_fields__ if name in LISTENER_KEYS]
+    if taken:
+        names, key = one_of(map(quoted, taken), "and"), "key" if len(taken) == 1 else "keys"
+        raise PluginError(f"has {names} among its Options, the {key} of every listener, expected other names")
     try:
         msgspec.json.Decoder(options)  # resolves the annotations, and refuses a type that can't be decoded
     except Exception as error:  # resolving runs the plugin's annotations

@@ -7,7 +7,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .addresses import format_peer, peer_name
+from .addresses import client_name, format_peer
 from .channel import Handed
 from .children import Child
 from .connection import Connection
@@ -89,7 +89,7 @@ class Service:
     def open(self, handed: Handed) -> None:
         """Make a connection of what the dispatcher has handed over, and begin to serve it."""
         peer = handed.peer
-        name = peer if type(peer) is tuple and len(peer) == 2 else peer_name(peer)
+        name = peer if type(peer) is tuple and len(peer) == 2 else client_name(peer)
         connection = self._make(self, handed.fd, handed.id, name)
         self.connections[handed.id] = connection
         if self._idle_timeout and not self._sweep_due:

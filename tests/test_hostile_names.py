@@ -114,6 +114,28 @@ def test_a_process_may_have_any_name(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+PEER = """
+class Peer:
+    @hookimpl
+    def on_connection_init(self, conn):
+        conn.send(f"{conn.peer} {conn.local}\\n".encode())
+        conn.log.info("here")
+        conn.close()
+"""
+
+
+@pytest.mark.parametrize("name", [None, b"client", b"\0abstract", b"caf\xe9\n\x1b[2J"])
+def test_the_name_of_a_unix_clients_socket_is_not_looked_at(tmp_path: Path, name: bytes | None) -> None:
+    with served(tmp_path, PEER, listener("peer", bind="unix:s")) as server:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(TIMEOUT)
+            if name is not None:
+                sock.bind(name if name[:1] == b"\0" else os.fsencode(tmp_path) + b"/" + name)
+            sock.connect(str(tmp_path / "s"))
+            assert receive_line(sock).decode() == f"('unix:', 0) ('unix:{tmp_path}/s', 0)\n"
+        server.wait_for_line(r"peer #1 unix:: here|peer #1 unix: here")
+
+
 # --- a config whose path is not UTF-8
 
 

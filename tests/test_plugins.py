@@ -319,6 +319,15 @@ def test_an_entry_point_that_names_a_module_is_an_error(site: Path, tmp_path: Pa
             "has Options that can't be understood: NameError: name 'Nothing' is not defined",
         ),
         (
+            "@hookimpl\n    def on_readable(self): ...\n    class Options(msgspec.Struct):\n        backlog: int = 1",
+            'has "backlog" among its Options, the key of every listener, expected other names',
+        ),
+        (
+            "@hookimpl\n    def on_readable(self): ...\n    class Options(msgspec.Struct, rename={'a': 'tls'}):\n"
+            "        a: int = 1\n        allow: list[str] = []\n        allowed: int = 3",
+            'has "tls" and "allow" among its Options, the keys of every listener, expected other names',
+        ),
+        (
             "@hookimpl\n    def on_readable(self): ...\n    def __init__(self):\n        raise OSError('no disk')",
             "failed in __init__: OSError: no disk ({site}/bad.py, line 8)",
         ),
