@@ -106,7 +106,10 @@ def test_queue_time(serve: Callable[..., ServerProcess], root: Path, tmp_path: P
 def test_a_client_that_leaves(serve: Callable[..., ServerProcess], root: Path, tmp_path: Path) -> None:
     """Its request has a line too: no status where it got none."""
     log = tmp_path / "access.log"
-    server = serve(pool() + cgi_listener(root=root, access_log=log, access_log_format="json", max_programs=1))
+    keys = 'half_close = "abort"'
+    server = serve(
+        pool() + cgi_listener(keys=keys, root=root, access_log=log, access_log_format="json", max_programs=1)
+    )
     with Client(server) as client:
         client.request("/wait.sh")
         client.head()

@@ -347,7 +347,8 @@ def test_queue_timeout(serve: Callable[..., ServerProcess], root: Path) -> None:
 
 def test_a_client_that_leaves_the_queue_takes_no_place(serve: Callable[..., ServerProcess], root: Path) -> None:
     """RFC 9112 section 9.6: whoever is behind it gets its turn."""
-    server = serve(pool() + cgi_listener(root=root, max_programs=1, queue_size=1))
+    keys = 'half_close = "abort"'
+    server = serve(pool() + cgi_listener(keys=keys, root=root, max_programs=1, queue_size=1))
     client, pid = waiting(server, root)
     other = Client(server)
     other.request("/hello.sh")

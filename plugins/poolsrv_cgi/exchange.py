@@ -25,10 +25,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .accesslog import Entry
 from .admission import Waiter
 from .environment import http_environment
 from .errorpage import error_response
+from .outcome import Outcome
 from .output import Output
 from .paths import NoProgram, Program, find_program
 from .programheader import ProgramHeader
@@ -51,9 +51,8 @@ class Exchange:
     """See above. Lives in `HttpConnection.exchange` until it is left, and in its program until that has ended."""
 
     __slots__ = (
-        "_began", "_body", "_body_bytes", "_conn", "_ended_at", "_first_byte", "_first_request", "_found", "_http",
-        "_keep_alive", "_left", "_logged", "_output", "_over", "_program", "_queued", "_queued_at", "_redirects",
-        "_request", "_response", "_server", "_status", "_waiter",
+        "_body", "_conn", "_first_request", "_found", "_http", "_keep_alive", "_left", "_outcome", "_output", "_over",
+        "_program", "_queued_at", "_redirects", "_request", "_response", "_server", "_waiter",
     )  # fmt: skip
 
     def __init__(self, http: HttpConnection, request: Request) -> None:
@@ -72,15 +71,8 @@ class Exchange:
         self._over = False  # the client gets no more than it has got
         self._left = False
         self._keep_alive = False
-        # for the access log
-        self._logged = False
-        self._began = http.head_began
-        self._ended_at = 0.0
-        self._status = 0
+        self._outcome = Outcome(http.head_began)
         self._queued_at = 0.0
-        self._queued = 0.0
-        self._first_byte: float | None = None
-        self._body_bytes = 0
 
     # --- the request
 
@@ -130,8 +122,11 @@ class Exchange:
         self._conn.log.info("no more of the request's body within body_timeout")
         if self._program is not None:
             self._program.end()
-        silent = self._output is not None and self._response is None and not self._over
-        if silent or self._program is None:
+        silent = self._output is not None and self._response is None
+        if self._over:
+            self._keep_alive = False  # the client has its response, and the program will not get the rest
+            self._leave()
+        elif silent or self._program is None:
             self._answer(408, keep_alive=False)
         else:
             self._conn.abort("body_timeout")
@@ -150,7 +145,7 @@ class Exchange:
 
     def _granted(self) -> None:
         self._waiter = None
-        self._queued += time.monotonic() - self._queued_at
+        self._outcome.queued += time.monotonic() - self._queued_at
         self._start()
 
     def _busy(self) -> None:
@@ -184,13 +179,13 @@ class Exchange:
                 warm=warm,
             )
         except OSError as error:
-            if error.errno != errno.ENOTCONN:  # the client was faster
+            if error.errno != errno.ENOTCONN:  # then the client was faster, and `abandon` follows
                 self._conn.log.error("can't start %s: %s", found.filename, error.strerror)
-            self._answer(500)
+                self._answer(500)
             return
         self._program = program
         if found.nph:
-            self._first_byte = time.monotonic() - self._began
+            self._outcome.answered(0)
         elif child.stdout is not None:
             self._output = Output(self, self._conn, program, child.stdout)
         if body is not None:
@@ -213,11 +208,12 @@ class Exchange:
             pass_authorization=server.options.pass_authorization,
         )
 
-    def _overdue(self) -> None:
-        """The program has been running, or silent, for too long, and is being ended."""
-        program = self._program
-        if program is not None and not self._over and self._response is None and not self._found.nph:
-            self._fail(504, f"over its {program.overdue}")
+    def _overdue(self, program: RunningProgram) -> str:
+        """The program has been running, or silent, for too long, and is being ended; what that means, for the log."""
+        if program is not self._program or self._over or self._response is not None or self._found.nph:
+            return ""
+        self._answer(504)
+        return "; the client gets 504"
 
     def _program_ended(self, program: RunningProgram) -> None:
         """It has been reaped."""
@@ -262,8 +258,7 @@ class Exchange:
             date=http_date(),
             server=SERVER_FIELD,
         )
-        self._status = header.status
-        self._first_byte = time.monotonic() - self._began
+        self._outcome.answered(header.status)
         return response
 
     def on_bad_output(self, reason: str) -> None:
@@ -288,6 +283,11 @@ class Exchange:
         elif self._program is not None and (self._body is None or not self._body.is_being_fed):
             self._program.let_go()
         self._end(response.keep_alive)
+
+    def body_is_awaited(self) -> bool:
+        """Whether it is the client's turn: to send more of the request's body."""
+        body = self._body
+        return body is not None and body.is_being_fed and not body.is_here and not self._conn.relay_waits
 
     def on_writable(self) -> None:
         """The client has caught up."""
@@ -375,9 +375,7 @@ class Exchange:
             location=location,
             retry_after=retry_after,
         )
-        self._status = status
-        self._first_byte = time.monotonic() - self._began
-        self._body_bytes = len(answer.partition(b"\r\n\r\n")[2])
+        self._outcome.answered(status, len(answer.partition(b"\r\n\r\n")[2]))
         self._conn.send(answer)
         self._end(keep_alive)
 
@@ -402,7 +400,7 @@ class Exchange:
         if self._body is not None:
             self._body.stop()
             unread = self._body.unread
-        self._ended_at = time.monotonic()
+        self._outcome.ended_at = time.monotonic()
         if self._program is None or self._program.has_ended:
             self._finish()
         self._http.finished(unread, self._keep_alive)
@@ -414,7 +412,7 @@ class Exchange:
             self._server.site.admission.cancel(self._waiter)
             self._waiter = None
         self._over = self._left = True
-        self._ended_at = time.monotonic()
+        self._outcome.ended_at = time.monotonic()
         if self._body is not None:
             self._body.stop()
         if self._output is not None:
@@ -428,33 +426,7 @@ class Exchange:
     def _finish(self) -> None:
         """Both the exchange and its program are over: log, and let go of what refers back here, for what is in a
         circle would have to wait for the garbage collector."""
-        if not self._logged:
-            self._logged = True
-            if self._server.logs:
-                self._log()
-        self._program = self._output = self._body = self._response = None
-
-    def _log(self) -> None:
-        server, program, request = self._server, self._program, self._first_request
-        total = (self._ended_at or time.monotonic()) - self._began
-        body_bytes = self._body_bytes
         if self._output is not None and self._response is not None:
-            body_bytes = self._output.body_bytes
-        server.write_log(
-            Entry(
-                address=server.log_address(self._conn),
-                time=time.time() - (time.monotonic() - self._began),
-                line=request.line,
-                status=self._status,
-                body_bytes=body_bytes,
-                referer=request.headers.get(b"referer", b"").decode("utf-8", "surrogateescape"),
-                agent=request.headers.get(b"user-agent", b"").decode("utf-8", "surrogateescape"),
-                program=program.name if program is not None else "",
-                queued=self._queued if program is not None else None,
-                first_byte=self._first_byte,
-                total=total,
-                returncode=program.returncode if program is not None else None,
-                cpu=program.cpu if program is not None else None,
-                peak_memory=program.peak_memory if program is not None else None,
-            )
-        )
+            self._outcome.body_bytes = self._output.body_bytes
+        self._outcome.tell(self._server, self._conn, self._first_request, self._program)
+        self._program = self._output = self._body = self._response = None

@@ -38,6 +38,9 @@ class OutputOwner(Protocol):
     def on_header(self, header: ProgramHeader, whole: bool) -> Response | None:
         """The header is here, and the body too if it is whole. None: the rest of the output is of no use."""
 
+    def body_is_awaited(self) -> bool:
+        """Whether the program may be silent because its client has not sent all of the request's body."""
+
     def on_bad_output(self, reason: str) -> None:
         """It is no CGI response."""
 
@@ -224,7 +227,7 @@ class Output:
         return self._conn.congested or self._stdout.relay_waits
 
     def _progress(self) -> int | None:
-        return None if self._client_is_slow() else self._stdout.bytes_in
+        return None if self._client_is_slow() or self._owner.body_is_awaited() else self._stdout.bytes_in
 
     def _too_long_silent(self) -> None:
         self._program.end("output_timeout")

@@ -55,7 +55,8 @@ class RunningProgram:
     :ivar child: None until it has been started.
     :ivar started_at: monotonic.
     :ivar overdue: why it was ended by the server, `"timeout"` or `"output_timeout"`; empty otherwise.
-    :ivar on_overdue: called when it is, before it has ended.
+    :ivar on_overdue: called as `on_overdue(program)` when it is, before it has ended; returns what the log is to tell
+        besides, or nothing.
     :ivar returncode: exit status, or minus the signal's number; None until it has been reaped.
     :ivar cpu: seconds of CPU time; None until it has been reaped, or where nobody knows.
     :ivar peak_memory: bytes; None where it can't be told.
@@ -73,7 +74,7 @@ class RunningProgram:
         self.child: Process | None = None
         self.started_at = 0.0
         self.overdue = ""
-        self.on_overdue: Callable[[], object] | None = None
+        self.on_overdue: Callable[[RunningProgram], str] | None = None
         self.returncode: int | None = None
         self.cpu: float | None = None
         self.peak_memory: int | None = None
@@ -160,12 +161,11 @@ class RunningProgram:
         """End it and its whole process group, TERM then KILL; where it has ended, what it has left in its group."""
         if self.child is None:
             return
-        if overdue and not self.overdue:
+        if overdue and not self.overdue and not self._failure:
             self.overdue = overdue
+            meaning = self.on_overdue(self) if self.on_overdue is not None else ""
             seconds = getattr(self.site.options, overdue)
-            self.log(logging.WARNING, f"over its {overdue} of {seconds:g} s: ending it")
-            if self.on_overdue is not None:
-                self.on_overdue()
+            self.log(logging.WARNING, f"over its {overdue} of {seconds:g} s: ending it{meaning}")
         self.child.terminate(TERM_GRACE)
 
     def _out_of_time(self) -> None:
