@@ -22,7 +22,7 @@ EPILOG = f"""\
 measurements, which --only selects:
 {"".join(f"  {name:<9}{'; '.join(f.title for f in m.figures.values())}{chr(10)}" for name, m in MEASUREMENTS.items())}
 examples:
-  git worktree add ../base main && make -C ../base .venv/dev.stamp
+  git worktree add --detach ../base main && make -C ../base .venv/dev.stamp
   compare.py ../base                          this checkout against it: about three minutes
   compare.py ../base --only echo --rounds 15  one measurement, more rounds
   compare.py . .                              a checkout against itself: how noisy the machine is
