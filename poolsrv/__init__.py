@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .errors import ConfigError, LineTooLong
     from .eventloop import Timer
+    from .handle import Handle
     from .hookspecs import hookimpl
     from .safenames import open_for_appending
     from .stream import Stream
-    from .worker import Handle, Worker
+    from .worker import Worker
 
 __all__ = [
     "PIPE",
@@ -38,7 +39,7 @@ _MODULES = {
     "Child": "children",
     "ConfigError": "errors",
     "Connection": "connection",
-    "Handle": "worker",
+    "Handle": "handle",
     "LineTooLong": "errors",
     "Stream": "stream",
     "Timer": "eventloop",

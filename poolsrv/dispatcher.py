@@ -8,10 +8,10 @@ The dispatcher knows exactly which connections each worker has: it sent them, an
 and closed. So limits hold over the whole pool, ``least-connections`` is exact, and when a worker dies its channel
 gives back what it had not taken.
 
-A worker can be alive and yet take nothing: stopped by a signal, stuck in a plugin, at its descriptor limit. What
-waits in its channel is taken back as soon as others can serve it (of a worker that only does not answer, after
-``STALL_TIME``), and it gets nothing new until it is heard of again. A connection that nobody can serve stays in the
-channel: its worker may come back, and costs no descriptor there.
+A worker can be alive and yet take nothing: stopped by a signal, at its descriptor limit, busy or stuck in a plugin. In
+the former cases what waits in its channel is taken back as soon as others can serve it; of a worker that only does not
+answer, when another one has shown that it is idle (stalls.py). A connection that nobody can serve stays in the channel:
+its worker may come back, and it costs no descriptor there.
 
 What has been taken back and has no worker yet is homeless. Each listener has its own: the only worker of one may be
 stuck while all the others' serve on.
@@ -33,14 +33,15 @@ from typing import Final
 
 from .admission import RECENT, Admission, Refusal, has_limits, has_to_ask
 from .channel import LOST, MAX_ASKED_PER_REPORT, MAX_PER_MESSAGE, BadReport, Handed, Question, Report
-from .eventloop import EventLoop, Timer
+from .eventloop import EventLoop
 from .intake import Intake
 from .misfit import check
-from .slots import CONDEMNED, DRAINING, EMPTY, FULL, SERVING, STARTING, Gate, Slot
+from .slots import CONDEMNED, DRAINING, EMPTY, FULL, SERVING, STALL_TIME, STARTING, Gate, Slot
+from .stalls import Stalls
 
 log = logging.getLogger("poolsrv.dispatcher")
 
-STALL_TIME: Final = 0.5  # seconds that connections may wait in the channel of a worker while another could serve them
+TAKEN_WHAT_IT_HAD_NOT: Final = "it has said that it had taken what it had not"
 CHOKED_PAUSE: Final = 0.02  # seconds without sending after the kernel has refused a message
 
 
@@ -62,7 +63,7 @@ class Dispatcher:
         self._intake = Intake(loop, gates, self._choose, self._assign, self._send_all, self.resume, first_id)
         self._closed = False
         self.end_worker: Callable[[Slot], object] = _end_nobody
-        self._stall_check: Timer | None = None
+        self._stalls = Stalls(loop, self._slots, gates, take_back=self._take_back, move=self._move, resume=self.resume)
         self.recent_refusals: deque[Refusal] = deque(maxlen=RECENT)
         self._admissions: list[Admission] = []
         for gate in gates:
@@ -160,7 +161,7 @@ class Dispatcher:
             slot.given += len(outbox)
             for handed in outbox:
                 os.close(handed.fd)
-            self._check_stalls_later()
+            self._stalls.watch()
         else:
             if not any(other.choked for other in self._slots):
                 self._loop.call_later(CHOKED_PAUSE, self._unchoke)
@@ -216,14 +217,23 @@ class Dispatcher:
             count += len(connections)
             fits = self._shelter(slot, connections) and fits
         if not fits and slot.pid:
-            self._condemn(slot, "it has said that it had taken what it had not")
+            self._condemn(slot, TAKEN_WHAT_IT_HAD_NOT)
         return count
 
-    def _others_have_room(self, slot: Slot) -> bool:
-        """Whether another worker could serve any of what waits for this one."""
-        return any(
-            other.has_room() for n in set(slot.waiting.values()) for other in self._gates[n].slots if other is not slot
-        )
+    def _move(self, slot: Slot, to: Slot) -> int:
+        """What the worker has not taken goes to another, as far as that has room; how many connections."""
+        assert slot.channel is not None
+        count, fits = 0, True
+        while to.has_room() and (connections := slot.channel.take_back()) is not None:
+            count += len(connections)
+            fits = self._shelter(slot, connections) and fits
+            for gate in self._gates:
+                while gate.homeless and to in gate.slots and to.has_room():
+                    self._assign(to, gate.homeless.popleft())
+        self._send_all([to])
+        if not fits:
+            self._condemn(slot, TAKEN_WHAT_IT_HAD_NOT)
+        return count
 
     def homeless(self) -> int:
         """Connections that are accepted and wait for a worker to have room."""
@@ -264,8 +274,10 @@ class Dispatcher:
             self._condemn(slot, str(error))
             return False
         self._apply(slot, report)
-        if slot.waiting and (slot.state == DRAINING or (slot.state == FULL and self._others_have_room(slot))):
+        if slot.waiting and (slot.state == DRAINING or (slot.state == FULL and self._stalls.others_have_room(slot))):
             self._take_back(slot)
+        if slot.asked_at:
+            self._stalls.heard(slot)
         self.resume()
         return True
 
@@ -292,13 +304,14 @@ class Dispatcher:
         now = self._loop.now
         slot.last_heard = now
         if slot.stalled:
-            slot.stalled = False
-            log.info("worker %d (pid %d) is heard of again", slot.index, slot.pid, extra=slot.tags)
+            self._stalls.back(slot)
         if report.taken:
             # A channel keeps its order: what is taken is the oldest.
             for number in list(islice(slot.waiting, report.taken)):
                 del slot.waiting[number]
             slot.waiting_since = now
+            if not slot.waiting:
+                slot.patience = STALL_TIME
         if report.asked:
             self._answer(slot, report.asked)
         for number in report.closed:
@@ -341,7 +354,7 @@ class Dispatcher:
         """A signal has stopped the worker, or has had it go on."""
         slot.stopped = stopped
         slot.last_heard = slot.waiting_since = self._loop.now
-        if stopped and self._others_have_room(slot):
+        if stopped and self._stalls.others_have_room(slot):
             self._take_back(slot)
         self.resume()
 
@@ -362,7 +375,8 @@ class Dispatcher:
         slot.channel = None
         slot.state = EMPTY
         slot.pid = 0
-        slot.stalled = slot.stopped = slot.choked = slot.condemned = False
+        slot.stalled = slot.is_told = slot.stopped = slot.choked = slot.condemned = False
+        slot.asked_at, slot.patience = 0.0, STALL_TIME
         slot.connections.clear()
         slot.identified.clear()
         slot.waiting.clear()
@@ -370,42 +384,6 @@ class Dispatcher:
         slot.counters = ()
         self.resume()
         return lost
-
-    def _check_stalls_later(self) -> None:
-        if self._stall_check is None:
-            self._stall_check = self._loop.call_later(STALL_TIME / 2, self._check_stalls)
-
-    def _check_stalls(self) -> None:
-        """Runs while anything waits in a channel."""
-        self._stall_check = None
-        now = self._loop.now
-        for slot in self._slots:
-            if not slot.waiting:
-                continue
-            self._check_stalls_later()
-            if not self._others_have_room(slot):
-                continue
-            if slot.state == SERVING and not slot.stopped and not slot.stalled:
-                if now - slot.waiting_since < STALL_TIME:
-                    continue
-                self._stalls(slot)
-            else:
-                self._take_back(slot)
-        self.resume()
-
-    def _stalls(self, slot: Slot) -> None:
-        """The worker does not take what waits for it, and another could."""
-        slot.stalled = True
-        count = self._take_back(slot)
-        if slot.channel is not None:
-            slot.channel.ask()  # with its channel empty, nothing else would have it report
-        log.warning(
-            "worker %d (pid %d) takes no connections: %d go to others, and it gets no more until it is heard of",
-            slot.index,
-            slot.pid,
-            count,
-            extra=slot.tags,
-        )
 
 
 def _end_nobody(slot: Slot) -> None:

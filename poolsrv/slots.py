@@ -15,6 +15,7 @@ from .listeners import Bound
 if TYPE_CHECKING:
     from .admission import Admission
 
+STALL_TIME: Final = 0.5  # seconds that connections may wait in the channel of a worker before others are looked for
 MOST_SINGLE_TURNS: Final = 16  # in which a gate accepts one connection each before it looks for more again
 
 # States of a slot. A worker reports "serving", "full" and "draining" itself. One that has said what can't be is
@@ -29,7 +30,11 @@ class Slot(msgspec.Struct, eq=False):
     :ivar max_waiting: the most connections that may wait in its channel.
     :ivar waiting: connections for it that it has not reported as taken, the oldest first: the listener's number by id.
     :ivar waiting_since: when the oldest of those may have been sent, in the loop's time.
+    :ivar patience: seconds that they may wait before others are looked for.
     :ivar stalled: it did not take them in time; it gets no more until it is heard of.
+    :ivar is_told: so the log has said.
+    :ivar asked_at: when its worker was asked for a sign of life, in the loop's time; 0: it has not been.
+    :ivar asked_again: for the second time.
     :ivar stopped: by SIGSTOP or the like.
     :ivar choked: the kernel has refused a message for it; it gets no more for a moment.
     :ivar connections: of each connection that it has or is to get, by id, the number of its listener.
@@ -52,7 +57,11 @@ class Slot(msgspec.Struct, eq=False):
     channel: DispatcherEnd | None = None
     waiting: dict[int, int] = {}
     waiting_since: float = 0.0
+    patience: float = STALL_TIME
     stalled: bool = False
+    is_told: bool = False
+    asked_at: float = 0.0
+    asked_again: bool = False
     stopped: bool = False
     choked: bool = False
     connections: dict[int, int] = {}

@@ -17,6 +17,7 @@ import gc
 import logging
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,7 @@ from . import children, copies, logs, signals
 from .channel import LOST, WorkerEnd
 from .descriptor import Descriptor
 from .eventloop import HANGUP, READ, EventLoop, Timer
+from .handle import Handle
 from .inquiries import Inquiries
 from .relay import Relay
 from .reporting import Reporter
@@ -55,23 +57,9 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, 
 HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
 RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
 FULL_TOLD_EVERY: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
+LONG_TURN: Final = 0.05  # seconds
 BLOCKING_THREADS: Final = 4
 PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
-
-
-class Handle:
-    """What ``Worker.every`` and ``Worker.add_reader`` return: ``cancel`` ends it."""
-
-    __slots__ = ("_cancel",)
-
-    def __init__(self, cancel: Callable[[], object]) -> None:
-        self._cancel: Callable[[], object] | None = cancel
-
-    def cancel(self) -> None:
-        """No more calls. Harmless when called again."""
-        cancel, self._cancel = self._cancel, None
-        if cancel is not None:
-            cancel()
 
 
 class Worker:
@@ -116,6 +104,8 @@ class Worker:
         self._accepted = 0
         self._taking = True
         self._gives_way = False
+        self._took_in_turn = 0  # connections, for the last time
+        self._took_at = 0.0
         self._full_told_at = float("-inf")
         self._room = Room(self._loop, hang_file, self._descriptors_of_connections)
         self._threads: ThreadPoolExecutor | None = None
@@ -288,10 +278,22 @@ class Worker:
 
     def _on_channel(self, mask: int) -> None:
         if mask & READ and not self.draining:
+            loop = self._loop
             if self._has_room():
                 self._take()
+                # Turn upon turn, and long ones: somebody keeps this worker busy, and who waits is not to wait for a
+                # turn each.
+                if loop.turns - self._took_in_turn == 1 and loop.now - self._took_at > LONG_TURN:
+                    self._take_more()
+            self._took_in_turn, self._took_at = loop.turns, loop.now
         elif mask & HANGUP:
             self._dispatcher_gone()
+
+    def _take_more(self) -> None:
+        """All that waits, unless to begin with it takes long in turn."""
+        began = time.monotonic()
+        while not self.draining and self._has_room() and self._take() and time.monotonic() - began < LONG_TURN:
+            pass
 
     def _take(self) -> bool:
         """Receive one message's connections and begin to serve them; False where there was no message."""
