@@ -355,15 +355,21 @@ def _read_networks(problems: Problems, texts: list[str], key: Key) -> tuple[tupl
 def _check_proxies(draft: Draft, listener: ListenerDraft) -> None:
     problems, key, fields = draft.problems, listener.key, listener.fields
     table = draft.document["listeners"][listener.name]
-    if "proxy_protocol" not in table:
-        for name in ("trusted_proxies", "proxy_header_timeout"):
-            if name in fields:
-                problems.add((*key, name), "nothing that it could be about, expected `proxy_protocol` beside it")
-    # On a unix socket its permissions say who may connect.
-    reachable = any(address.family in (socket.AF_INET, socket.AF_INET6) for address, _ in fields.get("bind", ()))
-    if fields.get("proxy_protocol") and reachable and table.get("trusted_proxies", []) == []:
-        problems.add(
-            (*key, "trusted_proxies"),
+    if "proxy_protocol" not in table and "proxy_header_timeout" in fields:
+        message = "nothing that it could be about, expected `proxy_protocol` beside it"
+        problems.add((*key, "proxy_header_timeout"), message)
+    if fields.get("proxy_protocol"):
+        check_trusted_proxies(draft, listener)
+
+
+def check_trusted_proxies(draft: Draft, listener: ListenerDraft) -> None:
+    """Proxies are believed here: it has to be said which. On a unix socket its permissions say who may connect."""
+    table = draft.document["listeners"][listener.name]
+    bound = listener.fields.get("bind", ())
+    reachable = any(address.family in (socket.AF_INET, socket.AF_INET6) for address, _ in bound)
+    if reachable and table.get("trusted_proxies", []) == []:
+        draft.problems.add(
+            (*listener.key, "trusted_proxies"),
             f"missing, expected the networks of the proxies, such as {networks.EXAMPLES}: what they say is believed",
         )
 

@@ -114,6 +114,11 @@ class Connection(Waiting):
         """What was agreed on with the client, on a listener with TLS; else None."""
         return None
 
+    def trusts(self, host: str) -> bool:
+        """Whether an address, in the form of ``peer[0]``, is among the listener's ``trusted_proxies``: what it says
+        of its clients may be believed. Peers on unix sockets always are."""
+        return self._service.trusts(host)
+
     @property
     def extra(self) -> dict[str, Any]:
         """For the further plugins, by their names."""

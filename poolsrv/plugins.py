@@ -16,7 +16,7 @@ import msgspec
 
 from . import discovery
 from .config import LISTENER_KEYS, POOL_KEYS, Config, HalfClose, ListenerConfig
-from .configfile import Draft, ListenerDraft, read
+from .configfile import Draft, ListenerDraft, check_trusted_proxies, read
 from .discovery import Installed, PluginError
 from .errors import ConfigError
 from .hooks import HookError, Hooks, NamedPlugin
@@ -120,12 +120,23 @@ class _Loader:
                 self._blame(name, place, f"has half_close = {half_close!r}, {_HALF_CLOSE}")
         if len(instances) < len(listener.plugins) or not instances or self._misfits & found.keys():
             return None
+        self._check_proxies(listener, instances)
         try:
             return Hooks(instances), half_close
         except HookError as error:  # what only pluggy sees
             place = next(place for name, place in listener.plugins if name == error.plugin)
             self._blame(error.plugin, place, f"has a hook that can't be called: {error.message}")
             return None
+
+    def _check_proxies(self, listener: ListenerDraft, instances: list[NamedPlugin]) -> None:
+        """Whether ``trusted_proxies`` is there where plugins believe proxies, and only there."""
+        table = self.draft.document["listeners"][listener.name]
+        if any(getattr(plugin.instance, "believes_proxies", False) for plugin in instances):
+            if not table.get("proxy_protocol"):  # else it has been looked at
+                check_trusted_proxies(self.draft, listener)
+        elif "trusted_proxies" in listener.fields and "proxy_protocol" not in table:
+            message = "nothing that it could be about, expected `proxy_protocol` beside it, or a plugin's options"
+            self.problems.add((*listener.key, "trusted_proxies"), f"{message} for what proxies say")
 
     def acceptor(self, listener: ListenerDraft) -> Acceptor | None:
         """A listener's certificates; None where it has no TLS, or there are errors."""

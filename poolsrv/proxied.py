@@ -25,7 +25,6 @@ from .admission import has_to_ask
 from .connection import Connection
 from .descriptor import CONNECTING, OPEN
 from .eventloop import READ, Timer
-from .networks import AccessList, number_of
 from .proxyprotocol import Header, parse
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ class Proxies:
         self.timeout = config.proxy_header_timeout
         self.refused = 0
         self.inquiries = service.worker._inquiries if has_to_ask(config) else None
-        self._trusted = AccessList(config.trusted_proxies, ()) if config.trusted_proxies else None
         self._told_at = float("-inf")
 
     def begin(self, connection: Connection) -> None:
@@ -57,16 +55,10 @@ class Proxies:
         # No plugin hears of it, however it ends, before it is served.
         connection._state = CONNECTING
         connection._call_on_close = None
-        if self._trusts(connection.peer[0]):
+        if self.service.trusts(connection.peer[0]):
             HeaderReader(self, connection).start()
         else:
             self.refuse(connection, "it is none of trusted_proxies")
-
-    def _trusts(self, host: str) -> bool:
-        if host.startswith("unix:"):
-            return True
-        address = number_of(host)
-        return address is not None and self._trusted is not None and self._trusted.refusal(*address) is None
 
     def refuse(self, connection: Connection, why: str) -> None:
         """Close it. Count it, and say so now and then."""

@@ -14,6 +14,7 @@ from .connection import Connection
 from .deadlines import Deadlines
 from .descriptor import CONNECTING, OPEN
 from .hooks import Caller, Hooks
+from .networks import AccessList, number_of
 from .proxied import Proxies
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Service:
         self.connections: dict[int, Connection] = {}
         self.bytes_in = 0  # of closed connections
         self.bytes_out = 0
+        self._trusted = AccessList(config.trusted_proxies, ()) if config.trusted_proxies else None
         self._idle_timeout = config.idle_timeout
         self._sweep_due = False
         self._begin: Callable[[Connection], object] = (
@@ -172,6 +174,16 @@ class Service:
             relays = (connection._relay_in is not None) + (connection._relay_out is not None)
             count += 1 + len(connection._streams or ()) + 2 * relays
         return count
+
+    def trusts(self, host: str) -> bool:
+        """Whether what a proxy at this address says of its clients is believed; ``host`` as in ``Connection.peer``.
+
+        Who may connect to a unix socket is said by its permissions.
+        """
+        if host.startswith("unix:"):
+            return True
+        address = number_of(host)
+        return address is not None and self._trusted is not None and self._trusted.refusal(*address) is None
 
     # --- idleness
 

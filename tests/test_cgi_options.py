@@ -47,6 +47,8 @@ def test_good_ones(root: Path) -> None:
     assert found(protocol="line", root=root, arguments=True, max_line=100, stderr="client") == []
     assert found(protocol="inetd", program=("cat",), stderr="client") == []
     assert found(root=root, warm=("/app/*", "*.py"), warm_modules=("json", "email.message"), nph=("*/nph-*",)) == []
+    forwarded = {"client_field": "Forwarded", "scheme_field": "forwarded", "host_field": "FORWARDED"}
+    assert found(root=root, user_field="X-User", auth_type_field="x-type", **forwarded) == []
     assert found(root=root, prefix="/cgi-bin/", index="index.cgi", access_log=root / "log") == []
 
 
@@ -114,6 +116,16 @@ def test_wrong_protocol(root: Path, options: dict[str, Any], key: str) -> None:
         ({"warm": ("app",)}, "warm"),
         ({"access_log": Path("/nonexistent/log")}, "access_log"),
         ({"access_log": Path("/etc")}, "access_log"),
+        ({"user_field": "X_User"}, "user_field"),
+        ({"user_field": "X-Üser"}, "user_field"),
+        ({"user_field": "X-User:"}, "user_field"),
+        ({"user_field": "-"}, "user_field"),
+        ({"user_field": "Forwarded"}, "user_field"),
+        ({"user_field": "authorization"}, "user_field"),
+        ({"host_field": "Host"}, "host_field"),
+        ({"scheme_field": "Content-Type"}, "scheme_field"),
+        ({"auth_type_field": "X-Type"}, "auth_type_field"),
+        ({"user_field": "X-A", "client_field": "x-a"}, "client_field"),
     ],
 )
 def test_mistakes(root: Path, options: dict[str, Any], key: str) -> None:

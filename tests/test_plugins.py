@@ -194,6 +194,57 @@ def test_a_half_close_that_means_nothing_is_an_error(site: Path, tmp_path: Path)
     ]
 
 
+BELIEVES = """
+    from poolsrv import hookimpl
+
+    class Plain:
+        @hookimpl
+        def on_readable(self, conn):
+            return None
+
+    class Believes(Plain):
+        def __init__(self):
+            self.believes_proxies = True
+"""
+MISSING = "listeners.www.trusted_proxies: missing, expected the networks of the proxies, such as"
+NOTHING = (
+    "listeners.www.trusted_proxies: nothing that it could be about, expected `proxy_protocol` beside it, or a plugin's"
+    " options for what proxies say"
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('handler = "believes"', MISSING),
+        ('handler = "believes"\ntrusted_proxies = []', MISSING),
+        ('handler = "believes"\nproxy_protocol = false', MISSING),
+        ('handler = "believes"\nproxy_protocol = true', MISSING),
+        ('handler = "plain"\nplugins = ["believes"]', MISSING),
+        ('handler = "plain"\ntrusted_proxies = ["::1"]', NOTHING),
+        ('handler = "plain"\ntrusted_proxies = []', NOTHING),
+    ],
+)
+def test_proxies_that_are_believed_have_to_be_named(lines: str, message: str, site: Path, tmp_path: Path) -> None:
+    install(site, "bp", {"plain": "bp:Plain", "believes": "bp:Believes"}, BELIEVES)
+    [found] = errors(tmp_path, lines)
+    assert found.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'bind = ":0"\nhandler = "believes"\ntrusted_proxies = ["192.0.2.0/24"]',
+        'bind = "unix:a.sock"\nhandler = "believes"',
+        'bind = ":0"\nhandler = "believes"\ntrusted_proxies = ["::1"]\nproxy_protocol = true',
+        'bind = ":0"\nhandler = "plain"\ntrusted_proxies = ["::1"]\nproxy_protocol = false',
+    ],
+)
+def test_proxies_that_are_named(lines: str, site: Path, tmp_path: Path) -> None:
+    install(site, "bp", {"plain": "bp:Plain", "believes": "bp:Believes"}, BELIEVES)
+    assert serve(tmp_path, f"[listeners.www]\n{lines}\n").listeners
+
+
 # -- plugins that can't be used
 
 

@@ -1,7 +1,8 @@
 """Run programs for clients: CGI/1.1 over HTTP, the classic raw protocol of one line, or inetd's.
 
-The parts: `options` (what can be set), `request`, `body`, `paths` and `environment` (from a request to a program),
-`programheader`, `response` and `errorpage` (from its output to a response), `accesslog`. These know of no connection.
+The parts: `options` (what can be set), `request`, `body`, `forwarding`, `paths` and `environment` (from a request to a
+program), `programheader`, `response` and `errorpage` (from its output to a response), `accesslog`. These know of no
+connection.
 `admission` and `running` are how many programs run, and one that runs; `warm`, `warmclient` and `warmpool` are Python
 programs without the start of an interpreter. A server for each protocol puts them together on a connection:
 `lineserver`, `inetdserver`, and `httpserver` with `exchange`, `requestbody` and `output`.
@@ -40,7 +41,8 @@ class Cgi:
         elif options.protocol == "inetd":
             self._server = InetdServer(self._site)
         else:
-            self._server = HttpServer(self._site)
+            self._server = server = HttpServer(self._site)
+            self.believes_proxies = bool(server.forwarding.names)
             self.half_close = "timely"
 
     @hookimpl

@@ -73,6 +73,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     :ivar local_address: numeric address that the client connected to; the path for a unix socket.
     :ivar local_port: 0 for a unix socket.
     :ivar tls: whether the connection to the client is encrypted (HTTPS=on).
+    :ivar server_port: the port that the client knows, as a proxy says; 0: `local_port`.
     """
 
     remote_address: str
@@ -80,6 +81,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     local_address: str
     local_port: int
     tls: bool = False
+    server_port: int = 0
 
     @classmethod
     def from_sockets(cls, peer: object, local: object, tls: bool = False) -> Endpoints:
@@ -146,6 +148,8 @@ def http_environment(
     software: str,
     body_length: int | None,
     pass_authorization: bool = False,
+    user: str = "",
+    auth_type: str = "",
 ) -> dict[str, str]:
     """The environment of a CGI program (RFC 3875 section 4.1).
 
@@ -156,6 +160,8 @@ def http_environment(
     :param body_length: bytes that the program will find on its standard input, decoded; None where the request has no
         body (section 4.1.2).
     :param pass_authorization: whether the program gets HTTP_AUTHORIZATION.
+    :param user: whom somebody who is believed has authenticated (section 4.1.11); "" for nobody.
+    :param auth_type: how (section 4.1.1).
     """
     environment = dict(base)
     environment["GATEWAY_INTERFACE"] = "CGI/1.1"
@@ -177,6 +183,9 @@ def http_environment(
     if program.interpreted:
         # As after Apache's redirect to the handler of an Action; php-cgi insists on it (cgi.force_redirect).
         environment["REDIRECT_STATUS"] = "200"
+    if user:
+        environment["REMOTE_USER"] = user
+        environment["AUTH_TYPE"] = auth_type
     if program.path_info:
         environment["PATH_INFO"] = program.path_info
         environment["PATH_TRANSLATED"] = document_root.rstrip("/") + program.path_info
@@ -244,6 +253,6 @@ def _own_name(endpoints: Endpoints) -> str:
 
 def _server_port(request: Request, endpoints: Endpoints) -> str:
     """RFC 3875 section 4.1.15: the port that the request came in on; a unix socket has none, so the client's word."""
-    if endpoints.local_port:
-        return str(endpoints.local_port)
+    if endpoints.server_port or endpoints.local_port:
+        return str(endpoints.server_port or endpoints.local_port)
     return port_of(request.host) or ("443" if endpoints.tls else "80")

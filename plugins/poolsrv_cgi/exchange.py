@@ -51,8 +51,8 @@ class Exchange:
     """See above. Lives in `HttpConnection.exchange` until it is left, and in its program until that has ended."""
 
     __slots__ = (
-        "_body", "_conn", "_first_request", "_found", "_http", "_keep_alive", "_left", "_outcome", "_output", "_over",
-        "_program", "_queued_at", "_redirects", "_request", "_response", "_server", "_waiter",
+        "_body", "_conn", "_first_request", "_found", "_http", "_keep_alive", "_left", "_origin", "_outcome", "_output",
+        "_over", "_program", "_queued_at", "_redirects", "_request", "_response", "_server", "_waiter",
     )  # fmt: skip
 
     def __init__(self, http: HttpConnection, request: Request) -> None:
@@ -71,6 +71,7 @@ class Exchange:
         self._over = False  # the client gets no more than it has got
         self._left = False
         self._keep_alive = False
+        self._origin = http.origin
         self._outcome = Outcome(http.head_began)
         self._queued_at = 0.0
 
@@ -199,13 +200,15 @@ class Exchange:
         return http_environment(
             self._request,
             self._found,
-            self._http.endpoints,
+            self._origin.endpoints,
             base=server.site.base,
             fixed=server.options.environment,
             document_root=server.document_root,
             software=SOFTWARE,
             body_length=self._body.length if self._body is not None else None,
             pass_authorization=server.options.pass_authorization,
+            user=self._origin.user,
+            auth_type=self._origin.auth_type,
         )
 
     def _overdue(self, program: RunningProgram) -> str:
@@ -428,5 +431,5 @@ class Exchange:
         circle would have to wait for the garbage collector."""
         if self._output is not None and self._response is not None:
             self._outcome.body_bytes = self._output.body_bytes
-        self._outcome.tell(self._server, self._conn, self._first_request, self._program)
+        self._outcome.tell(self._server, self._origin, self._first_request, self._program)
         self._program = self._output = self._body = self._response = None

@@ -18,9 +18,10 @@ from poolsrv import Connection, Worker, open_for_appending
 from .accesslog import Entry, combined, json_line, mask_address
 from .errorpage import error_response
 from .exchange import Exchange
+from .forwarding import Forwarding, Origin
 from .options import Options
 from .paths import ProgramPaths
-from .request import Request, RequestError, RequestLimits, RequestParser
+from .request import SINGLE_FIELDS, Request, RequestError, RequestLimits, RequestParser
 from .site import Site, endpoints_of
 
 __all__ = ["HttpServer"]
@@ -37,10 +38,12 @@ class HttpServer:
         options = site.options
         self.site = site
         self.options: Options = options
+        self.forwarding = Forwarding(options)
         self.limits = RequestLimits(
             max_head=options.max_header_size,
             max_target=options.max_target_size,
             max_fields=options.max_header_fields,
+            single=SINGLE_FIELDS | self.forwarding.single,
         )
         self.paths = ProgramPaths(
             root=options.root if options.root is not None else "/nonexistent",
@@ -113,11 +116,9 @@ class HttpServer:
         """Whether there is an access log."""
         return self._log_file is not None
 
-    def log_address(self, conn: Connection) -> str:
+    def log_address(self, origin: Origin) -> str:
         """The client's address as the access log has it."""
-        address = conn.peer[0]
-        if address.startswith("unix:"):
-            return ""
+        address = origin.endpoints.remote_address
         return mask_address(address) if self.options.mask_addresses else address
 
 
@@ -126,13 +127,13 @@ class HttpConnection:
 
     __slots__ = (
         "_due", "_idle", "_parser", "_reads", "_timer_set", "_turn_due", "_unwanted", "conn",
-        "endpoints", "exchange", "head_began", "server",
+        "exchange", "head_began", "origin", "peer", "server",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer, conn: Connection) -> None:
         self.server = server
         self.conn = conn
-        self.endpoints = endpoints_of(conn)
+        self.peer = self.origin = Origin(endpoints=endpoints_of(conn))  # of the connection; of the current request
         self.exchange: Exchange | None = None
         self.head_began = 0.0  # when the first byte of the current request came, monotonic
         self._parser = RequestParser(server.limits)
@@ -184,6 +185,8 @@ class HttpConnection:
             self._wait(self.server.options.header_timeout)
         try:
             request = self._parser.feed(data)
+            if request is not None and self.server.forwarding.names:
+                request = self._identify(request)
         except RequestError as error:
             self._refuse(error)
             return False
@@ -205,6 +208,23 @@ class HttpConnection:
         if self.exchange is None:
             self.read_head()
 
+    def _identify(self, request: Request) -> Request:
+        """Learn whose request it is, where the peer is a proxy that is believed.
+
+        :raises RequestError: what it says is malformed.
+        """
+        forwarding, conn = self.server.forwarding, self.conn
+        if conn.trusts(conn.peer[0]):
+            request, self.origin = forwarding.read(request, self.peer.endpoints, conn.trusts)
+            return request
+        told = forwarding.without(request)
+        if told is not request:
+            self.server.site.log_once(
+                "trusted_proxies",
+                f"{conn.peer[0]} is none of trusted_proxies: fields that only these may set are dropped",
+            )
+        return told
+
     def _begin(self, request: Request) -> None:
         self._due = 0.0
         self.exchange = Exchange(self, request)
@@ -218,6 +238,7 @@ class HttpConnection:
             that has its answer may send the rest or not.
         """
         self.exchange = None
+        self.origin = self.peer
         conn = self.conn
         if not keep_alive or unread is None or (unread and unread > len(conn.peek())):
             conn.close("response sent")
@@ -262,7 +283,7 @@ class HttpConnection:
             passed = time.monotonic() - self.head_began
             self.server.write_log(
                 Entry(
-                    address=self.server.log_address(self.conn),
+                    address=self.server.log_address(self.origin),
                     time=time.time() - passed,
                     line=error.request_line,
                     status=error.status,

@@ -74,6 +74,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         a URL is PATH_INFO.
     :ivar nph: patterns of SCRIPT_NAME (`["*/nph-*"]`) whose programs write the whole response themselves.
     :ivar pass_authorization: give programs the Authorization header field, with the password in it.
+    :ivar user_field: the field in which a proxy names the user that it has authenticated ("X-Remote-User", say):
+        REMOTE_USER. This and the next four are believed of the listener's `trusted_proxies` alone; "": nobody is.
+    :ivar auth_type_field: the field in which it says how it did: AUTH_TYPE.
+    :ivar client_field: the field in which proxies name their clients ("X-Forwarded-For", or "Forwarded"): REMOTE_ADDR.
+    :ivar scheme_field: the one in which they say whether these came by https ("X-Forwarded-Proto", "Forwarded"): HTTPS.
+    :ivar host_field: the one with the host that these asked for ("X-Forwarded-Host", "Forwarded"): HTTP_HOST,
+        SERVER_NAME.
     :ivar header_timeout: from a request's first byte to its header's end (408). 0: for ever.
     :ivar body_timeout: how long a request's body may stand still (408). 0: for ever.
     :ivar keepalive_timeout: how long a connection may wait for its next request. 0: close after each.
@@ -125,6 +132,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     aliases: dict[str, Path] = {}
     nph: tuple[str, ...] = ()
     pass_authorization: bool = False
+    user_field: str = ""
+    auth_type_field: str = ""
+    client_field: str = ""
+    scheme_field: str = ""
+    host_field: str = ""
     header_timeout: Seconds = 20.0
     body_timeout: Seconds = 60.0
     keepalive_timeout: Seconds = 15.0
@@ -150,9 +162,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 # The options that are not for every protocol, by those that they are for.
 _HTTP_AND_LINE = "root interpreters extensions"
 _HTTP = (
-    "output_timeout warm warm_modules prefix index aliases nph pass_authorization header_timeout body_timeout"
-    " keepalive_timeout max_target_size max_header_size max_header_fields max_chunk_extensions"
-    " max_local_redirects max_body_size spool_memory access_log access_log_format mask_addresses"
+    "output_timeout warm warm_modules prefix index aliases nph pass_authorization user_field auth_type_field"
+    " client_field scheme_field host_field header_timeout body_timeout keepalive_timeout max_target_size"
+    " max_header_size max_header_fields max_chunk_extensions max_local_redirects max_body_size spool_memory"
+    " access_log access_log_format mask_addresses"
 )
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_HTTP_AND_LINE.split(), ("http", "line")),
@@ -168,7 +181,9 @@ def problems(options: Options) -> list[tuple[str, str]]:
 
     It looks at the file system, so it belongs to the start. An option that has its default value counts as not set.
     """
-    return [*_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options)]
+    return [
+        *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *_proxy_fields(options),
+    ]  # fmt: skip
 
 
 def _wrong_protocol(options: Options) -> Iterator[tuple[str, str]]:
@@ -239,6 +254,51 @@ def _patterns(options: Options) -> Iterator[tuple[str, str]]:
                 yield key, f'"{pattern}" never fits: a SCRIPT_NAME begins with a slash'
     if options.warm_modules and not options.warm:
         yield "warm_modules", "has no meaning without warm"
+
+
+# What a proxy says goes by a field of its own, not by one that clients or HTTP itself have a use for.
+_OTHERS_FIELDS = frozenset(
+    (
+        "accept",
+        "authorization",
+        "connection",
+        "cookie",
+        "date",
+        "expect",
+        "host",
+        "keep-alive",
+        "origin",
+        "proxy",
+        "proxy-authorization",
+        "range",
+        "referer",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    )
+)
+
+
+def _proxy_fields(options: Options) -> Iterator[tuple[str, str]]:
+    seen: dict[str, str] = {}
+    for key in ("user_field", "auth_type_field", "client_field", "scheme_field", "host_field"):
+        name: str = getattr(options, key)
+        lower = name.lower()
+        if not name:
+            continue
+        if not (name.isascii() and name.replace("-", "").isalnum()):
+            yield key, f'"{name}" is no field that a program could see, expected letters, digits and hyphens'
+        elif lower in _OTHERS_FIELDS or lower.startswith(("content-", "if-", "sec-")):
+            yield key, f'"{name}" is a field of clients, expected one that only proxies set, such as "X-Remote-User"'
+        elif lower == "forwarded" and key in ("user_field", "auth_type_field"):
+            yield key, f'"{name}" names no users, expected a field with nothing else in it, such as "X-Remote-User"'
+        elif lower != "forwarded" and lower in seen:
+            yield key, f'"{name}" is the {seen[lower]}, too, expected a field for each'
+        seen[lower] = key
+    if options.auth_type_field and not options.user_field:
+        yield "auth_type_field", "has no meaning without user_field"
 
 
 def _is_suffix(suffix: str) -> bool:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from .accesslog import Entry
 
 if TYPE_CHECKING:
-    from poolsrv import Connection
-
+    from .forwarding import Origin
     from .httpserver import HttpServer
     from .request import Request
     from .running import RunningProgram
@@ -45,7 +44,7 @@ class Outcome:
         self.body_bytes = body_bytes
         self.first_byte = time.monotonic() - self.began
 
-    def tell(self, server: HttpServer, conn: Connection, request: Request, program: RunningProgram | None) -> None:
+    def tell(self, server: HttpServer, origin: Origin, request: Request, program: RunningProgram | None) -> None:
         """Write the line, once; where there is an access log."""
         if self._told:
             return
@@ -55,13 +54,14 @@ class Outcome:
         now = time.monotonic()
         server.write_log(
             Entry(
-                address=server.log_address(conn),
+                address=server.log_address(origin),
                 time=time.time() - (now - self.began),
                 line=request.line,
                 status=self.status,
                 body_bytes=self.body_bytes,
                 referer=request.headers.get(b"referer", b"").decode("utf-8", "surrogateescape"),
                 agent=request.headers.get(b"user-agent", b"").decode("utf-8", "surrogateescape"),
+                user=origin.user,
                 program=program.name if program is not None else "",
                 queued=self.queued if program is not None else None,
                 first_byte=self.first_byte,
