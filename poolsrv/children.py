@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from .eventloop import READ, EventLoop, Timer
+from .orphans import Orphans, marked
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -35,8 +36,6 @@ log = logging.getLogger("poolsrv.children")
 
 PIPE: Final = -1  # in the place of a descriptor: a pipe, of which this side is a Stream
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-
-SWEEP_INTERVAL: Final = 5.0  # seconds
 
 _RESET_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -114,16 +113,13 @@ class Child:
 class Reaper:
     """Waits for the programs of one worker, each by its own pidfd, and calls back when one has been reaped.
 
-    What programs have left behind is the worker's, which must reap it too when it ends. Nothing tells such a child
-    from one that a plugin has started with ``subprocess`` and will wait for, except its process group, which in the
-    latter case is mostly the worker's own, and time: who has been dead for a whole ``SWEEP_INTERVAL`` is reaped.
+    What programs have left behind is the worker's, which must reap it too when it ends (see orphans.py).
     """
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self.running: dict[int, Child] = {}
-        self._sweep_due = False
-        self._seen_dead: set[int] = set()
+        self.orphans = Orphans(loop, children_of_this_process, self.running)
 
     def watch(self, child: Child, on_exit: Callable[[Child], object]) -> None:
         """Call ``on_exit(child)`` once the child has ended and been reaped.
@@ -137,6 +133,7 @@ class Reaper:
             os.close(pidfd)
             raise
         self.running[child.pid] = child
+        self.orphans.look()
 
     def _reap(self, child: Child, pidfd: int, on_exit: Callable[[Child], object]) -> None:
         if child._killer is not None:
@@ -152,27 +149,8 @@ class Reaper:
         self._loop.unregister(pidfd)
         self._loop.at_end_of_turn(lambda: os.close(pidfd))
         del self.running[child.pid]
-        self._sweep_later()
         child.reaped(os.waitstatus_to_exitcode(status), rusage)
         on_exit(child)
-
-    def _sweep_later(self) -> None:
-        if not self._sweep_due:
-            self._sweep_due = True
-            self._loop.call_later(SWEEP_INTERVAL, self._sweep)
-
-    def _sweep(self) -> None:
-        self._sweep_due = False
-        strangers = {pid for pid in children_of_this_process() if pid not in self.running}
-        dead = {pid for pid in strangers if _is_dead_stranger(pid)}
-        for pid in dead & self._seen_dead:
-            try:
-                os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass
-        self._seen_dead = dead - self._seen_dead
-        if strangers:
-            self._sweep_later()
 
 
 def start_program(
@@ -214,7 +192,10 @@ def start_program(
         setsigdef=_RESET_SIGNALS,
     )
     try:
-        return start() if not limits else _start_limited(start, limits)
+        with marked() as mark:
+            pid = start() if not limits else _start_limited(start, limits)
+            mark(pid)
+        return pid
     finally:
         if former is not None:
             os.fchdir(former)
@@ -365,17 +346,21 @@ def kill_children(spare: Container[int] = ()) -> set[int]:
     return strangers
 
 
+def reap_all() -> None:
+    """Reap every dead child; at the very end, when nobody else waits for any."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
 def _all_processes() -> Iterable[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 
 def _parent_of(pid: int) -> int:
     return int(_stat(pid)[1])
-
-
-def _is_dead_stranger(pid: int) -> bool:
-    state, _, group = _stat(pid)
-    return state == b"Z" and int(group) != os.getpgrp()
 
 
 def _stat(pid: int) -> tuple[bytes, bytes, bytes]:

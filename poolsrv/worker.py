@@ -158,6 +158,11 @@ class Worker:
         """Call ``function(*args)`` in the worker's small thread pool, then ``done(future)`` in the loop."""
         self._submit(partial(function, *args), partial(self._blocking_done, done))
 
+    def reap_orphans_of(self, pid: int) -> None:
+        """Reap what a child that a plugin has started itself, and what its descendants, leave behind. To be called
+        before it has started anything; its own end is the plugin's to wait for."""
+        self._reaper.orphans.look_behind(pid)
+
     def on_reopen_logs(self, callback: Callable[[], object]) -> Handle:
         """Call ``callback()`` whenever log files are to be opened anew, because they have been renamed (USR1)."""
         self._log_files.append(callback)
@@ -268,7 +273,7 @@ class Worker:
             deadline = loop.now + 1.0
             while children.kill_children() and loop.now < deadline:
                 loop.turn(0.02)
-                _reap_all()
+                children.reap_all()
 
     def _kill_programs(self) -> None:
         for child in self._reaper.running.values():
@@ -435,12 +440,3 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
             service.log_fault(hook, None, error)
             self._start_failed = self._start_failed or hook == "on_worker_start"
-
-
-def _reap_all() -> None:
-    """Reap every dead child; at the very end, when nobody else waits for any."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass

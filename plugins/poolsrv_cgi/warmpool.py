@@ -182,6 +182,7 @@ class _Helper:
             raise
         finally:
             theirs.close()
+        worker.reap_orphans_of(self.pid)
         self._watch: Handle = worker.add_reader(ours.fileno(), self._on_replies)
 
     def run(self, child: WarmChild, message: Callable[[int], bytes]) -> bool:
