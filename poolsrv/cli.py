@@ -18,6 +18,7 @@ from .text import counted, encodable_in, one_line
 from .text import lines as lines_of
 
 if TYPE_CHECKING:
+    from .configfile import Draft
     from .plugins import Server
 
 EXIT_FAILED = 1  # at run time
@@ -232,12 +233,24 @@ def main() -> NoReturn:
 
 
 def _load(config: Path) -> Server:
+    from .errors import StartError
     from .plugins import load
 
     try:
-        return load(config)
+        return load(config, _be_no_longer_root)
     except ConfigErrors as errors:
         _fail(EXIT_USAGE, map(str, errors.problems))
+    except StartError as error:
+        _fail(EXIT_FAILED, [f"poolsrv: {error}"])
+
+
+def _be_no_longer_root(draft: Draft) -> None:
+    """Plugins are imported as whom the pool is to run as, as they are when it starts."""
+    from . import privileges
+    from .plugins import identity_for
+
+    if (identity := identity_for(draft)) is not None:
+        privileges.become_for_imports(identity)
 
 
 @contextmanager

@@ -26,6 +26,10 @@ LONGEST_TIME = 1_000_000_000  # seconds, 31 years: timers take no more
 Seconds: TypeAlias = Annotated[
     float, msgspec.Meta(ge=0, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 0 to {LONGEST_TIME}"})
 ]
+StartTime: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=1, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 1 to {LONGEST_TIME}"})
+]
+MOST_DRAINING = 1000
 MOST_WORKERS = 1024  # beyond that a number is a slip of the finger
 MOST_BACKLOG = 65535
 LONGEST_KEEPALIVE = 32767  # seconds, MAX_TCP_KEEPIDLE of linux/tcp.h
@@ -39,7 +43,9 @@ class PoolConfig(msgspec.Struct, frozen=True):
     :ivar workers: how many there are, ``"auto"`` resolved.
     :ivar dispatch: how a worker is chosen for a new connection.
     :ivar graceful_timeout: seconds that open connections get on stop and reload.
+    :ivar start_timeout: seconds in which every worker of a pool has to serve.
     :ivar hang_timeout: seconds of silence after which a worker is killed and replaced; 0 is never.
+    :ivar max_draining_pools: former pools that may still have connections; of more, the oldest is ended.
     :ivar max_boot_failures: failed starts of a worker in a row, after which a pool that has never been whole gives up.
     :ivar recycle_after_connections: after about so many a worker is replaced; 0 is never.
     :ivar max_worker_memory: bytes of resident memory above which a worker is replaced; 0 is never.
@@ -54,7 +60,9 @@ class PoolConfig(msgspec.Struct, frozen=True):
     workers: int
     dispatch: Dispatch = "round-robin"
     graceful_timeout: float = 30.0
+    start_timeout: float = 60.0
     hang_timeout: float = 0.0
+    max_draining_pools: int = 4
     max_boot_failures: int = 5
     recycle_after_connections: int = 0
     max_worker_memory: int = 0
@@ -221,7 +229,9 @@ class PoolTable(msgspec.Struct):
     workers: Workers | Literal["auto"] = "auto"
     dispatch: Dispatch = "round-robin"
     graceful_timeout: Seconds = 30.0
+    start_timeout: StartTime = 60.0
     hang_timeout: Seconds = 0.0
+    max_draining_pools: Annotated[int, msgspec.Meta(ge=1, le=MOST_DRAINING)] = 4
     max_boot_failures: Annotated[int, msgspec.Meta(ge=1)] = 5
     recycle_after_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_worker_memory: Annotated[int, msgspec.Meta(ge=0)] = 0

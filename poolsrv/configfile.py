@@ -39,6 +39,7 @@ from .schema import Decoder
 from .words import show, unknown
 
 TABLES = ("pool", "limits", "log", "listeners")
+IDENTITY_KEYS = ("user", "group")
 ADDRESS = f"a string with an address, such as {addresses.EXAMPLES}"
 
 
@@ -84,6 +85,22 @@ class Draft:
         self.limits: dict[str, Any] = {}
         self.log: dict[str, Any] = {}
         self.listeners: list[ListenerDraft] = []
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whom the pool is to run as.
+
+        :raises ConfigErrors: the file means to say, and has it wrong. So no plugin is imported as root by mistake.
+        """
+        for key in self.problems.keys:
+            tables = nearest(str(key[0]), TABLES) if key else None
+            if key[:1] == ("pool",) and len(key) > 1:
+                if key[1] in IDENTITY_KEYS or nearest(str(key[1]), IDENTITY_KEYS):
+                    raise self.problems.error(self.document)
+            elif key and (tables == "pool" or key[0] in IDENTITY_KEYS):
+                raise self.problems.error(self.document)
+        identity: Identity | None = self.pool.get("identity")
+        return identity
 
     def finish(self) -> Config:
         """The config.

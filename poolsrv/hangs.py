@@ -1,19 +1,30 @@
-"""Where a worker hangs: ``faulthandler`` in the worker writes it into a file that the dispatcher reads.
+"""Where a process hangs: ``faulthandler`` writes it into a file that somebody else reads, of a worker the
+dispatcher, of a dispatcher the supervisor.
 
-The worker registers a signal with ``faulthandler.register``; its C handler writes the Python stack whatever the
-interpreter is doing. The file is a memfd (memfd_create(2)), made before the fork, so the two share it, and nothing is
-left on disk.
+The process registers a signal with ``faulthandler.register``; its C handler writes the Python stack whatever the
+interpreter is doing. The file is a memfd (memfd_create(2)), made before the process is started, so the two share it,
+and nothing is left on disk. What is in it is believed of nobody: who reads it looks at its end, and shows it.
+
+The supervisor imports this: nothing but the standard library, and at once.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from .hooks import NamedPlugin
+if TYPE_CHECKING:
+    from .hooks import NamedPlugin
+
+HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
+HANG_REPORT_TIME: Final = 0.5  # seconds that a process which hangs gets to say where
+_LONGEST_REPORT: Final = 65536  # bytes
+_LONGEST_PLACE: Final = 500  # characters
 
 # faulthandler's format; the innermost call comes first.
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$', re.MULTILINE)
@@ -22,7 +33,10 @@ _OWN_FOLDER = str(Path(__file__).parent) + os.sep
 
 
 class HangFile:
-    """Made by the dispatcher for one worker, before it forks it."""
+    """Made for one process, before that is started.
+
+    :raises OSError: no descriptor, or no memory.
+    """
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("poolsrv-hang")
@@ -32,8 +46,9 @@ class HangFile:
         return self._fd
 
     def describe(self, plugins: Sequence[NamedPlugin]) -> str:
-        """Where the worker says that it hangs, with the plugin's name where it is one's."""
-        text = os.pread(self._fd, 1 << 20, 0).decode(errors="replace")
+        """Where the process says that it hangs, with the plugin's name where it is one's."""
+        begin = max(os.fstat(self._fd).st_size - _LONGEST_REPORT, 0)
+        text = os.pread(self._fd, _LONGEST_REPORT, begin).decode(errors="replace")
         if not text:
             return "and does not say where it hangs"
         frames = [match.groupdict() for match in _FRAME.finditer(_main_thread(text))]
@@ -65,4 +80,4 @@ def _belongs_to(file: str, plugin: NamedPlugin) -> bool:
 
 
 def _show(frame: dict[str, str]) -> str:
-    return f"{frame['function']}, {frame['file']}:{frame['line']}"
+    return f"{frame['function']}, {frame['file']}:{frame['line']}"[:_LONGEST_PLACE]

@@ -78,6 +78,15 @@ def set_role(role: str, worker: int | None = None) -> None:
     _role, _worker = role, worker
 
 
+def say(lines: Sequence[str]) -> None:
+    """To whoever has started the server, before there is a log: on standard error, without time and level."""
+    try:
+        with open(2, "w", closefd=False, errors="backslashreplace") as stream:
+            stream.writelines(f"{plain_text.one_line(line)}\n" for line in lines)
+    except OSError:
+        pass  # nobody wants to know
+
+
 class _Handler(logging.Handler):
     """Writes lines to a descriptor, whatever has become of it, and never raises."""
 

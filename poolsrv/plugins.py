@@ -1,25 +1,28 @@
 """From a config file to plugins that are ready to be called: one instance of each per listener.
 
-Only the plugins that the config names are imported, in the parent, before the fork. All errors are found before any
+Only the plugins that the config names are imported, in the parent, before the fork. Where that is root and is to become
+somebody else, it does so before (``before_plugins``). All errors are found before any
 is reported: those of the file, of the imports, of the options, and of each ``__init__``.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import msgspec
 
-from . import discovery
+from . import discovery, privileges
 from .config import LISTENER_KEYS, POOL_KEYS, Config, HalfClose, ListenerConfig
 from .configfile import Draft, ListenerDraft, check_trusted_proxies, read
 from .discovery import Installed, PluginError
 from .errors import ConfigError
 from .hooks import HookError, Hooks, NamedPlugin
+from .privileges import Identity
 from .problems import Key, did_you_mean, nearest, one_of, quoted, shortlist
 from .schema import keys
 from .words import show, unknown
@@ -54,14 +57,17 @@ class Server(msgspec.Struct, frozen=True):
     listeners: tuple[LoadedListener, ...]
 
 
-def load(path: Path) -> Server:
+def load(path: Path, before_plugins: Callable[[Draft], object] = lambda draft: None) -> Server:
     """Read a config file, import its plugins, and make their instances.
 
+    :param before_plugins: called when all is read that root may be needed for, certificates and keys too, and no code
+        of any plugin has run.
     :raises ConfigErrors: every error of the file and of its plugins.
     """
     loader = _Loader(read(path))
-    made = [loader.make(listener) for listener in loader.draft.listeners]
     acceptors = [loader.acceptor(listener) for listener in loader.draft.listeners]
+    before_plugins(loader.draft)
+    made = [loader.make(listener) for listener in loader.draft.listeners]
     config = loader.draft.finish()
     return Server(
         config,
@@ -72,6 +78,17 @@ def load(path: Path) -> Server:
             )
         ),
     )
+
+
+def identity_for(draft: Draft) -> Identity | None:
+    """Whom this process has to become before plugins are imported; None where it is not root, or is to stay root.
+
+    :raises ConfigErrors: the config means to say, and has it wrong.
+    """
+    if os.geteuid() != 0:
+        return None
+    identity = draft.identity
+    return identity if privileges.has_to_become(identity) else None
 
 
 class _Loader:

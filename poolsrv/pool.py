@@ -12,6 +12,7 @@ one. On a CPU that is idle it runs at once.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -19,11 +20,12 @@ import resource
 import signal
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import children, copies, listeners, logs, privileges, signals
 from .admission import has_to_ask
 from .channel import MAX_IN_FLIGHT
+from .config import Config, LimitsConfig, PoolConfig
 from .control import ControlServer
 from .dispatcher import Dispatcher
 from .dumpable import set_dumpable
@@ -31,6 +33,7 @@ from .errors import StartError
 from .eventloop import READ, EventLoop, Timer
 from .guardedloop import GuardedLoop
 from .handshake import Held, Link, Message, send_lines, send_sockets
+from .hangs import HANG_SIGNAL
 from .intake import Intake
 from .listeners import Bound
 from .slots import Gate, Slot
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("poolsrv.pool")
 
 STOP_MARGIN: Final = 5.0  # seconds after graceful_timeout that workers have to end by themselves
+SAY_AGAIN: Final = 0.1  # seconds until a supervisor that does not listen is told once more
 STOP_NOW_MARGIN: Final = 1.0  # the same after a second signal to stop
 IDS_OF_A_GENERATION: Final = 10**12  # connections are numbered from here, so that no number comes twice
 IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
@@ -55,19 +59,20 @@ SPARE_DESCRIPTORS: Final = 32  # kept free for what is opened for a moment
 class Pool:
     """Runs in the dispatcher's process. ``run`` returns an exit code, or in each forked child its ``Worker``."""
 
-    def __init__(
-        self, server: Server, bound: list[list[Bound]], control: Bound | None, link: Link, start: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, server: Server, place: Place, link: Link, start: Mapping[str, Any], hang_file: int) -> None:
+        bound, control = place.bound, place.control
         self._server = server
         self._link = link
-        self._alive_every: float = start["alive_every"]
+        self._hang_file = hang_file
+        self._has_served = False
+        self._alive_every = place.alive_every
         self._config = server.config.pool
         # INT, HUP and the like are for the supervisor, but a terminal sends them to all.
         self._signals = signals.SignalPipe((signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, *IGNORED))
         self._bound = bound
         self._loop = GuardedLoop(log)
         # What a worker has not taken must have room here when it is taken back.
-        max_waiting = min(_descriptors_per_worker(server), MAX_IN_FLIGHT)
+        max_waiting = min(_descriptors_per_worker(server.config), MAX_IN_FLIGHT)
         slots = [Slot(index, max_waiting) for index in range(self._config.workers)]
         gates = [Gate(i, listener.config, bound[i], slots) for i, listener in enumerate(server.listeners)]
         first_id = (start["generation"] - 1) * IDS_OF_A_GENERATION + 1
@@ -90,7 +95,7 @@ class Pool:
         self._control_socket = control
         if control is not None:
             self._observer = Observer(
-                self._loop, self._workers, self._dispatcher, gates, start["path"], start["generation"], start["about"]
+                self._loop, self._workers, self._dispatcher, gates, place.path, start["generation"], start["about"]
             )
             self._control = ControlServer(self._loop, control.socket, {"status": self._observer.answer})
 
@@ -105,8 +110,7 @@ class Pool:
         loop.register(self._link.fileno(), READ, self._on_link)
         signals.unblock()
         copies.guard((Pool, Workforce, Dispatcher, Intake, EventLoop, ControlServer, Observer), self._abandon)
-        if self._alive_every:
-            self._say_alive()
+        self._say_alive()
         self._workers.begin()
         if self._observer is not None and self._control is not None:
             self._observer.begin()
@@ -126,7 +130,8 @@ class Pool:
     def _serve(self) -> None:
         """Every worker serves: begin to accept."""
         self._dispatcher.open()
-        self._link.send("serves")
+        self._has_served = True
+        self._say("serves")
         if self._observer is not None and self._control is not None:
             self._observer.state = "serving"
             self._control.open()
@@ -134,7 +139,10 @@ class Pool:
         log.info("ready: %s (%d workers)", addresses, len(self._workers.slots))
 
     def _give_up(self, why: str) -> None:
-        send_lines(self._link, "failed", [why], exit_code=1)
+        try:
+            send_lines(self._link, "failed", [why], exit_code=1)
+        except OSError as error:
+            log.warning("the supervisor does not listen: %s", error.strerror)
         self._exit_code = 1
         self._stop("start-up")
 
@@ -149,6 +157,8 @@ class Pool:
         """In a forked child: undo and close what is the dispatcher's alone."""
         if self._scheduled_in_batches:
             _schedule(os.SCHED_BATCH, os.SCHED_OTHER)
+        faulthandler.unregister(HANG_SIGNAL)  # signals are blocked
+        os.close(self._hang_file)
         self._signals.abandon()
         if self._control is not None:
             self._control.abandon()
@@ -175,6 +185,8 @@ class Pool:
         elif number == signal.SIGUSR1:
             self.reopen_logs()
         elif number == signal.SIGTERM and not self._stopping:
+            if self._has_served:
+                self._say("leaves")
             self._stop("SIGTERM")
 
     def _on_link(self, mask: int) -> None:
@@ -200,7 +212,7 @@ class Pool:
         elif message.kind == "workers" and not self._stopping:
             if message.fields["by"] > 0:
                 size = len(self._workers.slots)
-                self._workers.add(room=_free_descriptors(self._server, size + 1) > SPARE_DESCRIPTORS + size)
+                self._workers.add(room=_free_descriptors(self._server.config, size + 1) > SPARE_DESCRIPTORS + size)
             else:
                 self._workers.remove()
 
@@ -210,8 +222,19 @@ class Pool:
         self._workers.reopen_logs()
 
     def _say_alive(self) -> None:
+        try:
+            self._link.send("alive")
+        except OSError:
+            pass  # the supervisor is held up, and has more of these to read already
         self._loop.call_later(self._alive_every, self._say_alive)
-        self._link.send("alive")
+
+    def _say(self, kind: str) -> None:
+        """Tell the supervisor. One that is held up has to be told later."""
+        try:
+            self._link.send(kind)
+        except OSError as error:
+            log.warning("the supervisor does not listen: %s", error.strerror)
+            self._loop.call_later(SAY_AGAIN, partial(self._say, kind))
 
     # --- stopping
 
@@ -246,25 +269,52 @@ class Pool:
         self._loop.close()
 
 
-def run_server(server: Server, link: Link, held: Mapping[str, Held], start: Mapping[str, Any]) -> int:
-    """Run a pool until it is told to stop.
+class Place(NamedTuple):
+    """What a pool has got, before any plugin is there.
 
-    :param link: to the supervisor, still blocking.
+    :ivar bound: the sockets of each listener.
+    :ivar control: the control socket.
+    :ivar path: the config file, absolute.
+    :ivar alive_every: seconds after which the supervisor wants to hear of it.
+    """
+
+    bound: list[list[Bound]]
+    control: Bound | None
+    path: str
+    alive_every: float
+
+
+def take_place(config: Config, link: Link, held: Mapping[str, Held]) -> Place:
+    """Do all that root may be needed for, and be root no more.
+
+    :param link: to the supervisor, blocking.
     :param held: the listening sockets that stand, by key.
-    :param start: what the supervisor has said at the start.
-    :returns: the exit code: 0 after a stop, 1 when the workers can't start.
     :raises StartError: an address can't be bound, or the limit of open descriptors is too low.
-    :raises EOFError: the supervisor is gone.
+    :raises EOFError: the supervisor is gone, or wants no such pool any more.
     """
     _open_standard_descriptors()
-    _set_limits(server)
-    _check_descriptor_limit(server)
+    _set_limits(config)
+    _check_descriptor_limit(config)
     children.close_on_exec_from(3)
-    bound, control = _settle_sockets(server, link, held)
-    start = {**start, "path": os.path.abspath(server.config.path)}  # before the directory is another one
-    _give_up_privileges(server)
-    _keep_private(server)
-    outcome = Pool(server, bound, control, link, start).run()
+    bound, control, alive_every = _settle_sockets(config, link, held)
+    _give_up_privileges(config.pool)
+    _keep_private(config.limits)
+    return Place(bound, control, os.path.abspath(config.path), alive_every)
+
+
+def run_server(server: Server, place: Place, link: Link, start: Mapping[str, Any], hang_file: int) -> int:
+    """Run a pool until it is told to stop.
+
+    :param start: what the supervisor has said at the start.
+    :param hang_file: the descriptor into which this process says where it hangs.
+    :returns: the exit code: 0 after a stop, 1 when the workers can't start.
+    :raises StartError: the working directory can't be entered.
+    """
+    privileges.stop_reading()
+    if server.config.pool.chdir is not None:
+        privileges.enter(server.config.pool.chdir)
+    link.setblocking(False)
+    outcome = Pool(server, place, link, start, hang_file).run()
     if isinstance(outcome, int):
         return outcome
     code = 1
@@ -278,13 +328,15 @@ def run_server(server: Server, link: Link, held: Mapping[str, Held], start: Mapp
         os._exit(code)
 
 
-def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> tuple[list[list[Bound]], Bound | None]:
+def _settle_sockets(
+    config: Config, link: Link, held: Mapping[str, Held]
+) -> tuple[list[list[Bound]], Bound | None, float]:
     """Bind what does not stand yet, agree with the supervisor on what is used, and close the rest.
 
-    :returns: the sockets of each listener, and the control socket.
+    :returns: the sockets of each listener, the control socket, and how often the supervisor wants to hear of the pool.
     """
-    pool = server.config.pool
-    wanted = [listener.config for listener in server.listeners]
+    pool = config.pool
+    wanted = list(config.listeners)
     if pool.control is not None:
         wanted.append(listeners.control_listener(pool.control))
     owner = listeners.NOBODY_ELSE
@@ -297,42 +349,44 @@ def _settle_sockets(server: Server, link: Link, held: Mapping[str, Held]) -> tup
         "configured",
         keys=[one.held.key for one in used],
         graceful_timeout=pool.graceful_timeout,
+        hang_timeout=pool.hang_timeout,
+        max_draining_pools=pool.max_draining_pools,
         pidfile=os.fspath(pool.pidfile) if pool.pidfile is not None else None,
-        log=server.config.log.settings(pool.identity),
+        log=config.log.settings(pool.identity),
     )
-    link.receive()  # "go"; the other answer is to be killed
-    link.setblocking(False)
+    go = link.receive()  # the other answer is to be killed
+    if go is None or go.kind != "go":
+        raise EOFError
     kept = {one.held for one in used}
     for one in held.values():
         if one not in kept:
             one.socket.close()
     control = bound.pop()[0] if pool.control is not None else None
-    return bound, control
+    return bound, control, go.fields["alive_every"]
 
 
-def _set_limits(server: Server) -> None:
-    limits = server.config.limits
+def _set_limits(config: Config) -> None:
+    limits = config.limits
     if limits.open_files is not None:
         privileges.limit(resource.RLIMIT_NOFILE, limits.open_files, "limits.open_files")
     if limits.core_size is not None:
         privileges.limit(resource.RLIMIT_CORE, limits.core_size, "limits.core_size")
-    if server.config.pool.umask is not None:
-        os.umask(server.config.pool.umask)
+    if config.pool.umask is not None:
+        os.umask(config.pool.umask)
 
 
-def _give_up_privileges(server: Server) -> None:
-    pool = server.config.pool
+def _give_up_privileges(pool: PoolConfig) -> None:
     if pool.identity is not None:
-        privileges.become(pool.identity)
+        folder = privileges.become_for_imports(pool.identity)
+        if folder:
+            log.warning("pool.user can't read %s: plugins are imported with the right to read every file", folder)
     if pool.no_new_privs:
         privileges.forbid_new()
-    if pool.chdir is not None:
-        privileges.enter(pool.chdir)
 
 
-def _keep_private(server: Server) -> None:
+def _keep_private(limits: LimitsConfig) -> None:
     """Nobody looks into this process and its workers, unless somebody wants core dumps of them."""
-    wants_dumps = bool(server.config.limits.core_size)
+    wants_dumps = bool(limits.core_size)
     set_dumpable(wants_dumps)  # anew: a change of user sets it
     if wants_dumps:
         log.warning("limits.core_size: for the sake of core dumps, programs of this user can read the pool's memory")
@@ -349,31 +403,31 @@ def _open_standard_descriptors() -> None:
     os.close(fd)
 
 
-def _check_descriptor_limit(server: Server) -> None:
+def _check_descriptor_limit(config: Config) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    needed = limit - _free_descriptors(server, server.config.pool.workers) + 64
+    needed = limit - _free_descriptors(config, config.pool.workers) + 64
     if limit < needed:
         raise StartError(
-            f"the limit of open descriptors is {limit}, and {needed} are needed for {server.config.pool.workers} "
-            f"workers and {_addresses(server)} addresses: raise it (ulimit -n), or configure fewer workers"
+            f"the limit of open descriptors is {limit}, and {needed} are needed for {config.pool.workers} "
+            f"workers and {_addresses(config)} addresses: raise it (ulimit -n), or configure fewer workers"
         )
 
 
-def _descriptors_per_worker(server: Server) -> int:
+def _descriptors_per_worker(config: Config) -> int:
     """How many connections of each worker may be here at a time."""
-    workers = server.config.pool.workers
-    return max((_free_descriptors(server, workers) - SPARE_DESCRIPTORS) // workers, 1)
+    workers = config.pool.workers
+    return max((_free_descriptors(config, workers) - SPARE_DESCRIPTORS) // workers, 1)
 
 
-def _free_descriptors(server: Server, workers: int) -> int:
+def _free_descriptors(config: Config, workers: int) -> int:
     """What is left to the dispatcher beside listening sockets, with so many workers."""
-    is_asked = any(has_to_ask(listener.config) for listener in server.listeners)
+    is_asked = any(has_to_ask(listener) for listener in config.listeners)
     per_worker = DESCRIPTORS_PER_WORKER + (DESCRIPTORS_FOR_ANSWERS if is_asked else 0)
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - per_worker * workers - _addresses(server)
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - per_worker * workers - _addresses(config)
 
 
-def _addresses(server: Server) -> int:
-    return sum(len(listener.config.bind) for listener in server.listeners)
+def _addresses(config: Config) -> int:
+    return sum(len(listener.bind) for listener in config.listeners)
 
 
 def _schedule(former: int, policy: int) -> bool:

@@ -55,6 +55,11 @@ class Problems:
     def __len__(self) -> int:
         return len(self._found)
 
+    @property
+    def keys(self) -> list[Key]:
+        """Where there are errors."""
+        return [key for key, _ in self._found]
+
     def add(self, key: Key, message: str) -> None:
         """Add an error, unless it is there."""
         if (key, message) not in self._found:

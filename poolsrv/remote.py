@@ -17,7 +17,7 @@ from .procfs import seconds_since_boot
 from .status import NoAnswer, ask
 
 LOOK_EVERY: Final = 0.05  # seconds
-RELOAD_PATIENCE: Final = 330.0  # seconds; the server itself gives a new pool 300
+RELOAD_PATIENCE: Final = 330.0  # seconds; the server itself gives a new pool start_timeout, 60 without it
 
 
 def reload(config: Path) -> Reload | None:

@@ -1,11 +1,13 @@
 """A pool's own process, from its start by the supervisor until its workers are forked.
 
-``python -m poolsrv.supervised FD`` is nothing for users. What has come from the command line and what stands over all
-pools arrives over the descriptor: see handshake.py.
+``python -m poolsrv.supervised LINK HANG_FILE`` is nothing for users. What has come from the command line and what
+stands over all pools arrives over the descriptor LINK: see handshake.py. Into HANG_FILE it says where it hangs, when it
+is asked: see hangs.py.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -13,13 +15,18 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from . import children, handshake, logs
 from .dumpable import set_dumpable
 from .errors import StartError
 from .handshake import Held, Link, Message
+from .hangs import HANG_SIGNAL
 from .problems import ConfigErrors
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .configfile import Draft
 
 EXIT_FAILED = 1  # at run time
 EXIT_CONFIG = 2
@@ -30,11 +37,15 @@ def main() -> NoReturn:
     set_dumpable(False)  # an exec has made it so again
     gc.disable()  # as in __main__.py; the pool enables it
     link = Link(socket.socket(fileno=int(sys.argv[1])))
-    os.set_inheritable(link.fileno(), False)
+    hang_file = int(sys.argv[2])
+    for fd in (link.fileno(), hang_file):
+        os.set_inheritable(fd, False)
+    faulthandler.register(HANG_SIGNAL, file=hang_file, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (HANG_SIGNAL,))
     # Until it listens to the supervisor, it would not notice the end of that: a plugin's import may take its time.
     children.signal_when_parent_dies(signal.SIGTERM)
     try:
-        code = _serve(link)
+        code = _serve(link, hang_file)
     except ConfigErrors as errors:
         code = _fail(link, EXIT_CONFIG, [str(problem) for problem in errors.problems])
     except StartError as error:
@@ -46,7 +57,7 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def _serve(link: Link) -> int:
+def _serve(link: Link, hang_file: int) -> int:
     start, held = _receive_start(link)
     fields = start.fields
     logs.set_up(fields["log_level"] or "info")
@@ -56,16 +67,39 @@ def _serve(link: Link) -> int:
             f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
             " restart the server"
         )
-    from .plugins import load
-    from .pool import run_server
+    # All of the engine: the user that the pool is to run as may not be able to read it.
+    from . import plugins, pool, privileges
 
-    server = load(Path(fields["config"]))
-    settings = server.config.log.settings(server.config.pool.identity)
+    place = None
+
+    def before_plugins(draft: Draft) -> None:
+        nonlocal place
+        if "start_timeout" in draft.pool:
+            link.send("plan", start_timeout=draft.pool["start_timeout"])
+        identity = plugins.identity_for(draft)
+        if identity is None:
+            return  # then whatever is wrong with a plugin is found before anything is bound
+        if draft.problems:
+            privileges.become_for_imports(identity)  # to find what else is wrong
+            return
+        config = draft.finish()
+        _log_as(config, fields["log_level"])
+        place = pool.take_place(config, link, held)
+        children.signal_when_parent_dies(signal.SIGTERM)  # who becomes somebody else has to say so once more
+
+    server = plugins.load(Path(fields["config"]), before_plugins)
+    if place is None:
+        _log_as(server.config, fields["log_level"])
+        place = pool.take_place(server.config, link, held)
+    return pool.run_server(server, place, link, fields, hang_file)
+
+
+def _log_as(config: Config, level: str | None) -> None:
+    settings = config.log.settings(config.pool.identity)
     try:
-        logs.set_up(**settings | ({"level": fields["log_level"]} if fields["log_level"] else {}))
+        logs.set_up(**settings | ({"level": level} if level else {}))
     except OSError as error:
         raise StartError(f"log.file: can't open {settings['file']}: {error.strerror}") from None
-    return run_server(server, link, held, fields)
 
 
 def _receive_start(link: Link) -> tuple[Message, dict[str, Held]]:

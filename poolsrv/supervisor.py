@@ -7,9 +7,10 @@ pool is started beside the first. It gets the sockets that stand, hands back tho
 says that every worker of it serves is the first one told to drain. If it fails it is ended, and nothing has changed.
 So one mechanism serves a new config, a new version of a plugin, and a new version of poolsrv.
 
-A pool is in one of these states; handshake.py has what the two say to each other:
+A pool is in one of these states; handshake.py has what the two say to each other, protocol.py what of it counts when:
 
-    STARTING --> SERVING     every worker of it serves; the one before is told to stop
+    STARTING --> SEALED      it has told what it needs, and has got it; from now on it can't change that
+    SEALED   --> SERVING     every worker of it serves; the one before is told to stop
     SERVING  --> LEAVING     it has been told to
     any      --> gone        a pool that ends while it is SERVING has crashed, and is replaced
 
@@ -24,30 +25,27 @@ import logging
 import os
 import signal
 import time
-from functools import partial
 from typing import Any, Final, NoReturn
 
 from . import children, logs, signals
+from .belongings import Belongings
 from .children import describe_exit
 from .dumpable import set_dumpable
-from .eventloop import READ, Timer
+from .eventloop import READ
 from .guardedloop import GuardedLoop
-from .handshake import VERSION, Held, Message, received_sockets, send_sockets
-from .heldsockets import give_up, given_sockets
-from .pidfile import PidFile, PidFileTaken
-from .poolprocess import EXIT_FAILED, LEAVING, SERVING, STARTING, PoolProcess
+from .handshake import VERSION, Held, Message, send_sockets
+from .heldsockets import given_sockets
+from .poolprocess import EXIT_FAILED, PoolProcess
 from .procfs import seconds_since_boot
+from .protocol import LEAVING, SEALED, SERVING, STARTING
+from .restarts import LONGEST_DELAY, Restarts
 from .sdnotify import Notifier
-from .text import one_line
+from .watch import SIGNS, Watch, patience_with
 
 log = logging.getLogger("poolsrv.supervisor")
 
-FIRST_DELAY: Final = 0.1  # seconds before a pool that has crashed young is started again; doubled each time
-LONGEST_DELAY: Final = 30.0
-SERVED_WELL: Final = 10.0  # seconds of service after which a crash is the first of its series
-RELOAD_TIME_LIMIT: Final = 300.0  # seconds until a reload's pool has to serve: a plugin's import may hang
-END_MARGIN: Final = 10.0  # seconds after graceful_timeout that a pool has to end by itself
-STOP_NOW_MARGIN: Final = 4.0  # the same after a second signal to stop
+SLOW_START: Final = 5.0  # seconds of a start after which a HUP ends it: the plugin's import may hang
+SLOWER: Final = 2.0  # times what the last start took, that a start may take before it is slow
 ORPHANS_PATIENCE: Final = 4.0  # seconds that the workers of a dispatcher that was killed have to end by themselves
 WATCHDOG_SHARE: Final = 3  # signs of life for each interval of the service manager's watchdog
 STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -72,19 +70,19 @@ class Supervisor:
             (*STOPS, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
         )
         self._notifier = Notifier()
-        self._given = given
-        self._held = dict(self._given)  # and what the pool that serves uses
+        self._belongings = Belongings(level, given)
         self._loop = GuardedLoop(log)
+        self._watch = Watch(self._loop)
+        self._restarts = Restarts(self._loop, self._start_again)
         self._pools: dict[int, PoolProcess] = {}  # by pid
         self._current: PoolProcess | None = None  # that serves
         self._candidate: PoolProcess | None = None  # that is to serve
         self._generation = 0
-        self._pidfile: PidFile | None = None
         self._reload_again = False
         self._last_reload: dict[str, Any] | None = None
-        self._restarts = 0  # of pools that have crashed
-        self._crashes = 0  # of these, in a row
-        self._retry: Timer | None = None
+        self._has_served = False
+        self._last_start = 0.0  # seconds that it took
+        self._max_draining = 1
         self._stopping = 0  # how many times it has been asked to
         self._exit_code = 0
         self._ended = False
@@ -98,6 +96,7 @@ class Supervisor:
         self._start()
         while not self._ended:
             loop.turn()
+            self._see_that_one_serves()
         self._finish()
         return self._exit_code
 
@@ -106,6 +105,11 @@ class Supervisor:
     def _on_signal(self, mask: int) -> None:
         for number in self._signals.take():
             self._loop.guarded(self._act_on, number)
+
+    def _see_that_one_serves(self) -> None:
+        """Whatever has failed here: there is a pool, or there will be."""
+        if self._current is None and self._candidate is None and not (self._restarts.is_due or self._stopping):
+            self._restarts.later(LONGEST_DELAY)
 
     def _act_on(self, number: signal.Signals) -> None:
         if number == signal.SIGCHLD:
@@ -122,10 +126,10 @@ class Supervisor:
     def _reopen_logs(self) -> None:
         logs.reopen()
         for pool in self._pools.values():
-            if pool.configured:
-                pool.tell("reopen_logs")
-            else:
+            if pool.state == STARTING:
                 pool.reopen_logs = True
+            else:
+                pool.tell("reopen_logs")
 
     def _change_workers(self, by: int) -> None:
         if self._current is not None:
@@ -142,132 +146,139 @@ class Supervisor:
             self._could_not_start(reload, error)
             return
         self._pools[pool.pid] = self._candidate = pool
-        if reload:
-            pool.kill_later(RELOAD_TIME_LIMIT, partial(self._took_too_long, pool))
+        pool.limit_start()
         try:
             send_sockets(
                 pool.link,
                 "start",
-                list(self._held.values()),
+                self._belongings.sockets,
                 version=VERSION,
                 generation=pool.generation,
                 config=self._config,
                 log_level=self._level,
-                alive_every=self._notifier.watchdog / WATCHDOG_SHARE,
                 about=self._about(),
             )
         except OSError as error:
-            pool.errors.append(f"it can't be given the sockets: {error.strerror}")
+            pool.fail([f"it can't be given the sockets: {error.strerror}"])
             pool.kill()
+
+    def _start_again(self) -> None:
+        if not self._stopping and self._candidate is None:
+            self._start()
 
     def _could_not_start(self, reload: bool, error: OSError) -> None:
         message = f"can't start a pool: {error.strerror}"
-        if self._generation == 1:
+        if not self._has_served:
             self._exit_code, self._ended = EXIT_FAILED, True
             log.error("%s", message)
         else:
             self._failed_later(reload, [message])
 
-    def _took_too_long(self, pool: PoolProcess) -> None:
-        pool.errors.append(f"its workers do not serve after {RELOAD_TIME_LIMIT:.0f} seconds")
-
     # --- what a pool says
 
     def _on_message(self, pool: PoolProcess, message: Message) -> None:
         kind, fields = message.kind, message.fields
-        if kind == "bound":
-            pool.new.update((held.key, held) for held in received_sockets(message))
+        if kind == "plan":
+            pool.start_timeout = fields["start_timeout"]
+            pool.limit_start()
+        elif kind == "bound":
+            self._belongings.bound(pool, message)
         elif kind == "configured":
             self._configured(pool, fields)
         elif kind == "serves":
             self._serves(pool)
         elif kind == "failed":
-            pool.errors += fields["lines"]
+            pool.fail(fields["lines"])
             pool.exit_code = fields["exit_code"]
         elif kind == "alive" and pool is self._current:
             self._notifier.send("WATCHDOG=1")
+        elif kind == "leaves":
+            self._leaves(pool)
 
     def _configured(self, pool: PoolProcess, fields: dict[str, Any]) -> None:
         """It knows what it needs: see that it may have it."""
-        if self._stopping:
-            return
         pool.graceful_timeout = fields["graceful_timeout"]
-        pool.sockets = {key: pool.new.get(key) or self._held[key] for key in fields["keys"]}
-        pool.log = fields["log"]
-        path = fields["pidfile"]
-        held_by_us = self._pidfile is not None and self._pidfile.path == path
-        try:
-            if path is not None and not held_by_us:
-                pool.pidfile = PidFile(path)
-        except (PidFileTaken, OSError) as error:
-            reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            pool.errors.append(f"pool.pidfile: {reason}")
+        pool.hang_timeout = fields["hang_timeout"]
+        pool.max_draining_pools = fields["max_draining_pools"]
+        if not self._belongings.grant(pool, fields):
             pool.kill()
             return
-        if held_by_us:
-            pool.pidfile = self._pidfile
-        pool.configured = True
-        pool.tell("go")
+        pool.state = SEALED
+        signs = [patience_with(pool) / SIGNS]
+        if self._notifier.watchdog:
+            signs.append(self._notifier.watchdog / WATCHDOG_SHARE)
+        pool.tell("go", alive_every=min(signs))
         if pool.reopen_logs:
             pool.tell("reopen_logs")
 
     def _serves(self, pool: PoolProcess) -> None:
         """Every worker of it serves: from now on it is the one."""
-        if pool is not self._candidate or self._stopping:
-            return
         former, self._current, self._candidate = self._current, pool, None
         pool.state = SERVING
         pool.served_since = self._loop.now
         pool.spare()
-        self._keep_sockets_of(pool)
-        self._log_as(pool)
-        if self._pidfile is not None and self._pidfile is not pool.pidfile:
-            self._pidfile.remove()
-        self._pidfile = pool.pidfile
+        self._has_served = True
+        self._restarts.served()
+        self._last_start = self._loop.now - pool.started_at
+        self._max_draining = pool.max_draining_pools
+        self._watch.begin(pool)
+        self._belongings.take_over(pool)
         if pool.reload:
             self._last_reload = {"at": time.time(), "ok": True, "errors": [], "began": self._reload_began}
             log.info("generation %d (pid %d) serves", pool.generation, pool.pid)
         self._notifier.send("READY=1", f"STATUS=serving, generation {pool.generation}")
         if former is not None:
-            self._leave(former, "reload")
+            former.leave("reload")
+        self._bound_draining()
         self._tell_about()
         self._reload_if_asked_again()
 
-    def _log_as(self, pool: PoolProcess) -> None:
-        try:
-            logs.set_up(self._level or pool.log["level"], pool.log["format"], pool.log["file"], pool.log["owner"])
-        except OSError as error:
-            log.error("can't open the log %s: %s", pool.log["file"], error.strerror)
+    def _leaves(self, pool: PoolProcess) -> None:
+        """Somebody has told the pool that serves to stop: another one is to serve, while it drains."""
+        log.warning("the pool (%s) has been told to stop by a signal: another one is started", pool)
+        self._current = None
+        self._watch.end()
+        pool.let_go()
+        self._notifier.send("STATUS=the pool has been told to stop, another one is being started")
+        self._start_again()
+        self._bound_draining()
 
-    def _keep_sockets_of(self, pool: PoolProcess) -> None:
-        """Of the listening sockets those that it uses; and what the service manager has opened, always."""
-        for key, held in self._held.items():
-            if key not in self._given and pool.sockets.get(key) is not held:
-                give_up(held, unlink=key not in pool.sockets)
-        self._held = {**self._given, **pool.sockets}
-        pool.new.clear()
+    def _bound_draining(self) -> None:
+        """There may only be so many pools that drain: the oldest are ended early."""
+        draining = [pool for pool in self._pools.values() if pool.state == LEAVING and not pool.ending]
+        for pool in draining[: max(len(draining) - self._max_draining, 0)]:
+            log.warning(
+                "the pool (%s) is ended early: more than %d would drain (max_draining_pools)", pool, self._max_draining
+            )
+            pool.end_now()
 
     # --- reload
 
     def _reload(self) -> None:
         if self._stopping:
             log.info("SIGHUP: stopping already")
-        elif self._candidate is not None:
+        elif self._candidate is not None or self._is_crowded():
+            if not self._reload_again:
+                what = "a pool is being started" if self._candidate is not None else "older pools are being ended"
+                log.info("SIGHUP: %s; another reload follows", what)
             self._reload_again = True
-            log.info("SIGHUP: a pool is being started; another reload follows")
+            if self._candidate is not None:
+                self._candidate.supersede(max(SLOW_START, SLOWER * self._last_start))
         else:
+            self._reload_again = False
             log.info("SIGHUP: reloading %s", self._config)
             self._notifier.reloading()
-            if self._retry is not None:
-                self._retry.cancel()
-                self._retry = None
+            self._restarts.cancel()
             self._reload_began = seconds_since_boot()
             self._start(reload=True)
 
+    def _is_crowded(self) -> bool:
+        """Pools that were too many have not ended yet: with one more, there would be still more."""
+        return any(pool.ending for pool in self._pools.values())
+
     def _reload_if_asked_again(self) -> None:
-        """HUP has come while a pool was being started."""
-        if self._reload_again:
-            self._reload_again = False
+        """HUP has come while it could not be acted on."""
+        if self._reload_again and not self._stopping and self._candidate is None and not self._is_crowded():
             self._reload()
 
     def _reload_failed(self, errors: list[str]) -> None:
@@ -306,29 +317,27 @@ class Supervisor:
             self._candidate_ended(pool, returncode)
         elif pool is self._current:
             self._current = None
+            self._watch.end()
             if not self._stopping:
                 self._crashed(pool, returncode)
         elif pool.state == LEAVING and not self._stopping:
             how = describe_exit(returncode)
             log.info("generation %d (pid %d) has left: %s", pool.generation, pool.pid, how, extra={"reason": how})
             self._tell_about()
-
-    def _candidate_ended(self, pool: PoolProcess, returncode: int) -> None:
-        for held in pool.new.values():
-            give_up(held)
-        if pool.pidfile is not None and pool.pidfile is not self._pidfile:
-            pool.pidfile.remove()
-        if self._stopping:
-            return
-        errors = pool.errors or [f"the pool {describe_exit(returncode)} before it served"]
-        if pool.generation == 1:
-            self._start_failed(pool, errors)
-            return
-        self._failed_later(pool.reload, errors)
         self._reload_if_asked_again()
 
+    def _candidate_ended(self, pool: PoolProcess, returncode: int) -> None:
+        self._belongings.take_back(pool)
+        if self._stopping or (pool.given_up and self._reload_again):
+            return  # a reload follows
+        errors = pool.errors or [f"the pool {describe_exit(returncode)} before it served"]
+        if not self._has_served:
+            self._start_failed(pool, errors)
+        else:
+            self._failed_later(pool.reload, errors)
+
     def _failed_later(self, reload: bool, errors: list[str]) -> None:
-        """A pool that is not the first could not serve."""
+        """A pool could not serve, after others could."""
         if reload:
             self._reload_failed(errors)
             errors = []
@@ -338,44 +347,30 @@ class Supervisor:
     def _start_failed(self, pool: PoolProcess, errors: list[str]) -> None:
         """The first pool never served: neither did the server. Said without time and level, to who has started it."""
         prefix = "poolsrv: " if pool.exit_code == EXIT_FAILED else ""  # an error in the config names the file
-        _say([prefix + line for line in errors])
+        logs.say([prefix + line for line in errors])
         self._exit_code, self._ended = pool.exit_code, True
 
     def _crashed(self, pool: PoolProcess, returncode: int) -> None:
         """The pool that served has ended, and nobody had told it to."""
         lived = self._loop.now - pool.served_since
         log.error(
-            "the pool (generation %d, pid %d) %s after %.1f s; its connections are lost, and another one is started",
-            pool.generation,
-            pool.pid,
+            "the pool (%s) %s after %.1f s; its connections are lost, and another one is started",
+            pool,
             describe_exit(returncode),
             lived,
             extra={"reason": describe_exit(returncode)},
         )
-        self._restarts += 1
         self._notifier.send("STATUS=the pool has crashed, another one is being started")
-        if lived >= SERVED_WELL:
-            self._crashes = 0
-        if self._candidate is not None:
-            return  # a reload's: it takes over
-        if self._crashes == 0:
-            self._crashes = 1
-            self._start()
-        else:
-            self._retry_later([])
+        delay = self._restarts.crashed(lived)
+        if self._candidate is None:  # a reload's takes over
+            self._restarts.later(delay)
 
     def _retry_later(self, errors: list[str]) -> None:
         for line in errors:
             log.error("%s", line)
-        delay = min(FIRST_DELAY * 2**self._crashes, LONGEST_DELAY)
-        self._crashes += 1
+        delay = self._restarts.failed()
         log.error("no pool serves, connections wait: next try in %.1f s", delay)
-        self._retry = self._loop.call_later(delay, self._try_again)
-
-    def _try_again(self) -> None:
-        self._retry = None
-        if not self._stopping and self._candidate is None:
-            self._start()
+        self._restarts.later(delay)
 
     def _kill_orphans(self) -> None:
         """Workers and programs that a dead dispatcher has left are this process's children now (subreaper)."""
@@ -390,46 +385,28 @@ class Supervisor:
         self._stopping += 1
         if self._stopping == 1:
             self._notifier.send("STOPPING=1", f"STATUS={why}: stopping")
-            if self._retry is not None:
-                self._retry.cancel()
-            for held in self._held.values():
-                give_up(held)
-            self._held.clear()
+            self._restarts.cancel()
+            self._watch.end()
+            self._belongings.give_up_sockets()
             for pool in self._pools.values():
-                self._leave(pool, why)
+                pool.leave(why)
         elif self._stopping == 2:
             log.info("%s: ending at once", why, extra={"reason": why})
             for pool in self._pools.values():
-                pool.tell("stop_now")
-                if not pool.configured:
-                    pool.kill()
-                pool.kill_later(STOP_NOW_MARGIN, partial(self._does_not_end, pool))
+                pool.end_now()
+                if not pool.served_since:
+                    pool.kill()  # it may not listen yet
         if not self._pools:
             self._ended = True
 
-    def _leave(self, pool: PoolProcess, why: str) -> None:
-        if pool.state == LEAVING:
-            return
-        if pool.state == STARTING:
-            pool.signal(signal.SIGTERM)  # it listens to nothing else yet
-        pool.state = LEAVING
-        pool.tell("stop", why=why)
-        pool.signal(signal.SIGCONT)  # it may have been stopped
-        pool.kill_later(pool.graceful_timeout + END_MARGIN, partial(self._does_not_end, pool))
-
-    def _does_not_end(self, pool: PoolProcess) -> None:
-        log.error("the pool (generation %d, pid %d) does not end: killing it", pool.generation, pool.pid)
-
     def _finish(self) -> None:
         """All pools have ended: nothing of theirs is to be left."""
-        for held in self._held.values():
-            give_up(held)
+        self._belongings.give_up_sockets()
         deadline = self._loop.now + ORPHANS_PATIENCE
         while children.kill_children(self._not_ours) and self._loop.now < deadline:
             self._loop.turn(0.02)
             self._reap()
-        if self._pidfile is not None:
-            self._pidfile.remove()
+        self._belongings.give_up()
         self._loop.close()
         if self._stopping:
             log.info("stopped")
@@ -447,7 +424,7 @@ class Supervisor:
             "started_at": self._started_at,
             "began": self._began,
             "serving": self._current.generation if self._current is not None else None,
-            "restarts": self._restarts,
+            "restarts": self._restarts.crashes,
             "last_reload": self._last_reload,
             "leaving": [
                 {"generation": pool.generation, "pid": pool.pid}
@@ -470,7 +447,7 @@ def run(config: str, level: str | None) -> NoReturn:
     try:
         given = given_sockets()  # before all descriptors look like those of this process
     except ValueError as error:
-        _say([f"poolsrv: {error}"])
+        logs.say([f"poolsrv: {error}"])
         os._exit(EXIT_FAILED)
     children.close_on_exec_from(3)
     gc.enable()
@@ -478,12 +455,3 @@ def run(config: str, level: str | None) -> NoReturn:
     logging.shutdown()
     # At once: signals that come while the interpreter winds up are not to change how the server has ended.
     os._exit(code)
-
-
-def _say(lines: list[str]) -> None:
-    """To who has started the server; as they are, without time and level."""
-    try:
-        with open(2, "w", closefd=False, errors="backslashreplace") as stream:
-            stream.writelines(f"{one_line(line)}\n" for line in lines)
-    except OSError:
-        pass  # nobody wants to know

@@ -23,6 +23,7 @@ from . import children, copies, logs, procfs, signals
 from .channel import DispatcherEnd
 from .children import Child, describe_exit
 from .config import MOST_WORKERS
+from .delays import growing
 from .dispatcher import Dispatcher
 from .eventloop import READ
 from .guardedloop import GuardedLoop
@@ -171,7 +172,7 @@ class Workforce:
             log.error("worker %d could not start %d times in a row: giving up", slot.index, failures, extra=tags)
             self._on_hopeless(f"worker {slot.index} could not start {failures} times in a row: it {why}{hint}")
             return
-        delay = min(FIRST_DELAY * 2 ** (failures - 1), LONGEST_DELAY)
+        delay = growing(FIRST_DELAY, LONGEST_DELAY, failures - 1)
         log.error(
             "worker %d could not start%s, %d times in a row: next try in %.1f s",
             slot.index,
@@ -361,7 +362,7 @@ class Workforce:
         elif served < YOUNG:
             slot.young_deaths += 1
             again = slot.young_deaths - 1
-            self._start_later(slot, min(YOUNG_DELAY * 2 ** (again - 1), LONGEST_YOUNG_DELAY) if again else 0.0)
+            self._start_later(slot, growing(YOUNG_DELAY, LONGEST_YOUNG_DELAY, again - 1) if again else 0.0)
         else:
             slot.young_deaths = 0
             self._to_start.append(slot)
