@@ -394,8 +394,8 @@ class Supervisor:
             log.info("%s: ending at once", why, extra={"reason": why})
             for pool in self._pools.values():
                 pool.end_now()
-                if not pool.served_since:
-                    pool.kill()  # it may not listen yet
+                if not pool.sockets:
+                    pool.kill()  # it listens to nothing yet
         if not self._pools:
             self._ended = True
 
