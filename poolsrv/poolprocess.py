@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -254,6 +254,17 @@ class PoolProcess:
         if self._watched:
             self._watched = False
             self._loop.unregister(self.link.fileno())
+
+
+def end_oldest(pools: Iterable[PoolProcess], most: int) -> None:
+    """There may only be so many pools that drain: end the oldest early.
+
+    :param pools: in the order of their start.
+    """
+    draining = [pool for pool in pools if pool.state == LEAVING and not pool.ending]
+    for pool in draining[: max(len(draining) - most, 0)]:
+        log.warning("the pool (%s) is ended early: more than %d would drain (max_draining_pools)", pool, most)
+        pool.end_now()
 
 
 def _spawn(link: int, hang_file: int) -> int:

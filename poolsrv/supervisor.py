@@ -35,7 +35,7 @@ from .eventloop import READ
 from .guardedloop import GuardedLoop
 from .handshake import VERSION, Held, Message, send_sockets
 from .heldsockets import given_sockets
-from .poolprocess import EXIT_FAILED, PoolProcess
+from .poolprocess import EXIT_FAILED, PoolProcess, end_oldest
 from .procfs import seconds_since_boot
 from .protocol import LEAVING, SEALED, SERVING, STARTING
 from .restarts import LONGEST_DELAY, Restarts
@@ -229,7 +229,7 @@ class Supervisor:
         self._notifier.send("READY=1", f"STATUS=serving, generation {pool.generation}")
         if former is not None:
             former.leave("reload")
-        self._bound_draining()
+        end_oldest(self._pools.values(), self._max_draining)
         self._tell_about()
         self._reload_if_asked_again()
 
@@ -241,16 +241,7 @@ class Supervisor:
         pool.let_go()
         self._notifier.send("STATUS=the pool has been told to stop, another one is being started")
         self._start_again()
-        self._bound_draining()
-
-    def _bound_draining(self) -> None:
-        """There may only be so many pools that drain: the oldest are ended early."""
-        draining = [pool for pool in self._pools.values() if pool.state == LEAVING and not pool.ending]
-        for pool in draining[: max(len(draining) - self._max_draining, 0)]:
-            log.warning(
-                "the pool (%s) is ended early: more than %d would drain (max_draining_pools)", pool, self._max_draining
-            )
-            pool.end_now()
+        end_oldest(self._pools.values(), self._max_draining)
 
     # --- reload
 
