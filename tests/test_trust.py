@@ -84,7 +84,9 @@ CONFIGURED = (
         ("os.write(link.fileno(), b'{}')", "a message without a kind"),
         ("link.send('x' * 300000)", "too long"),
         (
-            'fd = os.dup(link.fileno())\nos.fork() or (os.write(fd, b\'{"kind": "alive"}\'), os._exit(0))',
+            "fd, pid = os.dup(link.fileno()), os.fork()\n"
+            'if not pid: os.write(fd, b\'{"kind": "alive"}\'), os._exit(0)\n'
+            "os.waitpid(pid, 0)",
             "'alive' from another process",
         ),
     ],
