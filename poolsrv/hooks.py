@@ -61,7 +61,11 @@ class Hooks:
         for plugin in reversed(self.plugins):
             _register(self.manager, plugin)
         self.fault_handler: FaultHandler = log_fault
-        self._names = {impl.function.__code__: impl.plugin_name for impl in self._impls() if _has_code(impl)}
+        self._implementers: dict[CodeType, list[NamedPlugin]] = {}  # several where one inherits from the other
+        for impl in self._impls():
+            if _has_code(impl):
+                plugin = NamedPlugin(impl.plugin_name, impl.plugin)
+                self._implementers.setdefault(impl.function.__code__, []).append(plugin)
         self._guard_notifications()
         self._called: list[str] = []  # whose on_connection_init the latest chain has called
         self._chains: list[list[Caller]] = []
@@ -81,22 +85,38 @@ class Hooks:
         """The name of the plugin out of whose hook, or else callback, the exception came.
 
         A callback is any callable: it is taken for the plugin whose instance is its ``self`` (of a lambda, the
-        ``self`` that it sees), or whose module it comes from; what can't be told is put down to the handler.
+        ``self`` that it sees), in whose class it is written, or whose module it comes from; what can't be told is put
+        down to the handler.
         """
         frames = [frame for frame, _ in walk_tb(error.__traceback__)][::-1]  # a wrapper lets pass what came from within
-        for whose in (self._by_hook, self._by_self, self._by_module):
-            for frame in frames:
-                name = whose(frame)
-                if name is not None:
-                    return name
-        return self.plugins[-1].name
+        return blamed(frames, [self]) or self.plugins[-1].name
 
     def _by_hook(self, frame: FrameType) -> str | None:
-        return self._names.get(frame.f_code)
+        code = frame.f_code
+        implementers = self._implementers.get(code)
+        if implementers is None:
+            return None
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        for plugin in implementers:
+            if plugin.instance is first:
+                return plugin.name
+        (plugin, *others) = implementers
+        # An instance that is not here is another listener's. Of a function without an instance one plugin has it.
+        return None if others or isinstance(first, type(plugin.instance)) else plugin.name
 
     def _by_self(self, frame: FrameType) -> str | None:
         instance = frame.f_locals.get("self")
         return next((plugin.name for plugin in self.plugins if plugin.instance is instance), None)
+
+    def _by_class(self, frame: FrameType) -> str | None:
+        """Of a function that is written in a method."""
+        written_in = frame.f_globals.get("__name__"), frame.f_code.co_qualname.partition(".")[0]
+        names = {
+            plugin.name
+            for plugin in self.plugins
+            if any((cls.__module__, cls.__qualname__) == written_in for cls in type(plugin.instance).__mro__)
+        }
+        return names.pop() if len(names) == 1 else None
 
     def _by_module(self, frame: FrameType) -> str | None:
         package = _package(frame.f_globals.get("__name__"))
@@ -186,6 +206,21 @@ class Hooks:
                 return None
 
         return guarded
+
+
+def blamed(frames: Sequence[FrameType], all_hooks: Iterable[Hooks]) -> str | None:
+    """The name of the plugin whose code these frames are; see ``Hooks.culprit``.
+
+    :param frames: the innermost first.
+    :param all_hooks: of the listeners that it may be.
+    """
+    hooks = list(all_hooks)
+    for rule in (Hooks._by_hook, Hooks._by_self, Hooks._by_class, Hooks._by_module):
+        for frame in frames:
+            names = {name for one in hooks if (name := rule(one, frame)) is not None}
+            if len(names) == 1:
+                return names.pop()
+    return None
 
 
 def _by_position(impl: pluggy.HookImpl, arguments: tuple[str, ...]) -> Caller:

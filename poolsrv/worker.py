@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import children, copies, logs, signals
 from .channel import LOST, WorkerEnd
+from .culprits import add_culprit
 from .descriptor import Descriptor
 from .eventloop import HANGUP, READ, EventLoop, Timer
 from .handle import Handle
+from .hangs import HANG_SIGNAL
 from .inquiries import Inquiries
 from .relay import Relay
 from .reporting import Reporter
@@ -54,7 +56,6 @@ EXIT_DISPATCHER_GONE: Final = 4
 
 STOP_NOW_SIGNAL: Final = signal.SIGRTMIN
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, STOP_NOW_SIGNAL)
-HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
 RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
 FULL_TOLD_EVERY: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
 LONG_TURN: Final = 0.05  # seconds
@@ -174,7 +175,9 @@ class Worker:
         """Serve until drained; the exit code."""
         self._signals = signals.SignalPipe(SIGNALS)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        faulthandler.register(HANG_SIGNAL, file=self._hang_file, all_threads=True)
+        hang_file, hooks = self._hang_file, [service.hooks for service in self._served]
+        signal.signal(HANG_SIGNAL, lambda _, frame: add_culprit(hang_file, frame, hooks))
+        faulthandler.register(HANG_SIGNAL, file=hang_file, all_threads=True, chain=True)
         signals.unblock()
         children.become_subreaper()
         children.signal_when_parent_dies(signal.SIGCONT)  # one that has been stopped could not notice it

@@ -27,10 +27,10 @@ from .delays import growing
 from .dispatcher import Dispatcher
 from .eventloop import READ
 from .guardedloop import GuardedLoop
-from .hangs import HangFile
+from .hangs import HANG_SIGNAL, HangFile
 from .oom import OomCounter
 from .slots import DRAINING, EMPTY, SERVING, STARTING, Slot
-from .worker import EXIT_START_FAILED, HANG_SIGNAL, Worker
+from .worker import EXIT_START_FAILED, Worker
 
 if TYPE_CHECKING:
     from .plugins import Server

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from puppet import Client, config, connect_until
+from served import listener, served
 from support import ServerProcess, process_state, wait_until
 
 from poolsrv import hookimpl
@@ -145,3 +146,81 @@ def find_hang_file(pid: int) -> str:
         if "poolsrv-hang" in os.readlink(path):
             return path
     raise AssertionError(f"{pid} has none")
+
+
+# --- several plugins in one module
+
+MODULE = """
+def helper():
+    while True:
+        time.sleep(0.01)
+
+
+class Base:
+    @hookimpl
+    def on_readable(self, conn):
+        what = conn.recv_line()
+        if what is not None:
+            getattr(self, what.decode().strip())(conn)
+
+    def loops(self, conn):
+        while True:
+            pass
+
+    def computes(self, conn):
+        sum(range(10**13))  # in C: no handler of Python's runs
+
+
+class First(Base):
+    pass
+
+
+class Second(Base):
+    pass
+
+
+class Third:
+    @hookimpl
+    def on_connection_init(self, conn):
+        self.helps(conn)
+
+    def helps(self, conn):
+        if conn.peer[1] % 2 < 2:
+            helper()
+
+
+class Fourth:
+    @hookimpl
+    def on_readable(self, conn):
+        conn.recv()
+        conn.call_later(0.0, lambda: helper())
+
+
+class Fifth:
+    @hookimpl
+    def on_readable(self, conn):
+        conn.recv()
+        sum(range(10**13))
+"""
+
+
+def test_of_plugins_in_one_module_the_one_is_named_whose_hook_runs(tmp_path: Path) -> None:
+    """Also where they inherit it from one class, where a function of the module runs, and in a callback."""
+    names = ["first", "second", "third", "fourth", "fifth"]
+    with served(
+        tmp_path, MODULE, *(listener(name) for name in names), pool="workers = 1\nhang_timeout = 0.3"
+    ) as server:
+        for name, line, blamed in (
+            ("first", b"loops", "'first'"),
+            ("second", b"loops", "'second'"),
+            ("third", b"", "'third'"),
+            ("fourth", b"", "'fourth'"),
+            ("fifth", b"", "'fifth'"),
+            ("second", b"computes", "'first' or 'second'"),  # nothing tells
+        ):
+            after = len(server.lines)
+            with server.connect(name) as sock:
+                sock.sendall(line + b"\n")
+                found = server.wait_for_line(r"it hangs in plugin (.*?) \(", after=after)
+            assert found.group(1) == blamed
+            server.wait_for_line(r"\(pid \d+\) serves", after=after)

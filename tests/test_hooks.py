@@ -361,3 +361,26 @@ def test_an_argument_that_the_hook_has_not_is_an_error_that_names_the_plugin() -
 
     with pytest.raises(HookError, match=r"^plugin 'bad': .*on_readable.*connection"):
         Hooks([plugin("good", on_readable=recorder([], "")), plugin("bad", on_readable=wrong)])
+
+
+class Parent:
+    @hookimpl
+    def on_readable(self, conn: object) -> None:
+        raise ValueError("in the parent's hook")
+
+
+class ChildA(Parent):
+    pass
+
+
+class ChildB(Parent):
+    pass
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_of_plugins_that_inherit_a_hook_the_one_is_to_blame_whose_instance_it_was(name: str) -> None:
+    hooks = Hooks([NamedPlugin("a", ChildA()), NamedPlugin("b", ChildB())])
+    (plugin,) = (one for one in hooks.plugins if one.name == name)
+    with pytest.raises(ValueError, match="hook") as raised:
+        plugin.instance.on_readable(None)  # type: ignore[attr-defined]
+    assert hooks.culprit(raised.value) == name
