@@ -51,10 +51,15 @@ class LoadedListener(msgspec.Struct, frozen=True):
 
 
 class Server(msgspec.Struct, frozen=True):
-    """All that a pool needs to know: the config, and its listeners in the order of the file."""
+    """All that a pool needs to know.
+
+    :ivar listeners: in the order of the file.
+    :ivar base: the config file's folder, absolute: the working directory may be another one later.
+    """
 
     config: Config
     listeners: tuple[LoadedListener, ...]
+    base: Path
 
 
 def load(path: Path, before_plugins: Callable[[Draft], object] = lambda draft: None) -> Server:
@@ -77,6 +82,7 @@ def load(path: Path, before_plugins: Callable[[Draft], object] = lambda draft: N
                 config.listeners, filter(None, made), acceptors, strict=True
             )
         ),
+        loader.draft.base,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import importlib
 import logging
 import os
 import resource
@@ -310,9 +311,11 @@ def run_server(server: Server, place: Place, link: Link, start: Mapping[str, Any
     :returns: the exit code: 0 after a stop, 1 when the workers can't start.
     :raises StartError: the working directory can't be entered.
     """
+    if server.config.pool.identity is not None:
+        # Workers need it when a plugin first asks for a thread: that user may not be able to read Python's own files.
+        importlib.import_module("concurrent.futures.thread")
     privileges.stop_reading()
-    if server.config.pool.chdir is not None:
-        privileges.enter(server.config.pool.chdir)
+    privileges.enter(server.config.pool.chdir)
     link.setblocking(False)
     outcome = Pool(server, place, link, start, hang_file).run()
     if isinstance(outcome, int):

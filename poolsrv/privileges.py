@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import grp
+import logging
 import os
 import pwd
 import resource
@@ -30,6 +31,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION = 0x20080522  # linux/capability.h
 _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
+
+log = logging.getLogger("poolsrv.privileges")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _keeps_reading = False
@@ -196,11 +199,23 @@ def forbid_new() -> None:
         raise StartError(f"can't set no_new_privs: {os.strerror(ctypes.get_errno())}")
 
 
-def enter(folder: Path) -> None:
-    """Make it the working directory.
+def enter(folder: Path | None) -> None:
+    """Make it the working directory. Where it is None, stay, or be in ``/`` where this user can't enter the directory
+    that the server was started in: programs could not be started there.
 
     :raises StartError: this user can't.
     """
+    if folder is None:
+        try:
+            os.close(os.open(".", os.O_PATH | os.O_DIRECTORY))
+        except OSError as error:
+            log.warning(
+                "the working directory is / from now on: user %d can't enter the one where the server was started (%s)",
+                os.geteuid(),
+                error.strerror,
+            )
+            os.chdir("/")
+        return
     try:
         os.chdir(folder)
     except OSError as error:

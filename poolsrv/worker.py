@@ -79,7 +79,6 @@ class Worker:
         self._channel = channel
         self._hang_file = hang_file
         self._config = server.config
-        base = server.config.path.resolve().parent
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
         pool = server.config.pool
@@ -94,7 +93,9 @@ class Worker:
         # Where a proxy says who its client is, and limits go by that.
         self._inquiries = Inquiries(self._loop, channel, self._reporter) if channel.is_answered else None
         self._services = [
-            Service(self, self._loop, listener.config, listener.hooks, listener.half_close, base, listener.acceptor)
+            Service(
+                self, self._loop, listener.config, listener.hooks, listener.half_close, server.base, listener.acceptor
+            )
             for listener in server.listeners
         ]
         self._served = [

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from cgi_client import Client, cgi_listener, write_programs
+from distributions import install
 from strangers import ROOT, open_tmp
 from support import ServerProcess, is_alive, wait_until
 
 from poolsrv import privileges
 from poolsrv.errors import StartError
+from poolsrv.plugins import load
 
 Serve = Callable[..., ServerProcess]
 
@@ -135,6 +137,53 @@ def test_the_working_folder_is_the_pools_and_not_the_supervisors(serve: Serve, t
     assert Path(f"/proc/{server.pid}/cwd").readlink() == server.folder
     server.reload()
     assert server.exchange("hello", b"hello") == b"hello"
+
+
+BLOCKING = """
+import os
+from poolsrv import hookimpl
+
+class Blocking:
+    @hookimpl
+    def on_readable(self, conn):
+        if conn.recv():
+            conn.run_blocking(os.getcwd, done=lambda future: conn.close() if conn.send(future.result().encode()) else 0)
+"""
+
+
+@ROOT
+def test_started_where_the_user_can_not_go(serve: Serve, open_tmp: Path) -> None:
+    """The folder of the config, which is the working directory, and maybe Python's, are root's alone."""
+    site = open_tmp / "site"
+    install(site, "poolsrv-blocking", {"blocking": "poolsrv_blocking:Blocking"}, BLOCKING)
+    script = "printf 'Content-Type: text/plain\\n\\n'; pwd"
+    root = write_programs(open_tmp / "bin", {"pwd.sh": script})
+    text = "[pool]\nworkers = 1\nuser = 54321\ngroup = 54321\n" + cgi_listener(root=root)
+    text += cgi_listener("line", root=root, protocol="line")
+    text += cgi_listener("inetd", protocol="inetd", program=["/bin/sh", "-c", "pwd"])
+    text += '[listeners.blocking]\nbind = "127.0.0.1:0"\nhandler = "blocking"\n'
+    server = serve(text, paths=(site,), prefix=("/bin/sh", "-c", 'chmod 700 . && exec "$@"', "sh"))
+    for _ in range(2):
+        assert Path(f"/proc/{server.dispatcher_pid}/cwd").readlink() == Path("/")
+        assert Path(f"/proc/{server.worker_pids()[0]}/cwd").readlink() == Path("/")
+        with Client(server) as client:
+            for _ in range(2):
+                assert client.get("/pwd.sh").body.decode().strip() == str(root)
+        assert server.exchange("line", b"pwd.sh\n").decode().endswith(f"{root}\n")
+        assert server.exchange("inetd", b"") == b"/\n"
+        assert server.exchange("blocking", b"x") == b"/"
+        server.reload()
+    server.wait_for_line("the working directory is / from now on: user 54321 can't enter the one where the server was")
+    assert server.stop() == 0
+
+
+def test_paths_count_from_the_folder_of_the_config_wherever_the_pool_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "poolsrv.toml").write_text(ECHO)
+    monkeypatch.chdir(tmp_path)
+    server = load(Path("poolsrv.toml"))
+    assert server.base == tmp_path
 
 
 def test_a_folder_that_can_not_be_entered(serve: Serve, tmp_path: Path) -> None:
