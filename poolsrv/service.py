@@ -261,6 +261,10 @@ class Service:
             peer = format_peer(connection.peer)
             tags |= {"connection": connection.id, "peer": peer}
             concerning = f", connection #{connection.id} from {peer}"
+        if hook == "on_worker_start" and not self.worker._told.is_new(f"{self.name} {plugin}", error):
+            what = f"{type(error).__name__}: {error}"
+            log.error("%s: plugin %r failed in %s again, as above: %s", self.name, plugin, hook, what, extra=tags)
+            return
         log.error("%s: plugin %r failed in %s%s", self.name, plugin, hook, concerning, exc_info=error, extra=tags)
 
     def _notification_failed(self, hook: str, plugin: str, arguments: dict[str, Any], error: BaseException) -> None:

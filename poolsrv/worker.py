@@ -35,6 +35,7 @@ from .relay import Relay
 from .reporting import Reporter
 from .room import Room, descriptor_limit
 from .service import Service
+from .toldonce import ToldOnce
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,7 +71,7 @@ class Worker:
     :ivar draining: True once it is to end.
     """
 
-    def __init__(self, slot: int, server: Server, channel: WorkerEnd, hang_file: int) -> None:
+    def __init__(self, slot: int, server: Server, channel: WorkerEnd, hang_file: int, told: ToldOnce) -> None:
         self.slot = slot
         self.draining = False
         self._start_failed = False
@@ -78,6 +79,7 @@ class Worker:
         self._reaper = children.Reaper(self._loop)
         self._channel = channel
         self._hang_file = hang_file
+        self._told = told
         self._config = server.config
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK

@@ -30,6 +30,7 @@ from .guardedloop import GuardedLoop
 from .hangs import HANG_SIGNAL, HangFile
 from .oom import OomCounter
 from .slots import DRAINING, EMPTY, SERVING, STARTING, Slot
+from .toldonce import ToldOnce
 from .worker import EXIT_START_FAILED, Worker
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Workforce:
         dispatcher.end_worker = self._end_at_once
         self._to_start: list[Slot] = list(slots)
         self._hang_files: dict[int, HangFile] = {}  # by pid
+        self._told = ToldOnce()  # errors of starts
         self._hung: set[int] = set()  # pids that have been asked where they hang
         self._was_whole = False
         self._stopping = False
@@ -151,7 +153,7 @@ class Workforce:
         logs.set_role("worker", slot.index)
         self.abandon()
         assert slot.channel is not None
-        return Worker(slot.index, self._server, slot.channel.worker_end(), hang_file.fileno())
+        return Worker(slot.index, self._server, slot.channel.worker_end(), hang_file.fileno(), self._told)
 
     def abandon(self) -> None:
         """In a forked child: close its copies of all that is the dispatcher's."""
@@ -214,7 +216,9 @@ class Workforce:
         return heard
 
     def _serves(self, slot: Slot) -> None:
-        slot.failed_starts = 0
+        if slot.failed_starts:
+            slot.failed_starts = 0
+            self._told.forget()
         slot.started_at = self._loop.now
         log.info("worker %d (pid %d) serves", slot.index, slot.pid, extra=slot.tags)
         starting = any(one.state in (EMPTY, STARTING) for one in self.slots)

@@ -450,3 +450,43 @@ def test_what_the_kernel_refuses_waits_for_a_moment_and_is_tried_once_then(pair:
     while pair.dispatcher.homeless():
         pair.loop.turn()
     assert sum(len(ids) for ids in iter(pair.take, [])) == 40
+
+
+# --- starts that fail
+
+
+BROKEN = """
+@hookimpl
+def on_worker_start(self, worker):
+    if os.path.exists("../broken"):
+        self.open(open("../broken").read())
+def open(self, why):
+    raise OSError(f"{why.strip()}, says {os.getpid()}")
+@hookimpl
+def on_readable(self, conn):
+    conn.send(conn.recv())
+"""
+
+
+def test_the_traceback_of_a_start_that_fails_is_told_once_over_all_workers(serve: Serve, tmp_path: Path) -> None:
+    site = plugin(tmp_path, BROKEN)
+    (tmp_path / "broken").write_text("no database")
+    server = serve(config(workers=3, pool="max_boot_failures = 4"), paths=(site,), ready=False)
+    assert server.wait() == 1
+    assert server.log.count("Traceback") == 1
+    assert server.log.count("failed in on_worker_start again, as above: OSError: no database, says") >= 6
+    assert "4 times in a row" in server.log
+
+
+def test_once_a_worker_has_served_a_failing_start_is_told_in_full_again(serve: Serve, tmp_path: Path) -> None:
+    site = plugin(tmp_path, BROKEN)
+    server = serve(config(), paths=(site,))
+    for count in (1, 2):
+        after = len(server.lines)
+        (tmp_path / "broken").write_text("no database")
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        server.wait_for_line("2 times in a row", after=after)
+        assert server.log.count("Traceback") == count
+        (tmp_path / "broken").unlink()
+        server.wait_for_line(r"\(pid \d+\) serves", after=after)
+        assert ask(server) == b"\n"
