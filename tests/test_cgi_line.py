@@ -119,6 +119,8 @@ def test_a_line_may_come_in_pieces(server: ServerProcess) -> None:
         (b"%2e%2e/outside/secret.sh\n", b"no such program"),
         (b"hello.sh\0\n", b"not a valid request"),
         (b"hello\r.sh\n", b"not a valid request"),
+        (b"hello\x1b[2J.sh\n", b"not a valid request"),
+        (b"hello.sh\x7f\n", b"not a valid request"),
         (b"\r\n", b"not a valid request"),
         (b" \n", b"not a valid request"),
         (b"args.sh a\n", b"arguments are not allowed"),
@@ -140,6 +142,7 @@ def test_the_longest_line(server: ServerProcess) -> None:
     """`max_line` counts the line's end."""
     assert server.exchange("short", b"hello.sh" + b" " * 91 + b"\n") == b"hello\n"
     assert server.exchange("short", b"hello.sh" + b" " * 92 + b"\n") == b"refused: the line is too long\r\n"
+    server.wait_for_line(r"refused: the line is over max_line \(100 bytes\)")
 
 
 def test_arguments_where_the_config_allows_them(server: ServerProcess) -> None:

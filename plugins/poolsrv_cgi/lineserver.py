@@ -37,8 +37,9 @@ class LineServer:
             return
         try:
             line = conn.recv_line(self._site.options.max_line)
-        except LineTooLong as error:
-            _refuse(conn, b"refused: the line is too long\r\n", str(error))
+        except LineTooLong:
+            reason = f"the line is over max_line ({self._site.options.max_line} bytes)"
+            _refuse(conn, b"refused: the line is too long\r\n", reason)
             return
         if line is None:
             return
