@@ -8,6 +8,7 @@ import re
 import resource
 import socket
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,44 @@ def test_who_is_not_root_can_not_become_somebody_else(monkeypatch: pytest.Monkey
         privileges.become(privileges.Identity(os.getuid() + 1, os.getgid()))
     with pytest.raises(StartError, match=r"^pool\.group: only root"):
         privileges.become(privileges.Identity(None, os.getgid() + 1))
+
+
+@ROOT
+def test_what_python_imports_from_can_be_read_until_plugins_are_imported(
+    open_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = open_tmp / "roots"
+    folder.mkdir(mode=0o700)
+    (folder / "module.py").write_text("import os\n")
+    monkeypatch.setattr(sys, "path", [str(open_tmp), str(folder)])
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            said = [privileges.become_for_imports(privileges.Identity(NOBODY.pw_uid, NOBODY.pw_gid))]
+            said.append((folder / "module.py").read_text().strip())
+            said.append(attempt(lambda: (folder / "new").touch()))
+            said.append(attempt(lambda: os.setuid(0)))
+            privileges.stop_reading()
+            said.append(attempt(lambda: (folder / "module.py").read_text()))
+            said.append(status(os.getpid())["CapPrm"].strip("0"))
+            os.write(writer, "\n".join(said).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        said = file.read().split("\n")
+    os.waitpid(pid, 0)
+    assert said == [str(folder), "import os", "PermissionError", "PermissionError", "PermissionError", ""]
+
+
+def attempt(call: Callable[[], object]) -> str:
+    """How it fails."""
+    try:
+        call()
+    except OSError as error:
+        return type(error).__name__
+    return "done"
 
 
 def test_to_be_oneself_needs_nothing(serve: Serve) -> None:
