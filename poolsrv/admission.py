@@ -35,6 +35,7 @@ from .descriptor import RESET_AT_CLOSE
 from .eventloop import EventLoop, Timer
 from .networks import AccessList, number_of
 from .sources import Sources
+from .text import counted
 
 if TYPE_CHECKING:
     from .config import ListenerConfig
@@ -271,7 +272,11 @@ class Admission:
         name, words, tags = self._gate.name, self._words(reason), {**self._gate.tags, "reason": reason}
         if refusing:
             log.info(
-                "%s: no longer refusing connections for %s: %d were refused", name, words, episode.refused, extra=tags
+                "%s: no longer refusing connections for %s: %s refused",
+                name,
+                words,
+                counted(episode.refused, "was", "were"),
+                extra=tags,
             )
         else:
             log.info("%s: connections no longer have to wait for %s", name, words, extra=tags)

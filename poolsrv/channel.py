@@ -178,7 +178,11 @@ class DispatcherEnd:
         try:
             return _decode(message)
         except (msgspec.MsgspecError, ValueError, MemoryError, RecursionError) as error:
-            what = f"{len(message)} bytes that are no report" if message else "nothing, or has shut the channel down"
+            what = (
+                f"a message that is no report (bytes: {len(message)})"
+                if message
+                else "nothing, or has shut the channel down"
+            )
             raise BadReport(f"it has sent {what}" + (f": {error}" if message else "")) from None
 
     def take_back(self) -> list[Handed] | None:

@@ -38,6 +38,7 @@ from .intake import Intake
 from .misfit import check
 from .slots import CONDEMNED, DRAINING, EMPTY, FULL, SERVING, STALL_TIME, STARTING, Gate, Slot
 from .stalls import Stalls
+from .text import counted
 
 log = logging.getLogger("poolsrv.dispatcher")
 
@@ -247,7 +248,8 @@ class Dispatcher:
     def _give_up(self, gate: Gate) -> None:
         if gate.homeless:
             count = len(gate.homeless)
-            log.warning("%s: %d connections that no worker has taken are closed", gate.name, count, extra=gate.tags)
+            lost = counted(count, "connection that no worker has taken is", "connections that no worker has taken are")
+            log.warning("%s: %s closed", gate.name, lost, extra=gate.tags)
         while gate.homeless:
             handed = gate.homeless.popleft()
             os.close(handed.fd)

@@ -36,5 +36,5 @@ class LineTooLong(PoolsrvError):
     """
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"no end of line within {limit} bytes")
+        super().__init__(f"no end of line within {limit} byte{'s' if limit != 1 else ''}")
         self.limit = limit

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 from .eventloop import ERROR, HANGUP, EventCallback, EventLoop
+from .text import counted
 
 REST: Final = 1.0  # seconds
 TOLD_EVERY: Final = 10.0  # seconds, of faults in one place; between these they are counted
@@ -122,7 +123,7 @@ class GuardedLoop(EventLoop):
             self._told[place] = (told_at, count + 1)
             return
         self._told[place] = (now, 0)
-        since = f" ({count} times more since it was last told)" if count else ""
+        since = f" ({counted(count, 'time')} more since it was last told)" if count else ""
         self._log.error("a fault of the server, which goes on%s: please report it", since, exc_info=error)
 
 

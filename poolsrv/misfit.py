@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from .admission import has_to_ask
 from .channel import BadReport, Report
 from .slots import DRAINING, FULL, SERVING, STARTING, Slot
+from .text import counted
 
 if TYPE_CHECKING:
     from .slots import Gate
@@ -28,7 +29,10 @@ def check(slot: Slot, report: Report, gates: Sequence[Gate]) -> None:
     """
     taken, closed = report.taken, report.closed
     if taken > len(slot.waiting):
-        raise BadReport(f"it says that it has taken {taken} connections, and {len(slot.waiting)} were waiting for it")
+        raise BadReport(
+            f"it says that it has taken {counted(taken, 'connection')}, and"
+            f" {counted(len(slot.waiting), 'was', 'were')} waiting for it"
+        )
     if closed:
         _check_closed(slot, taken, closed)
     if report.state is not None:

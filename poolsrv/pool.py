@@ -39,6 +39,7 @@ from .intake import Intake
 from .listeners import Bound
 from .slots import Gate, Slot
 from .snapshot import Observer
+from .text import counted
 from .worker import STOP_NOW_SIGNAL, Worker
 from .workforce import Workforce
 
@@ -137,7 +138,7 @@ class Pool:
             self._observer.state = "serving"
             self._control.open()
         addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
-        log.info("ready: %s (%d workers)", addresses, len(self._workers.slots))
+        log.info("ready: %s (%s)", addresses, counted(len(self._workers.slots), "worker"))
 
     def _give_up(self, why: str) -> None:
         try:
@@ -246,8 +247,8 @@ class Pool:
         if self._stopping > 2:
             return
         if self._stopping == 1:
-            still_open = self._dispatcher.open_connections()
-            log.info("%s: stopping, %d connections are open", why, still_open, extra={"reason": why})
+            still_open = counted(self._dispatcher.open_connections(), "connection is", "connections are")
+            log.info("%s: stopping, %s open", why, still_open, extra={"reason": why})
             self._dispatcher.close()
             if self._control is not None:
                 self._control.close()
@@ -411,8 +412,9 @@ def _check_descriptor_limit(config: Config) -> None:
     needed = limit - _free_descriptors(config, config.pool.workers) + 64
     if limit < needed:
         raise StartError(
-            f"the limit of open descriptors is {limit}, and {needed} are needed for {config.pool.workers} "
-            f"workers and {_addresses(config)} addresses: raise it (ulimit -n), or configure fewer workers"
+            f"the limit of open descriptors is {limit}, and {needed} are needed for"
+            f" {counted(config.pool.workers, 'worker')} and"
+            f" {counted(_addresses(config), 'address', 'addresses')}: raise it (ulimit -n), or configure fewer workers"
         )
 
 

@@ -21,6 +21,7 @@ from typing import Final
 
 from .eventloop import EventLoop, Timer
 from .slots import CONDEMNED, SERVING, STALL_TIME, Gate, Slot
+from .text import counted
 
 log = logging.getLogger("poolsrv.dispatcher")
 
@@ -112,10 +113,10 @@ class Stalls:
         if count:
             slot.is_told = True
             log.warning(
-                "worker %d (pid %d) takes no connections: %d go to others, and it gets no more until it is heard of",
+                "worker %d (pid %d) takes no connections: %s, and it gets no more until it is heard of",
                 slot.index,
                 slot.pid,
-                count,
+                counted(count, "goes to another", "go to others"),
                 extra=slot.tags,
             )
 

@@ -40,6 +40,7 @@ from .procfs import seconds_since_boot
 from .protocol import LEAVING, SEALED, SERVING, STARTING
 from .restarts import LONGEST_DELAY, Restarts
 from .sdnotify import Notifier
+from .text import counted
 from .watch import SIGNS, Watch, patience_with
 
 log = logging.getLogger("poolsrv.supervisor")
@@ -275,10 +276,10 @@ class Supervisor:
     def _reload_failed(self, errors: list[str]) -> None:
         for line in errors:
             log.error("reload: %s", line, extra={"reason": line})
-        log.error("the reload has failed, with %d errors; nothing has changed", len(errors))
+        log.error("the reload has failed, with %s; nothing has changed", counted(len(errors), "error"))
         self._last_reload = {"at": time.time(), "ok": False, "errors": errors, "began": self._reload_began}
         first = errors[0] if errors else "see the log"
-        self._notifier.send("READY=1", f"STATUS=reload failed ({len(errors)} errors): {first}")
+        self._notifier.send("READY=1", f"STATUS=reload failed ({counted(len(errors), 'error')}): {first}")
         self._tell_about()
 
     # --- pools that end

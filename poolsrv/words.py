@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from .problems import DID_YOU_MEAN, did_you_mean, one_of, quoted, shortlist
+from .text import counted
 
 LISTS = (list, tuple, set, frozenset, Sequence, AbstractSet)
 TABLES = (dict, Mapping, MutableMapping)
@@ -105,7 +106,7 @@ def describe(annotation: Any) -> str:
     if kind in LISTS:
         if kind is tuple and members and members[-1] is not Ellipsis:
             return f"a list of {len(members)}: {one_of([describe(member) for member in members], 'and')}"
-        return (f"a list of {_plural(describe(members[0]))}" if members else "a list") + _limits(annotation, "members")
+        return (f"a list of {_plural(describe(members[0]))}" if members else "a list") + _limits(annotation, "member")
     if isinstance(kind, type) and issubclass(kind, PurePath):
         return "a path"
     names: dict[Any, str] = {
@@ -119,10 +120,10 @@ def describe(annotation: Any) -> str:
         dt.time: "a time",
         Any: "anything",
     }
-    return names.get(kind, getattr(kind, "__name__", str(kind))) + _limits(annotation, "characters")
+    return names.get(kind, getattr(kind, "__name__", str(kind))) + _limits(annotation, "character")
 
 
-def _limits(annotation: Any, counted: str) -> str:
+def _limits(annotation: Any, noun: str) -> str:
     text = ""
     for meta in metas(annotation):
         if meta.ge is not None:
@@ -138,9 +139,9 @@ def _limits(annotation: Any, counted: str) -> str:
         if meta.pattern is not None:
             text += f" that matches {meta.pattern}"
         if meta.min_length is not None:
-            text += f" with at least {meta.min_length} {counted}"
+            text += f" with at least {counted(meta.min_length, noun)}"
         if meta.max_length is not None:
-            text += f" with at most {meta.max_length} {counted}"
+            text += f" with at most {counted(meta.max_length, noun)}"
     return text
 
 

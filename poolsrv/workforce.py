@@ -30,6 +30,7 @@ from .guardedloop import GuardedLoop
 from .hangs import HANG_SIGNAL, HangFile
 from .oom import OomCounter
 from .slots import DRAINING, EMPTY, SERVING, STARTING, Slot
+from .text import counted
 from .toldonce import ToldOnce
 from .worker import EXIT_START_FAILED, Worker
 
@@ -169,17 +170,18 @@ class Workforce:
     def _start_failed(self, slot: Slot, why: str, hint: str = "") -> None:
         slot.failed_starts += 1
         failures = slot.failed_starts
+        series = f" {failures} times in a row" if failures > 1 else ""
         tags = {"worker": slot.index, "reason": why}
         if not self._was_whole and failures >= self._config.max_boot_failures:
-            log.error("worker %d could not start %d times in a row: giving up", slot.index, failures, extra=tags)
-            self._on_hopeless(f"worker {slot.index} could not start {failures} times in a row: it {why}{hint}")
+            log.error("worker %d could not start%s: giving up", slot.index, series, extra=tags)
+            self._on_hopeless(f"worker {slot.index} could not start{series}: it {why}{hint}")
             return
         delay = growing(FIRST_DELAY, LONGEST_DELAY, failures - 1)
         log.error(
-            "worker %d could not start%s, %d times in a row: next try in %.1f s",
+            "worker %d could not start%s%s: next try in %.1f s",
             slot.index,
             hint,
-            failures,
+            f",{series}" if series else "",
             delay,
             extra=tags,
         )
@@ -206,10 +208,10 @@ class Workforce:
                 self._leave(slot)
         if slot.given >= slot.recycle_at and slot.state == SERVING and not (slot.leaving or self._stopping):
             log.info(
-                "worker %d (pid %d) has had %d connections: recycling it",
+                "worker %d (pid %d) has had %s: recycling it",
                 slot.index,
                 slot.pid,
-                slot.given,
+                counted(slot.given, "connection"),
                 extra={**slot.tags, "reason": "recycle_after_connections"},
             )
             self._let_go(slot)
@@ -241,7 +243,7 @@ class Workforce:
         self.slots.append(slot)
         self._dispatcher.add(slot)
         self._to_start.append(slot)
-        log.info("SIGTTIN: %d workers", len(self.slots))
+        log.info("SIGTTIN: %s", counted(len(self.slots), "worker"))
 
     def remove(self) -> None:
         """One worker fewer, until the next reload: the last one drains."""
@@ -252,7 +254,7 @@ class Workforce:
         self._dispatcher.remove(slot)
         if slot in self._to_start:
             self._to_start.remove(slot)
-        log.info("SIGTTOU: %d workers", len(self.slots))
+        log.info("SIGTTOU: %s", counted(len(self.slots), "worker"))
         if slot.pid:
             self._let_go(slot)
         else:
@@ -342,7 +344,7 @@ class Workforce:
             how += " by the kernel, out of memory"
         elif os.WCOREDUMP(status):
             how += " (core dumped)"
-        losing = f", {lost} connections are lost" if lost else ""
+        losing = f", {counted(lost, 'connection is', 'connections are')} lost" if lost else ""
         starting = " while starting" if before == STARTING else ""
         level = logging.INFO if in_order else logging.ERROR
         tags = {"worker": slot.index, "worker_pid": pid, "reason": how}

@@ -173,7 +173,7 @@ def test_an_episode_is_two_lines(entrance: Entrance, caplog: pytest.LogCaptureFi
     assert caplog.messages == [begin, "www: no longer refusing connections for deny: 10 were refused"]
     entrance.come()
     entrance.admission.close()
-    assert caplog.messages[2:] == [begin, "www: no longer refusing connections for deny: 1 were refused"]
+    assert caplog.messages[2:] == [begin, "www: no longer refusing connections for deny: 1 was refused"]
     entrance.wait(2 * QUIET)
     assert len(caplog.messages) == 4
 

@@ -126,7 +126,7 @@ def test_it_answers_while_workers_hang_or_are_stopped_or_die(serve: Serve, site:
         assert states[stopped] == "stopped"
         assert sorted(states.values()) == ["serving", "stopped"]
         os.kill(stopped, signal.SIGKILL)
-        server.wait_for_line("killed by SIGKILL, 1 connections are lost")
+        server.wait_for_line("killed by SIGKILL, 1 connection is lost")
         server.wait_for_line(r"worker . \(pid \d+\) serves", count=3)
         assert sorted(worker["restarts"] for worker in query(server)["status"]["workers"]) == [0, 1]
         (tmp_path / "go").touch()

@@ -347,7 +347,7 @@ def test_too_few_descriptors_for_the_pool_are_told_at_once(serve: Serve, site: P
     server = serve(config("workers = 50"), paths=(site,), descriptors=150, ready=False)
     assert server.wait() == 1
     assert server.lines == [
-        "poolsrv: the limit of open descriptors is 150, and 215 are needed for 50 workers and 1 addresses: raise it"
+        "poolsrv: the limit of open descriptors is 150, and 215 are needed for 50 workers and 1 address: raise it"
         " (ulimit -n), or configure fewer workers"
     ]
 

@@ -82,7 +82,7 @@ def test_a_silent_worker_says_where_it_hangs_is_killed_and_replaced(serve: Serve
         rf"worker \d \(pid {pid}\) has been silent for \d\.\d s, it hangs in plugin 'puppet' \(block, {file}:\d+\);"
         " killing it"
     )
-    server.wait_for_line(rf"\(pid {pid}\) killed by SIGKILL, 1 connections are lost")
+    server.wait_for_line(rf"\(pid {pid}\) killed by SIGKILL, 1 connection is lost")
     server.wait_for_line("serves", count=3)
     assert server.stop() == 0
 

@@ -102,7 +102,7 @@ def test_a_worker_that_ends_is_reported_in_words_and_replaced(
     with Client(server) as client:
         pid = int(client.ask("pid"))
         assert client.ask(command) == ""
-    server.wait_for_line(rf"worker \d \(pid {pid}\) {words}, 1 connections are lost")
+    server.wait_for_line(rf"worker \d \(pid {pid}\) {words}, 1 connection is lost")
     server.wait_for_line(r"worker \d \(pid \d+\) serves", count=3)
     after = server.worker_pids()
     assert len(after) == 2
@@ -427,7 +427,7 @@ def test_a_stuck_worker_is_killed_after_the_deadline_of_the_stop(serve: Serve, s
     with Client(server) as client:
         assert client.ask(f"block {tmp_path / 'never'}") == "blocks"
         server.signal(signal.SIGTERM)
-        server.wait_for_line("SIGTERM: stopping, 1 connections are open")
+        server.wait_for_line("SIGTERM: stopping, 1 connection is open")
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
     server.wait_for_line(r"worker \d \(pid \d+\) does not end: killing it")

@@ -232,7 +232,7 @@ def test_fifty_reloads_with_broken_configs_change_nothing_and_each_error_is_name
             server.file.write_text(text.replace("{taken}", str(taken)).replace("{pidfile}", str(other_pidfile)))
             after = len(server.lines)
             server.signal(signal.SIGHUP)
-            server.wait_for_line(r"the reload has failed, with \d+ errors; nothing has changed", after=after)
+            server.wait_for_line(r"the reload has failed, with \d+ errors?; nothing has changed", after=after)
             server.wait_for_line(rf"ERROR +supervisor\[\d+\] (reload: )?.*{expected}", after=after)
             assert client.ask("pid")
         assert server.dispatcher_pid == dispatcher
@@ -428,6 +428,6 @@ def test_workers_killed_while_they_drain_lose_their_own_requests_alone(serve: Se
                 except ProcessLookupError:
                     pass  # it was faster
     assert server.stop() == 0
-    lost = sum(int(number) for number in re.findall(r"killed by SIGKILL, (\d+) connections are lost", server.log))
+    lost = sum(int(number) for number in re.findall(r"killed by SIGKILL, (\d+) connection.* lost", server.log))
     assert len(load.failures) <= lost
     assert set(load.answers) == {b"slow"}

@@ -59,7 +59,7 @@ def test_stop_waits_for_the_end(serve: Serve, site: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "poolsrv", "stop", "--config", str(server.file)], stdout=subprocess.PIPE, text=True
         )
-        server.wait_for_line("SIGTERM: stopping, 1 connections are open")
+        server.wait_for_line("SIGTERM: stopping, 1 connection is open")
         assert client.ask("pid")
         assert process.poll() is None
     assert process.communicate(timeout=TIMEOUT)[0] == f"stopped (it was pid {server.pid})\n"

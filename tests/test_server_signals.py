@@ -37,7 +37,7 @@ def test_open_connections_finish_and_new_ones_are_refused(serve: Serve, site: Pa
     with Client(server) as client:
         assert client.ask("pid")
         server.signal(number)
-        server.wait_for_line(rf"{number.name}: stopping, 1 connections are open")
+        server.wait_for_line(rf"{number.name}: stopping, 1 connection is open")
         wait_until(lambda: refuses(server), "a listener that is closed")
         assert client.ask("pid")
         client.tell("close")

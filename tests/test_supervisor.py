@@ -294,7 +294,7 @@ def test_quit_stops_in_order(serve: Serve, site: Path) -> None:
     with Client(server) as client:
         assert client.ask("pid")
         server.signal(signal.SIGQUIT)
-        server.wait_for_line("SIGQUIT: stopping, 1 connections are open")
+        server.wait_for_line("SIGQUIT: stopping, 1 connection is open")
         assert client.ask("pid")
     assert server.wait() == 0
 

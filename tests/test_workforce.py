@@ -37,7 +37,7 @@ def test_ttin_adds_a_worker_and_ttou_drains_the_last(serve: Serve, site: Path) -
         client = one if one.ask("slot") == "1" else two
         pid = int(client.ask("pid"))
         server.signal(signal.SIGTTOU)
-        server.wait_for_line("SIGTTOU: 1 workers")
+        server.wait_for_line("SIGTTOU: 1 worker$")
         assert slots_that_answer(server) == {"0"}
         assert client.ask("pid") == str(pid)  # it drains, and is not cut
         client.tell("close")
@@ -52,7 +52,7 @@ def test_the_last_worker_stays(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2"), paths=(site,))
     for _ in range(2):
         server.signal(signal.SIGTTOU)
-        server.wait_for_line("SIGTTOU: (1 workers|no worker is removed)")
+        server.wait_for_line("SIGTTOU: (1 worker$|no worker is removed)")
     server.signal(signal.SIGTTOU)
     server.wait_for_line("SIGTTOU: no worker is removed: the listeners need 1")
     assert slots_that_answer(server) == {"0"}
@@ -156,7 +156,7 @@ def test_a_worker_that_leaves_and_gets_stuck_is_killed_and_holds_nobody_up(
     with connect_until(server, last) as client:
         assert client.ask(f"block {tmp_path}/never") == "blocks"
         server.signal(signal.SIGTTOU)
-        server.wait_for_line("SIGTTOU: 1 workers")
+        server.wait_for_line("SIGTTOU: 1 worker$")
         assert slots_that_answer(server) == {"0"}
         server.wait_for_line(rf"worker 1 \(pid {last}\) does not end: killing it")
     wait_until(lambda: not is_alive(last), "its end")
@@ -215,7 +215,7 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory_is_told_as_such(serve
         with Client(server) as client:
             assert client.ask("grow 400") == ""
         server.wait_for_line(
-            r"worker 0 \(pid \d+\) killed by SIGKILL by the kernel, out of memory, 1 connections are lost"
+            r"worker 0 \(pid \d+\) killed by SIGKILL by the kernel, out of memory, 1 connection is lost"
         )
         again = int(server.wait_for_line(r"worker 0 \(pid (\d+)\) serves", count=2).group(1))
         os.kill(again, signal.SIGKILL)
