@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import unicodedata
@@ -33,7 +34,7 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     import tomli
 
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
         return tomli.loads(text), text
     except UnicodeDecodeError as error:
         where, message = _explain_encoding(error)
@@ -75,7 +76,7 @@ def _explain_encoding(error: UnicodeDecodeError) -> tuple[str, str]:
     name = _ENCODINGS.get(data[:2])
     if name is not None:
         return "line 1, column 1", f"in {name}, expected TOML, which is always in UTF-8"
-    before = data[: error.start].removeprefix(b"\xef\xbb\xbf")
+    before = data[: error.start]
     line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
     return f"line {line}, column {column}", "not UTF-8, expected TOML, which is always in UTF-8"
 
