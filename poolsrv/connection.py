@@ -21,6 +21,7 @@ from .children import PIPE, Child, signal_group, start_program
 from .descriptor import CLOSED, LINGERING, OPEN, Descriptor
 from .eventloop import ERROR, HANGUP, PEER_FINISHED, READ
 from .halfclose import finished_in_time
+from .handover import Handover
 from .outgoing import Outgoing
 from .pipe import Pipe
 from .stream import Stream
@@ -58,6 +59,7 @@ class Connection(Waiting):
         "_ends_programs",
         "_extra",
         "_finished_in_time",
+        "_given",
         "_local",
         "_log",
         "_service",
@@ -82,6 +84,8 @@ class Connection(Waiting):
         self._extra: dict[str, Any] | None = None
         self._log: logging.LoggerAdapter[logging.Logger] | None = None
         self._ends_programs = False
+        # Programs that have got the connection itself; with whom is called once nobody else has it.
+        self._given: dict[Child, tuple[Handover, Callable[[], object]] | None] | None = None
         self._finished_in_time = False  # the client has finished sending, and waits for the answer
         self._local: tuple[str, int] | None = None  # as a proxy has said
         self.id = number
@@ -206,7 +210,10 @@ class Connection(Waiting):
         for fd in pipes:
             if fd in theirs:
                 os.close(fd)
-        return self._adopt(Child(pid, "program", self._loop), ours, reads=stdin is self)
+        child = Child(pid, "program", self._loop)
+        if self._fd in theirs:
+            self._given = {**(self._given or {}), child: None}
+        return self._adopt(child, ours, reads=stdin is self)
 
     def _adopt(self, child: Child, ours: list[int | None], reads: bool) -> Child:
         try:
@@ -281,10 +288,37 @@ class Connection(Waiting):
             self._streams.remove(stream)
             self._settle()
 
+    def await_last_copy(self, child: Child, done: Callable[[], object]) -> bool:
+        """Of a program that had this connection itself and has ended: whether another process that it has left behind
+        has it, too. Then ``done()`` is called once none has it any more, or the connection is closed; until then the
+        connection is held, and what is in the program's group is ended with it as the program would be.
+
+        :returns: False where nobody has it; ``done`` is not called then.
+        """
+        if self._given is None or child not in self._given or self._state == CLOSED:
+            return False
+        others = self._service.worker._reaper.running
+        handover = Handover(self._loop, self._fd, child.pid, others, lambda: self._last_copy_closed(child))
+        if not handover.begin():
+            return False
+        self._given[child] = (handover, done)
+        self._holds += 1
+        return True
+
+    def _last_copy_closed(self, child: Child) -> None:
+        handover, done = (self._given or {}).pop(child, None) or (None, None)
+        if handover is not None and done is not None:
+            handover.cancel()
+            self._holds -= 1
+            self._guarded("await_last_copy", done)
+            self._settle()
+
     def _child_exited(self, child: Child) -> None:
         if self._children:
             self._children.remove(child)
         self._service.child_exited(child, self if self._state != CLOSED else None)
+        if self._given and self._given.get(child) is None:
+            self._given.pop(child, None)
         self._settle()
 
     # --- what the engine does
@@ -354,7 +388,7 @@ class Connection(Waiting):
         self.close("plugin failed")
 
     def _terminate_programs(self) -> None:
-        for child in self._children or ():
+        for child in (*(self._children or ()), *(self._given or ())):
             if not child.outlives:
                 child.terminate(KILL_GRACE)
 
@@ -387,6 +421,8 @@ class Connection(Waiting):
         self._service.tell_closed(self._call_on_close, self, self._reason)
 
     def _gone(self) -> None:
+        for child in list(self._given or ()):
+            self._last_copy_closed(child)
         self._service.closed(self)
 
 

@@ -21,14 +21,14 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
-from .connection import Connection
+from .connection import KILL_GRACE, Connection
 from .descriptor import CLOSING, CONNECTING, OPEN
 from .eventloop import READ, WRITE
 from .stream import READS_AGAIN
 from .tls import Acceptor, Tls, agreed, failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .children import Child
     from .eventloop import Timer
@@ -186,7 +186,7 @@ class TlsConnection(Connection):
         self._write = self._transport.write
         self._agreed: Tls | None = None
         self._in_time: Timer | None = None
-        self._bridged: dict[Child, bool] | None = None  # programs that write here; whether they have ended
+        self._bridged: dict[Child, Bridge] | None = None  # programs that write here
         self._looked_for = False  # it is on the ready list
 
     @property
@@ -309,19 +309,53 @@ class TlsConnection(Connection):
         if stdin is self:
             self.relay_to(stream)
         if self in (stdout, stderr):
-            self._bridged = {**(self._bridged or {}), child: False}
+            self._bridged = {**(self._bridged or {}), child: Bridge()}
             stream.relay_to(self, done=lambda moved: self._all_is_said(child))
         return child
 
     def _child_exited(self, child: Child) -> None:
         """What it has written last may still be on its way; its end is told after that."""
-        if self._bridged and child in self._bridged:
-            self._bridged[child] = True
-            self._loop.call_later(LAST_WORDS_TIME, lambda: self._all_is_said(child))
+        bridge = (self._bridged or {}).get(child)
+        if bridge is None:
+            super()._child_exited(child)
         else:
+            bridge.ended = True
+            self._loop.call_later(LAST_WORDS_TIME, lambda: self._tell_end(child, bridge))
+
+    def _tell_end(self, child: Child, bridge: Bridge) -> None:
+        if bridge.ended and not bridge.told:
+            bridge.told = True
             super()._child_exited(child)
 
     def _all_is_said(self, child: Child) -> None:
-        """All that the program has written is here; or something that it has left behind goes on writing."""
-        if self._bridged and self._bridged.pop(child, False):
-            super()._child_exited(child)
+        """All that the program, and what it has left behind, has written is here."""
+        bridge = (self._bridged or {}).pop(child, None)
+        if bridge is not None:
+            if bridge.ended and self._ends_programs and not child.outlives:
+                child.terminate(KILL_GRACE)  # what it has left behind
+            self._tell_end(child, bridge)
+            if bridge.done is not None:
+                self._guarded("await_last_copy", bridge.done)
+
+    def await_last_copy(self, child: Child, done: Callable[[], object]) -> bool:
+        """As ``Connection.await_last_copy``: the socket in this one's place has told no end yet."""
+        bridge = (self._bridged or {}).get(child)
+        if bridge is not None:
+            bridge.done = done
+        return bridge is not None
+
+
+class Bridge:
+    """A program that has a socket in the place of this connection.
+
+    :ivar ended: it has ended.
+    :ivar told: and the plugins know.
+    :ivar done: to be called once nobody has that socket any more.
+    """
+
+    __slots__ = ("done", "ended", "told")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.told = False
+        self.done: Callable[[], object] | None = None

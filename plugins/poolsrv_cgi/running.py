@@ -14,7 +14,8 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
 
 from poolsrv import Child, Connection, Stream
 
@@ -63,7 +64,7 @@ class RunningProgram:
     """
 
     __slots__ = (
-        "_errors", "_failure", "_on_end", "child", "conn", "cpu", "name",
+        "_errors", "_failure", "_is_being_ended", "_on_end", "child", "conn", "cpu", "name",
         "on_overdue", "overdue", "peak_memory", "returncode", "site", "started_at",
     )  # fmt: skip
 
@@ -74,6 +75,7 @@ class RunningProgram:
         self.child: Process | None = None
         self.started_at = 0.0
         self.overdue = ""
+        self._is_being_ended = False
         self.on_overdue: Callable[[RunningProgram], str] | None = None
         self.returncode: int | None = None
         self.cpu: float | None = None
@@ -149,7 +151,7 @@ class RunningProgram:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has been reaped."""
+        """Whether it is over."""
         return self.returncode is not None
 
     @property
@@ -166,7 +168,10 @@ class RunningProgram:
             meaning = self.on_overdue(self) if self.on_overdue is not None else ""
             seconds = getattr(self.site.options, overdue)
             self.log(logging.WARNING, f"over its {overdue} of {seconds:g} s: ending it{meaning}")
+        self._is_being_ended = True
         self.child.terminate(TERM_GRACE)
+        if overdue and self.child.returncode is not None and not self.has_ended:
+            self.conn.abort(f"program over its {overdue}")  # it has handed the connection on, to whatever group
 
     def _out_of_time(self) -> None:
         self.end("timeout")
@@ -192,7 +197,15 @@ class RunningProgram:
             self.child.outlives = True
 
     def reaped(self, returncode: int, cpu: float | None, peak_memory: int | None) -> None:
-        """It has ended; for the one who has waited for it."""
+        """It has ended; for the one who has waited for it. It is over once nobody has the connection that it may have
+        handed on, as with inetd."""
+        child = self.child
+        over = partial(self._is_over, returncode, cpu, peak_memory)
+        may_be_handed_on = isinstance(child, Child) and not self._is_being_ended
+        if not (may_be_handed_on and self.conn.await_last_copy(cast("Child", child), over)):
+            over()
+
+    def _is_over(self, returncode: int, cpu: float | None, peak_memory: int | None) -> None:
         self.returncode = returncode
         self.cpu = cpu
         self.peak_memory = peak_memory
