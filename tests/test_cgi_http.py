@@ -478,7 +478,8 @@ def test_a_body_that_is_not_read(client: Client) -> None:
 def test_a_large_body_that_is_not_read_closes_the_connection(server: ServerProcess) -> None:
     """RFC 9112 section 9.3: beyond the cap."""
     with Client(server) as client:
-        client.send(b"POST /unread.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nxxx")
+        client.send(b"POST /unread.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
+        client.send(b"x" * 100_000)
         assert client.response().body == b"unread"
         assert client.is_closed()
 
@@ -588,7 +589,7 @@ def test_a_slow_body_is_408(server: ServerProcess) -> None:
             assert client.response().status == 408
             assert client.is_closed()
     with Client(server, "quick") as client:  # a response that has begun can't be turned into an error
-        client.send(b"POST /cat.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nhello")
+        client.send(b"POST /cat.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n" + b"x" * 100_000)
         with pytest.raises((h11.RemoteProtocolError, ConnectionResetError)):
             client.response()
 

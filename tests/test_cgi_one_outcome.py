@@ -78,7 +78,7 @@ def test_a_body_that_stands_still(server: ServerProcess, program: str, head: str
 def test_a_body_that_stands_still_after_the_response(server: ServerProcess) -> None:
     before = len(server.lines)
     with Client(server, "body") as client:
-        client.send(b"POST /first.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
+        client.send(b"POST /first.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000)
         assert client.response().body == b"ok"
         assert client.is_closed()
     lines = outcome(server, "body", before, 200)

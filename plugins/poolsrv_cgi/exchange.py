@@ -3,7 +3,7 @@
 The way through, each step called by the one before or by an event:
 
     begin ── find the program, judge the body
-      │ (a chunked body: collect it, on_input)
+      │ (collect its body: all of a chunked one, the first part of others; on_input)
     admit ── a place among max_programs, or the queue
       │
     start ── environment, program; its input (`requestbody`) and its output (`output`) move by themselves
@@ -91,9 +91,6 @@ class Exchange:
             self._refuse(found)
             return
         self._found = found
-        if not body.is_chunked:
-            self._admit()
-            return
         try:
             body.collect(self._admit, self.on_input)
         except (RequestError, OSError) as error:
@@ -114,7 +111,7 @@ class Exchange:
     def _refuse_body(self, error: RequestError | OSError) -> None:
         if isinstance(error, RequestError):
             self._conn.log.info("%s", error)
-            self._answer(error.status, keep_alive=False)
+            self._answer(error.status, keep_alive=False, retry_after=RETRY_AFTER if error.status == 503 else None)
         else:
             self._conn.log.error("can't keep a request's body: %s", error.strerror)
             self._answer(507, keep_alive=False)
@@ -432,4 +429,6 @@ class Exchange:
         if self._output is not None and self._response is not None:
             self._outcome.body_bytes = self._output.body_bytes
         self._outcome.tell(self._server, self._origin, self._first_request, self._program)
+        if self._body is not None:
+            self._body.is_over()
         self._program = self._output = self._body = self._response = None

@@ -91,7 +91,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar max_chunk_extensions: of all chunks of a body together (400).
     :ivar max_local_redirects: in a row (502).
     :ivar max_body_size: of a request, decoded (413).
-    :ivar spool_memory: a chunked body is kept in memory up to this size, above it in a temporary file.
+    :ivar min_body_rate: bytes per second of a request's body while a program waits for it, on the average of
+        `body_timeout`. 0: as little as the client likes.
+    :ivar spool_memory: a chunked body is kept in memory up to this size, above it in a temporary file. A program starts
+        once so much of any other body is here.
+    :ivar max_spooled: of all chunked bodies together that are kept, over all workers (503).
     :ivar access_log: file to append a line per request to (`/dev/stdout` is one); left out: no access log.
     :ivar access_log_format: "combined" (Combined Log Format, with the timings behind it) or "json".
     :ivar mask_addresses: write the clients' addresses into the access log without their last 8 bits (IPv6: 80).
@@ -146,7 +150,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_chunk_extensions: Annotated[int, Meta(ge=0, le=1 << 20)] = 16384
     max_local_redirects: Count = 10
     max_body_size: Count = 1 << 30
+    min_body_rate: Count = 128
     spool_memory: Count = 1 << 18
+    max_spooled: Count = 1 << 30
     access_log: Path | None = None
     access_log_format: Literal["combined", "json"] = "combined"
     mask_addresses: bool = False
@@ -164,7 +170,8 @@ _HTTP_AND_LINE = "root interpreters extensions"
 _HTTP = (
     "output_timeout warm warm_modules prefix index aliases nph pass_authorization user_field auth_type_field"
     " client_field scheme_field host_field header_timeout body_timeout keepalive_timeout max_target_size"
-    " max_header_size max_header_fields max_chunk_extensions max_local_redirects max_body_size spool_memory"
+    " max_header_size max_header_fields max_chunk_extensions max_local_redirects max_body_size"
+    " min_body_rate spool_memory max_spooled"
     " access_log access_log_format mask_addresses"
 )
 PROTOCOLS: dict[str, tuple[str, ...]] = {

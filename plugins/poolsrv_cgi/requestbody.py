@@ -7,6 +7,7 @@ has CONTENT_LENGTH or no body. What no program takes stays in the connection, an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["RequestBody"]
 
 LINES_PER_TURN = 256  # of a chunked body, two to a chunk: a chunk may be of one byte, and others wait for their turn
+
+# Of a body with a Content-Length, what has to be here before a program starts.
+LEAST_FIRST = 16384  # bytes, where spool_memory is less
+READ_AHEAD = 262144  # bytes, where it is more: the engine keeps no more of what has come
+FAST_FIRST = 65536  # bytes, of a client that has sent them
+FAST_TIME = 8.0  # within so many seconds
+
 # An answer that is there before the whole body: what comes at once is waited for, so that the connection can go on.
 REST_LIMIT = 1 << 20  # bytes that are waited for
 REST_STILL = 0.25  # seconds without any
@@ -43,8 +51,8 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_again", "_chunks", "_collected", "_conn", "_end", "_on_fed", "_rest_came", "_site", "_spool", "_stalled",
-        "_stdin", "_turn_due", "_watch", "continued", "length",
+        "_again", "_began", "_chunks", "_collected", "_conn", "_end", "_on_fed", "_rest_came", "_site", "_spool",
+        "_stalled", "_stdin", "_turn_due", "_watch", "continued", "length",
     )  # fmt: skip
 
     def __init__(self, conn: Connection, request: Request, site: Site, stalled: Callable[[], object]) -> None:
@@ -64,6 +72,7 @@ class RequestBody:
         self.length = request.content_length
         # Where in the connection's input it ends, counted as bytes_in is.
         self._end = self._position() + (self.length or 0) if self.length or self._chunks else 0
+        self._began = time.monotonic()
         self.continued = not request.expect_continue
 
     # --- collecting
@@ -74,18 +83,38 @@ class RequestBody:
         return self._chunks is not None
 
     def collect(self, collected: Callable[[], object], again: Callable[[], object]) -> None:
-        """Of a chunked body: keep it until it is whole, then call `collected()`. `on_input` does the rest.
+        """Call `collected()` once a program may start: of a chunked body all has come, of any other all or the first
+        part. So a client that sends slowly, or not at all, holds no place that others wait for. `on_input` does the
+        rest.
 
         :param again: called when `on_input` is to be called although nothing has come.
         :raises RequestError: it is malformed or too large.
         :raises OSError: it can't be kept.
         """
-        self._spool = Spool(self._site.options.spool_memory)
         self._collected = collected
         self._again = again
+        if self._chunks is not None:
+            self._spool = Spool(self._site.options.spool_memory, self._site.spooled)
+        elif self._has_enough():
+            self._is_collected()
+            return
         self.ask()
         self._watch_it()
         self.on_input()
+
+    def _has_enough(self) -> bool:
+        """Whether the first part of a body with a Content-Length is here, in the connection's buffer."""
+        length = self.length or 0
+        here = self._conn.bytes_in - (self._end - length)
+        if here >= FAST_FIRST and time.monotonic() - self._began < FAST_TIME:
+            return True
+        return here >= min(length, max(self._site.options.spool_memory, LEAST_FIRST), READ_AHEAD)
+
+    def _is_collected(self) -> None:
+        self._watch_no_more()
+        collected, self._collected = self._collected, None
+        if collected is not None:
+            collected()
 
     def on_input(self) -> None:
         """Bytes have come. Raises as `collect` does."""
@@ -95,9 +124,16 @@ class RequestBody:
                 came, self._rest_came = self._rest_came, None
                 came()
             return
-        chunks, spool = self._chunks, self._spool
-        if chunks is None or spool is None or self.unread is not None or self._turn_due:
+        if self._collected is None or self._turn_due:
             return
+        if self._chunks is not None and self._spool is not None:
+            self._take_chunks(self._chunks, self._spool)
+        elif self._has_enough():
+            self._is_collected()
+        elif self._conn.eof:
+            self._conn.abort("client closed in the midst of a body")
+
+    def _take_chunks(self, chunks: ChunkedDecoder, spool: Spool) -> None:
         conn = self._conn
         while not chunks.done and (data := conn.recv()):  # after the end of the stream nobody comes back for the rest
             spool.write(chunks.feed(data, LINES_PER_TURN))
@@ -110,9 +146,7 @@ class RequestBody:
             conn.unread(chunks.surplus)
             self._end = self._position()
             self.length = spool.size
-            self._watch_no_more()
-            if self._collected is not None:
-                self._collected()
+            self._is_collected()
         elif conn.eof:
             conn.abort("client closed")
 
@@ -203,6 +237,12 @@ class RequestBody:
         if self._spool is not None:
             self._spool.close()
 
+    def is_over(self) -> None:
+        """No program has anything of it any more."""
+        self._collected = self._again = None
+        if self._spool is not None:
+            self._spool.forget()
+
     # --- an answer that does not wait for it
 
     def await_rest(self, came: Callable[[], object]) -> bool:
@@ -268,5 +308,11 @@ class RequestBody:
             self._watch = None
 
     def _progress(self) -> int | None:
-        """None where it is the program that is slow."""
-        return None if self._conn.relay_waits else self._conn.bytes_in
+        """What must change within `body_timeout`. None where it is the program that is slow."""
+        if self._stdin is None:
+            return self._conn.bytes_in
+        if self._conn.relay_waits:
+            return None
+        # A program waits for it: a byte now and then is not enough.
+        options = self._site.options
+        return self._conn.bytes_in // max(int(options.min_body_rate * options.body_timeout), 1)

@@ -17,6 +17,7 @@ from .errorlog import LISTENER_SHARE, LineRate
 from .options import Limits, Options
 from .patience import Deadlines, Watchdog
 from .running import RunningProgram, own_peak
+from .spool import SpoolAccount
 from .warmpool import WarmPool
 
 __all__ = ["Site", "endpoints_of"]
@@ -42,6 +43,7 @@ class Site:
     :ivar silence: programs that must not be silent for `output_timeout`.
     :ivar stalled_bodies: requests' bodies that must not stand still for `body_timeout`.
     :ivar stderr_rate: of all programs of this worker together.
+    :ivar spooled: bytes of chunked bodies that are kept, over all workers.
     :ivar running: the programs that this worker has started and not yet reaped, by process id.
     """
 
@@ -56,6 +58,7 @@ class Site:
             max_fields=options.max_header_fields,
         )
         self.admission = Admission(options.max_programs, options.queue_size, options.queue_timeout)
+        self.spooled = SpoolAccount(options.max_spooled)
         self.running: dict[int, RunningProgram] = {}
         self.stderr_rate = LineRate(options.stderr_rate * LISTENER_SHARE)
         self.deadlines = Deadlines(options.timeout)
@@ -69,6 +72,7 @@ class Site:
         """In a worker, before its first connection."""
         self.worker = worker
         self.admission.open(worker)
+        self.spooled.open()
         for part in (self.deadlines, self.silence, self.stalled_bodies, self.warm):
             part.open(worker)
 
@@ -90,6 +94,7 @@ class Site:
         """A program has been reaped, or (in the dispatcher) a worker."""
         if child.role == "worker":
             self.admission.worker_ended(child.pid)
+            self.spooled.worker_ended(child.pid)
         elif (program := self.running.pop(child.pid, None)) is not None:
             usage = child.rusage
             cpu = usage.ru_utime + usage.ru_stime if usage is not None else None
