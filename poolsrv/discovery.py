@@ -30,6 +30,8 @@ from .problems import did_you_mean, one_of, quoted
 if TYPE_CHECKING:
     from importlib import metadata
 
+log = logging.getLogger("poolsrv.plugins")
+
 FIRST_HOOKS = ("on_connection_init", "on_readable")  # a handler has at least one of them
 
 HOOK_ARGUMENTS = {name: tuple(inspect.signature(getattr(hookspecs, name)).parameters) for name in HOOK_NAMES}
@@ -83,16 +85,30 @@ class Installed(msgspec.Struct, frozen=True):
 
 def installed() -> dict[str, Installed]:
     """Every installed plugin, by name. Nothing is imported."""
-    from importlib import metadata  # slow to import, see entrypoints.py
-
     found: dict[str, Installed] = {}
-    for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
+    for entry_point in _entry_points():
         plugin = Installed(entry_point.name, entry_point.value, entry_point.dist)
         earlier = found.get(plugin.name)
         if earlier is not None and earlier.distribution != plugin.distribution:
             plugin = msgspec.structs.replace(earlier, rivals=(*earlier.rivals, plugin.distribution))
         found[plugin.name] = plugin
     return dict(sorted(found.items()))
+
+
+def _entry_points() -> Iterable[metadata.EntryPoint]:
+    from importlib import metadata  # slow to import, see entrypoints.py
+
+    try:
+        return metadata.entry_points(group=hookspecs.PROJECT)
+    except ValueError:
+        pass  # of one distribution they are not UTF-8, which is to hide no other
+    found: list[metadata.EntryPoint] = []
+    for distribution in metadata.distributions():
+        try:
+            found += distribution.entry_points.select(group=hookspecs.PROJECT)
+        except ValueError as error:
+            log.warning("the entry points of %s can't be read: %s", distribution.name, error)
+    return found
 
 
 def found_quickly() -> dict[str, Installed]:

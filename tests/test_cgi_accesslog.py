@@ -95,6 +95,7 @@ def test_no_line_can_be_forged(line: str, referer: str, agent: str, user: str) -
     assert encoded.isascii()
     assert encoded[:-1].isprintable()
     assert json.loads(encoded)["status"] == 200
+    json.dumps(json.loads(encoded), ensure_ascii=False).encode()  # no lone surrogates
 
 
 @pytest.mark.parametrize(

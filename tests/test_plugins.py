@@ -10,6 +10,7 @@ import pytest
 from distributions import install
 from support import wait_until
 
+from poolsrv import discovery
 from poolsrv.config import LISTENER_KEYS, ConfigErrors
 from poolsrv.plugins import Server, load
 from poolsrv.problems import shortlist
@@ -267,6 +268,15 @@ def test_plugins_that_can_not_be_used_are_not_among_those_expected(site: Path, t
     for name in ("lost", "wrong", "raises", "ends"):
         assert f'"{name}"' not in expected
     assert "raises" not in sys.modules
+
+
+def test_a_distribution_whose_metadata_is_no_text_hides_no_other(site: Path, tmp_path: Path) -> None:
+    install(site, "odd", {"odd": "odd:Odd"})
+    (site / "odd-1.0.dist-info" / "entry_points.txt").write_bytes(b"[poolsrv]\ncaf\xe9 = odd:Odd\n")
+    assert "odd" not in discovery.installed()
+    assert {"cgi", "echo"} <= discovery.installed().keys()
+    (message,) = errors(tmp_path, 'handler = "ecoh"')
+    assert message.startswith('listeners.www.handler: no plugin "ecoh" is installed (did you mean "echo"?)')
 
 
 def test_one_name_in_two_distributions_is_an_error_that_names_both(site: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = ["Entry", "combined", "json_line", "mask_address"]
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _find_unsafe = re.compile(r"[^ !#-\[\]-~]").search
+_lone = re.compile("[\ud800-\udfff]").sub  # what no reader of JSON takes
 _replace_unsafe = re.compile(r"[^ !#-\[\]-~]").sub
 
 
@@ -119,7 +120,11 @@ def json_line(entry: Entry) -> str:
         "agent": entry.agent,
         "program": entry.program,
     }
-    known = {name: value for name, value in record.items() if value != ""}
+    known = {
+        name: _lone(_escaped, value) if isinstance(value, str) else value
+        for name, value in record.items()
+        if value != ""
+    }
     return json.dumps(known | _measured(entry), ensure_ascii=True) + "\n"
 
 
