@@ -29,6 +29,7 @@ import errno
 import marshal
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -143,12 +144,10 @@ class DispatcherEnd:
         return True
 
     def ask(self) -> None:
-        """Ask the worker for a report, once it gets to it. Nothing where the channel is full: it will report anyway."""
-        try:
+        """Ask the worker for a report, once it gets to it. Nothing where the channel is full: it will report anyway;
+        and where its end has been shut down: that shows when it is read."""
+        with suppress(OSError):
             self._socket.send(marshal.dumps([]), _SEND_FLAGS)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
-                raise
 
     def answer(self, answers: Sequence[Answer]) -> bool:
         """Answer what the worker has asked, at most ``MAX_ASKED_PER_REPORT`` at a time, without blocking.

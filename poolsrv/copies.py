@@ -8,11 +8,15 @@ goes for one that uses its connection, which is its parent's.
 To ask in each event who one is would cost each event. Instead the interpreter calls ``_after_fork`` in the child
 (``os.register_at_fork``), which closes the child's copies of what is shared, and there alone has every method of the
 engine's classes end the process. The server's own forks are announced by ``expected``.
+
+A C library forks without telling the interpreter. Of that a page of memory tells which the kernel wipes in a child
+(MADV_WIPEONFORK, madvise(2)): ``end_if_copy`` looks at it, where a process is about to speak for its worker.
 """
 
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import signal
 import sys
@@ -24,6 +28,12 @@ from typing import Any, Final, NoReturn
 EXIT_COPY: Final = 5
 
 log = logging.getLogger("poolsrv.plugins")
+
+_MADV_WIPEONFORK: Final = 18  # linux/mman.h, since Linux 4.14
+
+_page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+with suppress(OSError):
+    _page.madvise(_MADV_WIPEONFORK)
 
 _guard: tuple[tuple[type, ...], Callable[[], object]] | None = None
 _expected = False
@@ -40,9 +50,16 @@ def guard(classes: Iterable[type], shed: Callable[[], object]) -> None:
     """
     global _guard, _registered
     _guard = (tuple(classes), shed)
+    _page[0] = 1
     if not _registered:
         _registered = True
         os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
+
+
+def end_if_copy(how: str) -> None:
+    """End this process if it is a copy of the one that has called ``guard``; see ``end_copy``."""
+    if _guard is not None and not _page[0]:
+        end_copy(how)
 
 
 @contextmanager

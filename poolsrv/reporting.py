@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from . import copies
 from .channel import MAX_ASKED_PER_REPORT, MAX_CLOSED_PER_REPORT, Question, Report, WorkerEnd
 from .eventloop import EventLoop, Timer
 
@@ -66,6 +67,7 @@ class Reporter:
 
     def tell(self, counters: bool = False) -> None:
         """Send all that is untold, and the counters where they are asked for. Nothing where the dispatcher is gone."""
+        copies.end_if_copy("a report")
         while True:
             closed, self.closed = self.closed[:MAX_CLOSED_PER_REPORT], self.closed[MAX_CLOSED_PER_REPORT:]
             asked, self.asked = self.asked[:MAX_ASKED_PER_REPORT], self.asked[MAX_ASKED_PER_REPORT:]

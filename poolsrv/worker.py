@@ -288,6 +288,7 @@ class Worker:
     # --- the channel
 
     def _on_channel(self, mask: int) -> None:
+        copies.end_if_copy("the channel")
         if mask & READ and not self.draining:
             loop = self._loop
             if self._has_room():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from support import ServerProcess, is_alive, wait_until
 from poolsrv.copies import EXIT_COPY
 
 MODULE = '''
-import ctypes, multiprocessing, signal
+import ctypes, logging, multiprocessing
 
 
 class Base(Tells):
@@ -91,6 +91,10 @@ class Base(Tells):
 
     def in_a_thread(self, conn):
         self.worker.run_blocking(os.fork, done=lambda future: conn.send(f"{future.result()}\\n".encode()))
+
+    def behind_python(self, conn):
+        """A C library forks, and the interpreter does not know."""
+        return ctypes.CDLL(None).fork() or None
 
     def ends(self, conn):
         """As a child should."""
@@ -176,7 +180,7 @@ class Reaps(Tells):
 
 @contextmanager
 def running(folder: Path, *listeners: str, pool: str = "workers = 1") -> Iterator[ServerProcess]:
-    with served(folder, MODULE.replace("import ctypes,", "import logging,"), *listeners, pool=pool) as server:
+    with served(folder, MODULE, *listeners, pool=pool) as server:
         yield server
 
 
@@ -244,6 +248,21 @@ def test_no_further_plugin_is_called_in_a_copy(tmp_path: Path) -> None:
         server.wait_for_line(rf"\[{copy}\] a copy of this process")
         assert set((tmp_path / "second").read_text().split()) == {worker.decode()}
         assert server.stop() == 0
+
+
+def test_a_copy_that_python_does_not_know_of_costs_its_worker_at_most(tmp_path: Path) -> None:
+    with running(tmp_path, listener("forks"), pool="workers = 2") as server:
+        dispatcher = server.dispatcher_pid
+        with server.connect("forks") as sock, server.connect("forks") as other:
+            innocent = ask(other, b"pid")
+            sock.sendall(b"behind_python\n")
+            for _ in range(20):
+                with server.connect("forks") as later, suppress(ConnectionError):  # of that worker, while it ends
+                    later.sendall(b"pid\n")
+                    later.recv(100)
+            assert ask(other, b"pid") == innocent
+        assert server.dispatcher_pid == dispatcher
+        assert "fault of the server" not in server.log
 
 
 def test_a_copy_of_the_dispatcher_ends_too(tmp_path: Path) -> None:

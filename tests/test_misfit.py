@@ -265,6 +265,8 @@ def test_a_channel_that_has_been_shut_down_ends_its_worker(pair: Pair, how: int)
     pair.slots[1].state = FULL
     pair.give(7)
     pair.slots[1].state = SERVING
+    assert pair.slots[0].channel is not None
+    pair.slots[0].channel.ask()  # harmless
     assert not pair.dispatcher.on_report(pair.slots[0])
     assert pair.ended == [pair.slots[0]]
     pair.dispatcher.worker_gone(pair.slots[0])
