@@ -207,10 +207,15 @@ def _holder(fd: int) -> int:
 
 
 def _user_of(pid: int) -> int:
-    """The effective user of a process (proc_pid_status(5)); -1 where it is gone. The owner of /proc/PID would be root
-    for one that is not dumpable."""
+    """The effective user of a process (proc_pid_status(5)); -1 where it is gone, or another user's that is not shown.
+    The owner of /proc/PID would be root for one that is not dumpable."""
     try:
         lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
+        return next(int(line.split()[2]) for line in lines if line.startswith(b"Uid:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        os.kill(pid, 0)  # /proc may hide it (hidepid): who may signal it is its user
     except OSError:
         return -1
-    return next((int(line.split()[2]) for line in lines if line.startswith(b"Uid:")), -1)
+    return os.geteuid()

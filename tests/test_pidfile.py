@@ -15,6 +15,7 @@ from strangers import ROOT, STRANGER, lock, open_tmp, stranger, wait
 from support import TIMEOUT, ServerProcess, is_alive
 
 from poolsrv import pidfile
+from poolsrv.dumpable import set_dumpable
 
 Serve = Callable[..., ServerProcess]
 __all__ = ["open_tmp"]
@@ -143,3 +144,38 @@ def test_a_process_that_holds_it_already(tmp_path: Path) -> None:
     held.remove()
     assert not path.exists()
     assert pidfile.running(str(path)) == 0
+
+
+HIDDEN = """
+import os, sys
+from poolsrv import pidfile
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[2]))
+pid = pidfile.running(sys.argv[1])
+print("seen" if os.path.exists(f"/proc/{pid}") else "hidden")
+print(pid)
+try:
+    pidfile.PidFile(sys.argv[1])
+except pidfile.PidFileTaken:
+    print("taken")
+"""
+
+
+@ROOT
+def test_where_proc_hides_the_server_from_its_own_user(open_tmp: Path) -> None:
+    """As with hidepid, where who is not dumpable is shown to root alone."""
+    path = open_tmp / "p.pid"
+    path.write_text("")
+    os.chown(path, STRANGER, STRANGER)
+    path.chmod(0o600)
+    open_tmp.chmod(0o777)
+
+    def hold() -> pidfile.PidFile:
+        set_dumpable(False)
+        return pidfile.PidFile(str(path))
+
+    with stranger(wait, hold) as server:
+        command = [sys.executable, "-c", HIDDEN, str(path), str(STRANGER)]
+        mount = 'mount -t proc -o hidepid=invisible proc /proc && exec "$@"'
+        output = subprocess.check_output(["unshare", "-m", "/bin/sh", "-c", mount, "sh", *command], text=True)
+    assert output.split() == ["hidden", str(server), "taken"]
