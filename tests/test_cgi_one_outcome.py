@@ -70,6 +70,8 @@ def test_a_body_that_stands_still(server: ServerProcess, program: str, head: str
         answer = client.response()
         assert (answer.status, answer.headers[b"connection"]) == (408, b"close")
         assert client.is_closed()
+        # While the client has not closed, the connection is still there when its program ends.
+        wait_until(lambda: '"status": 408' in (server.folder / "body").read_text(), "the program's end")
     lines = outcome(server, "body", before, 408)
     assert len(lines) == 1
     assert "body_timeout" in lines[0]
