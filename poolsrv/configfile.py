@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import re
 import socket
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from . import addresses, cpus, networks, privileges, syntax
+from . import addresses, cpus, networks, places, privileges, syntax
 from .addresses import Address
 from .config import (
     LIMITS_KEYS,
@@ -125,7 +124,7 @@ def read(path: Path) -> Draft:
     _read_pool(draft, _checked_table(draft, "pool", POOL_KEYS))
     draft.limits = _read_table(draft, "limits", LimitsConfig, LIMITS_KEYS)
     draft.log = _read_table(draft, "log", LogConfig, LOG_KEYS)
-    _check_folders(draft)
+    places.check_folders(draft)
     listeners = draft.document.get("listeners", {})
     if isinstance(listeners, Mapping):
         for name, table in listeners.items():
@@ -134,8 +133,8 @@ def read(path: Path) -> Draft:
         draft.problems.add(
             ("listeners",), f"got {show(listeners)}, expected a table for each listener: [listeners.NAME]"
         )
-    _check_overlaps(draft)
-    _check_control(draft)
+    places.check_overlaps(draft)
+    places.check_control(draft)
     return draft
 
 
@@ -150,7 +149,7 @@ def locate(path: Path) -> PoolTable:
     pool = draft.document.get("pool", {})
     table = {key: pool[key] for key in ("control", "pidfile") if key in pool} if isinstance(pool, Mapping) else {}
     draft.pool = draft.decoder.decode_table(PoolTable, table, ("pool",))
-    _check_control(draft)
+    places.check_control(draft)
     if draft.problems:
         raise draft.problems.error(draft.document)
     return PoolTable(**draft.pool)
@@ -174,16 +173,12 @@ def _check_top_level(draft: Draft) -> None:
         elif homes := _homes(name):
             message = f"`{name}` belongs in {one_of(homes)}"
         else:
-            hint = _belongs_nearly(name)
+            hint = did_you_mean(name, (*POOL_KEYS, *LOG_KEYS, *LISTENER_KEYS))
             message = f"unknown key{hint}, expected the tables [pool], [limits], [log] and [listeners.NAME]"
         problems.add((name,), message)
     others = (name for name in document if name != "listeners")
     if document.get("listeners", {}) == {} and not any(nearest(name, ("listeners",)) for name in others):
         problems.add((), "no listeners, expected at least one table [listeners.NAME] with `bind` and `handler`")
-
-
-def _belongs_nearly(name: str) -> str:
-    return did_you_mean(name, (*POOL_KEYS, *LOG_KEYS, *LISTENER_KEYS))
 
 
 def _read_pool(draft: Draft, table: Mapping[str, Any]) -> None:
@@ -430,63 +425,6 @@ def _read_mode(draft: Draft, value: object, key: tuple[str, ...]) -> int | None:
     expected = f"permission bits in octal, such as {example}{hint}"
     draft.problems.add(key, f"got {show(value, 'string number')}, expected {expected}")
     return None
-
-
-def _check_overlaps(draft: Draft) -> None:
-    taken: list[tuple[ListenerDraft, Address]] = []
-    for listener in draft.listeners:
-        for address, place in listener.fields.get("bind", ()):
-            for owner, earlier in taken:
-                if addresses.overlap(earlier, address):
-                    whose = "this listener" if owner is listener else owner.header
-                    same = (
-                        f"is an address of {whose} too"
-                        if address == earlier
-                        else f'overlaps with "{earlier}" of {whose}'
-                    )
-                    draft.problems.add(place, f'"{address}" {same}, expected each address once')
-                    break
-            taken.append((listener, address))
-
-
-def _check_folders(draft: Draft) -> None:
-    """What is made in a directory needs that; only the control socket's is made where it is missing."""
-    control = draft.pool.get("control")
-    for key, file in ((("pool", "pidfile"), draft.pool.get("pidfile")), (("log", "file"), draft.log.get("file"))):
-        if file is None:
-            continue
-        if file.is_dir():
-            draft.problems.add(key, f"{file} is a directory, expected a file")
-        elif control is None or file.parent != control.parent:
-            _check_folder(draft, key, file.parent)
-    if (folder := draft.pool.get("chdir")) is not None:
-        _check_folder(draft, ("pool", "chdir"), folder)
-
-
-def _check_folder(draft: Draft, key: Key, folder: Path) -> None:
-    try:
-        if not stat.S_ISDIR(folder.stat().st_mode):
-            draft.problems.add(key, f"{folder} is no directory, expected one")
-    except PermissionError:
-        pass  # the server may be somebody who can see it
-    except OSError as error:
-        why = "there is no directory" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
-        draft.problems.add(key, f"{why} {folder}, expected one")
-
-
-def _check_control(draft: Draft) -> None:
-    control = draft.pool.get("control")
-    if control is None:
-        return
-    if (length := len(os.fsencode(control))) > addresses.LONGEST_UNIX_PATH:
-        message = f"the path is {length} bytes long ({control}), expected at most {addresses.LONGEST_UNIX_PATH}"
-        draft.problems.add(("pool", "control"), message)
-    for listener in draft.listeners:
-        for address, place in listener.fields.get("bind", ()):
-            if address.path and os.path.normpath(address.path) == os.path.normpath(control):
-                draft.problems.add(
-                    place, f'"{address}" is the control socket of [pool] too, expected each address once'
-                )
 
 
 def _finish_listener(draft: ListenerDraft, pool: PoolConfig) -> ListenerConfig:
