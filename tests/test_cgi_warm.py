@@ -18,13 +18,16 @@ import pytest
 from poolsrv_cgi.warmclient import (
     Exited,
     Failed,
+    Pong,
     Ready,
+    Reply,
     Started,
     decode_reply,
     encode_run,
     helper_argv,
     python_command,
     read_replies,
+    send_ping,
     send_run,
 )
 
@@ -61,7 +64,7 @@ class Helper:
             )
         self.ids = 0
 
-    def reply(self) -> Ready | Started | Exited | Failed:
+    def reply(self) -> Reply:
         return decode_reply(self.control.recv(4096))
 
     def start(
@@ -112,6 +115,11 @@ def helper() -> Iterator[Helper]:
     assert started.reply() == Ready(1)
     yield started
     assert started.close() == 0
+
+
+def test_a_helper_says_that_it_is_alive(helper: Helper) -> None:
+    send_ping(helper.control)
+    assert helper.reply() == Pong()
 
 
 def plainly(argv: Sequence[str], stdin: bytes = b"", flags: Sequence[str] = (), cwd: str = "/") -> Outcome:

@@ -248,3 +248,22 @@ def test_nothing_is_left_when_the_worker_ends(
         os.kill(worker, how)
         wait_until(lambda: not any(map(is_alive, pids)), "the end of all")
     assert server.stop() == 0
+
+
+def test_a_helper_that_is_stopped_is_replaced(server: ServerProcess, root: Path) -> None:
+    """Also by one of its scripts, whose own response is whole; no request fails or waits for it."""
+    write_programs(
+        root,
+        {
+            "stops.py": f"#!{sys.executable}\nimport os, signal, time\n{HEAD}print('stopped', flush=True)\n"
+            "os.kill(os.getppid(), signal.SIGSTOP)\n"
+        },
+    )
+    for _ in range(2):
+        after = len(server.lines)
+        with warm(server) as client:
+            assert client.get("/stops.py").body == b"stopped\n"
+            for _ in range(5):
+                assert client.get("/echo.py", method="POST", body=b"x").body == b"x"
+        server.wait_for_line("the warm interpreter .* has been stopped by a signal", after=after)
+    warm(server).sock.close()

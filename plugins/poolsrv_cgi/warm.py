@@ -11,8 +11,10 @@ Messages are fields separated by NUL, which neither arguments nor environment ca
 
     to the helper    run ID CWD ARGC ARG... LIMITC "RESOURCE SOFT HARD"... NAME=VALUE...
                      with three descriptors (SCM_RIGHTS): the script's standard input, output and error
+                     ping               asks whether the helper is alive
     from the helper  ready VERSION
-                     pid ID PID         the child runs, as the leader of its own process group
+                     pong
+                     pid ID PID         from the child: it runs, as the leader of its own process group
                      exit ID STATUS UTIME STIME MAXRSS      its wait status (wait(2)), seconds, seconds, KiB
                      failed ID TEXT     it could not be started (ID 0: the helper ends)
 
@@ -94,9 +96,7 @@ class Helper:
         self.children: dict[int, int] = {}  # pid to the request's id
         self.codes: dict[str, tuple[tuple[int, ...], CodeType]] = {}
         self.null = os.open(os.devnull, os.O_RDWR)
-        self.wakeup = os.pipe()  # a byte for each SIGCHLD
-        for descriptor in self.wakeup:
-            os.set_blocking(descriptor, False)
+        self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # a byte for each SIGCHLD
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
         _signal.set_wakeup_fd(self.wakeup[1], warn_on_full_buffer=False)
 
@@ -134,13 +134,16 @@ class Helper:
         os._exit(0)
 
     def receive(self) -> "Request | None":
-        """The next request, with its descriptors; None where it is of no use."""
+        """The next request, with its descriptors; None where there is none to run."""
         try:
             message, ancillary, _, _ = self.control.recvmsg(MAX_MESSAGE, _socket.CMSG_SPACE(3 * 4), MSG_CMSG_CLOEXEC)
         except OSError:
             self.end()
         if not message:
             self.end()
+        if message == b"ping":
+            self.say("pong")
+            return None
         descriptors = [
             int.from_bytes(data[at : at + 4], sys.byteorder)
             for _, _, data in ancillary
@@ -151,8 +154,7 @@ class Helper:
         except (ValueError, IndexError) as error:
             for descriptor in descriptors:
                 os.close(descriptor)
-            request_id = message.split(b"\0")[1:2]
-            self.say("failed", request_id[0].decode("ascii", "replace") if request_id else "?", error)
+            self.say("failed", [*message.split(b"\0"), b"?"][1].decode("ascii", "replace"), error)
             return None
 
     def start(self, request: Request) -> "Script | None":
@@ -171,6 +173,8 @@ class Helper:
             _signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             os.setpgid(0, 0)
+            self.children.clear()  # not this one's to end
+            self.say("pid", request.id, os.getpid())  # before it runs: where the server no longer listens it does not
             self.control.close()
             for descriptor in (*self.wakeup, self.null, *request.descriptors):
                 os.close(descriptor)
@@ -185,7 +189,6 @@ class Helper:
             except OSError:
                 pass  # the child has ended already
             self.children[pid] = request.id
-            self.say("pid", request.id, pid)
         return None
 
     def reap(self) -> None:
@@ -195,8 +198,7 @@ class Helper:
             if pid == 0:
                 return
             if pid in self.children:
-                times = f"{usage.ru_utime:.6f}", f"{usage.ru_stime:.6f}"
-                self.say("exit", self.children.pop(pid), status, *times, usage.ru_maxrss)
+                self.say("exit", self.children.pop(pid), status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
 
     def code(self, script: str) -> "CodeType | None":
         """The script's code, compiled once for as long as its file does not change; None: the child is to compile it.

@@ -14,13 +14,16 @@ import msgspec
 __all__ = [
     "Exited",
     "Failed",
+    "Pong",
     "Ready",
+    "Reply",
     "Started",
     "decode_reply",
     "encode_run",
     "helper_argv",
     "python_command",
     "read_replies",
+    "send_ping",
     "send_run",
 ]
 
@@ -35,6 +38,10 @@ class Ready(msgspec.Struct, frozen=True):
     """The helper has imported its modules; it speaks `version` of the protocol."""
 
     version: int
+
+
+class Pong(msgspec.Struct, frozen=True):
+    """The helper is alive."""
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -64,6 +71,9 @@ class Failed(msgspec.Struct, frozen=True):
 
     id: int
     message: str
+
+
+Reply = Ready | Pong | Started | Exited | Failed
 
 
 def python_command(first_line: bytes) -> tuple[str, ...] | None:
@@ -142,9 +152,17 @@ def send_run(control: socket.socket, message: bytes, descriptors: tuple[int, int
     return True
 
 
-def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Ready | Started | Exited | Failed], bool]:
+def send_ping(control: socket.socket) -> None:
+    """Ask whether the helper is alive, without waiting. Nothing where it can't be asked: it does not answer either."""
+    try:
+        control.send(b"ping", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        pass
+
+
+def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Reply], bool]:
     """What the helper has said, without waiting, at most `limit` messages; and whether it is gone."""
-    replies: list[Ready | Started | Exited | Failed] = []
+    replies: list[Reply] = []
     while len(replies) < limit:
         try:
             message = control.recv(4096, socket.MSG_DONTWAIT)
@@ -158,7 +176,7 @@ def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Ready | 
     return replies, False
 
 
-def decode_reply(message: bytes) -> Ready | Started | Exited | Failed:
+def decode_reply(message: bytes) -> Reply:
     """One message of the helper.
 
     :raises ValueError: it is none; the helper is not to be trusted any more.
@@ -167,7 +185,9 @@ def decode_reply(message: bytes) -> Ready | Started | Exited | Failed:
     try:
         if kind == "ready":
             return Ready(int(fields[0]))
-        if kind == "pid":
+        if kind == "pong":
+            return Pong()
+        if kind == "pid" and int(fields[1]) > 1:
             return Started(int(fields[0]), int(fields[1]))
         if kind == "exit":
             returncode = os.waitstatus_to_exitcode(int(fields[1]))

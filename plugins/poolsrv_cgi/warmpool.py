@@ -19,18 +19,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from poolsrv import PIPE, Child, Connection, Handle, Stream, Timer, Worker
+from poolsrv import PIPE, Child, Connection, Handle, Worker
 
+from .warmchild import WarmChild, end_of, signal_group
 from .warmclient import (
     VERSION,
     Exited,
-    Failed,
+    Pong,
     Ready,
+    Reply,
     Started,
     encode_run,
     helper_argv,
     python_command,
     read_replies,
+    send_ping,
     send_run,
 )
 
@@ -43,102 +46,15 @@ __all__ = ["WarmPool"]
 log = logging.getLogger("poolsrv.cgi")
 
 CONTROL = 3  # the descriptor of its end in a helper
+LOOK_EVERY = 1.0  # seconds between two looks whether a helper is well
+START_TIME = 60.0  # seconds that it has for its imports
+ANSWER_TIME = 10.0  # seconds that it has for an answer, while it has scripts
 FIRST_DELAY = 0.5  # seconds from a failure of a helper to its replacement; doubled each time
 MAX_DELAY = 60.0
 STOP_GRACE = 5.0  # seconds from TERM to KILL for what runs when the worker ends
 MAX_COMMANDS = 4096  # scripts whose first line is remembered
 
 _DEFAULT_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-
-
-class WarmChild:
-    """A script that runs, or is about to, in a child of a helper; as `running.Process` has it."""
-
-    def __init__(self, pool: WarmPool, program: RunningProgram, fallback: Callable[[], Child]) -> None:
-        self.pool = pool
-        self.program = program
-        self.stdin: Stream | None = None
-        self.stdout: Stream | None = None
-        self.returncode: int | None = None
-        self.outlives = False
-        self.descriptors: list[int] = []  # the script's ends, until it has started
-        self._fallback = fallback
-        self._ordinary: Child | None = None
-        self._pid = 0
-        self._ending: float | None = None  # the grace, once it is to end
-        self._killer: Timer | None = None
-
-    @property
-    def pid(self) -> int:
-        """Process id; 0 where it is not known yet."""
-        return self._ordinary.pid if self._ordinary is not None else self._pid
-
-    def terminate(self, grace: float = 5.0) -> None:
-        """End its process group: TERM, then KILL. Where it has ended, what it has left behind in the group."""
-        if self._ordinary is not None:
-            self._ordinary.terminate(grace)
-        elif self._ending is None:
-            self._ending = grace
-            if self._pid:
-                self._signal(signal.SIGTERM)
-                self._killer = self.pool.worker.call_later(grace, lambda: self._signal(signal.SIGKILL))
-
-    def _signal(self, number: signal.Signals) -> None:
-        # Once its leader has been reaped, the group's number is only known to be its own while an orphan is in it.
-        if self._pid and (self.returncode is None or _orphans_in(self._pid)):
-            _signal_group(self._pid, number)
-
-    def kill(self) -> None:
-        """End its process group at once."""
-        self._signal(signal.SIGKILL)
-
-    # --- what its helper says
-
-    def started(self, pid: int) -> None:
-        """It runs."""
-        self._pid = pid
-        self.program.watch_stderr()
-        self.close_descriptors()
-        if self._ending is not None:
-            grace, self._ending = self._ending, None
-            self.terminate(grace)
-
-    def ended(self, returncode: int, cpu: float | None) -> None:
-        """It has been reaped. Its peak of memory is not told: it has part of the helper's in it."""
-        self.returncode = returncode
-        self.close_descriptors()
-        if self._killer is not None:
-            self._killer.cancel()
-            self.kill()
-        self.program.reaped(returncode, cpu, None)
-
-    def not_started(self) -> None:
-        """The helper can't: start it the ordinary way, unless nobody wants it any more."""
-        if self._ending is not None:
-            self.ended(-signal.SIGTERM, None)
-            return
-        try:
-            self._ordinary = self._fallback()
-            self._ordinary.outlives = self.outlives
-            self.program.watch_stderr()
-        except OSError as error:
-            self.program.log(logging.ERROR, f"can't be started: {error.strerror}")
-            self.ended(127, None)
-            return
-        self.close_descriptors()
-
-    def drop(self) -> None:
-        """It was never sent."""
-        self.close_descriptors()
-        for stream in (self.stdin, self.stdout):
-            if stream is not None:
-                stream.abort()
-
-    def close_descriptors(self) -> None:
-        """The script's ends of its pipes."""
-        for fd in self.descriptors:
-            os.close(fd)
-        self.descriptors.clear()
 
 
 class _Helper:
@@ -183,6 +99,10 @@ class _Helper:
         finally:
             theirs.close()
         worker.reap_orphans_of(self.pid)
+        self._closed = False
+        self._started_at = time.monotonic()
+        self._asked_at = 0.0  # monotonic; 0: it owes no answer
+        self._looks: Handle = worker.every(LOOK_EVERY, self.is_well)
         self._watch: Handle = worker.add_reader(ours.fileno(), self._on_replies)
 
     def run(self, child: WarmChild, message: Callable[[int], bytes]) -> bool:
@@ -197,26 +117,66 @@ class _Helper:
         self.children[self._ids] = child
         return True
 
-    def _on_replies(self) -> None:
-        try:
-            replies, ended = read_replies(self._control)
-        except ValueError as error:
-            log.error("warm %s: %s", " ".join(self.command), error)
-            replies, ended = [], True
-        for reply in replies:
-            if isinstance(reply, Ready):
-                self.ready = reply.version == VERSION
-            elif isinstance(reply, Started):
-                self.children[reply.id].started(reply.pid)
-            elif isinstance(reply, Exited):
-                self.children.pop(reply.id).ended(reply.returncode, reply.user_time + reply.system_time)
-            elif reply.id in self.children:
-                self.children.pop(reply.id).not_started()
-            else:
-                log.error("warm %s: %s", " ".join(self.command), _text_of(reply))
-        if ended:
+    def is_well(self) -> bool:
+        """Whether it neither has been stopped nor hangs; else it is ended, to be replaced."""
+        if self._closed:
+            return False
+        now = time.monotonic()
+        wrong = ""
+        if self._is_stopped():
+            wrong = "has been stopped by a signal"
+        elif not self.ready:
+            wrong = f"is not ready after {START_TIME:g} s" if now - self._started_at > START_TIME else ""
+        elif self._asked_at:
+            wrong = f"has not answered for {ANSWER_TIME:g} s" if now - self._asked_at > ANSWER_TIME else ""
+        elif self.children:
+            self._asked_at = now
+            send_ping(self._control)
+        if wrong:
+            log.error("the warm interpreter %s %s", " ".join(self.command), wrong)
             self.close()
             self._gone(self)
+        return not wrong
+
+    def _is_stopped(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return False
+
+    def _on_replies(self) -> None:
+        if self._hear():
+            self.close()
+            self._gone(self)
+
+    def _hear(self) -> bool:
+        """Take in what it has said; True where it will say no more."""
+        try:
+            replies, ended = read_replies(self._control)
+            for reply in replies:
+                self._take(reply)
+        except (ValueError, KeyError) as error:
+            log.error("warm %s: %s", " ".join(self.command), error)
+            return True
+        return ended
+
+    def _take(self, reply: Reply) -> None:
+        if isinstance(reply, Ready):
+            self.ready = reply.version == VERSION
+        elif isinstance(reply, Pong):
+            self._asked_at = 0.0
+        elif isinstance(reply, Started):
+            self.children[reply.id].started(reply.pid)
+        elif isinstance(reply, Exited):
+            child = self.children.pop(reply.id)
+            if child.pid:
+                child.ended(reply.returncode, reply.user_time + reply.system_time)
+            else:
+                child.not_started()  # it has ended before it ran
+        elif reply.id in self.children:
+            self.children.pop(reply.id).not_started()
+        else:
+            log.error("warm %s: %s", " ".join(self.command), reply.message)
 
     def wait_for_children(self, seconds: float) -> None:
         """Without a loop: until every child has ended, at most so long."""
@@ -233,20 +193,26 @@ class _Helper:
 
     def close(self) -> None:
         """End it. It kills what it has started, and so does this side, should it be gone already."""
-        if self._control.fileno() < 0:
+        if self._closed:
             return
+        self._closed = True
         self._watch.cancel()
-        self._control.close()
-        _signal_group(self.pid, signal.SIGKILL)
+        self._looks.cancel()
+        signal_group(self.pid, signal.SIGKILL)
         try:
             os.waitpid(self.pid, 0)
         except ChildProcessError:
-            pass  # the engine's sweep was faster
+            pass  # somebody was faster
+        # A child that has said that it runs is heard of; one that can't say so any more will not run (see warm.py). So
+        # no script is run twice.
+        self._control.shutdown(socket.SHUT_RD)
+        while not self._hear():
+            pass
+        self._control.close()
         children, self.children = self.children, {}
         for child in children.values():
             if child.pid:
-                child.kill()
-                child.ended(-signal.SIGKILL, None)
+                child.ended(end_of(child), None)
             else:
                 child.not_started()
 
@@ -324,7 +290,7 @@ class WarmPool:
         :raises OSError: there are no descriptors left.
         """
         helper = self._helper(command)
-        if helper is None or not helper.ready:
+        if helper is None or not helper.ready or not helper.is_well():
             return None
         conn = program.conn
 
@@ -384,27 +350,3 @@ class WarmPool:
         if self._null < 0:
             self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         return self._null
-
-
-def _text_of(reply: Failed | Ready | Started | Exited) -> str:
-    return reply.message if isinstance(reply, Failed) else repr(reply)
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def _orphans_in(group: int) -> bool:
-    """Whether a process of the group has become a child of this one, as orphans do: the worker is their subreaper."""
-    for task in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{task}/children") as file:
-                children = file.read().split()
-            if any(os.getpgid(int(pid)) == group for pid in children):
-                return True
-        except OSError:
-            continue
-    return False
