@@ -66,14 +66,10 @@ class GuardedLoop(EventLoop):
             self._tell(error)
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
-        self._dispatch_guarded(events)
-        self.guarded(super().dispatch, [])  # of the base's turn what comes after the events
-        self.events += len(events)
-
-    def _dispatch_guarded(self, events: list[tuple[int, int]]) -> None:
         find = self._callbacks.get
         left = iter(events)
-        while True:
+        going_on = True
+        while going_on:
             fd = mask = 0
             callback = None
             try:
@@ -81,11 +77,19 @@ class GuardedLoop(EventLoop):
                     callback = find(fd)
                     if callback is not None:
                         callback(mask)
-                return
+                going_on = False
             except BaseException as error:  # noqa: BLE001 - as above
                 self._tell(error)
                 if find(fd) is callback:
                     self._rest(fd, mask)
+        self.turns += 1
+        self.events += len(events)
+        if self._timers and self._timers[0][0] <= self.now:
+            self._call_timers()
+        if self._put_off:
+            self._call_put_off()
+        if self.after_turn is not None:
+            self.guarded(self.after_turn)
 
     def _call_put_off(self) -> None:
         for _ in range(3):  # as in the base
