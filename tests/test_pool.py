@@ -155,7 +155,8 @@ def test_workers_that_can_not_start_are_tried_with_growing_delays_then_the_serve
     assert len(tries) == 7
     delays = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
     for number, (line, delay) in enumerate(zip(tries, delays, strict=False), 1):
-        assert f"(the plugin's error is above), {number} times in a row: next try in {delay:.1f} s" in line
+        count = f", {number} times in a row" if number > 1 else ""
+        assert f"(the plugin's error is above){count}: next try in {delay:.1f} s" in line
     assert "worker 0 could not start 7 times in a row: giving up" in tries[-1]
     assert time.monotonic() - started >= sum(delays)
     assert server.log.count("plugin 'p' failed in on_worker_start") == 7
