@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .children import PIPE, Child
-    from .connection import Connection
+    from .core.event_loop import Timer
+    from .core.safe_names import open_for_appending
     from .errors import ConfigError, LineTooLong
-    from .eventloop import Timer
-    from .handle import Handle
-    from .hookspecs import hookimpl
-    from .safenames import open_for_appending
-    from .stream import Stream
-    from .worker import Worker
+    from .net.programs import PIPE, Child
+    from .net.stream import Stream
+    from .worker.connection import Connection
+    from .worker.hookspecs import hookimpl
+    from .worker.process import Worker
+    from .worker.worker import Handle
 
 __all__ = [
     "PIPE",
@@ -35,17 +35,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "PIPE": "children",
-    "Child": "children",
+    "PIPE": "net.programs",
+    "Child": "net.programs",
     "ConfigError": "errors",
-    "Connection": "connection",
-    "Handle": "handle",
+    "Connection": "worker.connection",
+    "Handle": "worker.worker",
     "LineTooLong": "errors",
-    "Stream": "stream",
-    "Timer": "eventloop",
-    "Worker": "worker",
-    "hookimpl": "hookspecs",
-    "open_for_appending": "safenames",
+    "Stream": "net.stream",
+    "Timer": "core.event_loop",
+    "Worker": "worker.process",
+    "hookimpl": "worker.hookspecs",
+    "open_for_appending": "core.safe_names",
 }
 
 if not TYPE_CHECKING:  # to a type checker this would give the package every name

@@ -15,13 +15,14 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] in ("--config", "-c") and not arguments[1].startswith("-"):
         # How servers are started: the supervisor then needs no parser for the command line, nor its memory.
-        from . import logs, supervisor
+        from .core import logs
+        from .supervisor import process
 
         logs.set_up()
-        supervisor.run(arguments[1], None)
-    from . import cli
+        process.run(arguments[1], None)
+    from .cli import main
 
-    cli.main()
+    main.main()
 
 
 def _open_standard_streams() -> None:

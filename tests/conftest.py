@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from puppet import install_puppet
-from support import ServerProcess, children_of, open_descriptors, wait_until
+
+from tests.helpers.puppet import install_puppet
+from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
 
 
 @pytest.fixture(scope="session", autouse=True)

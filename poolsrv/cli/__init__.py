@@ -1,0 +1,1 @@
+"""Short-lived commands. Imports core, ipc, config, worker, plugins and supervisor."""

@@ -1,0 +1,182 @@
+"""``poolsrv top``: what ``poolsrv status`` shows, in a terminal and ever anew.
+
+Each second it asks once more, on a new connection: so it goes on over reloads, and waits for a server that is gone.
+What does not fit on the screen is left out: each table gets its share of the lines, and what remains of a short one
+goes to the others.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final, Literal, NamedTuple, NoReturn
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..core.text import one_line
+from ..ipc.stats import Status
+from .control_client import NoAnswer, ask
+from .status import (
+    LISTENER_COLUMNS,
+    PROGRAM_COLUMNS,
+    REFUSAL_COLUMNS,
+    WORKER_COLUMNS,
+    headline,
+    listener_row,
+    program_row,
+    refusal_row,
+    worker_row,
+)
+
+EVERY: Final = 1.0  # seconds
+TIMEOUT: Final = 1.0  # seconds for an answer; meanwhile no key is seen
+WIDE: Final = 120  # columns of the terminal, from which on all the figures are shown
+GAP: Final = 2  # columns between two columns of a table
+KEYS: Final = "q or Ctrl-C ends"
+
+_OPTIONAL: Final = frozenset({"age", "total", "CPU", "restarts", "silent", "handler"})
+_STYLES: Final = dict.fromkeys(("stopped", "stalled", "condemned", "empty"), "bold red") | dict.fromkeys(
+    ("full", "starting", "draining"), "yellow"
+)
+
+
+class _Section(NamedTuple):
+    """A table of the screen: its columns with their alignment, and its rows, the most important first.
+
+    :ivar total: how many rows there would be.
+    :ivar optional: the columns that a narrow terminal goes without.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    total: int
+    optional: frozenset[str] = frozenset()
+
+
+def run(config: Path) -> None:
+    """Show it until the user has had enough.
+
+    :raises ConfigErrors: as ``status.ask``.
+    :raises NoAnswer: as ``status.ask``, at the start; or there is no terminal.
+    """
+    console = Console(highlight=False)
+    if not (sys.stdin.isatty() and console.is_terminal) or console.is_dumb_terminal:
+        raise NoAnswer("top needs a terminal; `poolsrv status` shows the same once")
+    latest = ask(config)
+    with _quiet_terminal(), Live(console=console, screen=True, auto_refresh=False) as live:
+        trouble = ""
+        while True:
+            live.update(_screen(latest, console.width, console.height, trouble), refresh=True)
+            if _key(EVERY) in ("q", "Q", "\x03", ""):
+                return
+            try:
+                latest, trouble = ask(config, TIMEOUT), ""
+            except NoAnswer as error:
+                trouble = one_line(str(error))
+
+
+@contextmanager
+def _quiet_terminal() -> Iterator[None]:
+    """Keys are not shown, and come one by one; whatever ends this, the terminal is then as it was."""
+    fd = sys.stdin.fileno()
+    attributes = termios.tcgetattr(fd)
+    former = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    former[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # it would leave the screen as it is
+    tty.setcbreak(fd)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, attributes)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _key(seconds: float) -> str | None:
+    """The next key within that time; empty where the terminal is gone."""
+    fd = sys.stdin.fileno()
+    if not select.select([fd], [], [], seconds)[0]:
+        return None
+    try:
+        return os.read(fd, 1).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _screen(status: Status, width: int, height: int, trouble: str) -> RenderableType:
+    """All that fits into so many columns and lines."""
+    lines: list[RenderableType] = [_line(text, "bold" if n == 0 else "") for n, text in enumerate(headline(status))]
+    lines = lines[: max(height // 3, 1)]
+    trouble_lines = -(-len(trouble) // width)
+    if trouble:
+        lines.append(Text(trouble, "bold red", overflow="fold"))
+    workers = sorted(status.workers, key=lambda worker: (-worker.cpu_percent, -worker.open, worker.slot))
+    programs = sorted(status.programs, key=lambda program: -program.age)
+    refusals = list(map(refusal_row, reversed(status.recent_refusals)))
+    sections = [
+        _Section(WORKER_COLUMNS, list(map(worker_row, workers)), len(workers), _OPTIONAL),
+        _Section(LISTENER_COLUMNS, list(map(listener_row, status.listeners)), len(status.listeners), _OPTIONAL),
+        _Section(PROGRAM_COLUMNS, list(map(program_row, programs)), status.totals.programs),
+        _Section(REFUSAL_COLUMNS, refusals, len(refusals)),
+    ]
+    sections = [section for section in sections if section.rows]
+    room = height - len(lines) - max(trouble_lines - 1, 0) - 1  # the last line is for the keys
+    for section, share in zip(sections, _shares([len(one.rows) for one in sections], room), strict=True):
+        if share > 0:
+            lines += [Text(""), _table(section, share, width)]
+    return Group(*lines, _line(KEYS, "dim"))
+
+
+def _shares(wanted: Sequence[int], room: int) -> list[int]:
+    """How many rows each table gets, of so many lines; each takes two more, an empty one and its header."""
+    shares = [0] * len(wanted)
+    for place in range(len(wanted)):
+        if room >= 3:
+            shares[place] = 1
+            room -= 3
+    while room > 0 and any(0 < share < want for share, want in zip(shares, wanted, strict=True)):
+        for place, want in enumerate(wanted):
+            if room > 0 and 0 < shares[place] < want:
+                shares[place] += 1
+                room -= 1
+    return shares
+
+
+def _table(section: _Section, share: int, width: int) -> Table:
+    shown = [n for n, column in enumerate(section.columns) if width >= WIDE or column[1:] not in section.optional]
+    names = [section.columns[number][1:] for number in shown]
+    if section.total > share:
+        names[0] += f" ({share} of {section.total})"
+    rows = [[row[number] for number in shown] for row in section.rows[:share]]
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    # What is too much goes off the widest column, a command or addresses.
+    widest = widths.index(max(widths))
+    widths[widest] = max(widths[widest] - max(sum(widths) + GAP * (len(widths) - 1) - width, 0), len(names[widest]))
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for number, name, cell_width in zip(shown, names, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if section.columns[number][0] == ">" else "left"
+        table.add_column(Text(name), justify=justify, no_wrap=True, overflow="ellipsis", max_width=cell_width)
+    for row in rows:
+        # As Text: what stands in a command line is no markup.
+        table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,140 @@
+"""Values of a TOML document to the types that a ``msgspec.Struct`` declares, with every error in words of the config.
+
+msgspec decides what fits and does the decoding. Since it stops at the first error and speaks of Python's types, the
+value is first walked along its type, piece by piece, to find all the errors and where they are.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from .describe import LISTS, TABLES, UNIONS, describe, is_struct, metas, mismatch, plain, unknown
+from .errors import Key, Problems
+
+
+class Decoder:
+    """Decodes parts of one document.
+
+    :param problems: where the errors go.
+    :param base: the directory that relative paths are relative to.
+    """
+
+    def __init__(self, problems: Problems, base: Path) -> None:
+        self.problems = problems
+        self.base = base
+
+    def decode(self, annotation: Any, value: object, key: Key) -> Any:
+        """The value as the annotated type; None, and the errors among ``problems``, where it does not fit.
+
+        :raises TypeError: msgspec can't decode to such a type at all.
+        """
+        before = len(self.problems)
+        self._walk(annotation, value, key)
+        if len(self.problems) > before:
+            return None
+        try:
+            return self._convert(annotation, value)
+        except msgspec.ValidationError as error:
+            # What only shows in the whole: a __post_init__, the length of a list, tagged unions.
+            message, where = _split_error(error)
+            self.problems.add((*key, *where), message)
+            return None
+
+    def decode_table(self, schema: type[msgspec.Struct], table: Mapping[str, object], key: Key) -> dict[str, Any]:
+        """Those fields of a table that fit, decoded. Unknown and missing ones are left to the caller."""
+        decoded = {}
+        for field in msgspec.structs.fields(schema):
+            if field.encode_name in table:
+                before = len(self.problems)
+                value = self.decode(field.type, table[field.encode_name], (*key, field.encode_name))
+                if len(self.problems) == before:
+                    decoded[field.name] = value
+        return decoded
+
+    def _convert(self, annotation: Any, value: object) -> Any:
+        return msgspec.convert(value, annotation, dec_hook=self._decode_path)
+
+    def _decode_path(self, wanted: type, value: object) -> object:
+        if not issubclass(wanted, PurePath):
+            raise NotImplementedError
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise ValueError
+        return wanted(self.base / value)
+
+    def _walk(self, annotation: Any, value: object, key: Key) -> None:
+        wanted = plain(annotation)
+        origin = get_origin(wanted)
+        kind = origin or wanted
+        before = len(self.problems)
+        if origin in UNIONS:
+            # A table or a list can only be meant for the one member that takes such.
+            members = [m for m in get_args(wanted) if _takes(m, value)]
+            if len(members) == 1:
+                self._walk(members[0], value, key)
+                return
+        elif is_struct(kind) and isinstance(value, Mapping):
+            self._walk_struct(kind, wanted, value, key)
+            return
+        elif kind in LISTS and isinstance(value, list):
+            members = list(get_args(wanted)) or [Any]
+            fixed = kind is tuple and members[-1] is not Ellipsis
+            if not fixed or len(members) == len(value):
+                for index, member in enumerate(value):
+                    self._walk(members[index if fixed else 0], member, (*key, index))
+                if len(self.problems) > before or not metas(annotation):
+                    return
+        elif kind in TABLES and isinstance(value, Mapping):
+            _, member_type = get_args(wanted) or (str, Any)
+            for name, member in value.items():
+                self._walk(member_type, member, (*key, name))
+            if len(self.problems) > before or not metas(annotation):
+                return
+        self._check_leaf(annotation, value, key)
+
+    def _walk_struct(self, schema: type[msgspec.Struct], wanted: Any, table: Mapping[str, Any], key: Key) -> None:
+        fields = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
+        tag = schema.__struct_config__.tag_field
+        for name in table:
+            if name not in fields and name != tag:
+                self.problems.add((*key, name), unknown(name, fields))
+        for name, field in fields.items():
+            if name in table:
+                self._walk(field.type, table[name], (*key, name))
+            elif field.required:
+                self.problems.add((*key, name), f"missing, expected {describe(field.type)}")
+
+    def _check_leaf(self, annotation: Any, value: object, key: Key) -> None:
+        if isinstance(value, float) and not math.isfinite(value) and plain(annotation) is not Any:
+            self.problems.add(key, mismatch(annotation, value))
+            return
+        try:
+            self._convert(annotation, value)
+        except msgspec.ValidationError:
+            self.problems.add(key, mismatch(annotation, value))
+
+
+def keys(schema: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The names that a table of this type may have."""
+    return tuple(field.encode_name for field in msgspec.structs.fields(schema))
+
+
+def _split_error(error: msgspec.ValidationError) -> tuple[str, Key]:
+    """msgspec's message, and the place that it names at its end (``... - at `$.limits.cpu```)."""
+    message, _, place = str(error).partition(" - at `$")
+    names: list[str | int] = []
+    for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", place.removesuffix("`")):
+        names.append(name or int(index))
+    return (message if error.__cause__ is not None else message.replace("`", "")), tuple(names)
+
+
+def _takes(annotation: Any, value: object) -> bool:
+    kind = get_origin(plain(annotation)) or plain(annotation)
+    if isinstance(value, Mapping):
+        return kind in TABLES or is_struct(kind)
+    return isinstance(value, list) and kind in LISTS

@@ -1,0 +1,54 @@
+"""Listening sockets that outlive a pool: what they are, and how one is given up."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import NamedTuple
+
+from .safe_names import Folder, Socket
+from .systemd import take_sockets
+
+
+class ListeningSocket(NamedTuple):
+    """A listening socket, as the supervisor keeps it over the pools.
+
+    :ivar key: what is asked for with it, the same in every pool: see listeners.py.
+    :ivar path: of a unix socket, else empty.
+    :ivar inode: of its file: device and number, so that only its own file is ever removed.
+    """
+
+    key: str
+    socket: socket.socket
+    path: str = ""
+    inode: tuple[int, int] | None = None
+
+
+log = logging.getLogger("poolsrv.supervisor")
+
+
+def given_sockets() -> dict[str, ListeningSocket]:
+    """What the service manager has opened, by key.
+
+    :raises ValueError: as ``take_sockets``.
+    """
+    numbers: dict[str, int] = {}
+    given = {}
+    for name, sock in take_sockets():
+        numbers[name] = numbers.get(name, -1) + 1
+        key = f"systemd:{name}#{numbers[name]}"
+        given[key] = ListeningSocket(key, sock)
+    return given
+
+
+def give_up(held: ListeningSocket, unlink: bool = True) -> None:
+    """Close a listening socket, and remove the file of a unix socket, if it still is its own."""
+    held.socket.close()
+    if unlink and held.inode is not None:
+        try:
+            with Folder(held.path) as folder, Socket(folder):  # of all files only sockets are ever removed
+                folder.unlink(held.inode)
+        except (FileNotFoundError, FileExistsError):
+            pass
+        except OSError as error:
+            log.warning("can't remove %s: %s", held.path, error.strerror)

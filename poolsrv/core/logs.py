@@ -1,0 +1,283 @@
+"""Logging: one line per event, as text or JSON, to standard error or a file.
+
+The reader of standard error may be slow, stuck or gone, and a server that waits for it would serve nobody. So a line
+is waited for only for a moment, and then lost; how many were is said once the reader reads again. O_NONBLOCK belongs
+to the open file, which the starter of the server shares: so a pipe or terminal is opened anew, by its name in /proc.
+
+A file is opened for appending: each line is one write(2), and those of several processes do not mix. To rotate it is to
+rename it and to have every process open the name anew. Each writes all its lines to the one or the other, so none is
+lost and none is in both. A full disk costs lines, which are counted too.
+
+The supervisor imports this: nothing but the standard library, and at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from . import text as plain_text
+from . import uncaught
+from .safe_names import open_for_appending
+
+LEVELS = ("debug", "info", "warning", "error")
+# What a line is about, where it is about one; given as "extra" to a call of the logger.
+FIELDS = ("worker", "worker_pid", "listener", "connection", "peer", "reason")
+
+TIMEOUT: Final = 0.2  # seconds for a reader that lags behind
+FILE_MODE: Final = 0o640
+
+log = logging.getLogger("poolsrv.logs")
+
+_role = "poolsrv"
+_worker: int | None = None
+_handler: _Handler | None = None
+
+
+def set_up(
+    level: str = "info", format: str = "text", file: str | None = None, owner: Sequence[int] | None = None
+) -> None:
+    """From now on send everything from this level on there, Python's warnings and what nobody catches included.
+
+    :param level: one of ``LEVELS``.
+    :param format: ``"text"`` or ``"json"``.
+    :param file: a path; None: standard error.
+    :param owner: user and group to which root gives a file that it makes; -1: its own.
+    :raises OSError: the file can't be opened; then nothing has changed.
+    """
+    global _handler
+    former, _handler = _handler, _StandardError() if file is None else _File(file, owner)
+    _handler.setFormatter(_Json() if format == "json" else _Text())
+    root = logging.getLogger()
+    root.handlers[:] = [_handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    uncaught.install()
+    if former is not None:
+        former.close()
+
+
+def reopen() -> None:
+    """Open the log file anew, after it has been renamed. Where that fails the old one goes on, and says so."""
+    if isinstance(_handler, _File):
+        _handler.reopen()
+
+
+def set_role(role: str, worker: int | None = None) -> None:
+    """Say what this process is (``"dispatcher"``; ``"worker"`` and its slot), in every line from now on."""
+    global _role, _worker
+    _role, _worker = role, worker
+
+
+def say(lines: Sequence[str]) -> None:
+    """To whoever has started the server, before there is a log: on standard error, without time and level."""
+    try:
+        with open(2, "w", closefd=False, errors="backslashreplace") as stream:
+            stream.writelines(f"{plain_text.one_line(line)}\n" for line in lines)
+    except OSError:
+        pass  # nobody wants to know
+
+
+class _Handler(logging.Handler):
+    """Writes lines to a descriptor, whatever has become of it, and never raises."""
+
+    _loss = ""  # how lines are lost, for who reads the next one
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fd = 2
+        self._put: Callable[[bytes], int] = partial(os.write, 2)
+        self._lost = 0  # lines, since one could not be written
+        self._torn = False  # of the latest line only a part could be
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+            if self._lost:
+                line = f"{self._format_loss(record)}\n{line}"
+        except Exception as error:  # noqa: BLE001 - a bad format string, or an object without a text, ends nothing
+            why = type(error).__name__
+            line = self._format_own(f"a line of the logger {record.name} can't be formatted: {why}") + "\n"
+        data = plain_text.encodable(line).encode()
+        self._lost = 0 if self._write(b"\n" + data if self._torn else data) else self._lost + 1
+
+    def _format_loss(self, record: logging.LogRecord) -> str:
+        text = f"lines that {self._loss}, and are lost: {self._lost}"
+        if not isinstance(self.formatter, _Json):
+            return f"({text})"
+        return self._format_own(text)
+
+    def _format_own(self, text: str) -> str:
+        return self.format(logging.LogRecord(log.name, logging.WARNING, "", 0, text, (), None))
+
+    def _write(self, data: bytes) -> bool:
+        deadline = 0.0
+        whole = data
+        while True:
+            try:
+                data = data[self._put(data) :]
+            except BlockingIOError:
+                now = time.monotonic()
+                deadline = deadline or now + (0 if self._lost else TIMEOUT)
+                if now >= deadline:
+                    self._torn = self._torn or len(data) < len(whole)
+                    return False
+                waiting = select.poll()
+                waiting.register(self._fd, select.POLLOUT)
+                waiting.poll((deadline - now) * 1000)
+            except OSError as error:
+                self._torn = self._torn or len(data) < len(whole)
+                return self._failed(error)
+            if not data:
+                self._torn = False
+                return True
+
+    def _failed(self, error: OSError) -> bool:
+        """What can't be written is lost; True where there is nobody to be told so."""
+        return True
+
+    def close(self) -> None:
+        if self._fd != 2:
+            self._put = len  # as if all were written
+            os.close(self._fd)
+            self._fd = 2
+        super().close()
+
+
+class _StandardError(_Handler):
+    _loss = "nobody has read in time"
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            mode = os.fstat(2).st_mode
+            if stat.S_ISSOCK(mode):  # journald's
+                fd = os.dup(2)
+                self._sock = socket.socket(fileno=fd)
+                self._put = lambda data: self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._fd = fd
+            elif stat.S_ISFIFO(mode) or os.isatty(2):
+                self._put = _put_without_waiting  # if nobody reads it, or it is another user's
+                self._fd = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+                self._put = partial(os.write, self._fd)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        if hasattr(self, "_sock"):
+            self._sock.detach()
+        super().close()
+
+
+def _put_without_waiting(data: bytes) -> int:
+    """As write(2) to standard error with O_NONBLOCK, which it does not have.
+
+    :raises OSError: as write(2); ``BlockingIOError`` where it would wait.
+    """
+    try:
+        return os.pwritev(2, [data], -1, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE):
+            raise
+    # A terminal, or an old kernel. What has room for a byte has room for so many, pipe(7).
+    waiting = select.poll()
+    waiting.register(2, select.POLLOUT)
+    if not waiting.poll(0):
+        raise BlockingIOError
+    return os.write(2, data[: select.PIPE_BUF])
+
+
+class _File(_Handler):
+    """A file; of its own troubles it tells on standard error.
+
+    :raises OSError: it can't be opened.
+    """
+
+    _loss = "could not be written"
+
+    def __init__(self, path: str, owner: Sequence[int] | None) -> None:
+        super().__init__()
+        self._path = path
+        self._owner = owner
+        self._fd = self._open()
+        self._put = partial(os.write, self._fd)
+        self._standard_error = _StandardError()
+        self._standard_error.setFormatter(_Text())
+
+    def _open(self) -> int:
+        return open_for_appending(self._path, FILE_MODE, self._owner)
+
+    def reopen(self) -> None:
+        try:
+            fd = self._open()
+        except OSError as error:
+            log.error("can't reopen the log %s: %s; going on with the old file", self._path, error.strerror)
+            self._complain(f"can't reopen the log {self._path}: {error.strerror}; going on with the old file")
+            return
+        os.dup2(fd, self._fd, inheritable=False)  # at once, for threads too
+        os.close(fd)
+        self._torn = False
+
+    def _failed(self, error: OSError) -> bool:
+        if not self._lost:
+            self._complain(f"can't write the log {self._path}: {error.strerror}")
+        return False
+
+    def _complain(self, message: str) -> None:
+        self._standard_error.emit(logging.LogRecord(log.name, logging.ERROR, "", 0, message, (), None))
+
+    def close(self) -> None:
+        super().close()
+        self._standard_error.close()
+
+
+class _Text(logging.Formatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created)) + f".{int(record.msecs):03d}"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        # What clients send ends up in messages: no line break or escape sequence of theirs gets into the log.
+        message = plain_text.one_line(record.message)
+        role = _role if _worker is None else f"{_role} {_worker}"
+        return f"{self.formatTime(record)} {record.levelname:<7} {role}[{record.process}] {message}"
+
+    def formatException(self, ei: Any) -> str:
+        return plain_text.lines(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return plain_text.lines(stack_info)
+
+
+class _Json(logging.Formatter):
+    """An object per line, in ASCII (RFC 8259), with the time in UTC (RFC 3339)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "role": _role,
+            "pid": record.process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if _worker is not None:
+            fields |= {"worker": _worker, "worker_pid": record.process}
+        for name in FIELDS:
+            value = getattr(record, name, None)
+            if value is not None:
+                fields[name] = value
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        for name, value in fields.items():
+            if isinstance(value, str):
+                fields[name] = plain_text.encodable(value)
+        return json.dumps(fields, default=lambda value: plain_text.encodable(str(value)))

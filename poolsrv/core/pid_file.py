@@ -1,0 +1,221 @@
+"""The file with the server's pid. Who holds its lock is the server; without a lock it is what a crash has left.
+
+The lock is a record lock of fcntl(2): the kernel says whose it is, so nothing that stands in the file has to be
+believed. The file has mode 0600: no other user can open it, and thereby lock it. A lock that a stranger has all the
+same, from a time when the file was open to all, is no server's; such a file is replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import stat
+import struct
+from pathlib import Path
+from typing import Final
+
+from .safe_names import Folder, Inode, inode_of
+
+FILE_MODE: Final = 0o600
+LONGEST: Final = 32  # bytes of what can be a file with a pid
+ATTEMPTS: Final = 10  # to find the file the same at two looks
+
+_FLOCK: Final = struct.Struct("hhqqi0q")  # struct flock of fcntl(2): type, whence, start, length, pid
+_mine: Final[set[Inode]] = set()  # held by this process: closing a second descriptor of one would end its lock
+
+
+class PidFileTaken(Exception):
+    """Another server holds the file.
+
+    :ivar pid: its pid; 0 where that is not known.
+    """
+
+    def __init__(self, path: str, pid: int) -> None:
+        super().__init__(f"{path} is another server's (pid {pid})" if pid else f"{path} is another server's")
+        self.pid = pid
+
+
+class PidFile:
+    """Held until ``remove``: by a lock, which goes with the process however that ends.
+
+    :raises PidFileTaken: another server holds it.
+    :raises OSError: it can't be written, or what is there is no file with a pid.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._folder = Folder(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, f"there is no directory {os.path.dirname(path)}") from None
+        try:
+            for _ in range(ATTEMPTS):
+                fd = self._open()
+                if fd >= 0:
+                    self._fd = fd
+                    return
+            raise PidFileTaken(path, 0)
+        except BaseException:
+            self._folder.close()
+            raise
+
+    def _open(self) -> int:
+        """The file, locked and written; -1 where it has to be looked at once more."""
+        found = self._folder.stat()
+        if found is not None and inode_of(found) in _mine:
+            raise PidFileTaken(self.path, os.getpid())
+        flags = os.O_RDWR | os.O_NONBLOCK
+        if found is None:
+            flags |= os.O_CREAT | os.O_EXCL
+        elif not stat.S_ISREG(found.st_mode):
+            raise FileExistsError(errno.EEXIST, "there is something of that name, and it is no file with a pid")
+        try:
+            fd = self._folder.open(flags, FILE_MODE)
+        except (FileExistsError, FileNotFoundError):
+            return -1
+        try:
+            if self._take(fd):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return -1
+
+    def _take(self, fd: int) -> bool:
+        status = os.fstat(fd)
+        text = os.pread(fd, LONGEST + 1, 0) if stat.S_ISREG(status.st_mode) else b"-"
+        if len(text) > LONGEST or not (text.isspace() or text.strip().isdigit() or not text):
+            raise FileExistsError(errno.EEXIST, "there is a file of that name, and it is none with a pid")
+        # One of another user's, or with a second name, is not written to; nor is one kept that a stranger has locked.
+        is_ours = status.st_uid == os.geteuid() and status.st_nlink == 1
+        if is_ours:
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                pid = _holder(fd)
+                if pid == 0 or _user_of(pid) in (0, status.st_uid):
+                    raise PidFileTaken(self.path, pid) from None
+                is_ours = False
+        if not is_ours:
+            self._folder.unlink(inode_of(status))
+            return False
+        found = self._folder.stat()
+        if found is None or inode_of(found) != inode_of(status):
+            return False  # its owner has removed it in this moment
+        os.fchmod(fd, FILE_MODE)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        _mine.add(inode_of(status))
+        return True
+
+    def remove(self) -> None:
+        """Remove the file, if it still is this one, and give up the lock."""
+        inode = inode_of(os.fstat(self._fd))
+        try:
+            self._folder.unlink(inode)
+        except OSError:
+            pass  # the folder may be gone, or not this process's to write any more: the lock counts
+        _mine.discard(inode)
+        os.close(self._fd)
+        self._folder.close()
+
+
+class Server:
+    """A process that holds a pid file, and no other that may get its pid later.
+
+    :ivar pid: its pid.
+    """
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal (pidfd_send_signal(2)).
+
+        :raises ProcessLookupError: it has ended.
+        :raises PermissionError: it is another user's.
+        """
+        signal.pidfd_send_signal(self._pidfd, number)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, at most so many seconds from now."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._pidfd)
+
+
+def find(path: str) -> Server | None:
+    """The server that holds the file; None where none does.
+
+    :raises OSError: the file can't be read.
+    """
+    try:
+        with Folder(path) as folder:
+            fd = folder.open(os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    try:
+        pid = _server(fd)
+        if not pid:
+            return None
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return None
+        # Now its number can't go to another process: is it still the one that has the lock?
+        if _server(fd) == pid:
+            return Server(pid, pidfd)
+        os.close(pidfd)
+        return None
+    finally:
+        os.close(fd)
+
+
+def running(path: str) -> int:
+    """The pid of the server that holds the file; 0 where none does.
+
+    :raises OSError: the file can't be read.
+    """
+    server = find(path)
+    if server is None:
+        return 0
+    server.close()
+    return server.pid
+
+
+def _server(fd: int) -> int:
+    """Who holds the lock, where that is whose file it is."""
+    pid = _holder(fd)
+    return pid if pid > 0 and _user_of(pid) == os.fstat(fd).st_uid else 0
+
+
+def _holder(fd: int) -> int:
+    """The process with the lock (F_GETLK, fcntl(2)): 0 where there is none, or it is in another PID namespace; -1 where
+    it is no process's but an open file's."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _user_of(pid: int) -> int:
+    """The effective user of a process (proc_pid_status(5)); -1 where it is gone, or another user's that is not shown.
+    The owner of /proc/PID would be root for one that is not dumpable."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
+        return next(int(line.split()[2]) for line in lines if line.startswith(b"Uid:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        os.kill(pid, 0)  # /proc may hide it (hidepid): who may signal it is its user
+    except OSError:
+        return -1
+    return os.geteuid()

@@ -1,0 +1,204 @@
+"""Whom the pool runs as: a server that is started as root binds its addresses, and gives up all that root can do.
+
+The order matters: supplementary groups first, then the group, then the user, each of them for good (the saved id too,
+setresuid(2)). What was given up is then tried to be had again, which must fail. The kernel takes the capabilities by
+itself where all user ids leave 0 (capabilities(7)).
+
+Plugins are imported after that. Where Python itself, or what is installed, is in folders that only root can enter, one
+capability is kept until they are: to read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import resource
+import struct
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import StartError
+
+_PR_SET_KEEPCAPS = 8  # linux/prctl.h
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION = 0x20080522  # linux/capability.h
+_CAP_DAC_OVERRIDE = 1
+_CAP_DAC_READ_SEARCH = 2
+
+log = logging.getLogger("poolsrv.privileges")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_keeps_reading = False
+
+
+class Identity(NamedTuple):
+    """A user and a group.
+
+    :ivar uid: None: the user stays who it is.
+    :ivar name: the user's, for its supplementary groups; empty where a bare number was given.
+    """
+
+    uid: int | None
+    gid: int | None
+    name: str = ""
+
+
+def has_to_become(identity: Identity | None) -> bool:
+    """Whether this process is root, and is to be somebody else."""
+    return os.geteuid() == 0 and identity is not None and identity.uid not in (None, 0)
+
+
+def become(identity: Identity, keep_reading: bool = False) -> None:
+    """Be that user, and that group, from now on and for good.
+
+    :param keep_reading: go on reading every file, until ``stop_reading``.
+    :raises StartError: this process may not, or it could go back.
+    """
+    uid = os.getuid() if identity.uid is None else identity.uid
+    gid = os.getgid() if identity.gid is None else identity.gid
+    if os.geteuid() != 0:
+        if (uid, gid) == (os.getuid(), os.getgid()):
+            return
+        key = "pool.user" if uid != os.getuid() else "pool.group"
+        raise StartError(f"{key}: only root can become somebody else, and this is user {os.getuid()}")
+    try:
+        if identity.name:
+            os.initgroups(identity.name, gid)
+        else:
+            os.setgroups([gid])
+        os.setresgid(gid, gid, gid)
+        if keep_reading:
+            _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        os.setresuid(uid, uid, uid)
+        if keep_reading:
+            _keep_reading()
+    except OSError as error:
+        raise StartError(f"can't become user {uid}, group {gid}: {error.strerror}") from None
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or (uid != 0 and _can_go_back()):
+        raise StartError(f"user {uid} could become root again: giving up")
+
+
+def become_for_imports(identity: Identity) -> str:
+    """Be that user, who will import plugins.
+
+    :returns: a folder that Python imports from, and that user can't read: then this process can, until
+        ``stop_reading``. Else empty.
+    :raises StartError: as ``become``.
+    """
+    global _keeps_reading
+    if not has_to_become(identity):
+        become(identity)
+        return ""
+    folders = [folder for folder in sys.path if folder not in ("", os.getcwd()) and os.path.isdir(folder)]
+    folder = _first_unreadable(identity, folders)
+    become(identity, keep_reading=bool(folder))
+    _keeps_reading = bool(folder)
+    return folder
+
+
+def _first_unreadable(identity: Identity, folders: Iterable[str]) -> str:
+    """Asked of the kernel, by a process that is that user."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become(identity)
+            found = next((folder for folder in folders if not os.access(folder, os.R_OK | os.X_OK)), "")
+            os.write(writer, os.fsencode(found))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        answer = file.read()
+    os.waitpid(pid, 0)
+    return os.fsdecode(answer)
+
+
+def _keep_reading() -> None:
+    """Of all capabilities keep the one to read; where root has not even that, as in containers, to read and write."""
+    if _set_capabilities(1 << _CAP_DAC_READ_SEARCH) and _set_capabilities(1 << _CAP_DAC_OVERRIDE):
+        _set_capabilities(0)
+    _libc.prctl(_PR_SET_KEEPCAPS, 0, 0, 0, 0)
+
+
+def stop_reading() -> None:
+    """Plugins are imported: have no capability any more, where ``become_for_imports`` has kept one.
+
+    :raises StartError: the kernel refuses.
+    """
+    global _keeps_reading
+    if not _keeps_reading:
+        return
+    _keeps_reading = False
+    if error := _set_capabilities(0):
+        raise StartError(f"can't give up capabilities: {os.strerror(error)}")
+
+
+def _set_capabilities(wanted: int) -> int:
+    """Effective and permitted ones, all below 32 (capset(2)).
+
+    :returns: 0, or the error's number.
+    """
+    header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
+    data = struct.pack("6I", wanted, wanted, 0, 0, 0, 0)
+    return ctypes.get_errno() if _libc.capset(header, data) != 0 else 0
+
+
+def _can_go_back() -> bool:
+    try:
+        os.setuid(0)
+    except OSError:
+        return False
+    return True
+
+
+def forbid_new() -> None:
+    """No program that is started from here on gains anything by set-user-ID bits (PR_SET_NO_NEW_PRIVS, prctl(2)).
+
+    :raises StartError: the kernel refuses.
+    """
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise StartError(f"can't set no_new_privs: {os.strerror(ctypes.get_errno())}")
+
+
+def enter(folder: Path | None) -> None:
+    """Make it the working directory. Where it is None, stay, or be in ``/`` where this user can't enter the directory
+    that the server was started in: programs could not be started there.
+
+    :raises StartError: this user can't.
+    """
+    if folder is None:
+        try:
+            os.close(os.open(".", os.O_PATH | os.O_DIRECTORY))
+        except OSError as error:
+            log.warning(
+                "the working directory is / from now on: user %d can't enter the one where the server was started (%s)",
+                os.geteuid(),
+                error.strerror,
+            )
+            os.chdir("/")
+        return
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise StartError(f"pool.chdir: can't change to {folder}: {error.strerror}") from None
+
+
+def limit(number: int, value: int, key: str) -> None:
+    """Set a resource limit: the soft one, and the hard one with it where that is lower and may be raised.
+
+    :param number: ``resource.RLIMIT_*``.
+    :param key: the key in the config.
+    :raises StartError: it is above what this user may have.
+    """
+    hard = resource.getrlimit(number)[1]
+    if hard != resource.RLIM_INFINITY and value > hard:
+        try:
+            resource.setrlimit(number, (value, value))
+        except (OSError, ValueError):
+            raise StartError(f"{key}: {value} is more than the {hard} that this user may have at most") from None
+    else:
+        resource.setrlimit(number, (value, hard))

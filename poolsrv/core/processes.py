@@ -1,0 +1,100 @@
+"""Processes: subreaper, signals between parent and child, how a process ended."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+from .procfs import children_of_this_process
+
+if TYPE_CHECKING:
+    pass
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
+_CLOSE_RANGE_CLOEXEC = 4  # linux/close_range.h
+_SYS_CLOSE_RANGE = 436  # the same number on every architecture
+_MAX_UINT = 0xFFFFFFFF
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def describe_exit(returncode: int) -> str:
+    """How a process ended, in words: ``exited 1``, ``killed by SIGSEGV``."""
+    if returncode >= 0:
+        return f"exited {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"
+
+
+def signal_group(pgid: int, number: signal.Signals) -> None:
+    """Send a signal to a process group; nothing where it is gone or not ours (a set-user-ID program)."""
+    try:
+        os.killpg(pgid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def group_of(pid: int) -> int:
+    """The process group of a process; 0 where it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def become_subreaper() -> None:
+    """Have orphaned descendants of this process become its children (prctl(2), PR_SET_CHILD_SUBREAPER).
+
+    :raises OSError: the kernel refuses.
+    """
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def signal_when_parent_dies(number: signal.Signals) -> None:
+    """Have the kernel send a signal to this process when its parent dies (prctl(2), PR_SET_PDEATHSIG).
+
+    :raises OSError: the kernel refuses.
+    """
+    if _libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def close_on_exec_from(first: int) -> None:
+    """Mark every descriptor from ``first`` on close-on-exec: a C library in a plugin may have forgotten it.
+
+    A kernel before 5.11 can't; there only what Python opened is sure to be marked (PEP 446).
+    """
+    _libc.syscall(_SYS_CLOSE_RANGE, first, _MAX_UINT, _CLOSE_RANGE_CLOEXEC)
+
+
+def kill_children(spare: Container[int] = ()) -> set[int]:
+    """Kill every child of this process but those to spare, adopted ones included. They are not reaped here, and what
+    they leave behind becomes children in turn: call again when one has been reaped.
+
+    :returns: whom it has tried to kill.
+    """
+    strangers = {pid for pid in children_of_this_process() if pid not in spare}
+    for pid in strangers:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+    return strangers
+
+
+def reap_all() -> None:
+    """Reap every dead child; at the very end, when nobody else waits for any."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass

@@ -1,0 +1,105 @@
+"""What the kernel says of a process, without asking the process: proc(5)."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    pass
+
+
+def children_of_this_process() -> set[int]:
+    """The process ids of all children of this process, adopted and dead ones included.
+
+    From ``/proc/PID/task/*/children`` (proc(5)), or where the kernel lacks it from every ``/proc/*/stat``.
+    """
+    return children_of(os.getpid())
+
+
+def children_of(parent: int) -> set[int]:
+    """The same of any process; none where it is gone."""
+    children: set[int] = set()
+    try:
+        for task in os.listdir(f"/proc/{parent}/task"):
+            children.update(map(int, Path(f"/proc/{parent}/task/{task}/children").read_bytes().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return {pid for pid in _all_processes() if _parent_of(pid) == parent}
+    return children
+
+
+def _all_processes() -> Iterable[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _parent_of(pid: int) -> int:
+    return int(_stat(pid)[1])
+
+
+def _stat(pid: int) -> tuple[bytes, bytes, bytes]:
+    """State, parent and process group of a process (proc_pid_stat(5)); ``X``, 0, 0 where it is gone."""
+    try:
+        # They come after the command's name, which may hold anything, in the last parentheses.
+        state, parent, group = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:3]
+    except (FileNotFoundError, ProcessLookupError):
+        return b"X", b"0", b"0"
+    return state, parent, group
+
+
+TICKS: Final = os.sysconf("SC_CLK_TCK")  # per second, of CPU time and start times
+PAGE_SIZE: Final = resource.getpagesize()
+LONGEST_COMMAND: Final = 200  # bytes
+
+
+class Usage(NamedTuple):
+    """Of one process.
+
+    :ivar name: at most 15 bytes of its program's name.
+    :ivar started: seconds after the machine's start.
+    :ivar cpu: seconds, user and system.
+    :ivar memory: bytes, resident.
+    """
+
+    name: str
+    started: float
+    cpu: float
+    memory: int
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return max(seconds_since_boot() - self.started, 0.0)
+
+
+def seconds_since_boot() -> float:
+    """After the machine's start, its sleep included: the same in every process, and nobody sets it. Ages are told by
+    it, since the time of day may jump."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def usage(pid: int) -> Usage | None:
+    """What a process uses (proc_pid_stat(5)); None where it is gone, or there is no descriptor to look with."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    # The name is in the last parentheses, and may hold anything. The first field after it is the third of all.
+    name, _, rest = text.partition(b"(")[2].rpartition(b")")
+    fields = rest.split()
+    cpu = (int(fields[11]) + int(fields[12])) / TICKS
+    return Usage(name.decode(errors="backslashreplace"), int(fields[19]) / TICKS, cpu, int(fields[21]) * PAGE_SIZE)
+
+
+def command(pid: int) -> str:
+    """The beginning of a process's command line (proc_pid_cmdline(5)); empty where it has none, or can't be asked."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            text = file.read(LONGEST_COMMAND)
+    except OSError:
+        return ""
+    return text.rstrip(b"\0").replace(b"\0", b" ").decode(errors="backslashreplace")

@@ -1,0 +1,127 @@
+"""A pool's own process, from its start by the supervisor until its workers are forked.
+
+``python -m poolsrv.dispatcher LINK HANG_FILE`` is nothing for users. What has come from the command line and what
+stands over all pools arrives over the descriptor LINK: see handshake.py. Into HANG_FILE it says where it hangs, when it
+is asked: see hangs.py.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ..config.errors import ConfigErrors
+from ..core import logs, processes
+from ..core.dumpable import set_dumpable
+from ..core.listening_sockets import ListeningSocket
+from ..errors import StartError
+from ..ipc import pool_link
+from ..ipc.pool_link import Message, PoolLink
+from ..ipc.worker_channel import HANG_SIGNAL
+
+if TYPE_CHECKING:
+    from ..config.draft import Draft
+    from ..config.model import Config
+
+
+EXIT_FAILED = 1  # at run time
+EXIT_CONFIG = 2
+
+
+def main() -> NoReturn:
+    """Serve as the supervisor says. Always ends the process."""
+    set_dumpable(False)  # an exec has made it so again
+    gc.disable()  # as in __main__.py; the pool enables it
+    link = PoolLink(socket.socket(fileno=int(sys.argv[1])))
+    hang_file = int(sys.argv[2])
+    for fd in (link.fileno(), hang_file):
+        os.set_inheritable(fd, False)
+    faulthandler.register(HANG_SIGNAL, file=hang_file, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (HANG_SIGNAL,))
+    # Until it listens to the supervisor, it would not notice the end of that: a plugin's import may take its time.
+    processes.signal_when_parent_dies(signal.SIGTERM)
+    try:
+        code = _serve(link, hang_file)
+    except ConfigErrors as errors:
+        code = _fail(link, EXIT_CONFIG, [str(problem) for problem in errors.problems])
+    except StartError as error:
+        code = _fail(link, EXIT_FAILED, str(error).splitlines())
+    except EOFError:
+        code = EXIT_FAILED  # the supervisor is gone
+    logging.shutdown()
+    # What has begun to end in order is not to be ended by a signal that comes while the interpreter winds up.
+    os._exit(code)
+
+
+def _serve(link: PoolLink, hang_file: int) -> int:
+    start, held = _receive_start(link)
+    fields = start.fields
+    logs.set_up(fields["log_level"] or "info")
+    logs.set_role("dispatcher")
+    if fields["version"] != pool_link.VERSION:
+        raise StartError(
+            f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
+            " restart the server"
+        )
+    # All of the engine: the user that the pool is to run as may not be able to read it.
+    from ..core import privileges
+    from ..plugins import loader
+    from . import process, startup
+
+    place = None
+
+    def before_plugins(draft: Draft) -> None:
+        nonlocal place
+        if "start_timeout" in draft.pool:
+            link.send("plan", start_timeout=draft.pool["start_timeout"])
+        identity = loader.identity_for(draft)
+        if identity is None:
+            return  # then whatever is wrong with a plugin is found before anything is bound
+        if draft.problems:
+            privileges.become_for_imports(identity)  # to find what else is wrong
+            return
+        config = draft.finish()
+        _log_as(config, fields["log_level"])
+        place = startup.take_place(config, link, held)
+        processes.signal_when_parent_dies(signal.SIGTERM)  # who becomes somebody else has to say so once more
+
+    server = loader.load(Path(fields["config"]), before_plugins)
+    if place is None:
+        _log_as(server.config, fields["log_level"])
+        place = startup.take_place(server.config, link, held)
+    return process.run_server(server, place, link, fields, hang_file)
+
+
+def _log_as(config: Config, level: str | None) -> None:
+    settings = config.log.settings(config.pool.identity)
+    try:
+        logs.set_up(**settings | ({"level": level} if level else {}))
+    except OSError as error:
+        raise StartError(f"log.file: can't open {settings['file']}: {error.strerror}") from None
+
+
+def _receive_start(link: PoolLink) -> tuple[Message, dict[str, ListeningSocket]]:
+    held: dict[str, ListeningSocket] = {}
+    while True:
+        message = link.receive()
+        assert message is not None  # it blocks
+        for one in pool_link.received_sockets(message):
+            held[one.key] = one
+        if message.fields.get("last"):
+            return message, held
+
+
+def _fail(link: PoolLink, code: int, lines: list[str]) -> int:
+    pool_link.send_lines(link, "failed", lines, exit_code=code)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The control socket: answers questions about the server, a line of JSON for each.
+
+Theory. It is a unix socket in the dispatcher's loop. What it tells the dispatcher knows by itself or reads in /proc, so
+it answers also while workers are busy, stuck or stopped. Only root and the server's own user may ask: the socket's file
+has mode 0600, and whoever connects is looked at once more (SO_PEERCRED, unix(7)). Nobody there can hold up the server:
+there are at most ``MOST_CLIENTS`` at a time, further ones wait in the kernel's queue; a question has at most
+``LONGEST_QUESTION`` bytes; one is answered at a time, and an answer is written as the client takes it; and a client
+that does nothing for ``TIMEOUT`` seconds is thrown out. Whatever a client sends, it costs at most its connection.
+
+A question is a line: a word, or an object ``{"request": WORD}``. See figures.py for the answers. A client may ask
+again on the same connection once it has the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from ..core.event_loop import HANGUP, READ, WRITE, EventLoop, Timer
+from ..core.text import encodable_in
+from ..ipc.stats import PROTOCOL, Answer
+
+log = logging.getLogger("poolsrv.control")
+
+MOST_CLIENTS: Final = 8
+LONGEST_QUESTION: Final = 1024  # bytes
+TIMEOUT: Final = 10.0  # seconds
+STARVED_PAUSE: Final = 0.5  # seconds without accepting after the system has run out of descriptors
+
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
+
+
+class ControlServer:
+    """Answers on a listening socket, which stays the caller's.
+
+    :param answers: makes the answer, by the word that is asked.
+    """
+
+    def __init__(self, loop: EventLoop, sock: socket.socket, answers: Mapping[str, Callable[[], Answer]]) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._answers = answers
+        self._clients: set[_Client] = set()
+        self._is_open = False
+        self._paused = False
+
+    def open(self) -> None:
+        """Begin to accept. Harmless when called again."""
+        if not self._is_open:
+            self._is_open = True
+            self._loop.register(self._socket.fileno(), READ, self._accept)
+
+    def close(self) -> None:
+        """Accept no more, and let go of all clients; before the listening socket is closed."""
+        if self._is_open:
+            self._is_open = False
+            self._loop.unregister(self._socket.fileno())
+        for client in list(self._clients):
+            client.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of all connections."""
+        for client in self._clients:
+            client.socket.close()
+
+    def _accept(self, mask: int) -> None:
+        try:
+            sock, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:  # no descriptors: to look again at once would have the loop spin
+            self._pause(True)
+            self._loop.call_later(STARVED_PAUSE, self._go_on)
+            return
+        try:
+            if not _may_ask(sock):
+                sock.close()
+                return
+            sock.setblocking(False)
+            self._clients.add(_Client(self._loop, sock, self._answer, self._gone))
+        except OSError as error:  # no memory to watch it with, epoll_ctl(2)
+            log.warning("can't serve a client of the control socket: %s", error.strerror)
+            sock.close()
+        self._go_on()
+
+    def _gone(self, client: _Client) -> None:
+        self._clients.discard(client)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._pause(len(self._clients) >= MOST_CLIENTS)
+
+    def _pause(self, paused: bool) -> None:
+        if self._is_open and paused is not self._paused:
+            self._paused = paused
+            self._loop.modify(self._socket.fileno(), 0 if paused else READ)
+
+    def _answer(self, question: bytes) -> bytes:
+        try:
+            return _encoded(self._answer_to(_word(question)))
+        except Exception:
+            log.exception("can't answer %r", question[:40])
+            return _encoded(Answer(PROTOCOL, error="failed; the log says why"))
+
+    def _answer_to(self, word: str | None) -> Answer:
+        known = ", ".join(self._answers)
+        if word is None:
+            expected = f'expected a line with a word or {{"request": WORD}}: {known}'
+            return Answer(PROTOCOL, error=f"not understood, {expected}")
+        if word not in self._answers:
+            return Answer(PROTOCOL, error=f"unknown request {word[:40]!r}, expected {known}")
+        return self._answers[word]()
+
+
+class _Client:
+    """One connection: it asks, or takes its answer."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        sock: socket.socket,
+        answer: Callable[[bytes], bytes],
+        gone: Callable[[_Client], object],
+    ) -> None:
+        self.socket = sock
+        self._loop = loop
+        self._answer = answer
+        self._gone = gone
+        self._asked = b""
+        self._unsent = b""
+        self._finished = False  # it asks no more
+        self._closed = False
+        loop.register(sock.fileno(), READ, self._on_event)
+        self._timer: Timer = loop.call_later(TIMEOUT, self.close)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._timer.cancel()
+            self._loop.unregister(self.socket.fileno())
+            self._loop.at_end_of_turn(self.socket.close)
+            self._gone(self)
+
+    def _on_event(self, mask: int) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(TIMEOUT, self.close)
+        try:
+            if self._unsent:
+                self._send()
+            elif b"\n" in self._asked:
+                self._answer_next()
+            elif mask & READ:
+                self._receive()
+            elif mask & HANGUP:
+                self.close()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+
+    def _receive(self) -> None:
+        data = self.socket.recv(LONGEST_QUESTION)
+        self._asked += data
+        if not data:
+            self._finished = True
+            self._asked += b"\n" if self._asked else b""
+        if b"\n" in self._asked:
+            self._answer_next()
+        else:
+            self._wait_for_more()
+
+    def _answer_next(self) -> None:
+        """Answer one question; others that are there already get their turn by the next event."""
+        question, _, self._asked = self._asked.partition(b"\n")
+        if len(question) > LONGEST_QUESTION:
+            self.close()
+            return
+        self._unsent = self._answer(question)
+        self._loop.modify(self.socket.fileno(), WRITE)
+        self._send()
+
+    def _send(self) -> None:
+        sent = self.socket.send(self._unsent, _SEND_FLAGS)
+        self._unsent = self._unsent[sent:]
+        if not self._unsent and b"\n" not in self._asked:
+            self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        if self._finished or len(self._asked) >= LONGEST_QUESTION:
+            self.close()
+        else:
+            self._loop.modify(self.socket.fileno(), READ)
+
+
+def _word(question: bytes) -> str | None:
+    try:
+        text = question.decode().strip()
+        if text.startswith("{"):
+            request = msgspec.json.decode(text)["request"]
+            return request if isinstance(request, str) else None
+    except (ValueError, KeyError, RecursionError, msgspec.DecodeError):
+        return None
+    return text or None
+
+
+def _encoded(answer: Answer) -> bytes:
+    try:
+        return msgspec.json.encode(answer) + b"\n"
+    except UnicodeEncodeError:  # a name that is not UTF-8: of a file, or a process
+        return msgspec.json.encode(encodable_in(msgspec.to_builtins(answer))) + b"\n"
+
+
+def _may_ask(sock: socket.socket) -> bool:
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(data)[1] in (0, os.geteuid())

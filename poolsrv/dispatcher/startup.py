@@ -1,0 +1,132 @@
+"""The start of the dispatcher's process: limits, sockets, privileges."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..config.model import Config, LimitsConfig, PoolConfig
+from ..core import privileges, processes
+from ..core.dumpable import set_dumpable
+from ..core.listening_sockets import ListeningSocket
+from ..ipc.pool_link import PoolLink, send_sockets
+from . import bind
+from .bind import Bound
+from .descriptor_limits import _check_descriptor_limit
+
+if TYPE_CHECKING:
+    pass
+
+
+log = logging.getLogger("poolsrv.pool")
+
+
+class Place(NamedTuple):
+    """What a pool has got, before any plugin is there.
+
+    :ivar bound: the sockets of each listener.
+    :ivar control: the control socket.
+    :ivar path: the config file, absolute.
+    :ivar alive_every: seconds after which the supervisor wants to hear of it.
+    """
+
+    bound: list[list[Bound]]
+    control: Bound | None
+    path: str
+    alive_every: float
+
+
+def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocket]) -> Place:
+    """Do all that root may be needed for, and be root no more.
+
+    :param link: to the supervisor, blocking.
+    :param held: the listening sockets that stand, by key.
+    :raises StartError: an address can't be bound, or the limit of open descriptors is too low.
+    :raises EOFError: the supervisor is gone, or wants no such pool any more.
+    """
+    _open_standard_descriptors()
+    _set_limits(config)
+    _check_descriptor_limit(config)
+    processes.close_on_exec_from(3)
+    bound, control, alive_every = _settle_sockets(config, link, held)
+    _give_up_privileges(config.pool)
+    _keep_private(config.limits)
+    return Place(bound, control, os.path.abspath(config.path), alive_every)
+
+
+def _settle_sockets(
+    config: Config, link: PoolLink, held: Mapping[str, ListeningSocket]
+) -> tuple[list[list[Bound]], Bound | None, float]:
+    """Bind what does not stand yet, agree with the supervisor on what is used, and close the rest.
+
+    :returns: the sockets of each listener, the control socket, and how often the supervisor wants to hear of the pool.
+    """
+    pool = config.pool
+    wanted = list(config.listeners)
+    if pool.control is not None:
+        wanted.append(bind.control_listener(pool.control))
+    owner = bind.NOBODY_ELSE
+    if pool.identity is not None and os.geteuid() == 0:
+        owner = _id(pool.identity.uid), _id(pool.identity.gid)
+    bound = bind.bind(tuple(wanted), held, owner)
+    used = [one for group in bound for one in group]
+    send_sockets(link, "bound", [one.held for one in used if one.is_new])
+    link.send(
+        "configured",
+        keys=[one.held.key for one in used],
+        graceful_timeout=pool.graceful_timeout,
+        hang_timeout=pool.hang_timeout,
+        max_draining_pools=pool.max_draining_pools,
+        pidfile=os.fspath(pool.pidfile) if pool.pidfile is not None else None,
+        log=config.log.settings(pool.identity),
+    )
+    go = link.receive()  # the other answer is to be killed
+    if go is None or go.kind != "go":
+        raise EOFError
+    kept = {one.held for one in used}
+    for one in held.values():
+        if one not in kept:
+            one.socket.close()
+    control = bound.pop()[0] if pool.control is not None else None
+    return bound, control, go.fields["alive_every"]
+
+
+def _set_limits(config: Config) -> None:
+    limits = config.limits
+    if limits.open_files is not None:
+        privileges.limit(resource.RLIMIT_NOFILE, limits.open_files, "limits.open_files")
+    if limits.core_size is not None:
+        privileges.limit(resource.RLIMIT_CORE, limits.core_size, "limits.core_size")
+    if config.pool.umask is not None:
+        os.umask(config.pool.umask)
+
+
+def _give_up_privileges(pool: PoolConfig) -> None:
+    if pool.identity is not None:
+        folder = privileges.become_for_imports(pool.identity)
+        if folder:
+            log.warning("pool.user can't read %s: plugins are imported with the right to read every file", folder)
+    if pool.no_new_privs:
+        privileges.forbid_new()
+
+
+def _keep_private(limits: LimitsConfig) -> None:
+    """Nobody looks into this process and its workers, unless somebody wants core dumps of them."""
+    wants_dumps = bool(limits.core_size)
+    set_dumpable(wants_dumps)  # anew: a change of user sets it
+    if wants_dumps:
+        log.warning("limits.core_size: for the sake of core dumps, programs of this user can read the pool's memory")
+
+
+def _id(number: int | None) -> int:
+    return -1 if number is None else number  # -1 leaves it as it is, chown(2)
+
+
+def _open_standard_descriptors() -> None:
+    """So that no connection gets the number 0, 1 or 2."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)

@@ -1,0 +1,258 @@
+"""Makes the figures of figures.py, in the dispatcher: of what it knows, and of what /proc says of the workers.
+
+Nothing is asked of a worker, which may be stuck. Rates need figures of a few seconds ago: each second the totals of
+every worker and listener are noted. Whoever has no control socket has no ``StatsCollector`` either.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from ..core import procfs
+from ..core.procfs import children_of
+from ..ipc.stats import (
+    PROTOCOL,
+    WINDOW,
+    About,
+    Answer,
+    ListenerStats,
+    ProgramStats,
+    RefusalStats,
+    ServerStats,
+    Status,
+    Totals,
+    WorkerStats,
+)
+from ..plugins import entry_points
+from .listener import Listener
+from .worker_slot import EMPTY, STARTING, WorkerSlot
+
+if TYPE_CHECKING:
+    from ..core.event_loop import EventLoop
+    from .dispatcher import Dispatcher
+    from .worker_manager import WorkerManager
+
+
+SAMPLE_EVERY: Final = 1.0  # seconds
+SAMPLES: Final = round(WINDOW / SAMPLE_EVERY) + 1
+MOST_PROGRAMS: Final = 200  # that are listed: to look one up takes some 40 µs, while which nobody is accepted
+
+# From linux/tcp.h: of a listening socket, tcpi_unacked is the number of connections that wait to be accepted.
+_TCPI_UNACKED: Final = struct.Struct("24xI")
+
+
+class _Sample(NamedTuple):
+    """Totals at one moment, of a worker; of a listener only the first two fields count."""
+
+    time: float
+    accepted: int
+    events: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    cpu: float = 0.0
+
+
+class StatsCollector:
+    """Runs in the dispatcher's process.
+
+    :param config: the config file's absolute path.
+    :ivar state: of the pool, as ``ServerStats`` has it.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        workers: WorkerManager,
+        dispatcher: Dispatcher,
+        listeners: list[Listener],
+        config: str,
+        generation: int,
+        about: dict[str, Any],
+    ) -> None:
+        self.set_about(about)
+        self.state = "starting"
+        self._loop = loop
+        self._workers = workers
+        self._dispatcher = dispatcher
+        self._listeners = listeners
+        self._config = config
+        self._generation = generation
+        self._version = entry_points.version_of("poolsrv")  # now: on disk there may be another one later
+        self._started_at = time.time()
+        self._samples: dict[int, deque[_Sample]] = {}  # of workers, by pid
+        self._accepted: list[deque[_Sample]] = [deque(maxlen=SAMPLES) for _ in listeners]
+
+    def set_about(self, fields: dict[str, Any]) -> None:
+        """What the supervisor has said last."""
+        self.about = msgspec.convert(fields, About)
+
+    def begin(self) -> None:
+        """Begin to note totals."""
+        self._loop.call_later(SAMPLE_EVERY, self.begin)
+        now, former = self._loop.now, self._samples
+        self._samples = {}
+        for pid, slot in self._workers.by_pid.items():
+            samples = self._samples[pid] = former.get(pid) or deque(maxlen=SAMPLES)
+            used = procfs.usage(pid)
+            samples.append(_sample(slot, now, used.cpu if used is not None else 0.0))
+        for listener, accepted in zip(self._listeners, self._accepted, strict=True):
+            accepted.append(_Sample(now, listener.accepted))
+
+    def answer(self) -> Answer:
+        """The whole of it, for the control socket."""
+        return Answer(PROTOCOL, status=self.status())
+
+    def status(self) -> Status:
+        """The whole of it."""
+        slots = [slot for slot in self._workers.slots if not slot.pid]
+        slots += self._workers.by_pid.values()
+        workers = [self._worker(slot) for slot in sorted(slots, key=lambda slot: (slot.index, slot.pid))]
+        waiting = Counter(number for slot in slots for number in slot.waiting.values())
+        listeners = [self._listener(listener, waiting[listener.number]) for listener in self._listeners]
+        programs, count = self._programs()
+
+        def total(rate: str) -> float:
+            return round(sum(float(getattr(worker, rate)) for worker in workers), 1)
+
+        return Status(
+            time=time.time(),
+            server=self._server(),
+            totals=Totals(
+                open=sum(listener.open for listener in self._listeners),
+                accepted=sum(listener.accepted for listener in self._listeners),
+                accepted_rate=round(sum(listener.accepted_rate for listener in listeners), 1),
+                events_rate=total("events_rate"),
+                bytes_in_rate=total("bytes_in_rate"),
+                bytes_out_rate=total("bytes_out_rate"),
+                programs=count,
+                cpu_percent=total("cpu_percent"),
+                memory=sum(worker.memory for worker in workers),
+            ),
+            workers=workers,
+            listeners=listeners,
+            programs=programs,
+            recent_refusals=[
+                RefusalStats(time=one.time, listener=one.listener, peer=one.peer, reason=one.reason)
+                for one in self._dispatcher.recent_refusals
+            ],
+        )
+
+    def _server(self) -> ServerStats:
+        about = self.about
+        return ServerStats(
+            version=self._version,
+            config=self._config,
+            pid=about.pid,
+            dispatcher_pid=os.getpid(),
+            generation=self._generation,
+            state=self.state,
+            started_at=about.started_at,
+            uptime=procfs.seconds_since_boot() - about.began,
+            pool_started_at=self._started_at,
+            restarts=about.restarts,
+            last_reload=about.last_reload,
+            leaving=about.leaving,
+        )
+
+    def _worker(self, slot: WorkerSlot) -> WorkerStats:
+        now = self._loop.now
+        used = procfs.usage(slot.pid) if slot.pid else None
+        sample = _sample(slot, now, used.cpu if used is not None else 0.0)
+        rates = _rates(self._samples.get(slot.pid), sample)
+        state = "stopped" if slot.stopped else "stalled" if slot.stalled else slot.state
+        return WorkerStats(
+            slot=slot.index,
+            pid=slot.pid,
+            state=state,
+            age=now - slot.started_at if slot.pid else 0.0,
+            open=len(slot.connections),
+            accepted=sample.accepted,
+            events=sample.events,
+            bytes_in=sample.bytes_in,
+            bytes_out=sample.bytes_out,
+            accepted_rate=rates("accepted"),
+            events_rate=rates("events"),
+            bytes_in_rate=rates("bytes_in"),
+            bytes_out_rate=rates("bytes_out"),
+            cpu=round(sample.cpu, 2),
+            cpu_percent=round(rates("cpu", 100.0), 1),
+            memory=used.memory if used is not None else 0,
+            restarts=slot.restarts,
+            silent=now - slot.last_heard if slot.pid else 0.0,
+        )
+
+    def _listener(self, listener: Listener, in_channels: int) -> ListenerStats:
+        rates = _rates(self._accepted[listener.number], _Sample(self._loop.now, listener.accepted))
+        return ListenerStats(
+            name=listener.name,
+            handler=listener.config.handler,
+            plugins=list(listener.config.plugins),
+            addresses=[str(bound) for bound in listener.sockets],
+            open=listener.open,
+            max_connections=listener.config.max_connections,
+            accepted=listener.accepted,
+            accepted_rate=rates("accepted"),
+            queued=_queued([bound.socket for bound in listener.sockets]),
+            waiting=in_channels + len(listener.unassigned),
+            homeless=len(listener.unassigned),
+            paused=listener.paused,
+            refusals=dict(listener.refusals),
+        )
+
+    def _programs(self) -> tuple[list[ProgramStats], int]:
+        """Of the workers' children the first ``MOST_PROGRAMS``, and how many there are."""
+        programs: list[ProgramStats] = []
+        count = 0
+        for worker_pid, slot in self._workers.by_pid.items():
+            pids = sorted(children_of(worker_pid))
+            count += len(pids)
+            for pid in pids[: MOST_PROGRAMS - len(programs)]:
+                used = procfs.usage(pid)
+                if used is not None:
+                    programs.append(
+                        ProgramStats(
+                            pid=pid,
+                            worker=slot.index,
+                            worker_pid=worker_pid,
+                            command=procfs.command(pid) or f"[{used.name}]",
+                            age=used.age,
+                            cpu=used.cpu,
+                            memory=used.memory,
+                        )
+                    )
+        return programs, count
+
+
+def _sample(slot: WorkerSlot, now: float, cpu: float) -> _Sample:
+    # worker.COUNTERS: accepted, open, events, bytes_in, bytes_out; none before the first report
+    _, _, events, bytes_in, bytes_out = slot.counters or (0, 0, 0, 0, 0)
+    return _Sample(now, slot.given if slot.state not in (EMPTY, STARTING) else 0, events, bytes_in, bytes_out, cpu)
+
+
+def _rates(samples: deque[_Sample] | None, latest: _Sample) -> Callable[..., float]:
+    """How fast each total has grown over the time that is known."""
+    first = samples[0] if samples else latest
+    seconds = max(latest.time - first.time, SAMPLE_EVERY)  # of less, a single event would be a burst
+
+    def rate(name: str, factor: float = 1.0) -> float:
+        grown: float = getattr(latest, name) - getattr(first, name)
+        return round(max(grown, 0) * factor / seconds, 1)
+
+    return rate
+
+
+def _queued(sockets: list[socket.socket]) -> int | None:
+    counts = []
+    for sock in sockets:
+        if sock.family != socket.AF_UNIX:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED.size)
+            counts.append(_TCPI_UNACKED.unpack(info)[0])
+    return sum(counts) if counts else None

@@ -1,0 +1,239 @@
+"""What the supervisor and a pool say to each other, and how.
+
+Theory. They talk over a socketpair that keeps messages apart (``SOCK_SEQPACKET``, unix(7)), in JSON: the pool may be of
+a later version of poolsrv than the supervisor, which goes on over an upgrade. So whoever reads ignores fields that it
+does not know, and ``VERSION`` is raised by any other change, a new kind of message among them. Sockets travel beside a
+message (``SCM_RIGHTS``), and the kernel says which process has sent it, as which user (``SCM_CREDENTIALS``).
+
+    supervisor -> pool   start       generation, config, and the sockets that stand
+    supervisor <- pool   plan        how long its start may take
+    supervisor <- pool   bound       sockets that are new, some in each message
+    supervisor <- pool   configured  which sockets it will use, where the pid is to be written, ...
+    supervisor -> pool   go          all of this is in order; how often it is to say that it is alive
+    supervisor <- pool   serves      every worker does
+    supervisor <- pool   failed      why it can't, some lines in each message
+    supervisor <- pool   alive       its loop turns
+    supervisor <- pool   leaves      somebody else has told it to stop
+    supervisor -> pool   stop, with why; stop_now; workers, with by; reopen_logs; about, for who asks the pool
+
+What the supervisor believes of it, and when, is in protocol.py.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+from ..core.listening_sockets import ListeningSocket
+
+VERSION: Final = 2
+
+DESCRIPTORS_PER_MESSAGE: Final = 200  # the kernel's limit (SCM_MAX_FD) is 253
+LINES_PER_MESSAGE: Final = 20
+LONGEST_LINE: Final = 1000  # characters; as JSON each takes at most 12 bytes
+LONGEST_PATH: Final = 4096  # characters, PATH_MAX
+_SIZE: Final = 262144  # bytes; no message comes near it
+
+_SEND_FLAGS: Final = int(socket.MSG_NOSIGNAL)
+_DESCRIPTOR_SIZE: Final = array.array("i").itemsize
+_CREDENTIALS: Final = struct.Struct("iII")  # struct ucred, unix(7)
+# As many descriptors as the kernel passes on: fewer would be cut off, and that is an error.
+_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(253 * _DESCRIPTOR_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.size)
+
+
+class BadMessage(ValueError):
+    """A message that is not what the two have agreed on; what came with it is closed."""
+
+
+class Sender(NamedTuple):
+    """The process that has sent a message, and its real user, as the kernel says."""
+
+    pid: int
+    uid: int
+
+
+class Message(NamedTuple):
+    """One message: its kind, its other fields, and the descriptors that came with it, which are the receiver's.
+
+    :ivar sender: on the supervisor's side.
+    """
+
+    kind: str
+    fields: dict[str, Any]
+    fds: list[int]
+    sender: Sender | None = None
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        close_all(self.fds)
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close descriptors that nobody has a use for."""
+    for fd in fds:
+        os.close(fd)
+
+
+class PoolLink:
+    """One end of it. Blocking until ``setblocking(False)``."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    @classmethod
+    def pair(cls) -> tuple[PoolLink, PoolLink]:
+        """Two ends. The first is told who has sent a message.
+
+        :raises OSError: as socketpair(2).
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        return cls(ours), cls(theirs)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when a message has come, or the other side is gone."""
+        return self._socket.fileno()
+
+    def setblocking(self, flag: bool) -> None:
+        """Whether ``send`` and ``receive`` wait."""
+        self._socket.setblocking(flag)
+
+    def send(self, kind: str, fds: Sequence[int] = (), **fields: Any) -> None:
+        """Send a message. Nothing happens where the other side is gone: the end of file, or its end, says so too.
+
+        :param fds: at most ``DESCRIPTORS_PER_MESSAGE`` descriptors, of which the other side gets copies.
+        :raises OSError: sendmsg(2), where there is no room (EAGAIN, ETOOMANYREFS) or memory.
+        """
+        payload = json.dumps({"kind": kind, **fields}).encode()
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._socket.sendmsg([payload], ancillary, _SEND_FLAGS)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+
+    def receive(self) -> Message | None:
+        """The next message; None where there is none, and this end does not block.
+
+        :raises EOFError: the other side is gone.
+        :raises BadMessage: it can't be understood.
+        """
+        try:
+            payload, ancillary, flags, _ = self._socket.recvmsg(_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            raise EOFError from None
+        fds, sender = _unpack(ancillary)
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise BadMessage("a message that is too long, or has descriptors for which there is no room")
+            if not payload and not fds:
+                raise EOFError
+            kind, fields = _parse(payload)
+        except (BadMessage, EOFError):
+            close_all(fds)
+            raise
+        return Message(kind, fields, fds, sender)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+
+def _unpack(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[list[int], Sender | None]:
+    fds, sender = array.array("i"), None
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_SIZE])
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(data) >= _CREDENTIALS.size:
+            sender = Sender(*_CREDENTIALS.unpack_from(data)[:2])
+    return list(fds), sender
+
+
+def _parse(payload: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        fields = json.loads(payload, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"a message that is no JSON: {str(error)[:100]}") from None
+    if not isinstance(fields, dict) or not isinstance(kind := fields.pop("kind", None), str):
+        raise BadMessage("a message without a kind")
+    return kind, fields
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
+
+
+def send_sockets(link: PoolLink, kind: str, sockets: Sequence[ListeningSocket], **fields: Any) -> None:
+    """Send sockets, in as many messages as it takes; the last has ``"last": true``, and the other fields.
+
+    :raises OSError: as ``PoolLink.send``.
+    """
+    pieces = [sockets[at : at + DESCRIPTORS_PER_MESSAGE] for at in range(0, len(sockets), DESCRIPTORS_PER_MESSAGE)]
+    for piece in pieces[:-1]:
+        _send_some(link, kind, piece)
+    _send_some(link, kind, pieces[-1] if pieces else (), last=True, **fields)
+
+
+def _send_some(link: PoolLink, kind: str, sockets: Sequence[ListeningSocket], **fields: Any) -> None:
+    described = [{"key": held.key, "path": held.path, "inode": held.inode} for held in sockets]
+    link.send(kind, [held.socket.fileno() for held in sockets], sockets=described, **fields)
+
+
+def received_sockets(message: Message) -> list[ListeningSocket]:
+    """The sockets that came with a message of ``send_sockets``.
+
+    :raises BadMessage: they are no listening sockets, or not those that it describes; then they are closed.
+    """
+    described = message.fields.get("sockets")
+    found: list[ListeningSocket] = []
+    try:
+        if not isinstance(described, list) or len(described) != len(message.fds):
+            raise BadMessage("as many sockets as it describes are not there")
+        for fd, description in zip(message.fds, described, strict=True):
+            found.append(_received(fd, description))
+    except BadMessage:
+        for held in found:
+            held.socket.close()
+        close_all(message.fds[len(found) :])
+        raise
+    return found
+
+
+def _received(fd: int, described: object) -> ListeningSocket:
+    if not isinstance(described, dict):
+        raise BadMessage("a socket without a description")
+    key, path, inode = described.get("key"), described.get("path"), described.get("inode")
+    if not isinstance(key, str) or not isinstance(path, str) or (path and not is_path(path)):
+        raise BadMessage("a socket with neither key nor path")
+    if inode is not None and not (isinstance(inode, list) and len(inode) == 2 and all(type(n) is int for n in inode)):
+        raise BadMessage("a socket whose file is none")
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        raise BadMessage("a descriptor that is no socket") from None
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()
+        raise BadMessage("a socket that does not listen")
+    return ListeningSocket(key, sock, path, (inode[0], inode[1]) if inode else None)
+
+
+def is_path(value: object) -> bool:
+    """Whether it is an absolute path."""
+    return isinstance(value, str) and value.startswith("/") and "\0" not in value and len(value) <= LONGEST_PATH
+
+
+def send_lines(link: PoolLink, kind: str, lines: Sequence[str], **fields: Any) -> None:
+    """Send lines of text, in as many messages as it takes.
+
+    :raises OSError: as ``PoolLink.send``.
+    """
+    for at in range(0, len(lines), LINES_PER_MESSAGE):
+        link.send(kind, lines=[line[:LONGEST_LINE] for line in lines[at : at + LINES_PER_MESSAGE]], **fields)

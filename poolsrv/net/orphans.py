@@ -1,0 +1,135 @@
+"""What programs leave behind: told from a plugin's own children, and reaped soon.
+
+Theory. A worker is a subreaper: what outlives the program that started it becomes the worker's child, and once dead
+stays in the process table until the worker waits for it. A plugin's ``subprocess`` is the worker's child as well, and
+its exit status is the plugin's. Nothing in the process table tells one from the other: not the parent, and not the
+group or session, which either may have changed.
+
+So programs are marked when they are started, with something that every process inherits from its parent, that can be
+read of a dead one, and that means nothing to anybody: the soft limit of file locks (RLIMIT_LOCKS), which Linux has not
+heeded since 2.4 (getrlimit(2)). The mark has the worker's process id in it, so that a server started by a program of
+another server has marks of its own. It is set around the start; where the process has several threads, one of which
+may start something of its own at this moment, just after it.
+
+A process that has changed its limits, or that a program with another user's rights has started, has no mark. It is
+reaped when the worker ends.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ..core.event_loop import EventLoop
+
+SWEEP_INTERVAL: Final = 0.2  # seconds between two looks for dead orphans, while there may be any
+MOST_PER_SWEEP: Final = 200  # that are reaped; then others have their turn
+
+_RLIMIT_LOCKS: Final = 10  # asm-generic/resource.h; the resource module lacks it
+_MARK: Final = 1 << 40  # plus the process id
+_EXITED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
+
+
+@contextmanager
+def marked() -> Iterator[Callable[[int], None]]:
+    """Start a program in here, and then call what this gives with its process id."""
+    if threading.active_count() > 1:
+        yield mark
+        return
+    soft, hard = resource.getrlimit(_RLIMIT_LOCKS)
+    try:
+        resource.setrlimit(_RLIMIT_LOCKS, (_own_mark(hard), hard))
+        yield _is_marked_already
+    finally:
+        resource.setrlimit(_RLIMIT_LOCKS, (soft, hard))
+
+
+def mark(pid: int) -> None:
+    """Mark a process, and with it all that it starts from now on. Nothing where it is gone, or another user's."""
+    try:
+        hard = resource.prlimit(pid, _RLIMIT_LOCKS)[1]
+        resource.prlimit(pid, _RLIMIT_LOCKS, (_own_mark(hard), hard))
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def is_marked(pid: int) -> bool:
+    """Whether a process, dead or alive, is a program of this process, or descends from one."""
+    try:
+        limits = Path(f"/proc/{pid}/limits").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    words = limits.partition(b"Max file locks")[2].split(None, 1)
+    return bool(words) and words[0] == b"%d" % (_MARK + os.getpid())
+
+
+def _own_mark(hard: int) -> int:
+    own = _MARK + os.getpid()
+    return own if hard == resource.RLIM_INFINITY else min(own, hard)
+
+
+def _is_marked_already(pid: int) -> None:
+    """In the place of ``mark``."""
+
+
+class Orphans:
+    """Reaps them, in one worker.
+
+    :param children: all children of this process.
+    :param running: those that somebody else in the engine waits for.
+    """
+
+    def __init__(self, loop: EventLoop, children: Callable[[], set[int]], running: Container[int]) -> None:
+        self._loop = loop
+        self._children = children
+        self._running = running
+        self._due = False
+        self._plugins: set[int] = set()  # those of `look_behind`
+
+    def look(self) -> None:
+        """There may be orphans, from now on."""
+        if not self._due:
+            self._due = True
+            self._loop.call_later(SWEEP_INTERVAL, self._sweep)
+
+    def look_behind(self, pid: int) -> None:
+        """What this child of a plugin leaves behind is to be reaped, and what its children do; not itself."""
+        mark(pid)
+        self._plugins.add(pid)
+        self.look()
+
+    def _sweep(self) -> None:
+        self._due = False
+        try:
+            if os.waitid(os.P_ALL, 0, _EXITED) is not None:
+                self._reap()
+        except ChildProcessError:  # there are no children
+            return
+        self.look()
+
+    def _reap(self) -> None:
+        children = self._children()
+        self._plugins &= children
+        dead = [pid for pid in children if pid not in self._running and pid not in self._plugins and _is_dead(pid)]
+        reaped = 0
+        for pid in dead:
+            if is_marked(pid):
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    pass  # another thread was faster
+                reaped += 1
+                if reaped == MOST_PER_SWEEP:
+                    break
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, _EXITED) is not None
+    except ChildProcessError:
+        return False

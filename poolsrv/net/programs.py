@@ -1,0 +1,252 @@
+"""Child processes: start a program, reap it, say how it ended, and leave nothing behind.
+
+Theory. A program is started with ``posix_spawn``, which in glibc shares the memory of its parent until the exec
+(``CLONE_VFORK``): the cost does not grow with the server's size, as that of ``fork`` does. It gets a process group of
+its own, so that it and what it starts in that group can be ended together and Ctrl-C in a terminal does not reach
+it; default signal actions and an empty signal mask, since Python ignores SIGPIPE; and only the three descriptors that
+it is meant to have.
+
+A process may wait only for children that it started itself: ``waitpid(-1)`` would steal the exit status of a plugin's
+``subprocess``. So each program has a pidfd in the event loop, and is reaped with ``wait4`` by its number.
+
+Nothing is left behind: dispatcher and workers are subreapers (prctl(2), PR_SET_CHILD_SUBREAPER). What outlives the
+program that started it becomes the worker's child; what outlives its worker becomes the dispatcher's, which kills it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
+
+from ..core.event_loop import READ, EventLoop, Timer
+from ..core.processes import close_on_exec_from, describe_exit, group_of, signal_group
+from ..core.procfs import children_of_this_process
+from .orphans import Orphans, marked
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+
+log = logging.getLogger("poolsrv.children")
+
+PIPE: Final = -1  # in the place of a descriptor: a pipe, of which this side is a Stream
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+_RESET_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+_BELOW_LIMIT = {errno.ENOMEM, errno.EBADF, errno.EAGAIN}  # see _start_limited
+
+
+class Child:
+    """A program that a plugin started, or (in the dispatcher) a worker of the pool.
+
+    :ivar pid: its process id, and for a program that of its process group.
+    :ivar role: ``"program"`` or ``"worker"``.
+    :ivar stdin, stdout, stderr: this side of each ``PIPE``, as a ``Stream``; None where there is none.
+    :ivar returncode: None while it runs; then its exit status, or the negative number of the signal that ended it.
+    :ivar rusage: once it has been reaped, what it used (getrusage(2)); ``ru_maxrss`` is in KiB, and because of
+        ``posix_spawn`` it is never below the peak of the worker that started it.
+    :ivar outlives: False at first; a plugin that sets it lets the program run on when its connection is reset, aborted
+        or fails.
+    """
+
+    __slots__ = ("_killer", "_loop", "outlives", "pid", "returncode", "role", "rusage", "stderr", "stdin", "stdout")
+
+    def __init__(self, pid: int, role: Literal["program", "worker"], loop: EventLoop | None = None) -> None:
+        self.pid = pid
+        self.role = role
+        self.stdin: Stream | None = None
+        self.stdout: Stream | None = None
+        self.stderr: Stream | None = None
+        self.returncode: int | None = None
+        self.rusage: resource.struct_rusage | None = None
+        self.outlives = False
+        self._loop = loop
+        self._killer: Timer | None = None
+
+    def __repr__(self) -> str:
+        ended = "running" if self.returncode is None else describe_exit(self.returncode)
+        return f"<{self.role} {self.pid}, {ended}>"
+
+    def terminate(self, grace: float = 5.0) -> None:
+        """End the program's whole process group: TERM now, KILL once the program itself has ended or ``grace``
+        seconds have passed. Where it has ended already, what it has left behind in its group is ended. Harmless when
+        it has been called before.
+        """
+        if self._killer is not None or self._loop is None or not self._has_group():
+            return
+        self._killer = self._loop.call_later(grace, self.kill)
+        signal_group(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the program's whole process group at once."""
+        if self._has_group():
+            signal_group(self.pid, signal.SIGKILL)
+
+    def _has_group(self) -> bool:
+        """Whether the group's number still is that of this program's group. Once the program has been reaped, it is so
+        as long as there is somebody in it, who is an adopted child of this process by then."""
+        if self.returncode is None:
+            return True
+        return self.role == "program" and any(group_of(pid) == self.pid for pid in children_of_this_process())
+
+    def reaped(self, returncode: int, rusage: resource.struct_rusage | None) -> None:
+        """Record how it ended; for the one who has waited for it."""
+        self.returncode = returncode
+        self.rusage = rusage
+        if self._killer is not None:
+            self._killer.cancel()
+
+
+class Reaper:
+    """Waits for the programs of one worker, each by its own pidfd, and calls back when one has been reaped.
+
+    What programs have left behind is the worker's, which must reap it too when it ends (see orphans.py).
+    """
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self.running: dict[int, Child] = {}
+        self.orphans = Orphans(loop, children_of_this_process, self.running)
+
+    def watch(self, child: Child, on_exit: Callable[[Child], object]) -> None:
+        """Call ``on_exit(child)`` once the child has ended and been reaped.
+
+        :raises OSError: no descriptor for the pidfd; the child runs on, unwatched.
+        """
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            self._loop.register(pidfd, READ, lambda _: self._reap(child, pidfd, on_exit))
+        except OSError:
+            os.close(pidfd)
+            raise
+        self.running[child.pid] = child
+        self.orphans.look()
+
+    def _reap(self, child: Child, pidfd: int, on_exit: Callable[[Child], object]) -> None:
+        if child._killer is not None:
+            # Not reaped yet, so its number, which is the group's, can't have gone to a stranger.
+            signal_group(child.pid, signal.SIGKILL)
+        try:
+            pid, status, rusage = os.wait4(child.pid, os.WNOHANG)
+        except ChildProcessError:
+            log.warning("program %d has been waited for by somebody else: its exit status is lost", child.pid)
+            pid, status, rusage = child.pid, 255 << 8, None
+        if pid == 0:
+            return
+        self._loop.unregister(pidfd)
+        self._loop.at_end_of_turn(lambda: os.close(pidfd))
+        del self.running[child.pid]
+        child.reaped(os.waitstatus_to_exitcode(status), rusage)
+        on_exit(child)
+
+
+def start_program(
+    argv: Sequence[str | bytes],
+    *,
+    env: Mapping[str, str] | None,
+    cwd: str | os.PathLike[str] | None,
+    descriptors: tuple[int | None, int | None, int | None],
+    limits: Mapping[int, int] | None = None,
+) -> int:
+    """Start a program in a process group of its own.
+
+    :param argv: the program, searched for in PATH where it has no slash, and its arguments.
+    :param env: its whole environment; None: nothing but a PATH.
+    :param cwd: its working directory, against which a relative program name counts; None: the server's.
+    :param descriptors: what becomes its standard input, output and error, none of them 0, 1 or 2; None: the null
+        device.
+    :param limits: resource limits (``resource.RLIMIT_*`` to a number), soft and hard; see ``_start_limited``.
+    :returns: its process id.
+    :raises OSError: at once, when it can't be started.
+    """
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    for target, source in enumerate(descriptors):
+        if source is None:
+            actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_RDWR, 0))
+        else:
+            actions.append((os.POSIX_SPAWN_DUP2, source, target))
+    close_on_exec_from(3)
+    spawn = os.posix_spawn if b"/" in os.fsencode(argv[0]) else os.posix_spawnp
+    former = _enter(cwd) if cwd is not None else None
+    start = partial(
+        spawn,
+        argv[0],
+        list(argv),
+        {"PATH": DEFAULT_PATH} if env is None else env,
+        file_actions=actions,
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=_RESET_SIGNALS,
+    )
+    try:
+        with marked() as mark:
+            pid = start() if not limits else _start_limited(start, limits)
+            mark(pid)
+        return pid
+    finally:
+        if former is not None:
+            os.fchdir(former)
+            os.close(former)
+
+
+def _start_limited(start: Callable[[], int], limits: Mapping[int, int]) -> int:
+    """Start a program with resource limits, without a launcher in between (a launcher halves the rate).
+
+    ``posix_spawn`` can't set limits in the child. A soft limit that is lowered here for the moment of the start is
+    inherited by the program, and its hard limit follows by prlimit(2). The soft one follows too where nothing can be
+    started below it: with an address space that is too small for this process, with descriptors above the limit, which
+    glibc refuses to pass on, and with as many processes as the user may have. Of CPU time this process may well have
+    used more than the limit; then it is sent SIGXCPU, and ignores it, and the kernel may give the limit one more second
+    until the hard one follows.
+    """
+    if resource.RLIMIT_CPU in limits and signal.getsignal(signal.SIGXCPU) == signal.SIG_DFL:
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    former = []
+    try:
+        for number in limits:
+            soft, hard = resource.getrlimit(number)
+            former.append((number, (soft, hard)))
+            resource.setrlimit(number, (_at_most(limits[number], hard), hard))
+        pid = start()
+    except (OSError, MemoryError) as error:
+        for number, limit in former:
+            resource.setrlimit(number, limit)
+        if not isinstance(error, MemoryError) and error.errno not in _BELOW_LIMIT:
+            raise
+        pid = start()
+    finally:
+        for number, limit in former:
+            resource.setrlimit(number, limit)
+    for number, value in limits.items():
+        try:
+            hard = resource.prlimit(pid, number)[1]
+            # At the soft limit of CPU time a program gets SIGXCPU, at the hard one, a second later, SIGKILL.
+            extra = 1 if number == resource.RLIMIT_CPU else 0
+            resource.prlimit(pid, number, (_at_most(value, hard), _at_most(value + extra, hard)))
+        except ProcessLookupError:
+            break  # it has ended
+        except OSError as error:
+            log.warning("can't limit program %d: %s", pid, error.strerror)
+    return pid
+
+
+def _at_most(value: int, hard: int) -> int:
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
+
+
+def _enter(directory: str | os.PathLike[str]) -> int:
+    """Change to the directory; a descriptor of the former one. posix_spawn can't do it for the child alone."""
+    former = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.chdir(directory)
+    except OSError:
+        os.close(former)
+        raise
+    return former

@@ -1,0 +1,265 @@
+"""A relay: moves the bytes that arrive on one stream to another, with backpressure, in the kernel where it can.
+
+Theory. ``splice(2)`` moves bytes between a pipe and anything else without copying them through this process.
+
+- Where one side is a pipe (a program's input or output), one call moves from source to target. When it says EAGAIN it
+  does not say on whose account: so the relay watches one side at a time, and changes over to the other.
+- Between two sockets a pipe of the relay's own lies in between. What is in it is in transit; the source is not read
+  while anything is, so a slow target slows the source down.
+- Where splice can't be used (a socket that is not a plain one, no descriptors left for the pipe), bytes are received
+  and sent, and what the target has not taken is in transit in memory.
+
+splice(2) heeds O_NONBLOCK and knows no MSG_DONTWAIT: where a program has, or is being given, one of the descriptors,
+which is blocking then, bytes are copied too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+
+PIECE: Final = 1 << 20  # bytes asked for by one splice; a pipe's capacity bounds it further
+COPY_SIZE: Final = 65536  # bytes received at a time where splice can't be used
+_FLAGS: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+
+
+class Relay:
+    """See ``Stream.relay_to``. ``wants_read`` and ``wants_write`` tell its streams what it waits for.
+
+    :raises ValueError: the source or the target has a relay on that side.
+    """
+
+    __slots__ = (
+        "_copies",
+        "_direct",
+        "_done",
+        "_in_pipe",
+        "_moved",
+        "_over",
+        "_pending",
+        "_pipe",
+        "_remaining",
+        "_source",
+        "_target",
+        "wants_read",
+        "wants_write",
+    )
+
+    def __init__(self, source: Stream, target: Stream, limit: int | None, done: Callable[[int], object] | None) -> None:
+        if source._relay_in is not None:
+            raise ValueError("what arrives on this stream is being relayed")
+        if target._relay_out is not None:
+            raise ValueError("something is being relayed to the target")
+        if limit is not None and limit < 0:
+            raise ValueError("the limit of a relay can't be negative")
+        self._source = source
+        self._target = target
+        self._remaining = limit
+        self._done = done
+        self._moved = 0
+        self._over = False
+        self._pending = memoryview(b"")  # in transit in memory
+        self._pipe: tuple[int, int] | None = None
+        self._in_pipe = 0  # bytes in transit in the pipe
+        self._direct = not (source._is_socket() and target._is_socket())
+        self._copies = not (source._can_splice() and target._can_splice())
+        self.wants_read = False
+        self.wants_write = False
+
+    def start(self) -> None:
+        """Take over the source's input and the target's output; the first bytes move at the end of this turn."""
+        source, target = self._source, self._target
+        if source._is_closed() or target._is_closed():
+            source._loop.at_end_of_turn(self.finish)
+            return
+        data = source.peek()
+        if self._remaining is not None and len(data) > self._remaining:
+            data = data[: self._remaining]
+        if data:
+            source._in, source._pos = source._in[source._pos + len(data) :], 0
+            self._received(len(data), counted=True)
+            self._pending = memoryview(data)
+        source._relay_in = self
+        target._relay_out = self
+        self.wants_read = True
+        source._relays_changed()
+        target._relays_changed()
+        source._loop.at_end_of_turn(self.pump)
+
+    # --- moving
+
+    def pump(self) -> None:
+        """Move what can be moved now: first what is in transit, then a piece from the source."""
+        source, target = self._source, self._target
+        if self._over:
+            return
+        if target._is_closed():
+            self.finish()
+            return
+        if target._out is not None or target._is_connecting() or source._is_connecting():
+            self._want(read=False, write=False)  # that side pumps again
+            return
+        if not self._drain():
+            return
+        if self._ended():
+            self.finish()
+        elif self._direct and not self._copies:
+            self._splice_directly()
+        elif self._fill() and self._drain():
+            if self._ended():
+                self.finish()
+            else:
+                self._want(read=True, write=False)
+
+    def _ended(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self._remaining == 0 or self._source.eof or not self._source._is_open() or not self._target._is_open()
+
+    def _piece(self, size: int) -> int:
+        return size if self._remaining is None else min(size, self._remaining)
+
+    def _splice_directly(self) -> None:
+        source, target = self._source, self._target
+        try:
+            moved = os.splice(source._fd, target._fd, self._piece(PIECE), flags=_FLAGS)
+        except BlockingIOError:
+            self._want(read=not self.wants_read, write=self.wants_read)
+            return
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                self._copies = True  # this kind of file can't be spliced
+                source._loop.at_end_of_turn(self.pump)
+            else:
+                (source if source._is_socket() and error.errno != errno.EPIPE else target)._connection_lost(error)
+            return
+        if moved:
+            self._received(moved)
+            self._sent(moved)
+            if self._remaining == 0:
+                self.finish()
+            elif not self.wants_read:
+                self._want(read=True, write=False)
+        else:
+            self._source_at_eof()
+
+    def _fill(self) -> bool:
+        """A piece from the source into transit; False where nothing came (then the next step is set)."""
+        source = self._source
+        try:
+            if not self._copies and self._pipe is None:
+                self._open_pipe()
+            if self._pipe is not None:
+                size = os.splice(source._fd, self._pipe[1], self._piece(PIECE), flags=_FLAGS)
+                self._in_pipe = size
+            else:
+                data = source._read(source._fd, self._piece(COPY_SIZE))
+                size = len(data)
+                self._pending = memoryview(data)
+        except BlockingIOError:
+            self._want(read=True, write=False)
+            return False
+        except OSError as error:
+            if error.errno == errno.EINVAL and not self._copies:
+                self._copies = True
+                return self._fill()
+            source._connection_lost(error)
+            return False
+        if not size:
+            self._source_at_eof()
+            return False
+        self._received(size)
+        return True
+
+    def _drain(self) -> bool:
+        """What is in transit to the target; True when nothing is left."""
+        target = self._target
+        try:
+            while self._pending:
+                sent = target._write(target._fd, self._pending)
+                self._pending = self._pending[sent:]
+                self._sent(sent)
+            while self._in_pipe:
+                assert self._pipe is not None
+                sent = os.splice(self._pipe[0], target._fd, self._in_pipe, flags=_FLAGS)
+                self._in_pipe -= sent
+                self._sent(sent)
+        except BlockingIOError:
+            self._want(read=False, write=True)
+            return False
+        except OSError as error:
+            target._connection_lost(error)
+            return False
+        return True
+
+    def copy_from_now_on(self) -> None:
+        """A program is about to be given one of the sockets."""
+        self._copies = True
+        if self._pipe is not None and self._in_pipe:
+            self._pending = memoryview(os.read(self._pipe[0], self._in_pipe))
+            self._in_pipe = 0
+
+    def _open_pipe(self) -> None:
+        try:
+            self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self._copies = True  # no descriptors left: more slowly, but on
+
+    def _received(self, size: int, counted: bool = False) -> None:
+        if not counted:
+            self._source.bytes_in += size
+            self._source._last_active = self._source._loop.now
+        if self._remaining is not None:
+            self._remaining -= size
+
+    def _sent(self, size: int) -> None:
+        self._target.bytes_out += size
+        self._target._last_active = self._target._loop.now
+        self._moved += size
+
+    def _want(self, read: bool, write: bool) -> None:
+        self.wants_read, self.wants_write = read, write
+        self._source._update()
+        self._target._update()
+
+    # --- the end
+
+    def _source_at_eof(self) -> None:
+        self._source.eof = True
+        self.finish()
+
+    def source_ended(self) -> None:
+        """The source is closed; what is in transit still goes to the target."""
+        self._source._relay_in = None
+        if self._pending or self._in_pipe:
+            self.pump()
+        else:
+            self.finish()
+
+    def finish(self) -> None:
+        """Give the streams back, say that it is done."""
+        if self._over:
+            return
+        self._over = True
+        source, target = self._source, self._target
+        if source._relay_in is self:
+            source._relay_in = None
+        if target._relay_out is self:
+            target._relay_out = None
+        source._last_active = target._last_active = source._loop.now
+        if self._pipe is not None:
+            for fd in self._pipe:
+                os.close(fd)
+        source._relays_changed()
+        target._relays_changed()
+        if self._done is not None:
+            source._guarded("done", self._done, self._moved)
+        elif source.eof and not source.reset:
+            target.send_eof()
+        source._relay_in_finished()
+        target._relay_out_finished()

@@ -1,0 +1,436 @@
+"""One client's connection: what a plugin is given, and everything that belongs to it and ends with it.
+
+A connection is a stream (see stream.py for its states) that calls the hooks of its listener, and that owns programs,
+outgoing streams, timers and blocking calls. At end of stream the engine closes it by itself, once nothing is left to
+write and nothing holds it: a running program, an open stream, a relay, a blocking call, a ``hold()``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ
+from ..core.processes import signal_group
+from ..net.addresses import format_peer, peer_name
+from ..net.connector import OutgoingStream
+from ..net.descriptor import CLOSED, LINGERING, OPEN, Descriptor
+from ..net.half_close import finished_in_time
+from ..net.handover import Handover
+from ..net.pipe import Pipe
+from ..net.programs import PIPE, Child, start_program
+from ..net.stream import Stream
+from .waiting import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..net.tls import Tls
+    from .hooks import Caller
+    from .process import Worker
+    from .service import Service
+
+
+log = logging.getLogger("poolsrv.connection")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a connection that has failed
+
+
+class Connection(Waiting):
+    """One client's connection, as a plugin sees it; see ``Stream`` for the members that both have.
+
+    :ivar id: a number unique in this run of the server.
+    :ivar peer: the client's address: ``(host, port)``; of a unix socket ``("unix:" + path, 0)``. With
+        ``proxy_protocol``, as the proxy says.
+    :ivar opened_at: when it was accepted by its worker, in seconds since the epoch.
+    :ivar state: the handler's own; None at first.
+    """
+
+    __slots__ = (
+        "_call_on_close",
+        "_children",
+        "_ends_programs",
+        "_extra",
+        "_finished_in_time",
+        "_given",
+        "_local",
+        "_log",
+        "_service",
+        "_streams",
+        "id",
+        "opened_at",
+        "peer",
+        "state",
+    )
+
+    _always_lingers = True
+    _end_is_data = False  # whether the client's end of stream comes as bytes to the kernel
+
+    def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int]) -> None:
+        super().__init__(service.loop, fd)
+        self._service = service
+        self._on_readable = service.on_readable
+        self._on_writable = service.on_writable
+        self._call_on_close: Caller | None = service.on_connection_close
+        self._children: list[Child] | None = None
+        self._streams: list[Stream] | None = None
+        self._extra: dict[str, Any] | None = None
+        self._log: logging.LoggerAdapter[logging.Logger] | None = None
+        self._ends_programs = False
+        # Programs that have got the connection itself; with whom is called once nobody else has it.
+        self._given: dict[Child, tuple[Handover, Callable[[], object]] | None] | None = None
+        self._finished_in_time = False  # the client has finished sending, and waits for the answer
+        self._local: tuple[str, int] | None = None  # as a proxy has said
+        self.id = number
+        self.peer = peer
+        self.opened_at = time.time()
+        self.state: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} on {self.listener} from {format_peer(self.peer)}>"
+
+    # --- what it is
+
+    @property
+    def listener(self) -> str:
+        """The listener's name in the config."""
+        return self._service.name
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """The address that the client has connected to, in the form of ``peer``."""
+        if self._local is not None:
+            return self._local
+        try:
+            return peer_name(self._sock.getsockname())
+        except OSError:
+            return ("", 0)
+
+    @property
+    def tls(self) -> Tls | None:
+        """What was agreed on with the client, on a listener with TLS; else None."""
+        return None
+
+    def trusts(self, host: str) -> bool:
+        """Whether an address, in the form of ``peer[0]``, is among the listener's ``trusted_proxies``: what it says
+        of its clients may be believed. Peers on unix sockets always are."""
+        return self._service.trusts(host)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """For the further plugins, by their names."""
+        if self._extra is None:
+            self._extra = {}
+        return self._extra
+
+    @property
+    def worker(self) -> Worker:
+        """The worker that serves this connection."""
+        return self._service.worker
+
+    @property
+    def draining(self) -> bool:
+        """True once the worker is to end, or this is over its lifetime: finish what is begun, take nothing new."""
+        return self._service.worker.draining or self._service.may_finish_only(self)
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose lines name this connection."""
+        if self._log is None:
+            tags = {"listener": self.listener, "connection": self.id, "peer": format_peer(self.peer)}
+            self._log = _ConnectionLog(log, tags)
+        return self._log
+
+    def _is_held(self) -> bool:
+        return bool(
+            self._holds or self._children or self._streams or self._relay_in is not None or self._relay_out is not None
+        )
+
+    # --- programs and other streams
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        stdin: Connection | int | None = None,
+        stdout: Connection | int | None = None,
+        stderr: Connection | int | None = None,
+        limits: Mapping[int, int] | None = None,
+    ) -> Child:
+        """Start a program in a process group of its own, with only these three descriptors.
+
+        Each of ``stdin``, ``stdout`` and ``stderr`` is None (the null device), ``PIPE`` (this side is a ``Stream`` of
+        the child), this connection, or the descriptor of an open file. Where it is this connection as ``stdin``,
+        reading is paused. ``on_child_exit`` is called when it has ended. The program is ended when the connection is
+        reset, aborted, or fails; a plain ``close`` leaves it running.
+
+        :param argv: the program and its arguments.
+        :param env: its whole environment; None: nothing but a PATH.
+        :param cwd: its working directory; None: the server's.
+        :param limits: resource limits of the program, ``{resource.RLIMIT_NOFILE: 64}``; each is the soft and the hard
+            one. They cost no launcher program.
+        :raises OSError: it can't be started, or the connection is closed.
+        """
+        if self._state != OPEN:
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        ours: list[int | None] = [None, None, None]
+        theirs: list[int | None] = [None, None, None]
+        pipes: list[int] = []
+        try:
+            for index, source in enumerate((stdin, stdout, stderr)):
+                if source is self:
+                    theirs[index] = self._fd
+                elif source == PIPE:
+                    reader, writer = os.pipe2(os.O_CLOEXEC)
+                    pipes += reader, writer
+                    theirs[index], ours[index] = (reader, writer) if index == 0 else (writer, reader)
+                elif isinstance(source, int):
+                    theirs[index] = source
+                elif source is not None:
+                    raise ValueError("a program can be given its own connection only")
+            if self._fd in theirs:
+                for relay in (self._relay_in, self._relay_out):
+                    if relay is not None:
+                        relay.copy_from_now_on()
+                self._share()
+            pid = start_program(argv, env=env, cwd=cwd, descriptors=(theirs[0], theirs[1], theirs[2]), limits=limits)
+        except BaseException:
+            for fd in pipes:
+                os.close(fd)
+            raise
+        for fd in pipes:
+            if fd in theirs:
+                os.close(fd)
+        child = Child(pid, "program", self._loop)
+        if self._fd in theirs:
+            self._given = {**(self._given or {}), child: None}
+        return self._adopt(child, ours, reads=stdin is self)
+
+    def _adopt(self, child: Child, ours: list[int | None], reads: bool) -> Child:
+        try:
+            self._service.worker._reaper.watch(child, self._child_exited)
+        except OSError:
+            signal_group(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            for fd in ours:
+                if fd is not None:
+                    os.close(fd)
+            raise
+        self._children = [*(self._children or ()), child]
+        child.stdin, child.stdout, child.stderr = (
+            None if fd is None else self._own(Pipe(self._loop, fd, self)) for fd in ours
+        )
+        if child.stdin is not None:
+            child.stdin._start()  # the others are watched once somebody wants to read them
+        if reads:
+            self.pause_reading()
+        return child
+
+    def open_stream(self, fd: int) -> Stream:
+        """A stream over a descriptor that the plugin has opened: its end of a pipe, or a connected socket.
+
+        The descriptor is the stream's from now on, also where this raises. Nothing is read until the stream's
+        ``on_readable`` is set. It holds this connection, and is aborted with it.
+
+        :raises OSError: it is no open descriptor, or the connection is closed.
+        """
+        if self._state != OPEN:
+            os.close(fd)
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        stream = (Stream if stat.S_ISSOCK(os.fstat(fd).st_mode) else Pipe)(self._loop, fd, self)
+        try:
+            stream._start()
+        except BaseException:
+            stream._close_descriptor()
+            raise
+        return self._own(stream)
+
+    def connect(
+        self,
+        address: str,
+        *,
+        on_readable: Callable[[Stream], object],
+        on_writable: Callable[[Stream], object] | None = None,
+        on_close: Callable[[Stream, BaseException | None], object] | None = None,
+        timeout: float = 10.0,
+    ) -> Stream:
+        """Connect to somewhere else, without blocking; what is sent meanwhile is kept.
+
+        :param address: as in a listener's ``bind``: an IP address with a port, or ``unix:PATH``.
+        :param timeout: seconds within which the connection must stand.
+        :returns: the stream; every failure arrives as ``on_close(stream, error)``, that of a bad address too. At end of
+            stream (``eof``) it stays open for sending, until it has finished that too, or the client has.
+        """
+        stream = OutgoingStream(self._loop, self, address, self._service.base, timeout)
+        stream._on_readable = on_readable
+        stream._on_writable = on_writable
+        stream._on_close = on_close
+        self._own(stream)
+        if self._state == CLOSED:
+            stream.abort("the connection is closed")
+        return stream
+
+    def _own(self, stream: Stream) -> Stream:
+        self._streams = [*(self._streams or ()), stream]
+        return stream
+
+    def _stream_ended(self, stream: Descriptor) -> None:
+        if self._streams and stream in self._streams:
+            self._streams.remove(stream)
+            self._close_if_done()
+
+    def await_last_copy(self, child: Child, done: Callable[[], object]) -> bool:
+        """Of a program that had this connection itself and has ended: whether another process that it has left behind
+        has it, too. Then ``done()`` is called once none has it any more, or the connection is closed; until then the
+        connection is held, and what is in the program's group is ended with it as the program would be.
+
+        :returns: False where nobody has it; ``done`` is not called then.
+        """
+        if self._given is None or child not in self._given or self._state == CLOSED:
+            return False
+        others = self._service.worker._reaper.running
+        handover = Handover(self._loop, self._fd, child.pid, others, lambda: self._last_copy_closed(child))
+        if not handover.begin():
+            return False
+        self._given[child] = (handover, done)
+        self._holds += 1
+        return True
+
+    def _last_copy_closed(self, child: Child) -> None:
+        handover, done = (self._given or {}).pop(child, None) or (None, None)
+        if handover is not None and done is not None:
+            handover.cancel()
+            self._holds -= 1
+            self._guarded("await_last_copy", done)
+            self._close_if_done()
+
+    def _child_exited(self, child: Child) -> None:
+        if self._children:
+            self._children.remove(child)
+        self._service.child_exited(child, self if self._state != CLOSED else None)
+        if self._given and self._given.get(child) is None:
+            self._given.pop(child, None)
+        self._close_if_done()
+
+    # --- what the engine does
+
+    def _begin(self) -> None:
+        """Call ``on_connection_init``, then have the loop watch, and read what is there; for the worker, once."""
+        service = self._service
+        if service.on_connection_init is not None:
+            try:
+                ended = service.on_connection_init(self) is not None
+            except BaseException as error:  # noqa: BLE001 - as in _guarded
+                ended = True
+                self._fault("on_connection_init", error)
+            if ended and service.has_further_plugins:
+                self._call_on_close = service.hooks.closer_after_ended_chain()
+        if self._interest < 0 and self._state == OPEN:
+            self._start()
+            if self._reading:
+                self._on_event(READ)  # most clients speak first, and it is here by now: saves a turn of the loop
+
+    def _at_eof(self) -> None:
+        super()._at_eof()
+        for stream in list(self._streams or ()):
+            stream._close_if_done()
+        if self._state == OPEN and self._service.watches_half_close and self._has_left():
+            self.abort("client closed")
+
+    def _has_left(self) -> bool:
+        """Whether the end of the client's stream means that it is gone, and does not wait for an answer."""
+        if self._service.half_close == "abort":
+            return True
+        if not self._finished_in_time:
+            still_written_to = self._out is not None or (self._relay_out is not None and self._relay_out.wants_write)
+            self._finished_in_time = still_written_to or finished_in_time(
+                self._sock, self._loop.now - self._last_active, self._end_is_data
+            )
+        return not self._finished_in_time
+
+    def _wanted(self) -> int:
+        wanted = super()._wanted()
+        if self._service.watches_half_close and not wanted & READ and self._may_finish():
+            wanted |= PEER_FINISHED  # nobody reads now, and yet it must be noticed
+        return wanted
+
+    def _may_finish(self) -> bool:
+        return self._state == OPEN and not self.eof and not self._finished_in_time
+
+    def _on_hangup(self, mask: int) -> None:
+        if mask & PEER_FINISHED and not mask & ERROR and self._service.watches_half_close:
+            if self._has_left():
+                self.eof = True
+                self.abort("client closed")
+                return
+            if not mask & HANGUP:
+                self._update()  # what it has sent before is still to be read, and then its end
+                return
+        super()._on_hangup(mask)
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        self._service.log_fault(what, self, error)
+        self._fail()
+
+    def _fail(self) -> None:
+        """A plugin has failed: close, and end the programs."""
+        self._ends_programs = True
+        self._terminate_programs()
+        self.close("plugin failed")
+
+    def _terminate_programs(self) -> None:
+        for child in (*(self._children or ()), *(self._given or ())):
+            if not child.outlives:
+                child.terminate(KILL_GRACE)
+
+    def abort(self, reason: str = "") -> None:
+        self._ends_programs = True
+        super().abort(reason)
+
+    def _give_up_on(self, reason: str) -> None:
+        """The client has not sent, or not taken, anything in time."""
+        if self._out is not None:
+            self.abort(reason)
+        else:
+            self.close(reason)
+
+    def _connection_lost(self, error: OSError) -> None:
+        self._ends_programs = True
+        super()._connection_lost(error)
+
+    def _buffer_write(self, data: bytes | bytearray | memoryview) -> None:
+        super()._buffer_write(data)
+        if self.unsent > self._service.max_unsent:
+            self.abort("max_unsent exceeded")
+
+    def _tell_closed(self) -> None:
+        if self._ends_programs:
+            self._terminate_programs()
+        for stream in self._streams or ():
+            if stream._state != LINGERING:  # that has nothing left to say, and ends by itself
+                stream.abort("the connection is closed")
+        self._service.tell_closed(self._call_on_close, self, self._reason)
+
+    def _closed(self) -> None:
+        for child in list(self._given or ()):
+            self._last_copy_closed(child)
+        self._service.closed(self)
+
+
+class _ConnectionLog(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        assert self.extra is not None
+        tags = self.extra
+        kwargs["extra"] = {**tags, **(kwargs.get("extra") or {})}
+        return f"{tags['listener']} #{tags['connection']} {tags['peer']}: {msg}", kwargs

@@ -1,0 +1,450 @@
+"""A worker: takes connections from its channel, dispatches events to plugins, drains, ends.
+
+Everything here runs in the worker's process. The way of a connection is straight down: ``_take`` receives it from the
+dispatcher, ``Service.open`` makes a ``Connection`` of it, the event loop calls ``Stream._on_event`` for each of its
+events, and that calls the plugin.
+
+A worker's life: starting (``on_worker_start``), serving, draining (TERM: what is open may finish, nothing new), and
+its end (``on_worker_stop``, programs ended). The dispatcher's ``STOP_NOW_SIGNAL`` skips what is left of draining, and
+so does the end of the dispatcher, which shows as end of file on the channel. A second TERM changes nothing: who sends
+TERM to the whole process group, as a shell and systemd do, reaches each worker twice.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core import forked_copies, logs, processes, signals
+from ..core.event_loop import HANGUP, READ, EventLoop, Timer
+from ..ipc.told_once import ToldOnce
+from ..ipc.worker_channel import (
+    DRAINING,
+    EXIT_DISPATCHER_GONE,
+    EXIT_OK,
+    EXIT_START_FAILED,
+    FULL,
+    HANG_SIGNAL,
+    LOST,
+    SERVING,
+    STOP_NOW_SIGNAL,
+    WorkerEnd,
+)
+from ..net import programs
+from ..net.descriptor import Descriptor
+from ..net.relay import Relay
+from .admission_client import AdmissionClient
+from .culprits import add_culprit
+from .descriptor_room import Room, descriptor_limit
+from .reporter import Reporter
+from .service import Service
+from .worker import Handle
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from .spec import ServerSpec
+
+
+log = logging.getLogger("poolsrv.worker")
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, STOP_NOW_SIGNAL)
+RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
+FULL_LOG_INTERVAL: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
+LONG_TURN: Final = 0.05  # seconds
+BLOCKING_THREADS: Final = 4
+PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
+
+
+class Worker:
+    """A worker of the pool, as a plugin sees it in ``on_worker_start``; members with an underscore are the engine's.
+
+    :ivar slot: its number in the pool, from 0; a worker that replaces a dead one has the same.
+    :ivar draining: True once it is to end.
+    """
+
+    def __init__(self, slot: int, server: ServerSpec, channel: WorkerEnd, hang_file: int, told: ToldOnce) -> None:
+        self.slot = slot
+        self.draining = False
+        self._start_failed = False
+        self._loop = EventLoop()
+        self._reaper = programs.Reaper(self._loop)
+        self._channel = channel
+        self._hang_file = hang_file
+        self._told = told
+        self._config = server.config
+        self._signals: signals.SignalPipe | None = None
+        self._exit_code = EXIT_OK
+        pool = server.config.pool
+        self._reporter = Reporter(
+            self._loop,
+            channel,
+            urgent=pool.dispatch == "least-connections"
+            or any(listener.config.max_connections or listener.config.max_per_source for listener in server.listeners),
+            hang_timeout=pool.hang_timeout,
+            counters=self._counters,
+        )
+        # Where a proxy says who its client is, and limits go by that.
+        self._admission_client = AdmissionClient(self._loop, channel, self._reporter) if channel.is_answered else None
+        self._services = [
+            Service(
+                self, self._loop, listener.config, listener.hooks, listener.half_close, server.base, listener.server_tls
+            )
+            for listener in server.listeners
+        ]
+        self._served = [
+            service
+            for service, listener in zip(self._services, server.listeners, strict=True)
+            if listener.config.workers is None or slot < listener.config.workers
+        ]
+        self._accepted = 0
+        self._taking = True
+        self._gives_way = False
+        self._took_in_turn = 0  # connections, for the last time
+        self._took_at = 0.0
+        self._full_told_at = float("-inf")
+        self._room = Room(self._loop, hang_file, self._descriptors_of_connections)
+        self._threads: ThreadPoolExecutor | None = None
+        self._calls: deque[Callable[[], object]] = deque()  # of call_soon_threadsafe
+        self._calls_event: int | None = None
+        self._program_grace = PROGRAM_GRACE
+        self._log_files: list[Callable[[], object]] = []  # who has log files of its own, to be opened anew
+
+    # --- for plugins
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Call ``callback()`` in ``seconds``; the timer has ``cancel()``. An exception is logged."""
+        return self._loop.call_later(seconds, partial(self._guarded, "call_later", callback))
+
+    def every(self, seconds: float, callback: Callable[[], object]) -> Handle:
+        """Call ``callback()`` every ``seconds``, first in ``seconds``. An exception is logged, and it goes on.
+
+        :raises ValueError: ``seconds`` is not above 0.
+        """
+        if not seconds > 0:
+            raise ValueError("every() takes a number of seconds above 0")
+        timer: Timer
+
+        def due() -> None:
+            nonlocal timer
+            timer = self._loop.call_later(seconds, due)
+            self._guarded("every", callback)
+
+        timer = self._loop.call_later(seconds, due)
+        return Handle(lambda: timer.cancel())
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` in the loop, soon; from any thread."""
+        self._calls.append(callback)
+        event = self._calls_event
+        if event is not None:
+            os.eventfd_write(event, 1)
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> Handle:
+        """Call ``callback()`` whenever the descriptor is readable; cancel the handle before you close it.
+
+        :raises OSError: the descriptor can't be watched (epoll_ctl(2)).
+        """
+        self._loop.register(fd, READ, lambda _: self._guarded("add_reader", callback))
+        return Handle(lambda: self._loop.unregister(fd))
+
+    def run_blocking(
+        self, function: Callable[..., Any], *args: Any, done: Callable[[Future[Any]], object] | None = None
+    ) -> None:
+        """Call ``function(*args)`` in the worker's small thread pool, then ``done(future)`` in the loop."""
+        self._submit(partial(function, *args), partial(self._blocking_done, done))
+
+    def reap_orphans_of(self, pid: int) -> None:
+        """Reap what a child that a plugin has started itself, and what its descendants, leave behind. To be called
+        before it has started anything; its own end is the plugin's to wait for."""
+        self._reaper.orphans.look_behind(pid)
+
+    def on_reopen_logs(self, callback: Callable[[], object]) -> Handle:
+        """Call ``callback()`` whenever log files are to be opened anew, because they have been renamed (USR1)."""
+        self._log_files.append(callback)
+        return Handle(partial(self._log_files.remove, callback))
+
+    # --- its life
+
+    def run(self) -> int:
+        """Serve until drained; the exit code."""
+        self._signals = signals.SignalPipe(SIGNALS)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        hang_file, hooks = self._hang_file, [service.hooks for service in self._served]
+        signal.signal(HANG_SIGNAL, lambda _, frame: add_culprit(hang_file, frame, hooks))
+        faulthandler.register(HANG_SIGNAL, file=hang_file, all_threads=True, chain=True)
+        signals.unblock()
+        processes.become_subreaper()
+        processes.signal_when_parent_dies(signal.SIGCONT)  # one that has been stopped could not notice it
+        loop = self._loop
+        loop.register(self._signals.fileno(), READ, self._on_signal)
+        forked_copies.guard(
+            (Worker, Service, EventLoop, Descriptor, Relay, Reporter, AdmissionClient, WorkerEnd), self._shed
+        )
+        self._calls_event = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        loop.register(self._calls_event, READ, self._on_calls)
+        for service in self._served:
+            if service.hooks.on_worker_start is not None:
+                self._guarded_hook(service, "on_worker_start")
+        if self._start_failed:
+            self._exit_code = EXIT_START_FAILED
+        else:
+            loop.register(self._channel.fileno(), READ, self._on_channel)
+            loop.after_turn = self._reporter.after_turn
+            self._reporter.state = SERVING
+            self._reporter.tell()
+            gc.freeze()
+            loop.run()
+        self._end()
+        return self._exit_code
+
+    def _shed(self) -> None:
+        """In a copy that a plugin has made: close what is shared with the worker."""
+        self._loop.abandon(partial(forked_copies.end_copy, "the loop"))
+        self._channel.close()
+        if self._signals is not None:
+            self._signals.abandon()
+        for service in self._services:
+            service.abandon()
+
+    def _on_signal(self, mask: int) -> None:
+        assert self._signals is not None
+        for number in self._signals.take():
+            # INT and HUP go to every process of a terminal: the dispatcher's to act on.
+            if number == signal.SIGTERM and not self.draining:
+                self._drain()
+            elif number == signal.SIGUSR1:
+                logs.reopen()
+                for callback in list(self._log_files):
+                    self._guarded("on_reopen_logs", callback)
+            elif number == STOP_NOW_SIGNAL:
+                self._program_grace = 0.0
+                self._kill_programs()
+                self._stop_now("worker stop")
+
+    def _drain(self) -> None:
+        """Take what is in the channel and nothing after it; let what is open finish. What there is no room for, the
+        dispatcher takes back."""
+        while self._has_room() and self._take():
+            pass
+        if self._exit_code == EXIT_DISPATCHER_GONE or self.draining:
+            return
+        self.draining = True
+        self._loop.modify(self._channel.fileno(), 0)  # its hang-up is still told
+        self._reporter.state = DRAINING
+        self._loop.call_later(self._config.pool.graceful_timeout, partial(self._stop_now, "drain timeout"))
+        for service in self._services:
+            service.drain()
+        self._stop_when_empty()
+
+    def _stop_now(self, reason: str) -> None:
+        self.draining = True
+        for service in self._services:
+            service.abort_all(reason)
+        self._stop_when_empty()
+
+    def _stop_when_empty(self) -> None:
+        if self.draining and not any(service.connections for service in self._services):
+            self._loop.stop()
+
+    def _end(self) -> None:
+        """Close what plugins have opened, end what they have started, and tell the dispatcher the rest."""
+        for service in self._served:
+            if service.hooks.on_worker_stop is not None:
+                self._guarded_hook(service, "on_worker_stop")
+        self._reporter.tell()
+        self._end_programs()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _end_programs(self) -> None:
+        """TERM, then KILL, to every program's group; then whatever else this process has started or adopted."""
+        loop = self._loop
+        loop.after_turn = None
+        for child in self._reaper.running.values():
+            child.terminate(self._program_grace)
+        # Those of connections that were aborted have been told to end before, with a longer grace.
+        loop.call_later(self._program_grace, self._kill_programs)
+        deadline = loop.now + self._program_grace + 1.0
+        while self._reaper.running and loop.now < deadline:
+            loop.turn(0.2)
+        if self._exit_code == EXIT_DISPATCHER_GONE:
+            # Otherwise the dispatcher adopts and ends what is left.
+            deadline = loop.now + 1.0
+            while processes.kill_children() and loop.now < deadline:
+                loop.turn(0.02)
+                processes.reap_all()
+
+    def _kill_programs(self) -> None:
+        for child in self._reaper.running.values():
+            child.kill()
+
+    # --- the channel
+
+    def _on_channel(self, mask: int) -> None:
+        forked_copies.end_if_copy("the channel")
+        if mask & READ and not self.draining:
+            loop = self._loop
+            if self._has_room():
+                self._take()
+                # Turn upon turn, and long ones: somebody keeps this worker busy, and who waits is not to wait for a
+                # turn each.
+                if loop.turns - self._took_in_turn == 1 and loop.now - self._took_at > LONG_TURN:
+                    self._take_more()
+            self._took_in_turn, self._took_at = loop.turns, loop.now
+        elif mask & HANGUP:
+            self._dispatcher_gone()
+
+    def _take_more(self) -> None:
+        """All that waits, unless to begin with it takes long in turn."""
+        began = time.monotonic()
+        while not self.draining and self._has_room() and self._take() and time.monotonic() - began < LONG_TURN:
+            pass
+
+    def _take(self) -> bool:
+        """Receive one message's connections and begin to serve them; False where there was no message."""
+        try:
+            handed = self._channel.receive()
+        except EOFError:
+            self._dispatcher_gone()
+            return False
+        if not handed:
+            # The dispatcher asks whether this worker is alive, or has found that it is slow and taken them back.
+            self._reporter.state = SERVING
+            return handed is not None
+        self._reporter.taken += len(handed)
+        self._room.taken(handed)
+        for connection in handed:
+            if connection.fd == LOST:
+                self._reporter.closed.append(connection.id)
+            else:
+                self._accepted += 1
+                self._services[connection.listener].open(connection)
+        if self._room.lost:
+            self._give_way()
+        return True
+
+    def _dispatcher_gone(self) -> None:
+        if self._exit_code != EXIT_DISPATCHER_GONE:
+            log.warning("the dispatcher is gone: ending")
+            self._exit_code = EXIT_DISPATCHER_GONE
+            self._loop.unregister(self._channel.fileno())
+            self._stop_now("worker stop")
+
+    def _connection_closed(self, number: int) -> None:
+        """A connection's descriptor has been closed; the dispatcher is told at the end of the turn."""
+        self._reporter.closed.append(number)
+        if self.draining:
+            self._stop_when_empty()
+
+    def _counters(self) -> tuple[int, int, int, int, int]:
+        totals = [service.totals() for service in self._services]
+        still_open = sum(len(service.connections) for service in self._services)
+        return (
+            self._accepted,
+            still_open,
+            self._loop.events,
+            sum(total[0] for total in totals),
+            sum(total[1] for total in totals),
+        )
+
+    # --- descriptors
+
+    def _has_room(self) -> bool:
+        """Whether a message can be received (room.py); where not, the dispatcher is told."""
+        if self._gives_way:
+            return False
+        if not self._room.is_there():
+            self._stop_taking()
+            return False
+        if not self._taking:
+            self._taking = True
+            self._reporter.state = SERVING
+            self._loop.modify(self._channel.fileno(), READ)
+            log.debug("descriptors are free again: taking connections")
+        return True
+
+    def _stop_taking(self) -> None:
+        if self._taking:
+            self._taking = False
+            self._reporter.state = FULL
+            self._loop.modify(self._channel.fileno(), 0)
+            self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
+            if self._room.is_leaking():
+                self._loop.at_end_of_turn(self._give_way)
+            elif self._loop.now - self._full_told_at > FULL_LOG_INTERVAL:
+                self._full_told_at = self._loop.now
+                log.warning(
+                    "close to the limit of %d open descriptors: taking no connections while it is so",
+                    descriptor_limit(),
+                )
+
+    def _look_for_room(self) -> None:
+        if not self.draining and not self._has_room():
+            if self._room.is_leaking():
+                self._give_way()
+            else:
+                self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
+
+    def _give_way(self) -> None:
+        """Plugins hold the descriptors, which no connection's end brings back: another worker is to take over."""
+        if self.draining:
+            return
+        lost = f", connections lost: {self._room.lost}" if self._room.lost else ""
+        log.error(
+            "plugins hold the descriptors, of which there are %d%s: taking no more connections, draining",
+            descriptor_limit(),
+            lost,
+            extra={"reason": "descriptors"},
+        )
+        self._gives_way = True
+        self._drain()
+
+    def _descriptors_of_connections(self) -> int:
+        return len(self._reaper.running) + sum(service.descriptors() for service in self._services)
+
+    # --- threads
+
+    def _submit(self, function: Callable[[], Any], done: Callable[[Future[Any]], object]) -> None:
+        """Call ``function()`` in a thread, then ``done(future)`` in the loop."""
+        if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor  # most plugins never need it
+
+            self._threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
+        future = self._threads.submit(function)
+        future.add_done_callback(lambda future: self.call_soon_threadsafe(partial(done, future)))
+
+    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
+        if done is not None:
+            done(future)
+        else:
+            future.result()
+
+    def _on_calls(self, mask: int) -> None:
+        assert self._calls_event is not None
+        os.eventfd_read(self._calls_event)
+        for _ in range(len(self._calls)):
+            self._guarded("call_soon_threadsafe", self._calls.popleft())
+
+    # --- the fault boundary
+
+    def _guarded(self, what: str, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except BaseException as error:
+            self._room.doubt(error)
+            log.exception("a plugin's callback failed (%s)", what)
+
+    def _guarded_hook(self, service: Service, hook: str) -> None:
+        try:
+            getattr(service.hooks, hook)(self)
+        except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
+            service.log_fault(hook, None, error)
+            self._start_failed = self._start_failed or hook == "on_worker_start"

@@ -1,0 +1,104 @@
+"""What a worker tells the dispatcher: connections taken and closed, its state, its counters; in as few reports as do.
+
+Each report wakes the dispatcher. So what no decision of the dispatcher waits for is collected for a moment, and told
+together; where dispatch or a limit goes by how many connections are open, each turn's closes are told at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ..core import forked_copies
+from ..core.event_loop import EventLoop, Timer
+from ..ipc.worker_channel import MAX_ASKED_PER_REPORT, MAX_CLOSED_PER_REPORT, Question, Report, WorkerEnd
+
+REPORT_BATCH: Final = 16  # connections taken and closed that are told without delay: a quarter of what may wait
+REPORT_DELAY: Final = 0.02  # seconds within which fewer are told
+AGAIN_AFTER: Final = 0.05  # seconds, where the channel was full
+HEARTBEAT: Final = 1.0  # seconds; shorter where hang_timeout asks for it
+
+
+class Reporter:
+    """Runs in the worker; ``after_turn`` is for the event loop.
+
+    :param urgent: whether the dispatcher goes by how many connections are open.
+    :param hang_timeout: seconds of silence after which the dispatcher will act; 0 is never.
+    :param counters: the totals of ``worker.COUNTERS``.
+    :ivar taken: connections received; the worker counts up.
+    :ivar closed: ids of connections closed; the worker appends.
+    :ivar asked: what is to be asked; who asks appends, and has ``tell`` called.
+    :ivar state: the worker's new state, where it has changed; the worker sets it.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        channel: WorkerEnd,
+        *,
+        urgent: bool,
+        hang_timeout: float,
+        counters: Callable[[], tuple[int, int, int, int, int]],
+    ) -> None:
+        self.taken = 0
+        self.closed: list[int] = []
+        self.asked: list[Question] = []
+        self.state: str | None = None
+        self._loop = loop
+        self._channel = channel
+        self._urgent = urgent
+        self._listened_for = hang_timeout > 0
+        self._beat_every = min(HEARTBEAT, hang_timeout / 4) if hang_timeout else HEARTBEAT
+        self._counters = counters
+        self._events_told = 0  # how many events there had been at the last heartbeat
+        self._heartbeat: Timer | None = None
+        self._late: Timer | None = None
+        self._again: Timer | None = None
+
+    def after_turn(self) -> None:
+        """Tell what is to be told now, and see that the rest is told in time."""
+        untold = self.taken + len(self.closed)
+        if self.state is not None or untold >= REPORT_BATCH or (self.closed and self._urgent):
+            self.tell()
+        elif untold and self._late is None:
+            self._late = self._loop.call_later(REPORT_DELAY, self._tell_late)
+        if self._heartbeat is None and self._loop.events != self._events_told:
+            self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
+
+    def tell(self, counters: bool = False) -> None:
+        """Send all that is untold, and the counters where they are asked for. Nothing where the dispatcher is gone."""
+        forked_copies.end_if_copy("a report")
+        while True:
+            closed, self.closed = self.closed[:MAX_CLOSED_PER_REPORT], self.closed[MAX_CLOSED_PER_REPORT:]
+            asked, self.asked = self.asked[:MAX_ASKED_PER_REPORT], self.asked[MAX_ASKED_PER_REPORT:]
+            report = Report(self.taken, closed, self.state, self._counters() if counters else None, asked)
+            try:
+                sent = self._channel.report(report)
+            except OSError:
+                self.closed, self.asked = closed + self.closed, asked + self.asked
+                return  # the dispatcher is gone: the end of file says so too
+            if not sent:
+                # The dispatcher is far behind; what is to be told stays, and is told after a later turn.
+                self.closed, self.asked = closed + self.closed, asked + self.asked
+                if self._again is None or self._again.callback is None:
+                    self._again = self._loop.call_later(AGAIN_AFTER, self._try_again)
+                return
+            self.taken, self.state, counters = 0, None, False
+            if not (self.closed or self.asked):
+                return
+
+    def _tell_late(self) -> None:
+        self._late = None
+        if self.taken or self.closed:
+            self.tell()
+
+    def _try_again(self) -> None:
+        """Asked is told here; the rest may wait for the end of the turn."""
+        if self.asked:
+            self.tell()
+
+    def _beat(self) -> None:
+        """Tell the counters. Without events there is nothing to tell, unless somebody listens for silence."""
+        self._heartbeat = None
+        self._events_told = -1 if self._listened_for else self._loop.events
+        self.tell(counters=True)

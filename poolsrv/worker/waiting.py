@@ -1,0 +1,112 @@
+"""What a connection waits for: holds, timers, calls that come soon, calls that block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ..core.event_loop import EventLoop, Timer
+from ..net.descriptor import CLOSED
+from ..net.stream import Stream
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from .service import Service
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Waiting(Stream):
+    """The part of ``Connection`` that keeps it open, and calls back later."""
+
+    __slots__ = ("_holds", "_own_holds", "_timers")
+
+    _service: Service
+
+    def __init__(self, loop: EventLoop, fd: int) -> None:
+        super().__init__(loop, fd)
+        self._holds = 0  # plugin's hold() calls, calls that come soon, and blocking calls
+        self._own_holds = 0  # of these, the plugin's
+        self._timers: set[Timer] | None = None
+
+    # --- staying open
+
+    def hold(self) -> None:
+        """Keep the connection open although the peer has finished sending, until ``release`` is called as often."""
+        self._own_holds += 1
+        self._holds += 1
+
+    def release(self) -> None:
+        """Take a ``hold`` back.
+
+        :raises RuntimeError: there is none.
+        """
+        if self._own_holds == 0:
+            raise RuntimeError("release() without hold()")
+        self._own_holds -= 1
+        self._holds -= 1
+        self._loop.at_end_of_turn(self._close_if_done)
+
+    # --- time
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Call ``callback()`` in ``seconds``, unless the connection is gone by then. The timer has ``cancel()``."""
+        timer = self._loop.call_later(seconds, lambda: self._timer_due(timer, callback))
+        if self._state == CLOSED:
+            timer.cancel()
+            return timer
+        if self._timers is None:
+            self._timers = set()
+        elif len(self._timers) >= 16 and len(self._timers).bit_count() == 1:
+            # Those that were cancelled are still in it; looked for at 16, 32, 64, it costs O(1) for each timer.
+            self._timers = {timer for timer in self._timers if timer.callback is not None}
+        self._timers.add(timer)
+        return timer
+
+    def _timer_due(self, timer: Timer, callback: Callable[[], object]) -> None:
+        if self._timers is not None:
+            self._timers.discard(timer)
+        self._guarded("a timer", callback)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once all others have had their turn, unless the connection is gone by then. Until it has
+        returned it holds the connection: for a plugin that has more to do than fits into one call."""
+        if self._state == CLOSED:
+            return
+        self._holds += 1
+        self._loop.call_later(0.0, partial(self._soon, callback))
+
+    def _soon(self, callback: Callable[[], object]) -> None:
+        if self._state != CLOSED:
+            self._guarded("call_soon", callback)
+        self._holds -= 1
+        self._close_if_done()
+
+    def run_blocking(
+        self, function: Callable[P, R], *args: Any, done: Callable[[Future[R]], object] | None = None
+    ) -> None:
+        """Call ``function(*args)`` in the worker's small thread pool; it must not touch the connection.
+
+        :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then.
+        """
+        self._holds += 1
+        self._service.worker._submit(partial(function, *args), partial(self._blocking_done, done))
+
+    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
+        if self._state != CLOSED and done is not None:
+            self._guarded("done", partial(done, future))
+        elif done is None and future.exception() is not None:
+            self._fault("run_blocking", future.exception())  # type: ignore[arg-type]
+        self._holds -= 1
+        self._close_if_done()
+
+    def _end(self, reason: str) -> None:
+        if self._state != CLOSED:
+            for timer in self._timers or ():
+                timer.cancel()
+            self._timers = None
+            super()._end(reason)

@@ -1,0 +1,154 @@
+"""The corpus of hostile requests (`data/hostile_requests.toml`), against the parts of the cgi plugin in a row.
+
+`replay` takes bytes through the request parser, the body decoder, the path resolver and the environment, as the
+plugin does with a connection, and says what was answered. Whatever can be split is split, too.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from poolsrv_cgi.body import BodyLimits, body_decoder
+from poolsrv_cgi.environment import Endpoints, base_environment, http_environment
+from poolsrv_cgi.paths import NoProgram, ProgramPaths, find_program
+from poolsrv_cgi.request import RequestError, RequestParser
+
+CORPUS = tomllib.loads((Path(__file__).parents[1] / "data" / "hostile_requests.toml").read_text())
+CASES: list[dict[str, Any]] = CORPUS["case"]
+NEXT = b"GET /hello.sh?the-next-one HTTP/1.1\r\nHost: next\r\n\r\n"
+ENDPOINTS = Endpoints.from_sockets(("192.0.2.1", 40000), ("192.0.2.2", 80))
+
+Answer = tuple[int, dict[str, str] | None]
+
+
+def build_tree(directory: Path) -> Path:
+    """The files that the corpus speaks of, below `directory`; the root of the programs."""
+    root, outside = directory / "root", directory / "outside"
+    outside.mkdir()
+    for name, kind in {"../outside/secret.sh": "program", **CORPUS["tree"]}.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "directory":
+            file.mkdir()
+        elif kind == "fifo":
+            os.mkfifo(file, 0o755)
+        elif kind.startswith("-> "):
+            file.symlink_to(kind[3:].replace("OUTSIDE", str(outside)).replace("ROOT", str(root)))
+        else:
+            file.write_text("#!/bin/sh\n")
+            file.chmod(0o755 if kind == "program" else 0o644)
+    return root
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> ProgramPaths:
+    return ProgramPaths(root=build_tree(tmp_path_factory.mktemp("hostile")))
+
+
+def replay(paths: ProgramPaths, pieces: Iterable[bytes]) -> tuple[list[Answer], bool]:
+    """What is answered to these bytes, and whether the connection is still open after them."""
+    parser = RequestParser()
+    answers: list[Answer] = []
+    request = decoder = None
+    length = 0
+    for piece in pieces:
+        data = piece
+        while True:
+            try:
+                if request is None or decoder is None:
+                    request = parser.feed(data)
+                    if request is None:
+                        break
+                    data = parser.surplus
+                    decoder = body_decoder(request, BodyLimits())
+                    length = 0
+                length += len(decoder.feed(data))
+                if not decoder.done:
+                    break
+            except RequestError as error:
+                return [*answers, (error.status, None)], False
+            data = decoder.surplus
+            program = find_program(paths, request.path)
+            if isinstance(program, NoProgram):
+                answers.append((program.status, None))
+            else:
+                environment = http_environment(
+                    request,
+                    program,
+                    ENDPOINTS,
+                    base=base_environment({}, (), {}),
+                    fixed={},
+                    document_root=os.fsdecode(paths.root),
+                    software="test",
+                    body_length=length if request.has_body else None,
+                )
+                answers.append((200, environment))
+            if not request.keep_alive:
+                return answers, False
+            request = decoder = None
+    return answers, True
+
+
+def bytes_of(case: dict[str, Any]) -> bytes:
+    """What a case sends."""
+    pad = case.get("pad", {"text": "", "times": 0})
+    text: str = case["send"].replace("<PAD>", pad["text"] * pad["times"])
+    return text.encode("latin-1")
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+class TestHostileRequests:
+    def test_answer(self, case: dict[str, Any], paths: ProgramPaths) -> None:
+        """Each case by the section that it names; nothing that is refused reaches a program."""
+        answers, open_ = replay(paths, [bytes_of(case)])
+        assert [status for status, _ in answers] == case["answers"]
+        assert open_ == case["survives"]
+        if 200 in case["answers"]:
+            environment = next(environment for _, environment in answers if environment is not None)
+            for name, value in case.get("environment", {}).items():
+                assert environment[name] == value.replace("ROOT", os.fsdecode(paths.root))
+            assert not set(case.get("absent", ())) & set(environment)
+
+    def test_the_next_request_is_the_right_one(self, case: dict[str, Any], paths: ProgramPaths) -> None:
+        """RFC 9112 section 9.3.2: behind a connection that survives, the next request is read from its first byte;
+        behind one that does not, nothing is."""
+        answers, _ = replay(paths, [bytes_of(case) + NEXT])
+        if case["survives"]:
+            status, environment = answers.pop()
+            assert status == 200
+            assert environment is not None
+            assert environment["QUERY_STRING"] == "the-next-one"
+        assert [status for status, _ in answers] == case["answers"]
+
+    def test_split_at_every_byte(self, case: dict[str, Any], paths: ProgramPaths) -> None:
+        """RFC 9112 section 2.2: TCP has no message boundaries, so the answer can't depend on where it splits."""
+        data = bytes_of(case) + NEXT
+        whole = replay(paths, [data])
+        step = max(1, len(data) // 300)
+        for at in range(1, len(data), step):
+            assert replay(paths, [data[:at], data[at:]]) == whole, at
+        if len(data) < 2000:
+            assert replay(paths, [data[at : at + 1] for at in range(len(data))]) == whole
+
+
+SHORT = [bytes_of(case) for case in CASES if len(bytes_of(case)) < 2000]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_random_splits_and_damage(data: st.DataObject, paths: ProgramPaths) -> None:
+    """RFC 9112: whatever is sent, in whatever pieces, is answered the same way, and never by another exception."""
+    one, other = data.draw(st.sampled_from(SHORT)), data.draw(st.sampled_from(SHORT))
+    start, length = data.draw(st.integers(0, len(one))), data.draw(st.integers(0, 8))
+    insert = data.draw(st.one_of(st.binary(max_size=4), st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b":", b"\0"])))
+    sent = one[:start] + insert + one[start + length :] + other
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=8)))
+    pieces = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
+    assert replay(paths, pieces) == replay(paths, [sent])

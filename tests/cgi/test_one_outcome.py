@@ -1,0 +1,151 @@
+"""The cgi plugin over HTTP: whatever happens to a request, it has one outcome, and the log one line of it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
+from tests.helpers.server import ServerProcess, wait_until
+
+MORE = {
+    "never.sh": "exec sleep 60",
+    "swallow.sh": "cat >/dev/null; printf 'Content-Type: text/plain\\n\\nall'",
+    "first.sh": "printf 'Content-Type: text/plain\\nContent-Length: 2\\n\\nok'; cat >/dev/null",
+    "garbage.sh": "trap '' TERM; echo no header; echo; sleep 3",
+    "redirects.sh": "printf 'Location: /slow.sh\\n\\n'; exec 1>&-; exec sleep 60",
+    "slow.sh": "sleep 0.8; printf 'Content-Type: text/plain\\n\\nslow'",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    root = write_programs(tmp_path_factory.mktemp("root"), PROGRAMS | MORE)
+    folder = tmp_path_factory.mktemp("server")
+    config = pool() + cgi_listener(root=root, access_log=folder / "access")
+    more = {"access_log_format": "json"}
+    config += cgi_listener("body", root=root, body_timeout=0.7, access_log=folder / "body", **more)
+    config += cgi_listener("both", root=root, body_timeout=1.5, output_timeout=0.7, access_log=folder / "both", **more)
+    config += cgi_listener("time", root=root, timeout=1.0, access_log=folder / "time", **more)
+    running = ServerProcess(config, folder)
+    try:
+        yield running.wait_ready()
+    finally:
+        running.close()
+
+
+def outcome(server: ServerProcess, listener: str, before: int, status: int) -> list[str]:
+    """What the log says of the request that came after line `before`, once the access log has its line of it."""
+    log = server.folder / listener
+
+    def told() -> bool:
+        return log.exists() and f'"status": {status}' in log.read_text()
+
+    wait_until(told, "the line in the access log")
+    assert log.read_text().count("\n") == 1
+    log.write_text("")
+    with Client(server, listener) as client:  # whatever comes late comes before this is over
+        time.sleep(1.2)
+        client.get("/no.sh")
+    wait_until(log.read_text, "the line in the access log")
+    log.write_text("")
+    mine = [line for line in server.lines[before:] if re.search(rf"\b{listener} #", line)]
+    return [line for line in mine if "404: " not in line]
+
+
+@pytest.mark.parametrize("program", ["swallow.sh", "cat.sh"])
+@pytest.mark.parametrize(
+    "head", ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+)
+def test_a_body_that_stands_still(server: ServerProcess, program: str, head: str) -> None:
+    """RFC 9110 section 15.5.9: 408, and nothing else. The program is not to blame."""
+    if program == "cat.sh" and "Length" in head:
+        return  # that has answered before
+    before = len(server.lines)
+    with Client(server, "body") as client:
+        client.send(f"POST /{program} HTTP/1.1\r\nHost: a\r\n{head}".encode())
+        answer = client.response()
+        assert (answer.status, answer.headers[b"connection"]) == (408, b"close")
+        assert client.is_closed()
+        # While the client has not closed, the connection is still there when its program ends.
+        wait_until(lambda: '"status": 408' in (server.folder / "body").read_text(), "the program's end")
+    lines = outcome(server, "body", before, 408)
+    assert len(lines) == 1
+    assert "body_timeout" in lines[0]
+
+
+def test_a_body_that_stands_still_after_the_response(server: ServerProcess) -> None:
+    before = len(server.lines)
+    with Client(server, "body") as client:
+        client.send(b"POST /first.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000)
+        assert client.response().body == b"ok"
+        assert client.is_closed()
+    lines = outcome(server, "body", before, 200)
+    assert len(lines) == 1
+    assert "body_timeout" in lines[0]
+
+
+def test_a_program_that_waits_for_its_client_is_not_silent(server: ServerProcess) -> None:
+    """The body is late: that is the client's affair, whose time is another."""
+    before = len(server.lines)
+    with Client(server, "both") as client:
+        client.send(b"POST /swallow.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            time.sleep(0.2)
+            client.send(b"x")
+        assert client.response().body == b"all"
+    assert outcome(server, "both", before, 200) == []
+    with Client(server, "both") as client:
+        client.send(b"POST /swallow.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
+        assert client.response().status == 408
+    lines = outcome(server, "both", before, 408)
+    assert len(lines) == 1
+    assert "body_timeout" in lines[0]
+
+
+def test_over_its_time(server: ServerProcess) -> None:
+    before = len(server.lines)
+    with Client(server, "time") as client:
+        assert client.get("/never.sh").status == 504
+    lines = outcome(server, "time", before, 504)
+    assert len(lines) == 1
+    assert "over its timeout of 1 s: ending it; the client gets 504" in lines[0]
+
+
+def test_no_header_and_then_over_its_time(server: ServerProcess) -> None:
+    before = len(server.lines)
+    with Client(server, "time") as client:
+        assert client.get("/garbage.sh").status == 502
+    lines = outcome(server, "time", before, 502)
+    assert len(lines) == 1
+    assert "502: not a header field" in lines[0]
+
+
+def test_the_time_of_a_program_that_has_redirected_is_its_own(server: ServerProcess) -> None:
+    """What it does after that is no affair of the client's."""
+    before = len(server.lines)
+    with Client(server, "time") as client:
+        began = time.monotonic()
+        assert client.get("/redirects.sh").body == b"slow"
+        assert client.get("/slow.sh").body == b"slow"
+        assert time.monotonic() > began
+    log = server.folder / "time"
+    wait_until(lambda: log.read_text().count('"status": 200') == 2, "the lines in the access log")
+    log.write_text("")
+    server.wait_for_line(r"/redirects.sh\[\d+\]: over its timeout", after=before)
+    assert not [line for line in server.lines[before:] if "504" in line]
+
+
+def test_a_client_that_is_gone(server: ServerProcess) -> None:
+    """Its program is ended, and what that prints or not is of no interest."""
+    before = len(server.lines)
+    for target in ("/never.sh", "/swallow.sh"):
+        with Client(server, "both") as client:
+            client.send(f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello".encode())
+            client.sock.shutdown(socket.SHUT_WR)
+            assert client.is_closed()
+        assert outcome(server, "both", before, 0) == []

@@ -1,0 +1,116 @@
+"""``poolsrv reload`` and ``poolsrv stop``, against a running server, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.puppet import Client, config
+from tests.helpers.server import TIMEOUT, ServerProcess, is_alive, wait_until
+
+Serve = Callable[..., ServerProcess]
+POOL = 'workers = 1\npidfile = "run/p.pid"\ncontrol = "run/p.ctl"'
+
+
+def poolsrv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "poolsrv", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+
+
+def test_reload_waits_until_the_new_pool_serves(serve: Serve, site: Path) -> None:
+    server = serve(config(POOL), paths=(site,))
+    before = server.dispatcher_pid
+    done = poolsrv("reload", "--config", server.file)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "reloaded\n", "")
+    server.wait_for_line(" ready: ", count=2)
+    assert server.dispatcher_pid != before
+
+
+def test_reload_says_every_error_where_it_fails(serve: Serve, site: Path) -> None:
+    server = serve(config(POOL), paths=(site,))
+    server.file.write_text(server.file.read_text().replace("[listeners", "wokers = 1\ndispath = 2\n[listeners"))
+    done = poolsrv("reload", "--config", server.file)
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    assert f"{server.file}: pool.wokers: unknown key" in lines[0]
+    assert f"{server.file}: pool.dispath: unknown key" in lines[1]
+    assert lines[2:] == ["poolsrv: the reload has failed; nothing has changed"]
+    with Client(server) as client:
+        assert client.ask("pid")
+
+
+def test_without_a_control_socket_reload_says_where_the_outcome_is(serve: Serve, site: Path) -> None:
+    server = serve(config('workers = 1\npidfile = "p.pid"'), paths=(site,))
+    done = poolsrv("reload", "--config", server.file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "its log has the outcome" in done.stdout
+    server.wait_for_line(r"generation 2 \(pid \d+\) serves")
+
+
+def test_stop_waits_for_the_end(serve: Serve, site: Path) -> None:
+    server = serve(config(POOL), paths=(site,))
+    with Client(server) as client:
+        assert client.ask("pid")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "poolsrv", "stop", "--config", str(server.file)], stdout=subprocess.PIPE, text=True
+        )
+        server.wait_for_line("SIGTERM: stopping, 1 connection is open")
+        assert client.ask("pid")
+        assert process.poll() is None
+    assert process.communicate(timeout=TIMEOUT)[0] == f"stopped (it was pid {server.pid})\n"
+    assert process.returncode == 0
+    assert server.wait() == 0
+
+
+def test_stop_now_waits_for_nobody(serve: Serve, site: Path) -> None:
+    server = serve(config(f"graceful_timeout = 1000.0\n{POOL}"), paths=(site,))
+    with Client(server) as client:
+        assert client.ask("pid")
+        done = poolsrv("stop", "--now", "--config", server.file)
+        assert (done.returncode, done.stdout) == (0, f"stopped (it was pid {server.pid})\n")
+        assert client.answer() == ""
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("command", ["reload", "stop"])
+def test_where_no_server_runs(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "poolsrv.toml"
+    file.write_text('[pool]\npidfile = "p.pid"\n[listeners.a]\nbind = ":0"\nhandler = "echo"\n')
+    done = poolsrv(command, "--config", file)
+    assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: nobody holds {tmp_path}/p.pid\n")
+    (tmp_path / "p.pid").write_text(f"{os.getpid()}\n")  # what a crash has left, and somebody else's pid by now
+    done = poolsrv(command, "--config", file)
+    assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: nobody holds {tmp_path}/p.pid\n")
+
+
+@pytest.mark.parametrize("command", ["reload", "stop"])
+def test_without_a_pid_file_in_the_config(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "poolsrv.toml"
+    file.write_text('[listeners.a]\nbind = ":0"\nhandler = "echo"\n')
+    done = poolsrv(command, "--config", file)
+    assert done.returncode == 2
+    assert done.stderr == f'{file}: pool.pidfile: missing, expected a path for it, such as "run/poolsrv.pid"\n'
+    assert poolsrv(command, "--config", tmp_path / "none").returncode == 2
+    assert poolsrv(command).returncode == 2
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_reload(serve: Serve, site: Path) -> None:
+    server = serve(config(POOL), paths=(site,))
+    module = site / "poolsrv_puppet.py"
+    module.write_text("import time, os\nopen('hangs', 'w').close()\ntime.sleep(3600)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "poolsrv", "reload", "--config", str(server.file)], stderr=subprocess.PIPE, text=True
+    )
+    wait_until((server.folder / "hangs").exists, "a plugin whose import hangs")
+    server.signal(signal.SIGKILL)
+    assert process.communicate(timeout=TIMEOUT)[1] == (
+        f"poolsrv: the server (pid {server.pid}) has ended meanwhile; its log says why\n"
+    )
+    assert process.returncode == 1
+    wait_until(lambda: not is_alive(server.pid), "its end")

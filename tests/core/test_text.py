@@ -1,0 +1,58 @@
+"""Text as it leaves the process."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from poolsrv.core.text import counted, encodable, encodable_in, lines, one_line
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "text"),
+    [
+        (0, ("worker",), "0 workers"),
+        (1, ("worker",), "1 worker"),
+        (2, ("worker",), "2 workers"),
+        (1, ("address", "addresses"), "1 address"),
+        (3, ("address", "addresses"), "3 addresses"),
+        (1, ("connection is", "connections are"), "1 connection is"),
+    ],
+)
+def test_a_number_agrees_with_its_noun(number: int, words: tuple[str, ...], text: str) -> None:
+    assert counted(number, *words) == text
+
+
+def texts() -> list[tuple[str, str]]:
+    """Every text of the sources, with ``%d`` for each number, of which nobody knows that it is above one."""
+    found = []
+    for path in sorted([*(ROOT / "poolsrv").glob("*.py"), *(ROOT / "plugins").glob("*/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append((f"{path.name}:{node.lineno}", node.value))
+    return found
+
+
+# What is never one, or stands behind a limit that never is.
+ALWAYS_MORE = re.compile(r"%d (open descriptors|times in a row)")
+
+
+def test_no_message_has_a_plural_behind_a_number_that_may_be_one() -> None:
+    wrong = [
+        (place, text)
+        for place, text in texts()
+        if re.search(r"%d \w+s\b", ALWAYS_MORE.sub("", text)) and not re.search(r"%d (was|has|is|does|takes)\b", text)
+    ]
+    assert wrong == []
+
+
+def test_what_can_not_be_encoded_is_escaped() -> None:
+    assert encodable("caf\udce9 \ud800 é") == "caf\\xe9 \\ud800 é"
+    assert one_line("a\tb\n\x1b[1m\x85\udcff") == "a\tb\\x0a\\x1b[1m\\x85\\xff"
+    assert lines("a\nb\x1b\udcff") == "a\nb\\x1b\\xff"
+    assert encodable_in({"\udce9": ["\udce9", {"a": 1.5}, None, True]}) == {"\\xe9": ["\\xe9", {"a": 1.5}, None, True]}

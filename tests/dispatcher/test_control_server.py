@@ -1,0 +1,529 @@
+"""The control socket, and ``poolsrv status``, with real servers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poolsrv.cli import control_client, status
+from poolsrv.config.errors import ConfigErrors
+from poolsrv.config.model import PoolTable
+from poolsrv.config.reader import locate
+from poolsrv.core import procfs
+from poolsrv.core.event_loop import EventLoop
+from poolsrv.dispatcher import control_server, stats_collector
+from poolsrv.dispatcher.control_server import LONGEST_QUESTION, MOST_CLIENTS, ControlServer
+from tests.helpers.http import cgi_listener, write_programs
+from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_line, wait_until
+
+Serve = Callable[..., ServerProcess]
+
+POOL = '[pool]\nworkers = 2\ngraceful_timeout = 5.0\ncontrol = "run/ctl"\n'
+PUPPET = '[listeners.puppet]\nbind = "127.0.0.1:0"\nhandler = "puppet"\n'
+ECHO = '[listeners.hello]\nbind = "127.0.0.1:0"\nhandler = "echo"\n'
+
+
+def dial(server: ServerProcess) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(TIMEOUT)
+    sock.connect(str(server.folder / "run" / "ctl"))
+    return sock
+
+
+def query(server: ServerProcess, question: bytes = b"status\n") -> Any:
+    with dial(server) as sock:
+        sock.sendall(question)
+        return json.loads(receive_line_of(sock))
+
+
+def receive_line_of(sock: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and (piece := sock.recv(65536)):
+        line += piece
+    return line
+
+
+def command(
+    config: Path, *arguments: str, name: str = "status", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "poolsrv", name, "--config", str(config), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=dict(os.environ, **environment),
+    )
+
+
+def ask_puppet(sock: socket.socket, line: bytes) -> bytes:
+    sock.sendall(line + b"\n")
+    return receive_line(sock).rstrip(b"\n")
+
+
+def test_the_figures_are_those_of_the_server(serve: Serve, site: Path) -> None:
+    server = serve(POOL + PUPPET + "max_connections = 7\n" + ECHO, paths=(site,))
+    with server.connect("puppet") as first, server.connect("puppet") as second:
+        pids = sorted(int(ask_puppet(sock, b"pid")) for sock in (first, second))
+        program = int(ask_puppet(first, b"program"))
+        wait_until(lambda: query(server)["status"]["totals"]["programs"] == 1, "a program")
+
+        def all_have_said() -> bool:
+            return all(worker["bytes_in"] >= len(b"pid\n") for worker in query(server)["status"]["workers"])
+
+        wait_until(all_have_said, "what workers have said last")
+        answer = query(server)
+        found = answer["status"]
+        assert answer["protocol"] == 1
+        assert found["server"]["pid"] == server.pid
+        assert found["server"]["dispatcher_pid"] == server.dispatcher_pid
+        assert found["server"]["config"] == str(server.file)
+        assert (found["server"]["generation"], found["server"]["state"]) == (1, "serving")
+        assert found["server"]["version"] == status_version()
+        assert 0 < found["server"]["uptime"] < 1000
+        workers = found["workers"]
+        assert [worker["slot"] for worker in workers] == [0, 1]
+        assert sorted(worker["pid"] for worker in workers) == pids == server.worker_pids()
+        for worker in workers:
+            assert (worker["state"], worker["open"], worker["accepted"], worker["restarts"]) == ("serving", 1, 1, 0)
+            assert worker["memory"] > 1 << 20
+        assert found["totals"]["bytes_in_rate"] > 0
+        puppet, hello = found["listeners"]
+        assert (puppet["name"], puppet["handler"], puppet["open"], puppet["accepted"]) == ("puppet", "puppet", 2, 2)
+        assert (puppet["max_connections"], puppet["queued"], puppet["waiting"]) == (7, 0, 0)
+        assert puppet["addresses"] == server.addresses("puppet")
+        assert hello["open"] == 0
+        (running,) = found["programs"]
+        assert (running["pid"], running["worker_pid"] in pids) == (program, True)
+        assert running["command"].startswith(f"{sys.executable} -c")
+        assert found["totals"]["open"] == 2
+        assert found["totals"]["accepted_rate"] > 0
+
+
+def status_version() -> str:
+    result = subprocess.run([sys.executable, "-m", "poolsrv", "--version"], capture_output=True, text=True, check=True)
+    return result.stdout.split()[1]
+
+
+def test_it_answers_while_workers_hang_or_are_stopped_or_die(serve: Serve, site: Path, tmp_path: Path) -> None:
+    server = serve(POOL + PUPPET, paths=(site,))
+    with server.connect("puppet") as first, server.connect("puppet") as second:
+        assert ask_puppet(first, b"block " + os.fsencode(tmp_path / "go")) == b"blocks"
+        stopped = int(ask_puppet(second, b"pid"))
+        os.kill(stopped, signal.SIGSTOP)
+        server.wait_for_line("has been stopped by a signal")
+        states = {worker["pid"]: worker["state"] for worker in query(server)["status"]["workers"]}
+        assert states[stopped] == "stopped"
+        assert sorted(states.values()) == ["serving", "stopped"]
+        os.kill(stopped, signal.SIGKILL)
+        server.wait_for_line("killed by SIGKILL, 1 connection is lost")
+        server.wait_for_line(r"worker . \(pid \d+\) serves", count=3)
+        assert sorted(worker["restarts"] for worker in query(server)["status"]["workers"]) == [0, 1]
+        (tmp_path / "go").touch()
+        assert receive_line(first) == b"unblocked\n"
+
+
+def test_refusals_are_told(serve: Serve) -> None:
+    server = serve(POOL + ECHO + 'deny = ["127.0.0.1"]\n')
+    with pytest.raises(ConnectionResetError), server.connect("hello") as sock:
+        receive_all(sock)
+    wait_until(lambda: query(server)["status"]["listeners"][0]["refusals"], "a refusal")
+    found = query(server)["status"]
+    (reason, number), *_ = found["listeners"][0]["refusals"].items()
+    assert number == 1
+    (refusal,) = found["recent_refusals"]
+    assert (refusal["listener"], refusal["reason"]) == ("hello", reason)
+    assert refusal["peer"].startswith("127.0.0.1")
+    assert f"({reason} 1)" in command(server.file).stdout
+
+
+def test_what_connections_wait_for_is_told(serve: Serve, site: Path) -> None:
+    server = serve(POOL + PUPPET + "max_connections = 1\n", paths=(site,))
+    with server.connect("puppet") as first:
+        assert ask_puppet(first, b"pid")
+        with server.connect("puppet"):
+
+            def waits() -> bool:
+                (puppet,) = query(server)["status"]["listeners"]
+                return (puppet["queued"], puppet["paused"], puppet["open"]) == (1, True, 1)
+
+            wait_until(waits, "one who waits in the kernel's queue")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (b"status\n", {"protocol", "status"}),
+        (b" status \r\n", {"protocol", "status"}),
+        (b'{"request": "status", "more": 1}\n', {"protocol", "status"}),
+        (b"stats\n", {"protocol", "error"}),
+        (b"\n", {"protocol", "error"}),
+        (b"\xff\n", {"protocol", "error"}),
+        (b"{\n", {"protocol", "error"}),
+        (b"{}\n", {"protocol", "error"}),
+        (b'{"request": 3}\n', {"protocol", "error"}),
+    ],
+)
+def test_a_question_has_an_answer(echo: ServerProcess, question: bytes, answer: set[str]) -> None:
+    assert set(query(echo, question)) == answer
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    server = ServerProcess(POOL + ECHO, tmp_path_factory.mktemp("echo"))
+    try:
+        yield server.wait_ready()
+    finally:
+        server.close()
+
+
+def test_several_questions_on_one_connection(echo: ServerProcess) -> None:
+    with dial(echo) as sock:
+        sock.sendall(b"a\nb\nstatus")
+        sock.shutdown(socket.SHUT_WR)
+        answers = [json.loads(line) for line in receive_all(sock).splitlines()]
+    assert [set(answer) - {"protocol"} for answer in answers] == [{"error"}, {"error"}, {"status"}]
+
+
+def test_too_long_a_question_is_thrown_out(echo: ServerProcess) -> None:
+    with dial(echo) as sock:
+        sock.sendall(b"x" * LONGEST_QUESTION)
+        assert receive_all(sock) == b""
+
+
+def test_clients_that_take_nothing_hold_up_nobody(echo: ServerProcess) -> None:
+    slow = [dial(echo) for _ in range(MOST_CLIENTS)]
+    try:
+        for sock in slow[1:]:
+            try:
+                sock.settimeout(0.2)
+                sock.sendall(b"status\n" * 100_000)
+            except TimeoutError:
+                pass
+        assert echo.exchange("hello", b"hello") == b"hello"
+        with dial(echo) as waiting:
+            waiting.sendall(b"status\n")
+            slow.pop().close()  # there is room for one again
+            assert "status" in json.loads(receive_line_of(waiting))
+    finally:
+        for sock in slow:
+            sock.close()
+
+
+def test_only_the_owner_may_ask(echo: ServerProcess) -> None:
+    assert stat.S_IMODE((echo.folder / "run" / "ctl").stat().st_mode) == 0o600
+    assert stat.S_IMODE((echo.folder / "run").stat().st_mode) == 0o700
+    if os.geteuid() != 0:
+        return
+    # Neither by the file's mode, nor, where somebody has changed that, by what the socket is told.
+    (echo.folder / "run" / "ctl").chmod(0o666)
+    script = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); os.chdir(sys.argv[1]); os.setuid(65534)\n"
+        "s.connect('ctl')\ntry:\n    s.sendall(b'status\\n'); data = s.recv(1)\nexcept OSError: data = b''\n"
+        "sys.exit(bool(data))"
+    )
+    try:
+        (echo.folder / "run").chmod(0o755)
+        subprocess.run([sys.executable, "-c", script, str(echo.folder / "run")], check=True, timeout=TIMEOUT)
+    finally:
+        (echo.folder / "run").chmod(0o700)
+        (echo.folder / "run" / "ctl").chmod(0o600)
+
+
+# --- over reloads, and at the end
+
+
+def test_a_reload_keeps_the_socket_and_is_told(serve: Serve, site: Path) -> None:
+    server = serve(POOL + PUPPET, paths=(site,))
+    path = server.folder / "run" / "ctl"
+    inode = path.stat().st_ino
+    with server.connect("puppet") as sock:
+        assert ask_puppet(sock, b"pid")
+        server.reload()
+        wait_until(lambda: query(server)["status"]["server"]["leaving"], "a pool that drains")
+        found = query(server)["status"]["server"]
+        assert found["generation"] == 2
+        assert [pool["generation"] for pool in found["leaving"]] == [1]
+        assert found["last_reload"]["ok"] is True
+        assert "generation 1 (pid " in command(server.file).stdout
+    wait_until(lambda: not query(server)["status"]["server"]["leaving"], "its end")
+    server.file.write_text(POOL + PUPPET.replace("puppet", "nonsense"))
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: not query(server)["status"]["server"]["last_reload"]["ok"], "a reload that fails")
+    found = query(server)["status"]["server"]
+    assert found["generation"] == 2
+    assert 'no plugin "nonsense"' in found["last_reload"]["errors"][0]
+    assert path.stat().st_ino == inode
+    # What is wrong with the rest of the file does not matter.
+    result = command(server.file)
+    assert result.returncode == 0
+    assert "last reload: " in result.stdout
+    assert 'no plugin "nonsense"' in result.stdout
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_the_socket_goes_where_the_config_drops_it(serve: Serve) -> None:
+    server = serve(POOL + ECHO)
+    server.file.write_text(POOL.replace('control = "run/ctl"', "") + ECHO)
+    server.reload()
+    wait_until(lambda: not (server.folder / "run" / "ctl").exists(), "a socket that is removed")
+    assert server.stop() == 0
+
+
+def test_a_stale_socket_is_replaced_and_a_living_servers_is_not(serve: Serve) -> None:
+    server = serve(POOL + ECHO)
+    other = serve(POOL.replace("run/ctl", str(server.folder / "run" / "ctl")) + ECHO, ready=False)
+    assert other.wait() == 1
+    path = server.folder / "run" / "ctl"
+    assert other.lines == [f"poolsrv: pool.control: can't listen on unix:{path}: another process listens there"]
+    server.process.kill()
+    server.wait()
+    assert path.exists()
+    again = serve(POOL.replace("run/ctl", str(path)) + ECHO)
+    again.wait_for_line("replacing the stale socket file")
+    assert again.stop() == 0
+
+
+def test_a_worker_holds_no_copy_of_it(serve: Serve) -> None:
+    server = serve(POOL + ECHO)
+    with dial(server) as sock:
+        sock.sendall(b"x\n")
+        assert receive_line_of(sock)
+        os.kill(server.worker_pids()[0], signal.SIGKILL)  # the next one is forked with a client there
+        server.wait_for_line(r"worker 0 \(pid \d+\) serves", count=2)
+        assert server.stop() == 0
+        assert sock.recv(1) == b""
+
+
+# --- the command
+
+
+def test_text_for_people(echo: ServerProcess) -> None:
+    result = command(echo.file)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert re.match(r"poolsrv \S+, serving, up [\d.]+ \S+, generation 1 \(pid \d+, dispatcher \d+\)$", lines[0])
+    assert lines[1] == str(echo.file)
+    assert next(line for line in lines if line.startswith("worker ")).split()[:4] == ["worker", "pid", "state", "age"]
+    assert any(re.match(r"hello +echo +127\.0\.0\.1:\d+ +\d+ +-", line) for line in lines)
+
+
+def test_json_for_programs(echo: ServerProcess) -> None:
+    result = command(echo.file, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["server"]["pid"] == echo.pid
+
+
+def test_no_plugin_is_imported(serve: Serve, site: Path) -> None:
+    """Not even to find errors of its options."""
+    server = serve(POOL + PUPPET, paths=(site,))
+    server.file.write_text(POOL + PUPPET + "nonsense = 1\n[listeners.puppet.puppet]\nroot = 1\n")
+    result = command(server.file, PYTHONPROFILEIMPORTTIME="1")
+    assert result.returncode == 0
+    imported = re.findall(r"\| +(\S+)$", result.stderr, re.MULTILINE)
+    assert "poolsrv.cli.control_client" in imported
+    assert not {
+        "poolsrv_echo",
+        "poolsrv_puppet",
+        "pluggy",
+        "poolsrv.dispatcher.process",
+        "poolsrv.worker.process",
+        "ssl",
+    } & set(imported)
+
+
+def test_no_control_socket_in_the_config(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(ECHO)
+    result = command(tmp_path / "a.toml")
+    expected = f'{tmp_path}/a.toml: pool.control: missing, expected a path for it, such as "run/poolsrv.ctl"\n'
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", expected)
+
+
+def test_a_file_that_is_no_config(tmp_path: Path) -> None:
+    result = command(tmp_path / "missing.toml")
+    expected = f"{tmp_path}/missing.toml: no such file, expected a config file\n"
+    assert (result.returncode, result.stderr) == (2, expected)
+
+
+def test_a_server_that_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(POOL + ECHO)
+    result = command(tmp_path / "a.toml")
+    assert (result.returncode, result.stderr) == (1, f"poolsrv: {tmp_path}/a.toml: the server does not run\n")
+
+
+def test_a_server_that_has_not_reloaded_yet(serve: Serve) -> None:
+    server = serve('[pool]\nworkers = 1\npidfile = "pid"\n' + ECHO)
+    server.file.write_text(server.file.read_text().replace("[pool]\n", '[pool]\ncontrol = "ctl"\n'))
+    result = command(server.file)
+    assert result.returncode == 1
+    assert f"but it does run (pid {server.pid}): it is stopping, or needs a reload" in result.stderr
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_client, "PATIENCE", 0.1)
+    (tmp_path / "a.toml").write_text('[pool]\ncontrol = "ctl"\n')
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "ctl"))
+        with pytest.raises(control_client.NoAnswer, match="the server does not run"):
+            control_client.ask(tmp_path / "a.toml")
+        sock.listen()
+        with pytest.raises(control_client.NoAnswer, match="no answer within 0 s"):
+            control_client.ask(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"", "has closed the connection"),
+        (b"hello\n", "not understood"),
+        (b'{"protocol": 2}\n', "speaks protocol 2, and this is 1"),
+        (b'{"protocol": 1, "error": "no"}\n', "no$"),
+    ],
+)
+def test_an_answer_that_is_none(line: bytes, message: str) -> None:
+    with pytest.raises(control_client.NoAnswer, match=message):
+        control_client._read("ctl", line)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may ask everybody")
+def test_permission_denied(tmp_path: Path, echo: ServerProcess) -> None:
+    # What the other user may not read is imported before.
+    script = (
+        "import os, sys, tomli, msgspec, poolsrv.cli.status, poolsrv.cli.main as cli; os.setuid(65534);"
+        " sys.argv[0] = 'poolsrv'; cli.main()"
+    )
+    for folder in (echo.folder, *echo.folder.parents):
+        if folder.name.startswith(("pytest-", "popen-")):
+            folder.chmod(0o755)
+    echo.folder.chmod(0o755)
+    result = subprocess.run(
+        [sys.executable, "-c", script, "status", "--config", str(echo.file)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    path = echo.folder / "run" / "ctl"
+    expected = f"poolsrv: {path}: permission denied: only root and the server's own user may ask\n"
+    assert (result.returncode, result.stderr) == (1, expected)
+
+
+# --- the config
+
+
+def test_the_control_socket_and_the_pidfile_are_found_in_a_file_full_of_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'nonsense = 1\n[pool]\nworkers = "many"\ncontrol = "run/ctl"\npidfile = "/run/pid"\n[listeners.a]\n'
+    )
+    found = locate(path)
+    assert found == PoolTable(control=tmp_path / "run" / "ctl", pidfile=Path("/run/pid"))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("3", "pool.control: got 3 (a number), expected a path"),
+        (f'"/{"x" * 107}"', f"pool.control: the path is 108 bytes long (/{'x' * 107}), expected at most 107"),
+    ],
+)
+def test_a_control_socket_that_can_be_none(tmp_path: Path, value: str, message: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(f"[pool]\ncontrol = {value}\n{ECHO}")
+    with pytest.raises(ConfigErrors) as caught:
+        locate(path)
+    assert str(caught.value) == f"{path}: {message}"
+    result = command(path, name="check")
+    assert (result.returncode, result.stderr) == (2, f"{path}: {message}\n")
+
+
+def test_a_listener_and_the_control_socket_need_two_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(POOL + ECHO.replace("127.0.0.1:0", "unix:run/ctl"))
+    result = command(path, name="check")
+    assert result.returncode == 2
+    assert "listeners.hello.bind: " in result.stderr
+    assert "is the control socket of [pool] too, expected each address once" in result.stderr
+
+
+# --- parts
+
+
+def test_figures_for_people() -> None:
+    assert [status.size(n) for n in (0, 1023, 1536, 3 << 20, 5 << 30, 1 << 41)] == [
+        "0 B", "1023 B", "1.5 KiB", "3.0 MiB", "5.0 GiB", "2.0 TiB",
+    ]  # fmt: skip
+    assert [status.count(n) for n in (0, 9999, 12345, 4.5e6, 2e9)] == ["0", "9999", "12.3k", "4.5M", "2.0G"]
+    assert [status.rate(n) for n in (0, 0.25, 12.5, 123456)] == ["0", "0.2", "12", "123.5k"]
+    assert [status.duration(n) for n in (4.25, 61, 3900, 200000)] == ["4.2 s", "1 min", "1 h 05 min", "2 d 7 h"]
+
+
+def test_the_usage_of_this_process() -> None:
+    found = procfs.usage(os.getpid())
+    assert found is not None
+    assert found.memory > 1 << 20
+    assert found.age > 0
+    assert procfs.command(os.getpid())
+    assert procfs.usage(1 << 22) is None
+    assert procfs.command(1 << 22) == ""
+
+
+def test_no_control_socket_costs_nothing(serve: Serve) -> None:
+    server = serve(POOL.replace('control = "run/ctl"', "") + ECHO)
+    assert not (server.folder / "run").exists()
+    assert server.stop() == 0
+
+
+def test_programs_are_listed_with_their_worker(serve: Serve, tmp_path: Path) -> None:
+    root = write_programs(tmp_path / "root", {"wait.sh": "sleep 60"})
+    text = POOL + cgi_listener("raw", protocol="line", root=root)
+    server = serve(text)
+    with server.connect("raw") as sock:
+        sock.sendall(b"wait.sh\n")
+        wait_until(lambda: query(server)["status"]["programs"], "a program")
+        assert re.search(r"^ *\d+ +\d +.* /bin/sh /", command(server.file).stdout, re.MULTILINE)
+
+
+def test_without_descriptors_it_does_not_spin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(control_server, "STARVED_PAUSE", 0.05)
+
+    class Starved(socket.socket):
+        calls = 0
+
+        def accept(self) -> Any:
+            Starved.calls += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    loop = EventLoop()
+    with Starved(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        server = ControlServer(loop, listening, {})
+        server.open()
+        client.connect(str(tmp_path / "s"))
+        loop.turn(1.0)
+        assert Starved.calls == 1
+        assert loop.wait(0) == []
+        while Starved.calls == 1:
+            loop.turn(1.0)  # after the pause it tries again
+        server.close()
+    loop.close()
+
+
+def test_a_rate_of_a_moment_is_no_burst() -> None:
+    samples = deque([stats_collector._Sample(10.0, 5)])
+    assert stats_collector._rates(samples, stats_collector._Sample(10.01, 7))("accepted") == 2.0
+    assert stats_collector._rates(samples, stats_collector._Sample(14.0, 9))("accepted") == 1.0
+    assert stats_collector._rates(None, stats_collector._Sample(14.0, 9))("accepted") == 0.0

@@ -1,0 +1,135 @@
+"""The packages of docs/contributing.md: each imports only what its row allows, and no imports run in a circle.
+
+Imports under ``if TYPE_CHECKING:`` count like all others: a reader follows them too.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "poolsrv"
+PLUGINS = ROOT / "plugins"
+ENGINE_FILES = sorted(PACKAGE.rglob("*.py"))
+PLUGIN_FILES = sorted(PLUGINS.rglob("*.py"))
+TOP = {"__init__", "__main__", "errors", "supervised"}  # the only modules beside the packages
+# The libraries in the wheel that any plugin may import.
+LIBRARIES = {"poolsrv", "poolsrv_http"}
+
+
+def rows() -> dict[str, set[str]]:
+    """Package to the packages that it may import, as the table in docs/contributing.md says."""
+    text = (ROOT / "docs" / "contributing.md").read_text()
+    found = re.findall(r"^\| `(\w+)` \| [^|]* \| [^|]* \| ([^|]*) \|", text, re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", allowed)) for name, allowed in found}
+
+
+def module_of(file: Path, root: Path) -> str:
+    """``dispatcher.process`` for ``poolsrv/dispatcher/process.py``; a package has its own name."""
+    parts = file.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def imported(file: Path, root: Path, modules: set[str]) -> set[str]:
+    """The modules below ``root`` that a file imports, by relative imports."""
+    found: set[str] = set()
+    here = file.relative_to(root).parent.parts
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = here[: len(here) - node.level + 1]
+        target = ".".join([*base, *filter(None, [node.module])])
+        for alias in node.names:
+            name = f"{target}.{alias.name}".lstrip(".")
+            found.add(name if name in modules else target)
+    return found - {""}
+
+
+def graph(root: Path, files: list[Path]) -> dict[str, set[str]]:
+    modules = {module_of(file, root) for file in files}
+    return {module_of(file, root): imported(file, root, modules) for file in files}
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_the_table_has_every_package() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(rows()) == packages
+    assert {path.stem for path in PACKAGE.glob("*.py")} == TOP
+
+
+@pytest.mark.parametrize("file", [file for file in ENGINE_FILES if file.parent != PACKAGE], ids=str)
+def test_a_package_imports_only_what_its_row_allows(file: Path) -> None:
+    package = file.relative_to(PACKAGE).parts[0]
+    modules = {module_of(other, PACKAGE) for other in ENGINE_FILES}
+    used = {name.partition(".")[0] for name in imported(file, PACKAGE, modules)}
+    assert used <= rows()[package] | {package, "errors"}
+
+
+@pytest.mark.parametrize("file", ENGINE_FILES, ids=str)
+def test_inside_the_package_imports_are_relative(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+        assert "poolsrv" not in {name.partition(".")[0] for name in names}
+
+
+def test_no_imports_of_files_run_in_a_circle() -> None:
+    edges = graph(PACKAGE, ENGINE_FILES)
+    edges.pop("__init__")  # it names what plugins may use, each imported when asked for
+    assert not circle(edges)
+
+
+def test_no_imports_of_packages_run_in_a_circle() -> None:
+    edges: dict[str, set[str]] = {}
+    for module, targets in graph(PACKAGE, ENGINE_FILES).items():
+        package = module.partition(".")[0]
+        edges.setdefault(package, set()).update({name.partition(".")[0] for name in targets} - {package})
+    edges.pop("__init__")
+    assert not circle(edges)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path for path in PLUGINS.iterdir() if path.is_dir()), ids=lambda path: path.name
+)
+def test_no_imports_of_a_plugin_run_in_a_circle(folder: Path) -> None:
+    assert not circle(graph(folder, sorted(folder.rglob("*.py"))))
+
+
+def imports_from_outside(file: Path) -> Iterator[tuple[str, list[str]]]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module or "", [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, []
+
+
+@pytest.mark.parametrize("file", PLUGIN_FILES, ids=str)
+def test_bundled_plugins_import_only_public_names(file: Path) -> None:
+    """They are to be like anybody's: what they need of the engine, every plugin has."""
+    own = file.relative_to(PLUGINS).parts[0]
+    for module, names in imports_from_outside(file):
+        package = module.partition(".")[0]
+        if package == own or not package.startswith("poolsrv"):
+            continue
+        assert module in LIBRARIES, f"{file}: {module}"
+        assert names, f"{file}: import {module}"
+        assert not any(name.startswith("_") for name in names)

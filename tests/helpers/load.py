@@ -1,0 +1,74 @@
+"""A steady load of HTTP requests, of which each is counted, by the standard library's client."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections import Counter
+from types import TracebackType
+
+from tests.helpers.server import TIMEOUT
+
+
+class Load:
+    """Clients that go on asking until the end of the block.
+
+    :param keep_alive: how many ask one request after another on their connection, and connect anew where the server
+        has said that it closes.
+    :param single: how many connect anew for each request.
+    :ivar answers: how often each body has come.
+    :ivar failures: what has failed, in words.
+    """
+
+    def __init__(self, address: tuple[str, int], path: str, keep_alive: int = 2, single: int = 2) -> None:
+        self.answers: Counter[bytes] = Counter()
+        self.failures: list[str] = []
+        self._address = address
+        self._path = path
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        kinds = [True] * keep_alive + [False] * single
+        self._threads = [threading.Thread(target=self._run, args=(kind,), daemon=True) for kind in kinds]
+
+    def _run(self, keep_alive: bool) -> None:
+        header = {} if keep_alive else {"Connection": "close"}
+        connection = self._connect()
+        while not self._stop.is_set():
+            try:
+                connection.request("GET", self._path, headers=header)
+                response = connection.getresponse()
+                body, status, closes = response.read(), response.status, response.will_close
+            except (OSError, http.client.HTTPException) as error:
+                body, status, closes = b"", 0, True
+                failure = repr(error)
+            with self._lock:
+                if status == 200:
+                    self.answers[body] += 1
+                else:
+                    self.failures.append(failure if not status else f"status {status}")
+            if closes:
+                connection.close()
+                connection = self._connect()
+        connection.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(*self._address, timeout=TIMEOUT)
+
+    @property
+    def count(self) -> int:
+        """How many requests have been answered."""
+        return sum(self.answers.values())
+
+    def has_gone_on(self, before: int) -> bool:
+        """Whether more than so many have been answered."""
+        return self.count > before
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT)

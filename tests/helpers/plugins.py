@@ -1,0 +1,126 @@
+"""A server that runs plugins which a test has written: small, real, in a distribution of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.helpers.distributions import install
+from tests.helpers.server import ServerProcess, receive_line
+
+# What the plugins of most tests have in common: they say how each of their connections ended.
+IMPORTS = """
+import errno, os, socket, subprocess, sys, threading, time
+from pathlib import Path
+import msgspec
+from poolsrv import PIPE, Child, Connection, LineTooLong, Stream, Worker, hookimpl
+
+
+class Tells:
+    @hookimpl
+    def on_connection_close(self, conn, reason):
+        conn.log.info("closed: %s", reason)
+
+
+class Ping:
+    # Answers each line; "turns" with the number of turns that the worker's loop makes in 0.2 seconds, "alone" in the
+    # log, as soon as there is no other connection.
+    @hookimpl
+    def on_readable(self, conn):
+        while (line := conn.recv_line()) is not None:
+            if line == b"turns\\n":
+                loop = conn.worker._loop
+                before = loop.turns
+                conn.call_later(0.2, lambda: conn.send(b"%d\\n" % (loop.turns - before)))
+            elif line == b"alone\\n":
+                self.wait(conn)
+            else:
+                conn.send(line)
+
+    def wait(self, conn):
+        if sum(len(service.connections) for service in conn.worker._services) > 1:
+            conn.call_later(0.005, lambda: self.wait(conn))
+        else:
+            conn.log.info("alone")
+
+
+"""
+_CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
+
+
+def listener(name: str, handler: str | None = None, bind: str = "127.0.0.1:0", **keys: object) -> str:
+    """A listener's part of a config. Strings, numbers and lists look the same in JSON and TOML."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    return "\n".join([f"[listeners.{name}]", f'bind = "{bind}"', f'handler = "{handler or name}"', *lines, ""])
+
+
+@contextmanager
+def served(folder: Path, module: str, *listeners: str, pool: str = "workers = 1") -> Iterator[ServerProcess]:
+    """A server in ``folder`` with these listeners, and a plugin for each class of the module, in lower case."""
+    site = folder / "site"
+    text = IMPORTS + module
+    names = _CLASS.findall(text)
+    install(site, "under-test", {name.lower(): f"under_test:{name}" for name in names}, text)
+    server = ServerProcess(f"[pool]\n{pool}\n" + "".join(listeners), folder, paths=(site,))
+    try:
+        yield server.wait_ready()
+    finally:
+        server.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """Close in such a way that the peer sees a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@contextmanager
+def who_says(server: ServerProcess, listener: str, data: bytes, seconds: float) -> Iterator[socket.socket]:
+    """A client that has sent this within so many seconds; where the machine had no time for that, another one."""
+    for _ in range(100):
+        began = time.monotonic()
+        with server.connect(listener) as sock:
+            try:
+                sock.sendall(data)
+            except (ConnectionResetError, BrokenPipeError):
+                continue
+            if time.monotonic() - began < seconds:
+                yield sock
+                return
+    raise AssertionError(f"{data!r} is late, again and again")
+
+
+def ask(sock: socket.socket, line: bytes) -> bytes:
+    """Send a line; the answer, without its end."""
+    sock.sendall(line + b"\n")
+    return receive_line(sock).rstrip(b"\n")
+
+
+def nothing_to_read(sock: socket.socket) -> bool:
+    """Whether neither bytes nor the end has come."""
+    return not select.select([sock], [], [], 0)[0]
+
+
+def turns(server: ServerProcess) -> int:
+    """How many turns the worker's loop makes in 0.2 seconds; one that spins makes some 100,000."""
+    with server.connect("ping") as sock:
+        return int(ask(sock, b"turns"))
+
+
+def settle(server: ServerProcess) -> None:
+    """Wait until the server's connections are closed and have said so, lest the next test should hear it."""
+    with server.connect("ping") as sock:
+        sock.sendall(b"alone\n")
+        server.wait_for_line(rf"ping #\d+ 127\.0\.0\.1:{sock.getsockname()[1]}: alone")
+
+
+def closed(server: ServerProcess, listener: str, after: int) -> str:
+    """The reason for which the first connection of a listener, from line ``after`` of the log on, has closed."""
+    return server.wait_for_line(rf"\b{listener} #\d+ \S+ closed: (.*)", after=after).group(1)
