@@ -14,8 +14,9 @@ import click
 
 from ..config.errors import ConfigErrors
 from ..core import logs
-from ..core.text import counted, did_you_mean, encodable_in, one_line, quoted
+from ..core.text import encodable_in, one_line
 from ..core.text import lines as lines_of
+from ..core.words import counted, did_you_mean, quoted
 
 if TYPE_CHECKING:
     from ..config.draft import Draft

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..core.text import counted, one_line
+from ..core.text import one_line
+from ..core.words import counted
 from ..ipc.stats import ListenerStats, ProgramStats, RefusalStats, Status, WorkerStats
 from .control_client import MOST_LINES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from ..core.text import quoted
+from ..core.words import quoted
 from ..net.tls import ServerTls, _reason
 from .errors import Key, Problems
 from .model import TlsTable

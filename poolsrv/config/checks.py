@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
-from ..core.text import bare_or_quoted, did_you_mean, nearest, one_of, quoted
+from ..core.words import bare_or_quoted, did_you_mean, nearest, one_of, quoted
 from ..net import access_list
 from .draft import TABLES, Draft, ListenerDraft, _named_plugins, _tables
 from .errors import Key, Problems

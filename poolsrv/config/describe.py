@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from ..core.text import DID_YOU_MEAN, counted, did_you_mean, one_of, quoted, shortlist
+from ..core.words import DID_YOU_MEAN, counted, did_you_mean, one_of, quoted, shortlist
 
 LISTS = (list, tuple, set, frozenset, Sequence, AbstractSet)
 TABLES = (dict, Mapping, MutableMapping)

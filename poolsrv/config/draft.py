@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core import cgroups
 from ..core.privileges import Identity
-from ..core.text import bare_or_quoted, nearest
+from ..core.words import bare_or_quoted, nearest
 from .decoder import Decoder
 from .errors import Key, Problems
 from .model import (

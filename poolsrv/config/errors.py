@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..core.text import bare_or_quoted
+from ..core.words import bare_or_quoted
 from ..errors import PoolsrvError
 
 # Where a value stands in the file: names of tables and keys, and indexes (from 0) of lists.

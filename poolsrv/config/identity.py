@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import pwd
 
-from ..core.text import did_you_mean, quoted
+from ..core.words import did_you_mean, quoted
 
 
 def user_of(wanted: str | int) -> tuple[int, int | None, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ..core.privileges import Identity
-from ..core.text import bare_or_quoted, nearest, one_of
+from ..core.words import bare_or_quoted, nearest, one_of
 from ..net import access_list, addresses
 from ..net.access_list import Network
 from ..net.addresses import Address

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from .event_loop import ERROR, HANGUP, EventCallback, EventLoop
-from .text import counted
+from .words import counted
 
 REST: Final = 1.0  # seconds
 LOG_INTERVAL: Final = 10.0  # seconds, of faults in one place; between these they are counted

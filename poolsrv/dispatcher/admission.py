@@ -31,7 +31,7 @@ import msgspec
 
 from ..config.model import has_to_ask, limits_sources
 from ..core.event_loop import EventLoop, Timer
-from ..core.text import counted
+from ..core.words import counted
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name, format_peer
 from ..net.descriptor import RESET_AT_CLOSE

@@ -22,7 +22,7 @@ import msgspec
 from ..config.model import ListenerConfig
 from ..core.listening_sockets import ListeningSocket, give_up
 from ..core.safe_names import Folder, Inode, Socket, inode_of
-from ..core.text import one_of
+from ..core.words import one_of
 from ..errors import StartError
 from ..net.addresses import Address
 

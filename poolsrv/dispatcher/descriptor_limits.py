@@ -6,7 +6,7 @@ import resource
 from typing import TYPE_CHECKING, Final
 
 from ..config.model import Config, has_to_ask
-from ..core.text import counted
+from ..core.words import counted
 from ..errors import StartError
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from typing import Final
 
 from ..config.model import has_limits, has_to_ask
 from ..core.event_loop import EventLoop
-from ..core.text import counted
+from ..core.words import counted
 from ..ipc.worker_channel import (
     LOST,
     MAX_ASKED_PER_REPORT,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..core import forked_copies, logs, privileges, processes, signals
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.guarded_loop import GuardedLoop
-from ..core.text import counted
+from ..core.words import counted
 from ..ipc.pool_link import Message, PoolLink, send_lines
 from ..ipc.worker_channel import HANG_SIGNAL, MAX_IN_FLIGHT, STOP_NOW_SIGNAL
 from ..worker.process import Worker

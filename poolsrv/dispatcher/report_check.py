@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ..config.model import has_to_ask
-from ..core.text import counted
+from ..core.words import counted
 from ..ipc.worker_channel import BadReport, Report
 from .worker_slot import DRAINING, FULL, SERVING, STARTING, WorkerSlot
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..core.event_loop import EventLoop, Timer
-from ..core.text import counted
+from ..core.words import counted
 from .listener import Listener
 from .worker_slot import CONDEMNED, SERVING, STALL_TIME, WorkerSlot
 

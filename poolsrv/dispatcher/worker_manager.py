@@ -26,7 +26,7 @@ from ..core.delays import growing
 from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
 from ..core.processes import describe_exit
-from ..core.text import counted
+from ..core.words import counted
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import EXIT_START_FAILED, HANG_SIGNAL, DispatcherEnd
 from ..net.programs import Child

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeAlias
 
-from ..core.text import quoted
+from ..core.words import quoted
 
 Network: TypeAlias = IPv4Network | IPv6Network
 

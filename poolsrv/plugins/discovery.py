@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..config.model import LISTENER_KEYS, RESERVED_NAMES
-from ..core.text import did_you_mean, one_of, quoted
+from ..core.words import did_you_mean, one_of, quoted
 from ..errors import PoolsrvError
 from ..worker import hookspecs
 from ..worker.hooks import HOOK_NAMES

@@ -25,7 +25,7 @@ from ..config.model import LISTENER_KEYS, POOL_KEYS, HalfClose
 from ..config.reader import read
 from ..core import privileges
 from ..core.privileges import Identity
-from ..core.text import did_you_mean, nearest, one_of, quoted, shortlist
+from ..core.words import did_you_mean, nearest, one_of, quoted, shortlist
 from ..errors import ConfigError
 from ..worker.hooks import HookError, Hooks, NamedPlugin
 from ..worker.spec import ListenerSpec, ServerSpec

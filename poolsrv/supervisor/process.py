@@ -35,7 +35,7 @@ from ..core.listening_sockets import ListeningSocket, given_sockets
 from ..core.processes import describe_exit
 from ..core.procfs import seconds_since_boot
 from ..core.systemd import Notifier
-from ..core.text import counted
+from ..core.words import counted
 from ..ipc.pool_link import VERSION, Message, send_sockets
 from ..ipc.pool_protocol import LEAVING, SEALED, SERVING, STARTING
 from .belongings import Belongings

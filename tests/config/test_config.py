@@ -24,7 +24,7 @@ from poolsrv.config.model import (
 )
 from poolsrv.config.reader import read
 from poolsrv.core import cgroups
-from poolsrv.core.text import shortlist
+from poolsrv.core.words import shortlist
 from poolsrv.net.addresses import Address, parse
 
 FORMS = '"127.0.0.1:7007", "[::1]:7007", ":7007" or "unix:run/hello.sock"'

@@ -1,4 +1,4 @@
-"""Text as it leaves the process."""
+"""Text as it leaves the process, and the words of messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from poolsrv.core.text import counted, encodable, encodable_in, lines, one_line
+from poolsrv.core.text import encodable, encodable_in, lines, one_line
+from poolsrv.core.words import counted
 
 ROOT = Path(__file__).parents[2]
 

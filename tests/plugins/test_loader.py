@@ -10,7 +10,7 @@ import pytest
 
 from poolsrv.config.errors import ConfigErrors
 from poolsrv.config.model import LISTENER_KEYS
-from poolsrv.core.text import shortlist
+from poolsrv.core.words import shortlist
 from poolsrv.plugins import discovery
 from poolsrv.plugins.loader import load
 from poolsrv.worker.spec import ServerSpec
