@@ -13,8 +13,8 @@ from __future__ import annotations
 from poolsrv import Child, ConfigError, Connection, Worker, hookimpl
 
 from .httpserver import HttpServer
-from .inetdserver import InetdServer
-from .lineserver import LineServer
+from .inetd_server import InetdServer
+from .line_server import LineServer
 from .options import Options as CgiOptions
 from .options import problems
 from .site import Site

@@ -30,8 +30,8 @@ from functools import lru_cache
 import msgspec
 
 from .authority import host_name, port_of
-from .paths import Program
 from .request import Request
+from .scripts import Script
 
 __all__ = [
     "DEFAULT_PATH",
@@ -139,7 +139,7 @@ def base_environment(server: Mapping[str, str], passed: Iterable[str], fixed: Ma
 
 def http_environment(
     request: Request,
-    program: Program,
+    program: Script,
     endpoints: Endpoints,
     *,
     base: Mapping[str, str],

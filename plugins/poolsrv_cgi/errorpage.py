@@ -5,7 +5,7 @@ A page names the status and nothing else: what went wrong is for the log.
 
 from __future__ import annotations
 
-from .programheader import ProgramHeader
+from .cgi_header import CgiHeader
 from .response import REASONS, Response, http_date
 
 __all__ = ["error_response", "prefers_html"]
@@ -72,7 +72,7 @@ def error_response(
     else:
         body = b"%d %b\n" % (status, reason)
         fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
-    header = ProgramHeader(status=status, fields=tuple(fields), content_length=len(body))
+    header = CgiHeader(status=status, fields=tuple(fields), content_length=len(body))
     response = Response(
         header, method=method, version=version, keep_alive=keep_alive, date=http_date() if date is None else date
     )

@@ -25,17 +25,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .admission import Waiter
+from .cgi_header import CgiHeader
 from .environment import http_environment
 from .errorpage import error_response
 from .outcome import Outcome
 from .output import Output
-from .paths import NoProgram, Program, find_program
-from .programheader import ProgramHeader
+from .programs.limiter import Waiter
+from .programs.program import Program
 from .request import Request, RequestError, redirected
 from .requestbody import RequestBody
 from .response import Framing, Response, http_date
-from .running import RunningProgram
+from .scripts import NoScript, Script, find_script
 from .site import SOFTWARE
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class Exchange:
         self._first_request = request  # before local redirects; the one that the client knows of
         self._redirects = 0
         self._body: RequestBody | None = None
-        self._found: Program
+        self._found: Script
         self._waiter: Waiter | None = None
-        self._program: RunningProgram | None = None
+        self._program: Program | None = None
         self._output: Output | None = None
         self._response: Response | None = None
         self._over = False  # the client gets no more than it has got
@@ -86,8 +86,8 @@ class Exchange:
         except RequestError as error:
             self._refuse_body(error)
             return
-        found = find_program(self._server.paths, request.path)
-        if isinstance(found, NoProgram):
+        found = find_script(self._server.paths, request.path)
+        if isinstance(found, NoScript):
             self._refuse(found)
             return
         self._found = found
@@ -132,13 +132,13 @@ class Exchange:
     # --- a place for the program
 
     def _admit(self) -> None:
-        admission = self._server.site.admission
-        if admission.take():
+        limiter = self._server.site.limiter
+        if limiter.take():
             self._start()
             return
         self._queued_at = time.monotonic()
         self._waiter = Waiter(self._granted, self._busy)
-        if not admission.wait(self._waiter):
+        if not limiter.wait(self._waiter):
             self._busy()
 
     def _granted(self) -> None:
@@ -156,14 +156,14 @@ class Exchange:
     def _start(self) -> None:
         """With a place taken."""
         found, server, body = self._found, self._server, self._body
-        program = RunningProgram(server.site, self._conn, found.script_name, self._program_ended)
+        program = Program(server.site, self._conn, found.script_name, self._program_ended)
         program.on_overdue = self._overdue
         try:
             environment = self._environment()
             stdin = body.source() if body is not None else None
             warm = server.site.warm.command_for(found) if found.warm and not found.nph else None
         except BaseException:
-            server.site.admission.give_back()
+            server.site.limiter.give_back()
             raise
         if found.nph and body is not None and not body.is_here:
             body.ask()  # once the program has the connection, nobody else writes to it
@@ -208,14 +208,14 @@ class Exchange:
             auth_type=self._origin.auth_type,
         )
 
-    def _overdue(self, program: RunningProgram) -> str:
+    def _overdue(self, program: Program) -> str:
         """The program has been running, or silent, for too long, and is being ended; what that means, for the log."""
         if program is not self._program or self._over or self._response is not None or self._found.nph:
             return ""
         self._answer(504)
         return "; the client gets 504"
 
-    def _program_ended(self, program: RunningProgram) -> None:
+    def _program_ended(self, program: Program) -> None:
         """It has been reaped."""
         if program is not self._program:  # of before a local redirect
             if program.child is not None and program.child.stdout is not None:
@@ -242,7 +242,7 @@ class Exchange:
         """The program has begun to answer: whether to wait, until `begin()` is called, for the request's body."""
         return self._body is not None and self._may_go_on() and self._body.await_rest(begin)
 
-    def on_header(self, header: ProgramHeader, whole: bool) -> Response | None:
+    def on_header(self, header: CgiHeader, whole: bool) -> Response | None:
         """The program's header is here."""
         if header.local:
             self._redirect(header.location)
@@ -306,8 +306,8 @@ class Exchange:
             self._body.stop()
             self._body.length = None
         self._request = redirected(self._request, location)
-        found = find_program(self._server.paths, self._request.path)
-        if isinstance(found, NoProgram):
+        found = find_script(self._server.paths, self._request.path)
+        if isinstance(found, NoScript):
             self._refuse(found)
             return
         self._found = found
@@ -334,7 +334,7 @@ class Exchange:
             program.fail(f"{status}: {reason}")
         self._answer(status)
 
-    def _refuse(self, found: NoProgram) -> None:
+    def _refuse(self, found: NoScript) -> None:
         if found.status >= 400:
             self._conn.log.info("%d: %s", found.status, found.reason)
         location = found.location
@@ -409,7 +409,7 @@ class Exchange:
     def abandon(self) -> None:
         """The connection is gone in the midst of it."""
         if self._waiter is not None:
-            self._server.site.admission.cancel(self._waiter)
+            self._server.site.limiter.cancel(self._waiter)
             self._waiter = None
         self._over = self._left = True
         self._outcome.ended_at = time.monotonic()

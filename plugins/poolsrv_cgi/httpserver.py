@@ -20,8 +20,8 @@ from .errorpage import error_response
 from .exchange import Exchange
 from .forwarding import Forwarding, Origin
 from .options import Options
-from .paths import ProgramPaths
 from .request import SINGLE_FIELDS, Request, RequestError, RequestLimits, RequestParser
+from .scripts import ScriptPaths
 from .site import Site, endpoints_of
 
 __all__ = ["HttpServer"]
@@ -45,7 +45,7 @@ class HttpServer:
             max_fields=options.max_header_fields,
             single=SINGLE_FIELDS | self.forwarding.single,
         )
-        self.paths = ProgramPaths(
+        self.paths = ScriptPaths(
             root=options.root if options.root is not None else "/nonexistent",
             prefix=options.prefix,
             index=options.index,

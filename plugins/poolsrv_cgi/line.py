@@ -12,12 +12,12 @@ import os
 
 import msgspec
 
-from .paths import NoProgram, Program, ProgramPaths, resolve_line
+from .scripts import NoScript, Script, ScriptPaths, resolve_line
 
-__all__ = ["find_program_of_line", "refusal"]
+__all__ = ["find_script_of_line", "refusal"]
 
 
-def find_program_of_line(paths: ProgramPaths, line: bytes, *, arguments: bool) -> Program | NoProgram:
+def find_script_of_line(paths: ScriptPaths, line: bytes, *, arguments: bool) -> Script | NoScript:
     """The program that `line` names, its arguments in `argv`.
 
     :param line: what the client sent, with or without its line end.
@@ -26,21 +26,21 @@ def find_program_of_line(paths: ProgramPaths, line: bytes, *, arguments: bool) -
     if line.endswith(b"\n"):
         line = line[:-1].removesuffix(b"\r")
     if b"\r" in line or b"\n" in line or b"\0" in line:
-        return NoProgram(400, "a CR, LF or NUL in the line")
+        return NoScript(400, "a CR, LF or NUL in the line")
     words = line.replace(b"\t", b" ").split(b" ")
     words = [word for word in words if word]
     if not words:
-        return NoProgram(400, "an empty line")
+        return NoScript(400, "an empty line")
     if len(words) > 1 and not arguments:
-        return NoProgram(403, "arguments, which this listener does not take")
+        return NoScript(403, "arguments, which this listener does not take")
     program = resolve_line(paths, words[0])
-    if isinstance(program, NoProgram) or len(words) == 1:
+    if isinstance(program, NoScript) or len(words) == 1:
         return program
     more = (os.fsdecode(word) for word in words[1:])
     return msgspec.structs.replace(program, argv=(*program.argv, *more))
 
 
-def refusal(answer: NoProgram) -> bytes:
+def refusal(answer: NoScript) -> bytes:
     """The one line that a client gets instead of a program's output."""
     if answer.status == 400:
         return b"refused: not a valid request\r\n"

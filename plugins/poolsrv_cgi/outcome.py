@@ -10,8 +10,8 @@ from .accesslog import Entry
 if TYPE_CHECKING:
     from .forwarding import Origin
     from .httpserver import HttpServer
+    from .programs.program import Program
     from .request import Request
-    from .running import RunningProgram
 
 __all__ = ["Outcome"]
 
@@ -44,7 +44,7 @@ class Outcome:
         self.body_bytes = body_bytes
         self.first_byte = time.monotonic() - self.began
 
-    def tell(self, server: HttpServer, origin: Origin, request: Request, program: RunningProgram | None) -> None:
+    def tell(self, server: HttpServer, origin: Origin, request: Request, program: Program | None) -> None:
         """Write the line, once; where there is an access log."""
         if self._told:
             return

@@ -16,11 +16,11 @@ from typing import Protocol
 
 from poolsrv import Connection, Stream, Timer
 
+from .cgi_header import BadResponse, CgiHeader, CgiHeaderParser
 from .options import Options
-from .patience import Watch
-from .programheader import BadResponse, ProgramHeader, ProgramHeaderParser
+from .programs.program import Program
+from .programs.timeouts import Watch
 from .response import Framing, Response
-from .running import RunningProgram
 
 __all__ = ["Output", "OutputOwner"]
 
@@ -35,7 +35,7 @@ class OutputOwner(Protocol):
     def await_body(self, begin: Callable[[], object]) -> bool:
         """The header is here. True: nothing is to be sent before `begin()` is called."""
 
-    def on_header(self, header: ProgramHeader, whole: bool) -> Response | None:
+    def on_header(self, header: CgiHeader, whole: bool) -> Response | None:
         """The header is here, and the body too if it is whole. None: the rest of the output is of no use."""
 
     def body_is_awaited(self) -> bool:
@@ -59,16 +59,16 @@ class Output:
         "_timer", "_watch", "body_bytes",
     )  # fmt: skip
 
-    def __init__(self, owner: OutputOwner, conn: Connection, program: RunningProgram, stdout: Stream) -> None:
+    def __init__(self, owner: OutputOwner, conn: Connection, program: Program, stdout: Stream) -> None:
         options = program.site.options
         self._owner = owner
         self._conn = conn
         self._options: Options = options
         self._program = program
         self._stdout = stdout
-        self._parser = ProgramHeaderParser(options.max_header_size, options.max_header_fields)
+        self._parser = CgiHeaderParser(options.max_header_size, options.max_header_fields)
         self._response: Response | None = None
-        self._held: tuple[ProgramHeader, bytearray] | None = None  # what is not to be sent yet
+        self._held: tuple[CgiHeader, bytearray] | None = None  # what is not to be sent yet
         self._ended = False
         self._silent = False  # the owner is not told any more, and what comes is thrown away
         self._timer: Timer | None = None

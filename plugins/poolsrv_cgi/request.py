@@ -141,7 +141,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def redirected(request: Request, location: str) -> Request:
     """The request that a program's local redirect stands for: a GET (of a HEAD: a HEAD) without a body.
 
-    :param location: path and query, as `ProgramHeader.location` has them (RFC 3875 section 6.2.2).
+    :param location: path and query, as `CgiHeader.location` has them (RFC 3875 section 6.2.2).
     """
     path, _, query = location.partition("?")
     headers = {name: value for name, value in request.headers.items() if not name.startswith(b"content-")}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from poolsrv import PIPE, Connection, Stream
 
 from .body import ChunkedDecoder, body_decoder
-from .patience import Watch
+from .programs.timeouts import Watch
 from .request import Request
 from .response import CONTINUE
 from .spool import Spool

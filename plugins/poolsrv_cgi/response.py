@@ -22,7 +22,7 @@ import time
 from enum import Enum
 from http import HTTPStatus
 
-from .programheader import ProgramHeader
+from .cgi_header import CgiHeader
 
 __all__ = ["CONTINUE", "REASONS", "Framing", "Response", "http_date"]
 
@@ -63,7 +63,7 @@ class Response:
 
     def __init__(
         self,
-        header: ProgramHeader,
+        header: CgiHeader,
         *,
         method: str,
         version: tuple[int, int],

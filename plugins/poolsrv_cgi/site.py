@@ -10,15 +10,15 @@ from importlib.metadata import version
 
 from poolsrv import Child, Connection, Worker
 
-from .admission import Admission
 from .body import BodyLimits
 from .environment import Endpoints, base_environment
-from .errorlog import LISTENER_SHARE, LineRate
 from .options import Limits, Options
-from .patience import Deadlines, Watchdog
-from .running import RunningProgram, own_peak
+from .programs.errorlog import LISTENER_SHARE, LineRate
+from .programs.limiter import ProgramLimiter
+from .programs.program import Program, own_peak
+from .programs.timeouts import Deadlines, StallTimeout
 from .spool import SpoolAccount
-from .warmpool import WarmPool
+from .warm.pool import WarmPool
 
 __all__ = ["Site", "endpoints_of"]
 
@@ -57,13 +57,13 @@ class Site:
             max_trailer=options.max_header_size,
             max_fields=options.max_header_fields,
         )
-        self.admission = Admission(options.max_programs, options.queue_size, options.queue_timeout)
+        self.limiter = ProgramLimiter(options.max_programs, options.queue_size, options.queue_timeout)
         self.spooled = SpoolAccount(options.max_spooled)
-        self.running: dict[int, RunningProgram] = {}
+        self.running: dict[int, Program] = {}
         self.stderr_rate = LineRate(options.stderr_rate * LISTENER_SHARE)
         self.deadlines = Deadlines(options.timeout)
-        self.silence = Watchdog(options.output_timeout)
-        self.stalled_bodies = Watchdog(options.body_timeout)
+        self.silence = StallTimeout(options.output_timeout)
+        self.stalled_bodies = StallTimeout(options.body_timeout)
         self.warm = WarmPool(options.warm_modules, {**self.base, **options.environment}, self.limits)
         self.worker: Worker
         self._logged: set[str] = set()
@@ -71,7 +71,7 @@ class Site:
     def open(self, worker: Worker) -> None:
         """In a worker, before its first connection."""
         self.worker = worker
-        self.admission.open(worker)
+        self.limiter.open(worker)
         self.spooled.open()
         for part in (self.deadlines, self.silence, self.stalled_bodies, self.warm):
             part.open(worker)
@@ -93,7 +93,7 @@ class Site:
     def child_ended(self, child: Child) -> None:
         """A program has been reaped, or (in the dispatcher) a worker."""
         if child.role == "worker":
-            self.admission.worker_ended(child.pid)
+            self.limiter.worker_ended(child.pid)
             self.spooled.worker_ended(child.pid)
         elif (program := self.running.pop(child.pid, None)) is not None:
             usage = child.rusage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
-from .cells import SharedCells
+from .programs.cells import SharedCells
 from .request import RequestError
 
 __all__ = ["Spool", "SpoolAccount"]

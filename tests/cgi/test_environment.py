@@ -16,16 +16,16 @@ from poolsrv_cgi.environment import (
     inetd_environment,
     line_environment,
 )
-from poolsrv_cgi.paths import Program
 from poolsrv_cgi.request import RequestError, RequestParser
+from poolsrv_cgi.scripts import Script
 
 ENDPOINTS = Endpoints.from_sockets(("2001:db8::1", 40000, 0, 0), ("2001:db8::2", 8080, 0, 0))
-PROGRAM = Program(
+PROGRAM = Script(
     argv=("/srv/cgi/x.sh",), filename="/srv/cgi/x.sh", directory="/srv/cgi", script_name="/x.sh", path_info=""
 )
 
 
-def environment(head: bytes, program: Program = PROGRAM, **changes: Any) -> dict[str, str]:
+def environment(head: bytes, program: Script = PROGRAM, **changes: Any) -> dict[str, str]:
     request = RequestParser().feed(head)
     assert request is not None
     arguments: dict[str, Any] = {
@@ -66,7 +66,7 @@ def test_all_of_a_plain_request() -> None:
 
 def test_path_info() -> None:
     """RFC 3875 section 4.1.6: PATH_TRANSLATED only with PATH_INFO."""
-    program = Program(argv=("/r/x",), filename="/r/x", directory="/r", script_name="/x", path_info="/a/b")
+    program = Script(argv=("/r/x",), filename="/r/x", directory="/r", script_name="/x", path_info="/a/b")
     variables = environment(GET, program, document_root="/r")
     assert (variables["PATH_INFO"], variables["PATH_TRANSLATED"]) == ("/a/b", "/r/a/b")
     assert environment(GET, program, document_root="/")["PATH_TRANSLATED"] == "/a/b"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolsrv_cgi.errorlog import LINES_PER_TURN, ErrorLog, LineRate
+from poolsrv_cgi.programs.errorlog import LINES_PER_TURN, ErrorLog, LineRate
 
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from poolsrv_cgi.environment import Endpoints, http_environment
 from poolsrv_cgi.forwarding import Forwarding, Origin, elements_of, node_address
 from poolsrv_cgi.options import Options
-from poolsrv_cgi.paths import Program
 from poolsrv_cgi.request import SINGLE_FIELDS, Request, RequestError, RequestLimits, RequestParser
+from poolsrv_cgi.scripts import Script
 
 PROXIES = {"10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::10"}
 ENDPOINTS = Endpoints.from_sockets(("10.0.0.1", 40000), ("10.0.0.9", 8080))
-PROGRAM = Program(argv=("/x",), filename="/x", directory="/", script_name="/x")
+PROGRAM = Script(argv=("/x",), filename="/x", directory="/", script_name="/x")
 ALL = {
     "user_field": "X-User",
     "auth_type_field": "X-Auth-Type",

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolsrv_cgi.body import BodyLimits, body_decoder
 from poolsrv_cgi.environment import Endpoints, base_environment, http_environment
-from poolsrv_cgi.paths import NoProgram, ProgramPaths, find_program
 from poolsrv_cgi.request import RequestError, RequestParser
+from poolsrv_cgi.scripts import NoScript, ScriptPaths, find_script
 
 CORPUS = tomllib.loads((Path(__file__).parents[1] / "data" / "hostile_requests.toml").read_text())
 CASES: list[dict[str, Any]] = CORPUS["case"]
@@ -48,11 +48,11 @@ def build_tree(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> ProgramPaths:
-    return ProgramPaths(root=build_tree(tmp_path_factory.mktemp("hostile")))
+def paths(tmp_path_factory: pytest.TempPathFactory) -> ScriptPaths:
+    return ScriptPaths(root=build_tree(tmp_path_factory.mktemp("hostile")))
 
 
-def replay(paths: ProgramPaths, pieces: Iterable[bytes]) -> tuple[list[Answer], bool]:
+def replay(paths: ScriptPaths, pieces: Iterable[bytes]) -> tuple[list[Answer], bool]:
     """What is answered to these bytes, and whether the connection is still open after them."""
     parser = RequestParser()
     answers: list[Answer] = []
@@ -75,8 +75,8 @@ def replay(paths: ProgramPaths, pieces: Iterable[bytes]) -> tuple[list[Answer], 
             except RequestError as error:
                 return [*answers, (error.status, None)], False
             data = decoder.surplus
-            program = find_program(paths, request.path)
-            if isinstance(program, NoProgram):
+            program = find_script(paths, request.path)
+            if isinstance(program, NoScript):
                 answers.append((program.status, None))
             else:
                 environment = http_environment(
@@ -105,7 +105,7 @@ def bytes_of(case: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 class TestHostileRequests:
-    def test_answer(self, case: dict[str, Any], paths: ProgramPaths) -> None:
+    def test_answer(self, case: dict[str, Any], paths: ScriptPaths) -> None:
         """Each case by the section that it names; nothing that is refused reaches a program."""
         answers, open_ = replay(paths, [bytes_of(case)])
         assert [status for status, _ in answers] == case["answers"]
@@ -116,7 +116,7 @@ class TestHostileRequests:
                 assert environment[name] == value.replace("ROOT", os.fsdecode(paths.root))
             assert not set(case.get("absent", ())) & set(environment)
 
-    def test_the_next_request_is_the_right_one(self, case: dict[str, Any], paths: ProgramPaths) -> None:
+    def test_the_next_request_is_the_right_one(self, case: dict[str, Any], paths: ScriptPaths) -> None:
         """RFC 9112 section 9.3.2: behind a connection that survives, the next request is read from its first byte;
         behind one that does not, nothing is."""
         answers, _ = replay(paths, [bytes_of(case) + NEXT])
@@ -127,7 +127,7 @@ class TestHostileRequests:
             assert environment["QUERY_STRING"] == "the-next-one"
         assert [status for status, _ in answers] == case["answers"]
 
-    def test_split_at_every_byte(self, case: dict[str, Any], paths: ProgramPaths) -> None:
+    def test_split_at_every_byte(self, case: dict[str, Any], paths: ScriptPaths) -> None:
         """RFC 9112 section 2.2: TCP has no message boundaries, so the answer can't depend on where it splits."""
         data = bytes_of(case) + NEXT
         whole = replay(paths, [data])
@@ -143,7 +143,7 @@ SHORT = [bytes_of(case) for case in CASES if len(bytes_of(case)) < 2000]
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_random_splits_and_damage(data: st.DataObject, paths: ProgramPaths) -> None:
+def test_random_splits_and_damage(data: st.DataObject, paths: ScriptPaths) -> None:
     """RFC 9112: whatever is sent, in whatever pieces, is answered the same way, and never by another exception."""
     one, other = data.draw(st.sampled_from(SHORT)), data.draw(st.sampled_from(SHORT))
     start, length = data.draw(st.integers(0, len(one))), data.draw(st.integers(0, 8))

@@ -8,23 +8,23 @@ import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from poolsrv_cgi.cgi_header import BadResponse, CgiHeader, CgiHeaderParser
 from poolsrv_cgi.errorpage import error_response, prefers_html
-from poolsrv_cgi.programheader import BadResponse, ProgramHeader, ProgramHeaderParser
 from poolsrv_cgi.response import CONTINUE, Framing, Response, http_date
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 
 
-def header(text: bytes) -> ProgramHeader:
-    parser = ProgramHeaderParser()
+def header(text: bytes) -> CgiHeader:
+    parser = CgiHeaderParser()
     parsed = parser.feed(text)
     assert parsed is not None
     return parsed
 
 
-def feed(pieces: list[bytes]) -> tuple[ProgramHeader | None, bytes]:
+def feed(pieces: list[bytes]) -> tuple[CgiHeader | None, bytes]:
     """The header in a program's output that comes in pieces, and what is behind it."""
-    parser = ProgramHeaderParser()
+    parser = CgiHeaderParser()
     for number, piece in enumerate(pieces, 1):
         parsed = parser.feed(piece)
         if parsed is not None:
@@ -32,7 +32,7 @@ def feed(pieces: list[bytes]) -> tuple[ProgramHeader | None, bytes]:
     return None, b""
 
 
-def response(parsed: ProgramHeader, method: str = "GET", minor: int = 1, keep: bool = True) -> Response:
+def response(parsed: CgiHeader, method: str = "GET", minor: int = 1, keep: bool = True) -> Response:
     return Response(parsed, method=method, version=(1, minor), keep_alive=keep, date=DATE)
 
 
@@ -59,7 +59,7 @@ def read(data: bytes, method: str = "GET", closed: bool = True) -> tuple[h11.Res
 class TestProgramHeader:
     def test_document(self) -> None:
         """RFC 3875 section 6.2.1: a document; section 6.3.3: its status is 200."""
-        parser = ProgramHeaderParser()
+        parser = CgiHeaderParser()
         parsed = parser.feed(b"Content-Type: text/plain\r\nX-A: b\r\nx-a:c \n\nbody\n\n")
         assert parsed is not None
         assert (parsed.status, parsed.local) == (200, False)
@@ -196,7 +196,7 @@ class TestProgramHeader:
     def test_bad(self, text: bytes) -> None:
         """RFC 3875 section 6.2, RFC 9110 section 15.6.3: what is no CGI response is 502, however it is split."""
         with pytest.raises(BadResponse) as caught:
-            ProgramHeaderParser().feed(text)
+            CgiHeaderParser().feed(text)
         assert str(caught.value).isprintable()
         with pytest.raises(BadResponse):
             feed([text[at : at + 7] for at in range(0, len(text), 7)])
@@ -212,13 +212,13 @@ class TestProgramHeader:
     def test_limit_is_exact(self) -> None:
         """RFC 9110 section 15.6.3: the last byte of the limit is allowed."""
         text = b"Content-Type: a/b\n\n"
-        assert ProgramHeaderParser(len(text)).feed(text + b"body") is not None
+        assert CgiHeaderParser(len(text)).feed(text + b"body") is not None
         with pytest.raises(BadResponse):
-            ProgramHeaderParser(len(text) - 1).feed(text)
+            CgiHeaderParser(len(text) - 1).feed(text)
 
     def test_end(self) -> None:
         """RFC 3875 section 6.2: no header at all."""
-        parser = ProgramHeaderParser()
+        parser = CgiHeaderParser()
         assert "nothing" in str(parser.end())
         assert not parser.started
         parser.feed(b"Content-")
@@ -396,7 +396,7 @@ def test_what_comes_out_is_what_the_program_said(
         lines.append(b"Content-Length: %d" % declared)
     output = newline.join([*lines, b"", b""]) + body
 
-    parser = ProgramHeaderParser()
+    parser = CgiHeaderParser()
     made = None
     sent = b""
     for at in range(0, len(output), size):

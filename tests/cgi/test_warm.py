@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from poolsrv_cgi.warmclient import (
+from poolsrv_cgi.warm.messages import (
     Exited,
     Failed,
     Pong,

@@ -51,7 +51,7 @@ import os
 print("Content-Type: text/plain\\n")
 pid = os.getppid()
 helper = open(f"/proc/{{pid}}/cmdline").read()
-print("warm" if "warm.py" in helper else "not warm")
+print("warm" if "warm/helper.py" in helper else "not warm")
 for name in ("environ", "maps", "mem"):
     try:
         with open(f"/proc/{{pid}}/{{name}}", "rb") as file:

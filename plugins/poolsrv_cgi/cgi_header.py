@@ -25,7 +25,7 @@ import re
 
 import msgspec
 
-__all__ = ["BadResponse", "ProgramHeader", "ProgramHeaderParser"]
+__all__ = ["BadResponse", "CgiHeader", "CgiHeaderParser"]
 
 _find_end = re.compile(rb"(?:\A|\n)\r?\n").search  # \A is the buffer's start, also in a search from a later place
 _match_name = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
@@ -56,7 +56,7 @@ class BadResponse(Exception):
     """What the program printed is no CGI response: 502. The text is one line, for the log."""
 
 
-class ProgramHeader(msgspec.Struct, frozen=True, kw_only=True):
+class CgiHeader(msgspec.Struct, frozen=True, kw_only=True):
     """A program's header, checked.
 
     :ivar status: 200 to 599; of a local redirect 200.
@@ -75,7 +75,7 @@ class ProgramHeader(msgspec.Struct, frozen=True, kw_only=True):
     location: str = ""
 
 
-class ProgramHeaderParser:
+class CgiHeaderParser:
     """Feed it a program's output until the header is there.
 
     :param max_size: bytes that the header may have, its empty line included.
@@ -96,7 +96,7 @@ class ProgramHeaderParser:
         """Whether the program has printed anything."""
         return bool(self._buffer)
 
-    def feed(self, data: bytes) -> ProgramHeader | None:
+    def feed(self, data: bytes) -> CgiHeader | None:
         """Take output; the header once it is whole, else None.
 
         :raises BadResponse: the header is malformed or too large.
@@ -120,7 +120,7 @@ class ProgramHeaderParser:
         return BadResponse(f"the program ended within its header: {self._buffer[-100:]!r}")
 
 
-def _parse(header: bytes, max_fields: int) -> ProgramHeader:
+def _parse(header: bytes, max_fields: int) -> CgiHeader:
     if bad := header.translate(None, _HEADER_BYTES):
         raise BadResponse(f"a byte {bad[:1]!r} in the header")
     lines = header.split(b"\n")
@@ -173,14 +173,14 @@ def _escape(match: re.Match[bytes]) -> bytes:
     return b"%%%02X" % match[0][0]
 
 
-def _shape(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]], alone: bool) -> ProgramHeader:
+def _shape(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]], alone: bool) -> CgiHeader:
     """Which of the shapes it is (RFC 3875 section 6.2).
 
     :param alone: whether there is one field.
     """
     location = cgi.get(b"location")
     if location is not None and alone and _is_local(location):
-        return ProgramHeader(status=200, local=True, location=location.decode("ascii"))
+        return CgiHeader(status=200, local=True, location=location.decode("ascii"))
     if location is None and b"status" not in cgi and b"content-type" not in cgi:
         raise BadResponse("neither Content-Type nor Location nor Status")
     if location == b"" or cgi.get(b"content-type") == b"":
@@ -195,7 +195,7 @@ def _shape(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]], alone: bo
     length = cgi.get(b"content-length")
     if length is not None and not _match_length(length):
         raise BadResponse(f"Content-Length {length[:100]!r}")
-    return ProgramHeader(
+    return CgiHeader(
         status=status,
         reason=reason,
         fields=tuple(fields),

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolsrv_cgi.admission import SharedCount
-from poolsrv_cgi.cells import SharedCells
+from poolsrv_cgi.programs.cells import SharedCells
+from poolsrv_cgi.programs.limiter import SharedSemaphore
 
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, is_alive, wait_until
@@ -110,7 +110,7 @@ def test_a_cell_is_free_once_its_process_is_forgotten() -> None:
 
 
 def test_what_a_killed_process_held_comes_back_beside_its_successor() -> None:
-    places = SharedCount(3)
+    places = SharedSemaphore(3)
 
     def hold(number: int) -> Callable[[], object]:
         def act() -> None:

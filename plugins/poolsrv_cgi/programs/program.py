@@ -22,9 +22,9 @@ from poolsrv import Child, Connection, Stream
 from .errorlog import ErrorLog, LineRate
 
 if TYPE_CHECKING:
-    from .site import Site
+    from ..site import Site
 
-__all__ = ["Process", "RunningProgram"]
+__all__ = ["Process", "Program"]
 
 log = logging.getLogger("poolsrv.cgi")
 
@@ -48,7 +48,7 @@ class Process(Protocol):
         """End its process group."""
 
 
-class RunningProgram:
+class Program:
     """One program, from `start` until it has been reaped.
 
     :param name: for the log: the SCRIPT_NAME, or the command.
@@ -68,7 +68,7 @@ class RunningProgram:
         "on_overdue", "overdue", "peak_memory", "returncode", "site", "started_at",
     )  # fmt: skip
 
-    def __init__(self, site: Site, conn: Connection, name: str, on_end: Callable[[RunningProgram], object]) -> None:
+    def __init__(self, site: Site, conn: Connection, name: str, on_end: Callable[[Program], object]) -> None:
         self.site = site
         self.conn = conn
         self.name = name
@@ -76,7 +76,7 @@ class RunningProgram:
         self.started_at = 0.0
         self.overdue = ""
         self._is_being_ended = False
-        self.on_overdue: Callable[[RunningProgram], str] | None = None
+        self.on_overdue: Callable[[Program], str] | None = None
         self.returncode: int | None = None
         self.cpu: float | None = None
         self.peak_memory: int | None = None
@@ -117,7 +117,7 @@ class RunningProgram:
                 child = self.spawn(argv, env, cwd, stdin, stdout, error)
         except BaseException:
             self._errors.discard()
-            site.admission.give_back()
+            site.limiter.give_back()
             raise
         finally:
             if writer >= 0:
@@ -213,7 +213,7 @@ class RunningProgram:
         self._errors.finish()
         if self._failure:
             self._log_failure()
-        self.site.admission.give_back()
+        self.site.limiter.give_back()
         on_end, self._on_end, self.on_overdue = self._on_end, _nothing, None  # no circle
         on_end(self)
 
@@ -223,7 +223,7 @@ class RunningProgram:
         self.conn.log.log(level, "%s%s: %s", self.name, pid, message)
 
 
-def _nothing(program: RunningProgram) -> None:
+def _nothing(program: Program) -> None:
     """In the place of an `on_end` that has been called."""
 
 

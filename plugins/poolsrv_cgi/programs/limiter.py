@@ -19,12 +19,12 @@ from poolsrv import Handle, Timer, Worker
 
 from .cells import SharedCells
 
-__all__ = ["Admission", "Waiter"]
+__all__ = ["ProgramLimiter", "Waiter"]
 
 GRANTS_PER_EVENT = 8  # places that are handed on at a time: each starts a program, and others wait for their events
 
 
-class SharedCount:
+class SharedSemaphore:
     """A number of places that the workers of a pool share.
 
     :param places: how many there are.
@@ -82,7 +82,7 @@ class Waiter:
         self.timer: Timer | None = None
 
 
-class Admission:
+class ProgramLimiter:
     """Who may start a program now, who waits, who is refused.
 
     :param limit: programs at a time, over the pool; 0 is no limit.
@@ -91,8 +91,8 @@ class Admission:
     """
 
     def __init__(self, limit: int, queue_size: int, queue_timeout: float) -> None:
-        self._places = SharedCount(limit) if limit else None
-        self._queue = SharedCount(queue_size) if limit and queue_size else None
+        self._places = SharedSemaphore(limit) if limit else None
+        self._queue = SharedSemaphore(queue_size) if limit and queue_size else None
         self._timeout = queue_timeout
         self._waiting: dict[Waiter, None] = {}  # in the order of their coming
         self._worker: Worker | None = None

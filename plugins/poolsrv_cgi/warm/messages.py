@@ -1,4 +1,4 @@
-"""The server's side of the warm helper: messages as bytes, and the socket without waiting. See `warm.py`."""
+"""The server's side of the warm helper: messages as bytes, and the socket without waiting. See `helper.py`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "send_run",
 ]
 
-HELPER = Path(__file__).with_name("warm.py")
+HELPER = Path(__file__).with_name("helper.py")
 VERSION = 1
 _MAX_MESSAGE = 1 << 18  # bytes; what the helper takes
 

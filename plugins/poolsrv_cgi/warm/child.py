@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from poolsrv import Child, Stream, Timer
 
 if TYPE_CHECKING:
-    from .running import RunningProgram
-    from .warmpool import WarmPool
+    from ..programs.program import Program
+    from .pool import WarmPool
 
 __all__ = ["WarmChild", "end_of", "signal_group"]
 
@@ -20,7 +20,7 @@ __all__ = ["WarmChild", "end_of", "signal_group"]
 class WarmChild:
     """A script that runs, or is about to, in a child of a helper; as `running.Process` has it."""
 
-    def __init__(self, pool: WarmPool, program: RunningProgram, fallback: Callable[[], Child]) -> None:
+    def __init__(self, pool: WarmPool, program: Program, fallback: Callable[[], Child]) -> None:
         self.pool = pool
         self.program = program
         self.stdin: Stream | None = None

@@ -10,9 +10,9 @@ import logging
 
 from poolsrv import Connection, Worker
 
-from .admission import Waiter
 from .environment import inetd_environment
-from .running import RunningProgram
+from .programs.limiter import Waiter
+from .programs.program import Program
 from .site import Site, endpoints_of
 
 __all__ = ["InetdServer"]
@@ -30,13 +30,13 @@ class InetdServer:
     def on_connection_init(self, conn: Connection) -> None:
         """Start the program, before anything is read: every byte is the program's."""
         conn.pause_reading()
-        admission = self._site.admission
-        if admission.take():
+        limiter = self._site.limiter
+        if limiter.take():
             self._start(conn)
         else:
             conn.state = Waiter(lambda: self._start(conn), lambda: _refuse_busy(conn))
             conn.hold()  # until it is closed: waiting is not idling
-            if not admission.wait(conn.state):
+            if not limiter.wait(conn.state):
                 _refuse_busy(conn)
 
     def on_readable(self, conn: Connection) -> None:
@@ -48,7 +48,7 @@ class InetdServer:
     def on_connection_close(self, conn: Connection) -> None:
         """A waiter leaves the queue."""
         if isinstance(conn.state, Waiter):
-            self._site.admission.cancel(conn.state)
+            self._site.limiter.cancel(conn.state)
 
     def on_drain(self, conn: Connection) -> None:
         """The program may finish; who still waits for one is let go."""
@@ -57,7 +57,7 @@ class InetdServer:
 
     def _start(self, conn: Connection) -> None:
         site, argv = self._site, self._site.options.program
-        program = RunningProgram(site, conn, argv[0], _ended)
+        program = Program(site, conn, argv[0], _ended)
         conn.state = program
         try:
             program.start(
@@ -73,7 +73,7 @@ class InetdServer:
             conn.close("refused")
 
 
-def _ended(program: RunningProgram) -> None:
+def _ended(program: Program) -> None:
     if program.overdue:
         program.conn.abort(f"program over its {program.overdue}")
     else:

@@ -32,7 +32,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-__all__ = ["NoProgram", "Program", "ProgramPaths", "decode_path", "find_program", "resolve_line"]
+__all__ = ["NoScript", "Script", "ScriptPaths", "decode_path", "find_script", "resolve_line"]
 
 # Percent signs that begin no escape.
 _find_broken_escape = re.compile(r"%(?![0-9A-Fa-f]{2})").search
@@ -44,7 +44,7 @@ MAX_KNOWN = 1024  # paths that are remembered, and their greatest length
 MAX_KNOWN_PATH = 200
 
 
-class Program(msgspec.Struct, frozen=True, kw_only=True):
+class Script(msgspec.Struct, frozen=True, kw_only=True):
     """A program to run, and how the path was divided.
 
     :ivar argv: what to execute: the file, behind the configured interpreter if there is one for its suffix.
@@ -69,7 +69,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     warm: bool = False
 
 
-class NoProgram(msgspec.Struct, frozen=True):
+class NoScript(msgspec.Struct, frozen=True):
     """No program answers this path: the server does.
 
     :ivar status: 204 (`OPTIONS *`), 301 (a directory without its slash), 400, 403 or 404.
@@ -82,7 +82,7 @@ class NoProgram(msgspec.Struct, frozen=True):
     location: str = ""
 
 
-class ProgramPaths:
+class ScriptPaths:
     """Where programs are: the options of this matter, made ready once.
 
     :param root: the directory of the programs. It need not exist yet; its symbolic links are resolved here, once.
@@ -121,28 +121,28 @@ class ProgramPaths:
         self.aliases = [
             (os.fsencode("/" + url.strip("/")), os.fsencode(os.path.abspath(file))) for url, file in by_length
         ]
-        self.known: dict[str, tuple[bytes, int, bytes, Program]] = {}
+        self.known: dict[str, tuple[bytes, int, bytes, Script]] = {}
         self.nph = tuple(nph)
         self.warm = warm
 
 
-def decode_path(path: str) -> bytes | NoProgram:
+def decode_path(path: str) -> bytes | NoScript:
     """Steps 1 and 2: a URL path, percent-encoded, to bytes without empty and dot segments (RFC 3986 section 5.2.4).
 
     A slash at the end stays (also where it came of a dot segment).
     """
     if path[:1] != "/":
         if path == "*":
-            return NoProgram(204, "OPTIONS * is about the server, not a program")
-        return NoProgram(400, "the path has no slash in front")
+            return NoScript(204, "OPTIONS * is about the server, not a program")
+        return NoScript(400, "the path has no slash in front")
     if "%" in path:
         if _find_broken_escape(path):
-            return NoProgram(400, "a percent sign without two hexadecimal digits in the path")
+            return NoScript(400, "a percent sign without two hexadecimal digits in the path")
         if _ENCODED_SLASH.search(path):
-            return NoProgram(400, "an encoded slash in the path")
+            return NoScript(400, "an encoded slash in the path")
         decoded = unquote_to_bytes(path)
         if control := _find_control(decoded):
-            return NoProgram(400, f"a control character {control[0]!r} in the path")
+            return NoScript(400, f"a control character {control[0]!r} in the path")
     else:
         decoded = path.encode("ascii", "surrogateescape")
     if b"/." not in decoded and b"//" not in decoded:
@@ -152,7 +152,7 @@ def decode_path(path: str) -> bytes | NoProgram:
     for segment in segments:
         if segment == b"..":
             if not kept:
-                return NoProgram(400, "the path leads above the top")
+                return NoScript(400, "the path leads above the top")
             kept.pop()
         elif segment not in (b"", b"."):
             kept.append(segment)
@@ -160,7 +160,7 @@ def decode_path(path: str) -> bytes | NoProgram:
     return b"/" + b"/".join(kept) + slash
 
 
-def find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
+def find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
     """All steps: the program for a URL path as `Request.path` has it. Raises nothing; costs four system calls.
 
     What a path has led to is remembered, and holds as long as the file is where it was and what it was.
@@ -174,12 +174,12 @@ def find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
         except OSError:
             pass
         del paths.known[path]
-    return _find_program(paths, path)
+    return _find_script(paths, path)
 
 
-def _find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
+def _find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
     decoded = decode_path(path)
-    if isinstance(decoded, NoProgram):
+    if isinstance(decoded, NoScript):
         return decoded
     for url, file in paths.aliases:
         if decoded == url or decoded.startswith(url + b"/") or url == b"/":
@@ -188,7 +188,7 @@ def _find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
     relative = decoded[1:]
     if paths.prefix:
         if not (relative == paths.prefix or relative.startswith(paths.prefix + b"/")):
-            return NoProgram(404, "the path is not below the prefix")
+            return NoScript(404, "the path is not below the prefix")
         relative = relative[len(paths.prefix) + 1 :]
         if decoded == b"/" + paths.prefix:
             return _directory(paths, paths.root, decoded)
@@ -197,8 +197,8 @@ def _find_program(paths: ProgramPaths, path: str) -> Program | NoProgram:
 
 
 def _examine(
-    paths: ProgramPaths, wanted: bytes, rest: bytes, decoded: bytes, remember_as: str = ""
-) -> Program | NoProgram:
+    paths: ScriptPaths, wanted: bytes, rest: bytes, decoded: bytes, remember_as: str = ""
+) -> Script | NoScript:
     """Look at `wanted` below the root; `rest` is what follows it in the URL path `decoded`: "", "/", "/more"."""
     file = paths.root + b"/" + wanted if wanted else paths.root
     try:
@@ -210,11 +210,11 @@ def _examine(
                 return _examine(paths, wanted[:split], wanted[split:] + rest, decoded)
         return _refuse(error, file)
     if not _is_inside(real, paths.real_root):
-        return NoProgram(403, f"{os.fsdecode(file)} is outside of root")
+        return NoScript(403, f"{os.fsdecode(file)} is outside of root")
     if stat.S_ISDIR(mode):
         return _directory(paths, file, decoded)
     program = _program(paths, file, mode, decoded[: len(decoded) - len(rest)], rest)
-    if 0 < len(remember_as) <= MAX_KNOWN_PATH and isinstance(program, Program):
+    if 0 < len(remember_as) <= MAX_KNOWN_PATH and isinstance(program, Script):
         if len(paths.known) >= MAX_KNOWN:
             paths.known.clear()
         paths.known[remember_as] = file, mode, real, program
@@ -264,47 +264,47 @@ def _script_length(root: bytes, wanted: bytes) -> int:
     return len(wanted)
 
 
-def _directory(paths: ProgramPaths, file: bytes, decoded: bytes) -> Program | NoProgram:
+def _directory(paths: ScriptPaths, file: bytes, decoded: bytes) -> Script | NoScript:
     """A path that names a directory: its index program, once the client has the slash that relative links need."""
     if not paths.index:
-        return NoProgram(403, f"{os.fsdecode(file)} is a directory")
+        return NoScript(403, f"{os.fsdecode(file)} is a directory")
     index = file + b"/" + paths.index
     try:
         mode = _mode_inside(index, paths.real_root)
     except OSError as error:
         status = 403 if error.errno in (errno.EACCES, errno.EPERM) else 404
-        return NoProgram(status, f"{os.fsdecode(index)}: {error.strerror}")
+        return NoScript(status, f"{os.fsdecode(index)}: {error.strerror}")
     if mode is None:
-        return NoProgram(403, f"{os.fsdecode(index)} is outside of root")
+        return NoScript(403, f"{os.fsdecode(index)} is outside of root")
     if not decoded.endswith(b"/"):
-        return NoProgram(301, "a directory without its slash", quote_from_bytes(decoded + b"/", _SAFE_IN_PATH))
+        return NoScript(301, "a directory without its slash", quote_from_bytes(decoded + b"/", _SAFE_IN_PATH))
     return _program(paths, index, mode, decoded + paths.index, b"")
 
 
-def _alias(paths: ProgramPaths, file: bytes, name: bytes, rest: bytes) -> Program | NoProgram:
+def _alias(paths: ScriptPaths, file: bytes, name: bytes, rest: bytes) -> Script | NoScript:
     """A program that the config names: it may be anywhere and have any suffix."""
     try:
         mode = os.stat(file).st_mode
     except OSError as error:
-        return NoProgram(404, f"alias {os.fsdecode(name)}: {os.fsdecode(file)}: {error.strerror}")
+        return NoScript(404, f"alias {os.fsdecode(name)}: {os.fsdecode(file)}: {error.strerror}")
     return _program(paths, file, mode, name, rest, any_suffix=True)
 
 
 def _program(
-    paths: ProgramPaths, file: bytes, mode: int, name: bytes, rest: bytes, any_suffix: bool = False
-) -> Program | NoProgram:
+    paths: ScriptPaths, file: bytes, mode: int, name: bytes, rest: bytes, any_suffix: bool = False
+) -> Script | NoScript:
     """Step 5."""
     filename = os.fsdecode(file)
     if not stat.S_ISREG(mode):
-        return NoProgram(403, f"{filename} is not a regular file")
+        return NoScript(403, f"{filename} is not a regular file")
     suffix = os.path.splitext(file)[1]
     if paths.extensions and suffix not in paths.extensions and not any_suffix:
-        return NoProgram(403, f"{filename}: its suffix is not among the extensions")
+        return NoScript(403, f"{filename}: its suffix is not among the extensions")
     interpreter = paths.interpreters.get(suffix, ()) if paths.interpreters else ()
     if not interpreter and not mode & 0o111:
-        return NoProgram(403, f"{filename} is not executable")
+        return NoScript(403, f"{filename} is not executable")
     script_name = os.fsdecode(name)
-    return Program(
+    return Script(
         argv=(*interpreter, filename),
         filename=filename,
         directory=filename[: filename.rindex("/")] or "/",
@@ -318,32 +318,32 @@ def _program(
     )
 
 
-def _refuse(error: OSError, file: bytes) -> NoProgram:
+def _refuse(error: OSError, file: bytes) -> NoScript:
     """ENOENT and the like: 404. What may not be looked at: 403."""
     status = 403 if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP) else 404
-    return NoProgram(status, f"{os.fsdecode(file)}: {error.strerror}")
+    return NoScript(status, f"{os.fsdecode(file)}: {error.strerror}")
 
 
-def resolve_line(paths: ProgramPaths, name: bytes) -> Program | NoProgram:
+def resolve_line(paths: ScriptPaths, name: bytes) -> Script | NoScript:
     """The program that a client of the "line" protocol names: a path below `root`, taken as it is, never decoded.
 
     The status of a refusal is for the log; clients get the same text for each, so that nobody can find out by it what
     files there are.
     """
     if not name:
-        return NoProgram(400, "an empty name")
+        return NoScript(400, "an empty name")
     if control := _find_control(name):
-        return NoProgram(400, f"a control character {control[0]!r} in the name")
+        return NoScript(400, f"a control character {control[0]!r} in the name")
     if name[0] == 47:
-        return NoProgram(403, f"{name!r} is an absolute name")
+        return NoScript(403, f"{name!r} is an absolute name")
     segments = name.split(b"/")
     if b".." in segments or b"." in segments or b"" in segments:
-        return NoProgram(403, f"{name!r} has a dot or empty segment")
+        return NoScript(403, f"{name!r} has a dot or empty segment")
     file = paths.root + b"/" + name
     try:
         mode = _mode_inside(file, paths.real_root)
     except OSError as error:
         return _refuse(error, file)
     if mode is None:
-        return NoProgram(403, f"{os.fsdecode(file)} is outside of root")
+        return NoScript(403, f"{os.fsdecode(file)} is outside of root")
     return _program(paths, file, mode, b"/" + name, b"")

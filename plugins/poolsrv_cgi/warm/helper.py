@@ -1,6 +1,6 @@
 """The warm helper: an interpreter that has started already and forks a child for each script it is asked to run.
 
-    INTERPRETER [FLAGS] warm.py DESCRIPTOR [MODULE...]
+    INTERPRETER [FLAGS] helper.py DESCRIPTOR [MODULE...]
 
 It is a process of its own with nothing of the server in it; of the server's descriptors it has one, the number
 DESCRIPTOR: its end of a SOCK_SEQPACKET pair. It imports each MODULE, says that it is ready, and serves requests, with

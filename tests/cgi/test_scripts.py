@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from poolsrv_cgi.line import find_program_of_line, refusal
-from poolsrv_cgi.paths import NoProgram, Program, ProgramPaths, decode_path, find_program
+from poolsrv_cgi.line import find_script_of_line, refusal
+from poolsrv_cgi.scripts import NoScript, Script, ScriptPaths, decode_path, find_script
 
 
 def add(file: Path, mode: int = 0o755) -> Path:
@@ -34,15 +34,15 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def found(root: Path, url: str, **options: Any) -> Program:
-    program = find_program(ProgramPaths(root=root, **options), url)
-    assert isinstance(program, Program), program
+def found(root: Path, url: str, **options: Any) -> Script:
+    program = find_script(ScriptPaths(root=root, **options), url)
+    assert isinstance(program, Script), program
     return program
 
 
 def status(root: Path, url: str, **options: Any) -> int:
-    answer = find_program(ProgramPaths(root=root, **options), url)
-    assert isinstance(answer, NoProgram), answer
+    answer = find_script(ScriptPaths(root=root, **options), url)
+    assert isinstance(answer, NoScript), answer
     assert answer.reason.isprintable()
     return answer.status
 
@@ -72,26 +72,26 @@ def test_index(root: Path) -> None:
     """RFC 9110 section 15.4.2: a directory is redirected to its own name with a slash, then its index answers."""
     program = found(root, "/sub/", index="index.cgi")
     assert (program.script_name, program.path_info) == ("/sub/index.cgi", "")
-    answer = find_program(ProgramPaths(root=root, index="index.cgi"), "/sub")
-    assert answer == NoProgram(301, "a directory without its slash", "/sub/")
+    answer = find_script(ScriptPaths(root=root, index="index.cgi"), "/sub")
+    assert answer == NoScript(301, "a directory without its slash", "/sub/")
     assert status(root, "/empty/", index="index.cgi") == 404
     assert status(root, "/", index="index.cgi") == 404
     assert status(root, "/outdir/", index="secret.sh") == 403
     assert status(root, "/", index="out.sh") == 403
-    with_prefix = find_program(ProgramPaths(root=root / "sub", prefix="/a/", index="index.cgi"), "/a")
-    assert isinstance(with_prefix, NoProgram)
+    with_prefix = find_script(ScriptPaths(root=root / "sub", prefix="/a/", index="index.cgi"), "/a")
+    assert isinstance(with_prefix, NoScript)
     assert with_prefix.location == "/a/"
 
 
 def test_redirect_leads_to_this_server(root: Path) -> None:
     """RFC 3986 section 4.2: two slashes in front would name another host."""
     add(root / "evil.example" / "index.cgi")
-    answer = find_program(ProgramPaths(root=root, index="index.cgi"), "//evil.example")
-    assert isinstance(answer, NoProgram)
+    answer = find_script(ScriptPaths(root=root, index="index.cgi"), "//evil.example")
+    assert isinstance(answer, NoScript)
     assert answer.location == "/evil.example/"
     add(root / "a b%" / "index.cgi")
-    answer = find_program(ProgramPaths(root=root, index="index.cgi"), "/a%20b%25")
-    assert isinstance(answer, NoProgram)
+    answer = find_script(ScriptPaths(root=root, index="index.cgi"), "/a%20b%25")
+    assert isinstance(answer, NoScript)
     assert answer.location == "/a%20b%25/"
 
 
@@ -163,19 +163,19 @@ def test_without_proc(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: object) -> str:
         raise FileNotFoundError(2, "No such file or directory")
 
-    paths = ProgramPaths(root=root)
+    paths = ScriptPaths(root=root)
     real = {str(root / name): os.path.realpath(root / name) for name in ("run.sh", "out.sh")}
     monkeypatch.setattr(os, "readlink", fail)
     monkeypatch.setattr(os.path, "realpath", lambda path: os.fsencode(real[os.fsdecode(path)]))
-    assert isinstance(find_program(paths, "/run.sh"), Program)
-    assert isinstance(find_program(paths, "/out.sh"), NoProgram)
+    assert isinstance(find_script(paths, "/run.sh"), Script)
+    assert isinstance(find_script(paths, "/out.sh"), NoScript)
 
 
 @given(st.text(alphabet="/.%2eEfF0ab~\\", max_size=30))
 def test_decoded_paths_stay_below_the_top(path: str) -> None:
     """RFC 3986 section 5.2.4: whatever comes out has no dot segment, no empty one and no NUL."""
     decoded = decode_path("/" + path)
-    if isinstance(decoded, NoProgram):
+    if isinstance(decoded, NoScript):
         assert decoded.status == 400
         return
     assert decoded.startswith(b"/")
@@ -190,22 +190,22 @@ class TestLine:
 
     def test_program(self, root: Path) -> None:
         """RFC 3875 section 7.2 by analogy: the program's own directory."""
-        paths = ProgramPaths(root=root)
+        paths = ScriptPaths(root=root)
         for line in (b"sub/run.cgi\r\n", b"sub/run.cgi\n", b"sub/run.cgi", b" \tsub/run.cgi \r\n"):
-            program = find_program_of_line(paths, line, arguments=False)
-            assert isinstance(program, Program)
+            program = find_script_of_line(paths, line, arguments=False)
+            assert isinstance(program, Script)
             assert program.argv == (str(root / "sub/run.cgi"),)
             assert program.directory == str(root / "sub")
 
     def test_arguments(self, root: Path) -> None:
         """RFC 3875 section 4.4 by analogy: arguments only where they are allowed."""
-        paths = ProgramPaths(root=root)
+        paths = ScriptPaths(root=root)
         line = b"run.sh  -x\ta;b $(c) \xff\r\n"
-        program = find_program_of_line(paths, line, arguments=True)
-        assert isinstance(program, Program)
+        program = find_script_of_line(paths, line, arguments=True)
+        assert isinstance(program, Script)
         assert program.argv == (str(root / "run.sh"), "-x", "a;b", "$(c)", "\udcff")
-        answer = find_program_of_line(paths, line, arguments=False)
-        assert isinstance(answer, NoProgram)
+        answer = find_script_of_line(paths, line, arguments=False)
+        assert isinstance(answer, NoScript)
         assert refusal(answer) == b"refused: arguments are not allowed\r\n"
 
     @pytest.mark.parametrize(
@@ -217,13 +217,13 @@ class TestLine:
     )  # fmt: skip
     def test_refused(self, root: Path, name: bytes) -> None:
         """RFC 3875 section 9.5: one answer for all of them, so that nobody learns what files there are."""
-        answer = find_program_of_line(ProgramPaths(root=root), name + b"\r\n", arguments=False)
-        assert isinstance(answer, NoProgram)
+        answer = find_script_of_line(ScriptPaths(root=root), name + b"\r\n", arguments=False)
+        assert isinstance(answer, NoScript)
         assert refusal(answer) == b"refused: no such program\r\n"
 
     @pytest.mark.parametrize("line", [b"", b"\r\n", b"  \n", b"run.sh\0\n", b"run\rsh\n", b"run.sh\r\r\n"])
     def test_malformed(self, root: Path, line: bytes) -> None:
         """RFC 3875 section 9.5: nothing but a name is a name."""
-        answer = find_program_of_line(ProgramPaths(root=root), line, arguments=True)
-        assert isinstance(answer, NoProgram)
+        answer = find_script_of_line(ScriptPaths(root=root), line, arguments=True)
+        assert isinstance(answer, NoScript)
         assert refusal(answer) == b"refused: not a valid request\r\n"

@@ -6,11 +6,11 @@ import logging
 
 from poolsrv import Connection, LineTooLong, Worker
 
-from .admission import Waiter
 from .environment import line_environment
-from .line import find_program_of_line, refusal
-from .paths import NoProgram, Program, ProgramPaths
-from .running import RunningProgram
+from .line import find_script_of_line, refusal
+from .programs.limiter import Waiter
+from .programs.program import Program
+from .scripts import NoScript, Script, ScriptPaths
 from .site import SOFTWARE, Site, endpoints_of
 
 __all__ = ["LineServer"]
@@ -23,7 +23,7 @@ class LineServer:
         options = site.options
         assert options.root is not None
         self._site = site
-        self._paths = ProgramPaths(root=options.root, extensions=options.extensions, interpreters=options.interpreters)
+        self._paths = ScriptPaths(root=options.root, extensions=options.extensions, interpreters=options.interpreters)
 
     def open(self, worker: Worker) -> None:
         """In a worker, before its first connection."""
@@ -43,19 +43,19 @@ class LineServer:
             return
         if line is None:
             return
-        found = find_program_of_line(self._paths, line, arguments=self._site.options.arguments)
-        if isinstance(found, NoProgram):
+        found = find_script_of_line(self._paths, line, arguments=self._site.options.arguments)
+        if isinstance(found, NoScript):
             _refuse(conn, refusal(found), found.reason)
             return
         # What follows the line is nobody's; unread, it slows the client down instead of filling memory.
         conn.pause_reading()
-        admission = self._site.admission
-        if admission.take():
+        limiter = self._site.limiter
+        if limiter.take():
             self._start(conn, found)
         else:
             conn.state = Waiter(lambda: self._start(conn, found), lambda: _refuse_busy(conn))
             conn.hold()  # until it is closed: waiting is not idling
-            if not admission.wait(conn.state):
+            if not limiter.wait(conn.state):
                 _refuse_busy(conn)
 
     def on_writable(self, conn: Connection) -> None:
@@ -64,16 +64,16 @@ class LineServer:
     def on_connection_close(self, conn: Connection) -> None:
         """A waiter leaves the queue. (Programs of a connection that has failed are ended by the engine.)"""
         if isinstance(conn.state, Waiter):
-            self._site.admission.cancel(conn.state)
+            self._site.limiter.cancel(conn.state)
 
     def on_drain(self, conn: Connection) -> None:
         """A connection that has not asked for anything yet has nothing to finish."""
         if conn.state is None:
             conn.close("drain")
 
-    def _start(self, conn: Connection, found: Program) -> None:
+    def _start(self, conn: Connection, found: Script) -> None:
         site = self._site
-        program = RunningProgram(site, conn, found.script_name, _ended)
+        program = Program(site, conn, found.script_name, _ended)
         conn.state = program
         try:
             program.start(
@@ -90,7 +90,7 @@ class LineServer:
             _refuse(conn, b"refused: the program can't be started\r\n", f"{found.filename}: {error.strerror}")
 
 
-def _ended(program: RunningProgram) -> None:
+def _ended(program: Program) -> None:
     """Its output is in the kernel's hands; what is left is to close."""
     if program.overdue:
         program.conn.abort(f"program over its {program.overdue}")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from poolsrv import Handle, Worker
 
-__all__ = ["Deadlines", "Watch", "Watchdog"]
+__all__ = ["Deadlines", "StallTimeout", "Watch"]
 
 LOOKS = 4  # per timeout: by a quarter of it may the end of patience be late
 
@@ -78,7 +78,7 @@ class Watch:
         self.seen = None
 
 
-class Watchdog:
+class StallTimeout:
     """Looks at things from time to time.
 
     :param seconds: how long one may stay the same; 0 is for ever.

@@ -1,6 +1,6 @@
 """The warm interpreters of one worker: a helper for each interpreter that scripts name, and the children it forks.
 
-A helper (`warm.py`) is started when the first script asks for its interpreter. Until it is ready, and whenever it
+A helper (`helper.py`) is started when the first script asks for its interpreter. Until it is ready, and whenever it
 can't do its work, scripts are started the ordinary way: warm is never a reason for a request to fail or to wait. A
 helper that has ended is replaced at the next request, after a delay that grows while it fails again and again.
 
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from poolsrv import PIPE, Child, Connection, Handle, Worker
 
-from .warmchild import WarmChild, end_of, signal_group
-from .warmclient import (
+from .child import WarmChild, end_of, signal_group
+from .messages import (
     VERSION,
     Exited,
     Pong,
@@ -38,8 +38,8 @@ from .warmclient import (
 )
 
 if TYPE_CHECKING:
-    from .paths import Program
-    from .running import RunningProgram
+    from ..programs.program import Program
+    from ..scripts import Script
 
 __all__ = ["WarmPool"]
 
@@ -203,7 +203,7 @@ class _Helper:
             os.waitpid(self.pid, 0)
         except ChildProcessError:
             pass  # somebody was faster
-        # A child that has said that it runs is heard of; one that can't say so any more will not run (see warm.py). So
+        # Read what is left: a child that has said that it runs does run, one that can't say so will not (`helper`). So
         # no script is run twice.
         self._control.shutdown(socket.SHUT_RD)
         while not self._hear():
@@ -251,7 +251,7 @@ class WarmPool:
             os.close(self._null)
             self._null = -1
 
-    def command_for(self, program: Program) -> tuple[str, ...] | None:
+    def command_for(self, program: Script) -> tuple[str, ...] | None:
         """The interpreter of a program that is to run warm: that of the config, or of its first line. None where it is
         no Python."""
         if len(program.argv) > 1:  # configured; what its name is does not matter to the kernel, and no more here
@@ -274,7 +274,7 @@ class WarmPool:
 
     def start(
         self,
-        program: RunningProgram,
+        program: Program,
         command: tuple[str, ...],
         argv: Sequence[str],
         environment: Mapping[str, str],
