@@ -10,15 +10,11 @@ for them: otherwise each side would wait for the other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..core.event_loop import ERROR, HANGUP, READ, WRITE, EventLoop, Timer
-from .descriptor import CLOSING, LINGERING
+from .descriptor import CLOSING, LINGERING, Owner
 from .input import RECV_SIZE, Input
-
-if TYPE_CHECKING:
-    from ..worker.connection import Connection
-
 
 LINGER_TIME: Final = 30.0  # seconds that a peer may go on sending
 LINGER_LOOK: Final = 2.0  # seconds from one look at what it has sent to the next
@@ -33,7 +29,7 @@ class Closing(Input):
     # Whether close() waits for the peer to close even where nothing of its is waiting to be read.
     _always_lingers = False
 
-    def __init__(self, loop: EventLoop, fd: int, owner: Connection | None = None) -> None:
+    def __init__(self, loop: EventLoop, fd: int, owner: Owner | None = None) -> None:
         super().__init__(loop, fd, owner)
         self._linger: Timer | None = None
         self._linger_until = 0.0

@@ -6,15 +6,11 @@ import errno
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..core.event_loop import WRITE, EventLoop, Timer
 from . import addresses
-from .descriptor import CLOSED, CLOSING, CONNECTING, OPEN
+from .descriptor import CLOSED, CLOSING, CONNECTING, OPEN, Owner
 from .stream import Stream
-
-if TYPE_CHECKING:
-    from ..worker.connection import Connection
 
 
 class OutgoingStream(Stream):
@@ -29,7 +25,7 @@ class OutgoingStream(Stream):
 
     __slots__ = ("_timeout",)
 
-    def __init__(self, loop: EventLoop, owner: Connection, address: str, base: Path, timeout: float) -> None:
+    def __init__(self, loop: EventLoop, owner: Owner, address: str, base: Path, timeout: float) -> None:
         self._timeout: Timer | None = None
         try:
             target = addresses.parse(address, base)
@@ -80,7 +76,7 @@ class OutgoingStream(Stream):
     def _close_if_done(self) -> None:
         # The other side may have finished first, and go on receiving what the client still sends.
         owner = self._owner
-        if self._sends_eof or owner is None or owner._eof_told or not owner._is_open():
+        if self._sends_eof or owner is None or owner._peer_has_finished() or not owner._is_open():
             super()._close_if_done()
 
     def _fails_at_once(self, error: Exception) -> None:

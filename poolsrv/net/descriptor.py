@@ -24,13 +24,9 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from ..core.event_loop import READ, EventLoop
-
-if TYPE_CHECKING:
-    from ..worker.connection import Connection
-
 
 CONNECTING, OPEN, CLOSING, LINGERING, CLOSED = range(5)
 
@@ -44,6 +40,22 @@ RESET_AT_CLOSE = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a r
 _UNSPECIFIED = bytes(16)  # struct sockaddr with AF_UNSPEC
 
 _libc = ctypes.CDLL(None)
+
+
+class Owner(Protocol):
+    """The connection that a stream belongs to, as the stream sees it. What has no owner is a connection itself."""
+
+    def _stream_ended(self, stream: Descriptor) -> None:
+        """The stream's descriptor is closed."""
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        """A plugin's callback, named by ``what``, has raised an exception."""
+
+    def _peer_has_finished(self) -> bool:
+        """Whether the plugin has been told of the end of the connection's own input."""
+
+    def _is_open(self) -> bool:
+        """Whether the connection is open."""
 
 
 class Descriptor:
@@ -68,7 +80,7 @@ class Descriptor:
         "_write",
     )
 
-    def __init__(self, loop: EventLoop, fd: int, owner: Connection | None) -> None:
+    def __init__(self, loop: EventLoop, fd: int, owner: Owner | None) -> None:
         self._loop = loop
         self._fd = fd
         self._made: socket.socket | None = None  # see _sock

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core.event_loop import EventLoop
 from ..errors import LineTooLong
-from .descriptor import OPEN, Descriptor
+from .descriptor import OPEN, Descriptor, Owner
 
 if TYPE_CHECKING:
-    from ..worker.connection import Connection
     from .relay import Relay
 
 
@@ -44,7 +43,7 @@ class Input(Descriptor):
         "eof",
     )
 
-    def __init__(self, loop: EventLoop, fd: int, owner: Connection | None) -> None:
+    def __init__(self, loop: EventLoop, fd: int, owner: Owner | None) -> None:
         super().__init__(loop, fd, owner)
         self._in = b""
         self._pos = 0  # where in _in the next byte is; 0 where _in is empty

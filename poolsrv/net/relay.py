@@ -18,21 +18,97 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from .stream import Stream
-
+from typing import Final, Protocol
 
 PIECE: Final = 1 << 20  # bytes asked for by one splice; a pipe's capacity bounds it further
 COPY_SIZE: Final = 65536  # bytes received at a time where splice can't be used
 _FLAGS: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
+class RelayEnd(Protocol):
+    """A stream, as a relay sees it: where its bytes come from, or go to."""
+
+    eof: bool
+    reset: bool
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the stream has of its own, to be written before the relay's."""
+
+    def send_eof(self) -> None:
+        """Finish sending."""
+
+    def _fileno(self) -> int:
+        """Its descriptor, for splice(2)."""
+
+    def _is_connecting(self) -> bool:
+        """Whether bytes can't go in either direction yet."""
+
+    def _is_open(self) -> bool:
+        """Whether more bytes may be read from it."""
+
+    def _is_closed(self) -> bool:
+        """Whether no bytes can go in either direction any more."""
+
+    def _is_socket(self) -> bool:
+        """Whether splice(2) needs a pipe between it and another socket."""
+
+    def _can_splice(self) -> bool:
+        """Whether splice(2) may move bytes from it and to it."""
+
+    def _take_input(self, limit: int | None) -> bytes:
+        """Take what is in its buffer, at most ``limit`` bytes. They have been counted."""
+
+    def _read_some(self, size: int) -> bytes:
+        """As read(2).
+
+        :raises OSError: the same errors.
+        """
+
+    def _write_some(self, data: memoryview) -> int:
+        """As write(2).
+
+        :raises OSError: the same errors.
+        """
+
+    def _count_in(self, size: int) -> None:
+        """The relay has read this many bytes."""
+
+    def _count_out(self, size: int) -> None:
+        """The relay has written this many bytes."""
+
+    def _connection_lost(self, error: OSError) -> None:
+        """A system call has told that the peer is gone."""
+
+    def _attach_relay_in(self, relay: Relay) -> None:
+        """Read for this relay from now on."""
+
+    def _attach_relay_out(self, relay: Relay) -> None:
+        """Write for this relay from now on."""
+
+    def _detach_relay(self, relay: Relay) -> None:
+        """Read and write for this relay no longer."""
+
+    def _update(self) -> None:
+        """Ask the relay again what it waits for."""
+
+    def _put_off(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` at the end of this turn."""
+
+    def _guarded(self, what: str, callback: Callable[..., object], *arguments: object) -> None:
+        """Call a plugin's callback inside the fault boundary."""
+
+    def _relay_in_finished(self) -> None:
+        """The relay that read from it is over, and its ``done`` has been called."""
+
+    def _relay_out_finished(self) -> None:
+        """The relay that wrote to it is over, and its ``done`` has been called."""
+
+
 class Relay:
     """See ``Stream.relay_to``. ``wants_read`` and ``wants_write`` tell its streams what it waits for.
 
-    :raises ValueError: the source or the target has a relay on that side.
+    :raises ValueError: the limit is negative.
     """
 
     __slots__ = (
@@ -51,11 +127,9 @@ class Relay:
         "wants_write",
     )
 
-    def __init__(self, source: Stream, target: Stream, limit: int | None, done: Callable[[int], object] | None) -> None:
-        if source._relay_in is not None:
-            raise ValueError("what arrives on this stream is being relayed")
-        if target._relay_out is not None:
-            raise ValueError("something is being relayed to the target")
+    def __init__(
+        self, source: RelayEnd, target: RelayEnd, limit: int | None, done: Callable[[int], object] | None
+    ) -> None:
         if limit is not None and limit < 0:
             raise ValueError("the limit of a relay can't be negative")
         self._source = source
@@ -76,21 +150,16 @@ class Relay:
         """Take over the source's input and the target's output; the first bytes move at the end of this turn."""
         source, target = self._source, self._target
         if source._is_closed() or target._is_closed():
-            source._loop.at_end_of_turn(self.finish)
+            source._put_off(self.finish)
             return
-        data = source.peek()
-        if self._remaining is not None and len(data) > self._remaining:
-            data = data[: self._remaining]
-        if data:
-            source._in, source._pos = source._in[source._pos + len(data) :], 0
-            self._received(len(data), counted=True)
-            self._pending = memoryview(data)
-        source._relay_in = self
-        target._relay_out = self
+        data = source._take_input(self._remaining)
+        if self._remaining is not None:
+            self._remaining -= len(data)
+        self._pending = memoryview(data)
         self.wants_read = True
-        source._relays_changed()
-        target._relays_changed()
-        source._loop.at_end_of_turn(self.pump)
+        source._attach_relay_in(self)
+        target._attach_relay_out(self)
+        source._put_off(self.pump)
 
     # --- moving
 
@@ -102,7 +171,7 @@ class Relay:
         if target._is_closed():
             self.finish()
             return
-        if target._out is not None or target._is_connecting() or source._is_connecting():
+        if target.unsent or target._is_connecting() or source._is_connecting():
             self._want(read=False, write=False)  # that side pumps again
             return
         if not self._drain():
@@ -127,14 +196,14 @@ class Relay:
     def _splice_directly(self) -> None:
         source, target = self._source, self._target
         try:
-            moved = os.splice(source._fd, target._fd, self._piece(PIECE), flags=_FLAGS)
+            moved = os.splice(source._fileno(), target._fileno(), self._piece(PIECE), flags=_FLAGS)
         except BlockingIOError:
             self._want(read=not self.wants_read, write=self.wants_read)
             return
         except OSError as error:
             if error.errno == errno.EINVAL:
                 self._copies = True  # this kind of file can't be spliced
-                source._loop.at_end_of_turn(self.pump)
+                source._put_off(self.pump)
             else:
                 (source if source._is_socket() and error.errno != errno.EPIPE else target)._connection_lost(error)
             return
@@ -155,10 +224,10 @@ class Relay:
             if not self._copies and self._pipe is None:
                 self._open_pipe()
             if self._pipe is not None:
-                size = os.splice(source._fd, self._pipe[1], self._piece(PIECE), flags=_FLAGS)
+                size = os.splice(source._fileno(), self._pipe[1], self._piece(PIECE), flags=_FLAGS)
                 self._in_pipe = size
             else:
-                data = source._read(source._fd, self._piece(COPY_SIZE))
+                data = source._read_some(self._piece(COPY_SIZE))
                 size = len(data)
                 self._pending = memoryview(data)
         except BlockingIOError:
@@ -181,12 +250,12 @@ class Relay:
         target = self._target
         try:
             while self._pending:
-                sent = target._write(target._fd, self._pending)
+                sent = target._write_some(self._pending)
                 self._pending = self._pending[sent:]
                 self._sent(sent)
             while self._in_pipe:
                 assert self._pipe is not None
-                sent = os.splice(self._pipe[0], target._fd, self._in_pipe, flags=_FLAGS)
+                sent = os.splice(self._pipe[0], target._fileno(), self._in_pipe, flags=_FLAGS)
                 self._in_pipe -= sent
                 self._sent(sent)
         except BlockingIOError:
@@ -210,16 +279,13 @@ class Relay:
         except OSError:
             self._copies = True  # no descriptors left: more slowly, but on
 
-    def _received(self, size: int, counted: bool = False) -> None:
-        if not counted:
-            self._source.bytes_in += size
-            self._source._last_active = self._source._loop.now
+    def _received(self, size: int) -> None:
+        self._source._count_in(size)
         if self._remaining is not None:
             self._remaining -= size
 
     def _sent(self, size: int) -> None:
-        self._target.bytes_out += size
-        self._target._last_active = self._target._loop.now
+        self._target._count_out(size)
         self._moved += size
 
     def _want(self, read: bool, write: bool) -> None:
@@ -235,7 +301,7 @@ class Relay:
 
     def source_ended(self) -> None:
         """The source is closed; what is in transit still goes to the target."""
-        self._source._relay_in = None
+        self._source._detach_relay(self)
         if self._pending or self._in_pipe:
             self.pump()
         else:
@@ -247,16 +313,11 @@ class Relay:
             return
         self._over = True
         source, target = self._source, self._target
-        if source._relay_in is self:
-            source._relay_in = None
-        if target._relay_out is self:
-            target._relay_out = None
-        source._last_active = target._last_active = source._loop.now
         if self._pipe is not None:
             for fd in self._pipe:
                 os.close(fd)
-        source._relays_changed()
-        target._relays_changed()
+        source._detach_relay(self)
+        target._detach_relay(self)
         if self._done is not None:
             source._guarded("done", self._done, self._moved)
         elif source.eof and not source.reset:

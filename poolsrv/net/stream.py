@@ -13,17 +13,13 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop
 from .closing import Closing
-from .descriptor import CLOSED, CLOSING, CONNECTING, OPEN
+from .descriptor import CLOSED, CLOSING, CONNECTING, OPEN, Owner
 from .input import RECV_SIZE
 from .relay import Relay
-
-if TYPE_CHECKING:
-    from ..worker.connection import Connection
-
 
 HIGH_WATER: Final = 262144  # bytes kept above which a stream is congested
 LOW_WATER: Final = 65536  # bytes kept below which it no longer is
@@ -60,7 +56,7 @@ class Stream(Closing):
         "reset",
     )
 
-    def __init__(self, loop: EventLoop, fd: int, owner: Connection | None = None) -> None:
+    def __init__(self, loop: EventLoop, fd: int, owner: Owner | None = None) -> None:
         super().__init__(loop, fd, owner)
         self._out: bytearray | None = None
         self._on_writable: Callable[[Any], object] | None = None
@@ -159,6 +155,10 @@ class Stream(Closing):
             of stream, or when either side is gone. Without it ``target.send_eof()`` is called at end of stream.
         :raises ValueError: this stream is relayed somewhere, or something is relayed to ``target``.
         """
+        if self._relay_in is not None:
+            raise ValueError("what arrives on this stream is being relayed")
+        if target._relay_out is not None:
+            raise ValueError("something is being relayed to the target")
         Relay(self, target, limit, done).start()
 
     @property
@@ -315,8 +315,51 @@ class Stream(Closing):
             return self._on_event_relayed
         return self._on_event_closing if self._state == CLOSING else self._on_event
 
+    # --- what a relay does with it (see RelayEnd)
+
+    def _fileno(self) -> int:
+        return self._fd
+
+    def _put_off(self, callback: Callable[[], object]) -> None:
+        self._loop.at_end_of_turn(callback)
+
+    def _take_input(self, limit: int | None) -> bytes:
+        data = self._recv_part(len(self._in) if limit is None else limit)
+        self._in, self._pos = self.peek(), 0
+        return data
+
+    def _read_some(self, size: int) -> bytes:
+        return self._read(self._fd, size)
+
+    def _write_some(self, data: memoryview) -> int:
+        return self._write(self._fd, data)
+
+    def _count_in(self, size: int) -> None:
+        self.bytes_in += size
+        self._last_active = self._loop.now
+
+    def _count_out(self, size: int) -> None:
+        self.bytes_out += size
+        self._last_active = self._loop.now
+
+    def _attach_relay_in(self, relay: Relay) -> None:
+        self._relay_in = relay
+        self._relays_changed()
+
+    def _attach_relay_out(self, relay: Relay) -> None:
+        self._relay_out = relay
+        self._relays_changed()
+
+    def _detach_relay(self, relay: Relay) -> None:
+        if self._relay_in is relay:
+            self._relay_in = None
+        if self._relay_out is relay:
+            self._relay_out = None
+        self._last_active = self._loop.now
+        self._relays_changed()
+
     def _relays_changed(self) -> None:
-        """A relay has come or gone: dispatch events accordingly."""
+        """Dispatch events as the relays that there are now need it."""
         if self._state in (OPEN, CLOSING):
             if self._interest >= 0:
                 self._loop.set_callback(self._fd, self._callback())

@@ -285,6 +285,9 @@ class Connection(Waiting):
         self._streams = [*(self._streams or ()), stream]
         return stream
 
+    def _peer_has_finished(self) -> bool:
+        return self._eof_told
+
     def _stream_ended(self, stream: Descriptor) -> None:
         if self._streams and stream in self._streams:
             self._streams.remove(stream)
