@@ -2,7 +2,7 @@
 
 ``python -m poolsrv.dispatcher LINK HANG_FILE`` is nothing for users. What has come from the command line and what
 stands over all pools arrives over the descriptor LINK: see handshake.py. Into HANG_FILE it says where it hangs, when it
-is asked: see hangs.py.
+is asked: see core/stack_dump.py.
 """
 
 from __future__ import annotations

@@ -26,13 +26,13 @@ from ..core.delays import growing
 from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
 from ..core.processes import describe_exit
+from ..core.stack_dump import StackDumpFile
 from ..core.words import counted
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import EXIT_START_FAILED, HANG_SIGNAL, DispatcherEnd
 from ..net.programs import Child
 from ..worker.process import Worker
 from .dispatcher import Dispatcher
-from .hang_watchdog import StackDumpFile
 from .worker_slot import DRAINING, EMPTY, SERVING, STARTING, WorkerSlot
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.listening_sockets import ListeningSocket
 from ..core.pid_file import PidFile
-from ..dispatcher.hang_watchdog import HANG_REPORT_TIME, StackDumpFile
+from ..core.stack_dump import DUMP_TIME, StackDumpFile
 from ..ipc import pool_protocol
 from ..ipc.pool_link import BadMessage, Message, PoolLink
 from ..ipc.pool_protocol import LEAVING, SEALED, STARTING
@@ -172,7 +172,7 @@ class PoolProcess:
                 return
             self.signal(HANG_SIGNAL)
             self.signal(signal.SIGCONT)  # it may have been stopped
-            self._killer = self._loop.call_later(HANG_REPORT_TIME, asked)
+            self._killer = self._loop.call_later(DUMP_TIME, asked)
 
         def asked() -> None:
             if not spare_if():

@@ -1,15 +1,14 @@
-"""Where a process hangs: ``faulthandler`` writes it into a file that somebody else reads, of a worker the
-dispatcher, of a dispatcher the supervisor.
+"""Stack dumps: where a hung process is, written by ``faulthandler`` into a file that its parent reads.
 
-The process registers a signal with ``faulthandler.register``; its C handler writes the Python stack whatever the
-interpreter is doing. The file is a memfd (memfd_create(2)), made before the process is started, so the two share it,
-and nothing is left on disk. What is in it is believed of nobody: who reads it looks at its end, and shows it.
+The parent of a worker is the dispatcher, and that of a dispatcher the supervisor.
 
-The stack tells functions and lines, and not whose instance they work for: two plugins may have one class, or inherit a
-hook. So a worker adds the plugin's name (culprits.py), where the interpreter gets to run a handler of the signal: it
-does in a loop and in a system call, but not in a C library that computes. Else it is told by the lines.
+The process registers a signal with ``faulthandler.register``. Its C handler writes the Python stack whatever the
+interpreter is doing. The file is a memfd (memfd_create(2)), made before the process is started, so that both share it
+and nothing is left on disk. Its content is not trusted: the reader looks at its end, and shows it.
 
-The supervisor imports this: nothing but the standard library, and at once.
+A stack names functions and lines, but not the instance they work for: two plugins may have one class, or inherit a
+hook. So a worker adds the plugin's name (worker/culprits.py) if the interpreter gets to run a handler of the signal. It
+does so in a loop and in a system call, but not in a C library that computes. Without the name, the lines decide.
 """
 
 from __future__ import annotations
@@ -20,12 +19,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from ..worker.hooks import NamedPlugin
-
-HANG_REPORT_TIME: Final = 0.5  # seconds that a process which hangs gets to say where
+DUMP_TIME: Final = 0.5  # seconds that a hung process gets to dump its stack
 _LONGEST_REPORT: Final = 65536  # bytes
 _LONGEST_PLACE: Final = 500  # characters
 
@@ -37,8 +33,20 @@ _CULPRIT = re.compile(r"^plugin (.+)$", re.MULTILINE)
 _OWN_FOLDER = str(Path(__file__).parent.parent) + os.sep
 
 
+class NamedInstance(Protocol):
+    """An instance of a plugin, with the name that the config knows it by."""
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+
+    @property
+    def instance(self) -> object:
+        """The plugin."""
+
+
 class StackDumpFile:
-    """Made for one process, before that is started.
+    """The file for one process; made before that process is started.
 
     :raises OSError: no descriptor, or no memory.
     """
@@ -47,11 +55,11 @@ class StackDumpFile:
         self._fd = os.memfd_create("poolsrv-hang")
 
     def fileno(self) -> int:
-        """For ``faulthandler.register``."""
+        """Return the descriptor for ``faulthandler.register``."""
         return self._fd
 
-    def describe(self, plugins: Sequence[NamedPlugin]) -> str:
-        """Where the process says that it hangs, with the plugin's name where it is one's."""
+    def describe(self, plugins: Sequence[NamedInstance]) -> str:
+        """Say where the process hangs, with the plugin's name if its code runs there."""
         begin = max(os.fstat(self._fd).st_size - _LONGEST_REPORT, 0)
         text = os.pread(self._fd, _LONGEST_REPORT, begin).decode(errors="replace")
         if not text:
@@ -73,8 +81,8 @@ class StackDumpFile:
         os.close(self._fd)
 
 
-def _blamed(frames: Sequence[dict[str, str]], plugins: Sequence[NamedPlugin]) -> set[str]:
-    """The names of the plugins whose lines these are: of their hooks, else of their classes, else of their modules."""
+def _blamed(frames: Sequence[dict[str, str]], plugins: Sequence[NamedInstance]) -> set[str]:
+    """Find the plugins that the lines belong to: by their hooks, else by their classes, else by their modules."""
     for rule in (_is_in_hook, _is_in_class, lambda frame, plugin: _belongs_to(frame["file"], plugin)):
         for frame in frames:
             names = {plugin.name for plugin in plugins if rule(frame, plugin)}
@@ -83,15 +91,15 @@ def _blamed(frames: Sequence[dict[str, str]], plugins: Sequence[NamedPlugin]) ->
     return set()
 
 
-def _is_in_hook(frame: dict[str, str], plugin: NamedPlugin) -> bool:
+def _is_in_hook(frame: dict[str, str], plugin: NamedInstance) -> bool:
     return any(_has_line(code, frame) for function, code in _functions(plugin) if hasattr(function, _MARK))
 
 
-def _is_in_class(frame: dict[str, str], plugin: NamedPlugin) -> bool:
+def _is_in_class(frame: dict[str, str], plugin: NamedInstance) -> bool:
     return any(_has_line(code, frame) for _, code in _functions(plugin))
 
 
-def _functions(plugin: NamedPlugin) -> Iterator[tuple[object, CodeType]]:
+def _functions(plugin: NamedInstance) -> Iterator[tuple[object, CodeType]]:
     for cls in type(plugin.instance).__mro__:
         for member in vars(cls).values():
             code = getattr(member, "__code__", None)
@@ -100,7 +108,7 @@ def _functions(plugin: NamedPlugin) -> Iterator[tuple[object, CodeType]]:
 
 
 def _has_line(code: CodeType, frame: dict[str, str]) -> bool:
-    """Whether the frame is of this function, or of one that is written in it."""
+    """Whether the frame belongs to this function, or to one that is nested in it."""
     if code.co_filename != frame["file"]:
         return False
     if code.co_name == frame["function"] and int(frame["line"]) in {line for _, _, line in code.co_lines()}:
@@ -109,17 +117,17 @@ def _has_line(code: CodeType, frame: dict[str, str]) -> bool:
 
 
 def _main_thread(text: str) -> str:
-    """The loop's thread: the last that faulthandler writes, being the oldest."""
+    """Cut out the loop's thread. It is the oldest one, and faulthandler writes it last."""
     starts = [match.start() for match in _THREAD.finditer(text)]
     return text[starts[-1] :] if starts else text
 
 
-def _belongs_to(file: str, plugin: NamedPlugin) -> bool:
+def _belongs_to(file: str, plugin: NamedInstance) -> bool:
     module = sys.modules.get(type(plugin.instance).__module__)
     source = getattr(module, "__file__", None)
     if source is None:
         return False
-    # of a package, any of its files
+    # Any file of a package counts.
     return file == source or (Path(source).name == "__init__.py" and file.startswith(str(Path(source).parent) + os.sep))
 
 
