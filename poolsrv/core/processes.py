@@ -6,12 +6,8 @@ import ctypes
 import os
 import signal
 from collections.abc import Container
-from typing import TYPE_CHECKING
 
 from .procfs import children_of_this_process
-
-if TYPE_CHECKING:
-    pass
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36

@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Final, Protocol
 
+HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
 DUMP_TIME: Final = 0.5  # seconds that a hung process gets to dump its stack
 _LONGEST_REPORT: Final = 65536  # bytes
 _LONGEST_PLACE: Final = 500  # characters
 
 # faulthandler's format; the innermost call comes first.
-_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$', re.MULTILINE)
+_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d{1,9}) in (?P<function>.*)$', re.MULTILINE)
 _THREAD = re.compile(r"^(?:Current t|T)hread 0x[0-9a-f]+", re.MULTILINE)
 _MARK = "poolsrv_impl"  # of functions with @hookimpl (pluggy)
 _CULPRIT = re.compile(r"^plugin (.+)$", re.MULTILINE)

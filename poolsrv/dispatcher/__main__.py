@@ -21,10 +21,10 @@ from ..config.errors import ConfigErrors
 from ..core import logs, processes
 from ..core.dumpable import set_dumpable
 from ..core.listening_sockets import ListeningSocket
+from ..core.stack_dump import HANG_SIGNAL
 from ..errors import StartError
 from ..ipc import pool_link
 from ..ipc.pool_link import Message, PoolLink
-from ..ipc.worker_channel import HANG_SIGNAL
 
 if TYPE_CHECKING:
     from ..config.draft import Draft

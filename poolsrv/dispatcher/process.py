@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Final
 from ..core import forked_copies, logs, privileges, processes, signals
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.guarded_loop import GuardedLoop
+from ..core.stack_dump import HANG_SIGNAL
 from ..core.words import counted
 from ..ipc.pool_link import Message, PoolLink, send_lines
-from ..ipc.worker_channel import HANG_SIGNAL, MAX_IN_FLIGHT, STOP_NOW_SIGNAL
+from ..ipc.worker_channel import MAX_IN_FLIGHT, STOP_NOW_SIGNAL
 from ..worker.process import Worker
 from .acceptor import Acceptor
 from .control_server import ControlServer

@@ -26,10 +26,10 @@ from ..core.delays import growing
 from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
 from ..core.processes import describe_exit
-from ..core.stack_dump import StackDumpFile
+from ..core.stack_dump import DUMP_TIME, HANG_SIGNAL, StackDumpFile
 from ..core.words import counted
 from ..ipc.told_once import ToldOnce
-from ..ipc.worker_channel import EXIT_START_FAILED, HANG_SIGNAL, DispatcherEnd
+from ..ipc.worker_channel import EXIT_START_FAILED, DispatcherEnd
 from ..net.programs import Child
 from ..worker.process import Worker
 from .dispatcher import Dispatcher
@@ -47,7 +47,6 @@ MIN_UPTIME: Final = 1.0  # seconds of service below which a death counts as part
 EARLY_EXIT_DELAY: Final = 0.05  # seconds after the second such death in a row; doubled each time
 LONGEST_EARLY_EXIT_DELAY: Final = 0.5
 DRAIN_MARGIN: Final = 5.0  # seconds after graceful_timeout that a worker that drains has to end by itself
-HANG_REPORT_TIME: Final = 0.5  # seconds that a hung worker gets to say where
 RECYCLE_JITTER: Final = 0.1  # a part of recycle_after_connections, lest all workers go at once
 MEMORY_CHECK_INTERVAL: Final = 2.0  # seconds
 
@@ -428,7 +427,7 @@ class WorkerManager:
             elif now - slot.last_heard > patience and pid not in self._hung:
                 self._hung.add(pid)
                 os.kill(pid, HANG_SIGNAL)
-                self._loop.call_later(HANG_REPORT_TIME, partial(self._kill_hung, slot, pid, now - slot.last_heard))
+                self._loop.call_later(DUMP_TIME, partial(self._kill_hung, slot, pid, now - slot.last_heard))
 
     def _kill_hung(self, slot: WorkerSlot, pid: int, silence: float) -> None:
         if slot.pid != pid or pid not in self._hung:

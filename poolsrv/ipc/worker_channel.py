@@ -31,16 +31,9 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
-
 
 MAX_PER_MESSAGE = 16  # connections in one message; the kernel's limit (SCM_MAX_FD) is 253
 MAX_IN_FLIGHT = 64  # connections sent to one worker that it has not yet reported as taken
@@ -292,8 +285,6 @@ def _receive_connections(inner: socket.socket) -> list[AcceptedConnection] | Non
         fds.extend([LOST] * (len(connections) - len(fds)))
     return [AcceptedConnection(fd, *rest) for fd, rest in zip(fds, connections, strict=True)]
 
-
-HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
 
 # States, as the dispatcher is told them.
 SERVING: Final = "serving"

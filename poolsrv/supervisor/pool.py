@@ -13,11 +13,10 @@ from typing import Any, Final
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.listening_sockets import ListeningSocket
 from ..core.pid_file import PidFile
-from ..core.stack_dump import DUMP_TIME, StackDumpFile
+from ..core.stack_dump import DUMP_TIME, HANG_SIGNAL, StackDumpFile
 from ..ipc import pool_protocol
 from ..ipc.pool_link import BadMessage, Message, PoolLink
 from ..ipc.pool_protocol import LEAVING, SEALED, STARTING
-from ..ipc.worker_channel import HANG_SIGNAL
 
 log = logging.getLogger("poolsrv.supervisor")
 

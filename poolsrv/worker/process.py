@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core import forked_copies, logs, processes, signals
 from ..core.event_loop import HANGUP, READ, EventLoop, Timer
+from ..core.stack_dump import HANG_SIGNAL
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import (
     DRAINING,
@@ -32,7 +33,6 @@ from ..ipc.worker_channel import (
     EXIT_OK,
     EXIT_START_FAILED,
     FULL,
-    HANG_SIGNAL,
     LOST,
     SERVING,
     STOP_NOW_SIGNAL,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -89,6 +91,37 @@ def test_inside_the_package_imports_are_relative(file: Path) -> None:
             else []
         )
         assert "poolsrv" not in {name.partition(".")[0] for name in names}
+
+
+def reachable(module: str, edges: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    left = {module}
+    while left:
+        found |= left
+        left = {target for name in left for target in edges[name]} - found
+    return found
+
+
+def test_core_and_all_that_the_supervisor_imports_need_only_the_standard_library() -> None:
+    """Imports inside functions count too: what is imported later may be of another version."""
+    edges = graph(PACKAGE, ENGINE_FILES)
+    supervisor = reachable("supervisor.process", edges)
+    core = {module for module in edges if module.partition(".")[0] == "core"}
+    assert {"core.event_loop", "ipc.pool_link", "ipc.pool_protocol", "supervisor.pool"} <= supervisor
+    for file in ENGINE_FILES:
+        if module_of(file, PACKAGE) in core | supervisor:
+            used = {module.partition(".")[0] for module, _ in imports_from_outside(file)}
+            assert used <= sys.stdlib_module_names, f"{file}: {used - sys.stdlib_module_names}"
+
+
+def test_the_supervisor_imports_every_file_of_poolsrv_at_once() -> None:
+    code = (
+        "import sys, poolsrv.supervisor.process\n"
+        "print(*(name.removeprefix('poolsrv.') for name in sys.modules if name.startswith('poolsrv.')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    needed = reachable("supervisor.process", graph(PACKAGE, ENGINE_FILES))
+    assert needed <= set(result.stdout.split())
 
 
 def test_no_imports_of_files_run_in_a_circle() -> None:
