@@ -1,17 +1,43 @@
-"""Around every test: what it opened is closed, what it started is gone."""
+"""Around every test: what it opened is closed, what it started is gone, and its mark ``server`` is true."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import server_mark
 from tests.helpers.puppet import install_puppet
 from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    server_mark.enter(item)
+    try:
+        return (yield)
+    finally:
+        server_mark.leave()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    before = server_mark.count_starts()
+    result = yield
+    if server_mark.count_starts() > before:
+        server_mark.note_fixture(fixturedef.argname)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    before = server_mark.count_starts()
+    yield
+    server_mark.check(item, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,8 @@ import pytest
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, receive_all
 
+pytestmark = pytest.mark.server
+
 MORE = {
     "unread.sh": "printf 'Content-Type: text/plain\\n\\nunread'",
     "counted.sh": "printf 'Content-Type: text/plain\\nContent-Length: 7\\n\\ncounted'; exec sleep 2",

@@ -25,6 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_programs(tmp_path_factory.mktemp("root"), PROGRAMS | MORE)
 
 
+@pytest.mark.server
 def test_a_flood_is_cut_and_its_lines_are_counted(serve: Callable[..., ServerProcess], root: Path) -> None:
     """`yes >&2`: others are served meanwhile, and the log does not grow with it."""
     server = serve(pool() + cgi_listener(root=root))
@@ -41,6 +42,7 @@ def test_a_flood_is_cut_and_its_lines_are_counted(serve: Callable[..., ServerPro
         assert max(dropped) < 20_000_000
 
 
+@pytest.mark.server
 def test_a_long_line_counts_for_many_and_last_words_are_the_last(
     serve: Callable[..., ServerProcess], root: Path
 ) -> None:

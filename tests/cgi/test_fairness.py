@@ -34,6 +34,7 @@ def at_once(server: ServerProcess, parts: list[tuple[Client, bytes]]) -> None:
         os.kill(worker, signal.SIGCONT)
 
 
+@pytest.mark.server
 def test_pipelined_requests_have_nobody_wait(serve: Callable[..., ServerProcess], root: Path, tmp_path: Path) -> None:
     """RFC 9112 section 9.3.2. The order in which requests were served is that of the access log's lines."""
     log = tmp_path / "access.log"
@@ -54,6 +55,7 @@ def test_pipelined_requests_have_nobody_wait(serve: Callable[..., ServerProcess]
         client.sock.close()
 
 
+@pytest.mark.server
 def test_pipelined_requests_before_the_end_of_stream(serve: Callable[..., ServerProcess], root: Path) -> None:
     """RFC 9112 section 9.6: each is answered, those of programs and the server's own answers, in their order."""
     server = serve(pool() + cgi_listener(root=root, keys='half_close = "finish"'))
@@ -65,6 +67,7 @@ def test_pipelined_requests_before_the_end_of_stream(serve: Callable[..., Server
         assert client.is_closed()
 
 
+@pytest.mark.server
 def test_who_does_not_read_answers_gets_no_more_of_them(serve: Callable[..., ServerProcess], root: Path) -> None:
     """What is kept for him stays far below `max_unsent`, and he gets it all once he reads."""
     server = serve(pool() + cgi_listener(root=root, keys='half_close = "finish"\nmax_unsent = 600000'))

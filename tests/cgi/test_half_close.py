@@ -16,6 +16,8 @@ from tests.helpers.plugins import reset
 from tests.helpers.server import ServerProcess, is_alive, receive_all, wait_until
 from tests.worker.test_tls import Certificates, Peer, tls
 
+pytestmark = pytest.mark.server
+
 MORE = {
     "slow.sh": "sleep 1.5; printf 'Content-Type: text/plain\\n\\nslow'",
     "localslow.sh": "printf 'Location: /slow.sh\\n\\n'",

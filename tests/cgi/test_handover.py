@@ -18,6 +18,8 @@ from tests.helpers.plugins import reset
 from tests.helpers.server import ServerProcess, is_alive, receive_all, receive_line, wait_until
 from tests.worker.test_tls import Certificates, Peer, tls
 
+pytestmark = pytest.mark.server
+
 ANSWER = 'read line; echo "$$ got $line"'
 PROGRAMS = {
     "child.sh": f"exec 3<&0; ({ANSWER}) <&3 3<&- & echo first",

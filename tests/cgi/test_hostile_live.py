@@ -16,6 +16,8 @@ from tests.cgi.test_hostile import CASES, NEXT, build_tree, bytes_of
 from tests.helpers.http import Client, Response, cgi_listener, pool
 from tests.helpers.server import ServerProcess
 
+pytestmark = pytest.mark.server
+
 # With a Content-Length, for HTTP/1.0 to keep the connection; no value of a variable has a line end in it.
 PROGRAM = """#!/bin/sh
 e=$(env)

@@ -13,6 +13,8 @@ import pytest
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, chunked, pool, write_programs
 from tests.helpers.server import ServerProcess, receive_all, wait_until
 
+pytestmark = pytest.mark.server
+
 MORE = {
     "status.sh": "printf 'Status: 404 Not Here\\nContent-Type: text/plain\\n\\ngone'",
     "statusonly.sh": "printf 'Status: 202\\n\\n'",

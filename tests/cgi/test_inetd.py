@@ -17,6 +17,8 @@ from tests.helpers.http import cgi_listener, pool, write_programs
 from tests.helpers.plugins import reset
 from tests.helpers.server import ServerProcess, is_alive, receive_all, receive_exactly, receive_line, wait_until
 
+pytestmark = pytest.mark.server
+
 PROGRAMS = {
     "env.sh": "exec env -0",
     "greet.sh": 'echo "your name?"; read name; echo "hello, $name"; echo logged >&2',

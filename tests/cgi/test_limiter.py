@@ -33,6 +33,7 @@ def begun(server: ServerProcess) -> tuple[Client, int]:
     return client, int(line)
 
 
+@pytest.mark.server
 def test_a_draining_worker_that_is_killed_gives_its_places_back(
     serve: Callable[..., ServerProcess], root: Path
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess
 
+pytestmark = pytest.mark.server
+
 FIELDS = """#!/bin/sh
 printf 'Content-Type: text/plain\n'
 i=1; while [ $i -lt $QUERY_STRING ]; do printf 'X-%s: y\n' $i; i=$((i + 1)); done

@@ -28,6 +28,8 @@ from tests.helpers.server import (
     wait_until,
 )
 
+pytestmark = pytest.mark.server
+
 PROGRAMS = {
     "hello.sh": "echo hello",
     "env.sh": "exec env -0",

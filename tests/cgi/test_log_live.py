@@ -15,6 +15,8 @@ import pytest
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, receive_all, wait_until
 
+pytestmark = pytest.mark.server
+
 MORE = {
     "burn.sh": "printf 'Content-Type: text/plain\\n\\n'; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo x",
     "fails.sh": "printf 'Content-Type: text/plain\\nContent-Length: 5\\n\\nhello'; exit 3",

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, wait_until
 
+pytestmark = pytest.mark.server
+
 MORE = {
     "never.sh": "exec sleep 60",
     "swallow.sh": "cat >/dev/null; printf 'Content-Type: text/plain\\n\\nall'",

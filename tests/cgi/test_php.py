@@ -14,7 +14,7 @@ from tests.helpers.http import PROGRAMS, Client, cgi_listener, chunked, pool, wr
 from tests.helpers.server import ServerProcess
 
 PHP = shutil.which("php-cgi")
-pytestmark = pytest.mark.skipif(PHP is None, reason="php-cgi is not installed")
+pytestmark = [pytest.mark.server, pytest.mark.skipif(PHP is None, reason="php-cgi is not installed")]
 
 SCRIPTS = {
     "app.php": """<?php

@@ -17,6 +17,8 @@ from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, resident, w
 from tests.helpers.plugins import reset
 from tests.helpers.server import ServerProcess, descendants_of, is_alive, receive_all, wait_until
 
+pytestmark = pytest.mark.server
+
 PLAIN = "printf 'Content-Type: text/plain\\n\\n'"
 MORE = {
     "exits.sh": f"{PLAIN}; echo early",

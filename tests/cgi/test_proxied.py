@@ -21,6 +21,8 @@ import tomli
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, wait_until
 
+pytestmark = pytest.mark.server
+
 PAGE = (Path(__file__).parents[2] / "docs" / "cgi.md").read_text()
 SECTION = PAGE.partition("\n## Behind an HTTP proxy\n")[2].partition("\n## ")[0]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")

@@ -15,6 +15,8 @@ import pytest
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, chunked, pool, resident, write_programs
 from tests.helpers.server import ServerProcess
 
+pytestmark = pytest.mark.server
+
 
 def git_backend() -> Path | None:
     """Where git's CGI program is, if git is there."""

@@ -13,6 +13,8 @@ import pytest
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, chunked, pool, write_programs
 from tests.helpers.server import ServerProcess, descendants_of, wait_until
 
+pytestmark = pytest.mark.server
+
 MORE = {
     "begun.sh": "printf 'Content-Type: text/plain\\n\\nbegun'; exec cat >/dev/null",
     "holds.sh": "printf 'Content-Type: text/plain\\n\\n%s\\n' $$; exec sleep 1000",

@@ -17,6 +17,8 @@ from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.plugins import reset
 from tests.helpers.server import ServerProcess, children_of, is_alive, wait_until
 
+pytestmark = pytest.mark.server
+
 HEAD = "print('Content-Type: text/plain\\n', flush=True)\n"
 SCRIPTS = {
     "where.py": f"import os, sys\n{HEAD}print(os.getppid(), os.getpid(), os.getpgrp())\n",

@@ -23,6 +23,7 @@ def poolsrv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
 
 
+@pytest.mark.server
 def test_reload_waits_until_the_new_pool_serves(serve: Serve, site: Path) -> None:
     server = serve(config(POOL), paths=(site,))
     before = server.dispatcher_pid
@@ -32,6 +33,7 @@ def test_reload_waits_until_the_new_pool_serves(serve: Serve, site: Path) -> Non
     assert server.dispatcher_pid != before
 
 
+@pytest.mark.server
 def test_reload_says_every_error_where_it_fails(serve: Serve, site: Path) -> None:
     server = serve(config(POOL), paths=(site,))
     server.file.write_text(server.file.read_text().replace("[listeners", "wokers = 1\ndispath = 2\n[listeners"))
@@ -45,6 +47,7 @@ def test_reload_says_every_error_where_it_fails(serve: Serve, site: Path) -> Non
         assert client.ask("pid")
 
 
+@pytest.mark.server
 def test_without_a_control_socket_reload_says_where_the_outcome_is(serve: Serve, site: Path) -> None:
     server = serve(config('workers = 1\npidfile = "p.pid"'), paths=(site,))
     done = poolsrv("reload", "--config", server.file)
@@ -53,6 +56,7 @@ def test_without_a_control_socket_reload_says_where_the_outcome_is(serve: Serve,
     server.wait_for_line(r"generation 2 \(pid \d+\) serves")
 
 
+@pytest.mark.server
 def test_stop_waits_for_the_end(serve: Serve, site: Path) -> None:
     server = serve(config(POOL), paths=(site,))
     with Client(server) as client:
@@ -68,6 +72,7 @@ def test_stop_waits_for_the_end(serve: Serve, site: Path) -> None:
     assert server.wait() == 0
 
 
+@pytest.mark.server
 def test_stop_now_waits_for_nobody(serve: Serve, site: Path) -> None:
     server = serve(config(f"graceful_timeout = 1000.0\n{POOL}"), paths=(site,))
     with Client(server) as client:
@@ -100,6 +105,7 @@ def test_without_a_pid_file_in_the_config(tmp_path: Path, command: str) -> None:
     assert poolsrv(command).returncode == 2
 
 
+@pytest.mark.server
 def test_a_server_that_is_killed_in_the_middle_of_a_reload(serve: Serve, site: Path) -> None:
     server = serve(config(POOL), paths=(site,))
     module = site / "poolsrv_puppet.py"

@@ -117,6 +117,7 @@ class Terminal:
         return shown and left and termios.tcgetattr(self._slave) == self.attributes
 
 
+@pytest.mark.server
 def test_a_small_terminal(server: ServerProcess) -> None:
     with server.connect("puppet") as sock, Terminal(server.file) as terminal:
         sock.sendall(b"program\n")
@@ -139,6 +140,7 @@ def test_a_small_terminal(server: ServerProcess) -> None:
         assert "Traceback" not in terminal.output
 
 
+@pytest.mark.server
 def test_it_goes_on_and_follows_the_size(server: ServerProcess) -> None:
     with Terminal(server.file) as terminal:
         narrow = terminal.wait_for("serving")
@@ -158,6 +160,7 @@ def test_it_goes_on_and_follows_the_size(server: ServerProcess) -> None:
         assert "Traceback" not in terminal.output
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_terminal_as_it_was(server: ServerProcess, number: signal.Signals) -> None:
     with Terminal(server.file) as terminal:
@@ -167,6 +170,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(server: ServerProcess, number: s
         assert terminal.is_as_it_was()
 
 
+@pytest.mark.server
 def test_it_waits_for_a_server_that_is_gone(tmp_path: Path) -> None:
     first = ServerProcess(CONFIG, tmp_path, paths=(install_puppet(tmp_path / "site"),))
     try:
@@ -194,6 +198,7 @@ def test_no_server_is_said_without_a_screen(tmp_path: Path) -> None:
         assert terminal.output.replace("\r\n", "\n") == f"poolsrv: {tmp_path}/a.toml: the server does not run\n"
 
 
+@pytest.mark.server
 def test_without_a_terminal(server: ServerProcess) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "poolsrv", "top", "--config", str(server.file)],

@@ -17,7 +17,7 @@ from tests.helpers.strangers import ROOT, STRANGER, open_tmp
 
 Serve = Callable[..., ServerProcess]
 __all__ = ["open_tmp"]
-pytestmark = ROOT
+pytestmark = [pytest.mark.server, ROOT]
 
 # An ordinary user, who may enter the folder that the interpreter is in. What programs can read beyond their own files
 # only makes them stronger: to look into a process takes another capability.

@@ -12,6 +12,8 @@ from poolsrv.core.forked_copies import EXIT_COPY
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, is_alive, wait_until
 
+pytestmark = pytest.mark.server
+
 MODULE = '''
 import ctypes, logging, multiprocessing
 

@@ -111,6 +111,7 @@ def wait_reopened(server: ServerProcess, path: Path) -> None:
     )
 
 
+@pytest.mark.server
 def test_text_goes_to_the_file_and_nothing_else_to_standard_error(tmp_path: Path) -> None:
     with running(tmp_path, 'file = "server.log"') as server:
         with connect(server) as sock:
@@ -130,6 +131,7 @@ def _umask() -> int:
     return former
 
 
+@pytest.mark.server
 def test_json_has_the_same_fields_everywhere(tmp_path: Path) -> None:
     with running(tmp_path, 'format = "json"', ready_in=None) as server:
         server.wait_for_line('"message": "ready: ')
@@ -169,6 +171,7 @@ def test_json_has_the_same_fields_everywhere(tmp_path: Path) -> None:
     assert one("stopped")["role"] == "supervisor"
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(("arguments", "shown"), [((), False), (("--log-level", "info"), True)])
 def test_the_command_lines_level_wins(tmp_path: Path, arguments: tuple[str, ...], shown: bool) -> None:
     install(tmp_path / "site", "says", {"says": "says:Says"}, PLUGIN)
@@ -184,6 +187,7 @@ def test_the_command_lines_level_wins(tmp_path: Path, arguments: tuple[str, ...]
         server.close()
 
 
+@pytest.mark.server
 def test_a_rotation_under_load_loses_no_line_and_doubles_none(tmp_path: Path) -> None:
     rounds, said = 5, 300
     with running(tmp_path, 'file = "server.log"') as server:
@@ -211,6 +215,7 @@ def test_a_rotation_under_load_loses_no_line_and_doubles_none(tmp_path: Path) ->
     assert found == sorted(f"talker{n}.{number}." for n in range(4) for number in range(said))
 
 
+@pytest.mark.server
 def test_plugins_are_told_to_open_their_files_anew(tmp_path: Path) -> None:
     with running(tmp_path, 'file = "server.log"') as server:
         server.signal(signal.SIGUSR1)
@@ -221,6 +226,7 @@ def test_plugins_are_told_to_open_their_files_anew(tmp_path: Path) -> None:
         assert "cancelled" not in (tmp_path / "server.log").read_text()
 
 
+@pytest.mark.server
 def test_one_process_can_be_told_alone(tmp_path: Path) -> None:
     with running(tmp_path, 'file = "server.log"') as server:
         path = tmp_path / "server.log"
@@ -236,6 +242,7 @@ def test_one_process_can_be_told_alone(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_where_reopening_fails_the_old_file_goes_on_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with running(tmp_path, 'file = "logs/server.log"', ready_in="logs/server.log") as server:
@@ -254,6 +261,7 @@ def test_where_reopening_fails_the_old_file_goes_on_and_says_so(tmp_path: Path) 
         assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_usr1_kills_no_pool_that_is_just_starting(tmp_path: Path) -> None:
     with running(tmp_path, 'file = "server.log"', ready_in=None) as server:
         path = tmp_path / "server.log"
@@ -268,6 +276,7 @@ def test_usr1_kills_no_pool_that_is_just_starting(tmp_path: Path) -> None:
         assert "killed" not in path.read_text() + server.log
 
 
+@pytest.mark.server
 def test_a_reload_takes_over_the_table(tmp_path: Path) -> None:
     with running(tmp_path, 'file = "server.log"') as server:
         text = server.file.read_text().replace('"server.log"', '"other.log"\nformat = "json"')
@@ -282,12 +291,14 @@ def test_a_reload_takes_over_the_table(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "other.log").read_text().splitlines()[-1])["message"] == "stopped"
 
 
+@pytest.mark.server
 def test_a_file_that_cant_be_opened_is_an_error_at_run_time(tmp_path: Path) -> None:
     with running(tmp_path, 'file = "/proc/server.log"', ready_in=None) as server:
         assert server.wait() == 1
         assert server.lines == ["poolsrv: log.file: can't open /proc/server.log: No such file or directory"]
 
 
+@pytest.mark.server
 def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "full.log").symlink_to("/dev/full")
     with running(tmp_path, 'file = "full.log"', ready_in=None) as server:
@@ -303,6 +314,7 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_pipe_that_nobody_empties_holds_up_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.log")
     reader = os.open(tmp_path / "pipe.log", os.O_RDONLY | os.O_NONBLOCK)
@@ -329,6 +341,7 @@ def test_a_pipe_that_nobody_empties_holds_up_nothing(tmp_path: Path) -> None:
         os.close(reader)
 
 
+@pytest.mark.server
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_root_gives_the_file_to_the_user_that_the_pool_runs_as(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
@@ -353,6 +366,7 @@ def test_root_gives_the_file_to_the_user_that_the_pool_runs_as(tmp_path: Path) -
         assert (tmp_path / "other").stat().st_uid == os.geteuid()
 
 
+@pytest.mark.server
 def test_the_access_log_of_cgi_joins_a_rotation(tmp_path: Path) -> None:
     root = write_programs(tmp_path / "root", PROGRAMS)
     access = tmp_path / "access.log"

@@ -31,6 +31,7 @@ def stop(config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
 
 
+@pytest.mark.server
 @ROOT
 def test_a_lock_of_another_users_is_in_nobodys_way(serve: Serve, open_tmp: Path) -> None:
     path = open_tmp / "p.pid"
@@ -61,6 +62,7 @@ def test_who_locks_the_file_of_another_user_is_not_the_server(tmp_path: Path, op
         assert is_alive(other)
 
 
+@pytest.mark.server
 @ROOT
 def test_a_file_of_another_users_is_replaced(serve: Serve, open_tmp: Path) -> None:
     path = open_tmp / "p.pid"
@@ -73,6 +75,7 @@ def test_a_file_of_another_users_is_replaced(serve: Serve, open_tmp: Path) -> No
         assert server.stop() == 0
 
 
+@pytest.mark.server
 @ROOT
 def test_links_in_a_folder_of_another_users(serve: Serve, open_tmp: Path) -> None:
     victim = open_tmp / "victim"
@@ -97,6 +100,7 @@ def test_links_in_a_folder_of_another_users(serve: Serve, open_tmp: Path) -> Non
     assert (victim.read_text(), stat.S_IMODE(victim.stat().st_mode)) == ("17\n", 0o640)
 
 
+@pytest.mark.server
 def test_what_stands_in_the_file_is_not_believed(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "p.pid"
     server = serve(text(path))
@@ -109,6 +113,7 @@ def test_what_stands_in_the_file_is_not_believed(serve: Serve, tmp_path: Path) -
     assert server.wait() == 0
 
 
+@pytest.mark.server
 def test_a_pid_that_was_left_behind_is_nobodys(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "p.pid"
     server = serve(text(path))
@@ -122,6 +127,7 @@ def test_a_pid_that_was_left_behind_is_nobodys(serve: Serve, tmp_path: Path) -> 
         bystander.kill()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("content", ["important\n", "1" * 100, "12 13\n"])
 def test_a_file_that_is_something_else_is_left_alone(serve: Serve, tmp_path: Path, content: str) -> None:
     path = tmp_path / "p.pid"

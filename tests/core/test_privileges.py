@@ -37,6 +37,7 @@ def status(pid: int) -> dict[str, str]:
 # --- somebody else
 
 
+@pytest.mark.server
 @ROOT
 def test_the_addresses_are_roots_and_all_else_is_somebody_elses(serve: Serve, open_tmp: Path) -> None:
     port = 7  # below 1024
@@ -74,6 +75,7 @@ def test_the_addresses_are_roots_and_all_else_is_somebody_elses(serve: Serve, op
     assert "ERROR" not in server.log.replace("killed by SIGKILL", "").replace("ERROR   dispatcher", "")
 
 
+@pytest.mark.server
 @ROOT
 def test_a_bare_number_and_a_group_of_its_own(serve: Serve) -> None:
     server = serve("[pool]\nworkers = 1\nuser = 54321\ngroup = 12345\nno_new_privs = false\n" + ECHO)
@@ -85,6 +87,7 @@ def test_a_bare_number_and_a_group_of_its_own(serve: Serve) -> None:
     assert server.exchange("hello", b"hello") == b"hello"
 
 
+@pytest.mark.server
 @ROOT
 def test_unix_sockets_belong_to_whom_the_pool_runs_as(serve: Serve, open_tmp: Path) -> None:
     path = open_tmp / "s"
@@ -144,12 +147,14 @@ def attempt(call: Callable[[], object]) -> str:
     return "done"
 
 
+@pytest.mark.server
 def test_to_be_oneself_needs_nothing(serve: Serve) -> None:
     server = serve(f"[pool]\nworkers = 1\nuser = {os.getuid()}\ngroup = {os.getgid()}\n" + ECHO)
     assert server.exchange("hello", b"hello") == b"hello"
     assert status(server.worker_pids()[0])["NoNewPrivs"] == "1"
 
 
+@pytest.mark.server
 def test_without_a_user_nothing_is_given_up(serve: Serve) -> None:
     server = serve("[pool]\nworkers = 1\n" + ECHO)
     mine, its = status(os.getpid()), status(server.worker_pids()[0])
@@ -160,6 +165,7 @@ def test_without_a_user_nothing_is_given_up(serve: Serve) -> None:
 # --- mask, folder, limits
 
 
+@pytest.mark.server
 def test_the_umask_holds_for_sockets_and_programs(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "s"
     root = write_programs(tmp_path / "bin", {"umask.sh": "printf 'Content-Type: text/plain\\n\\n'; umask"})
@@ -170,6 +176,7 @@ def test_the_umask_holds_for_sockets_and_programs(serve: Serve, tmp_path: Path) 
         assert client.get("/umask.sh").body.strip() == b"0027"
 
 
+@pytest.mark.server
 def test_the_working_folder_is_the_pools_and_not_the_supervisors(serve: Serve, tmp_path: Path) -> None:
     server = serve(f'[pool]\nworkers = 1\nchdir = "{tmp_path}"\n' + ECHO)
     assert Path(f"/proc/{server.worker_pids()[0]}/cwd").readlink() == tmp_path
@@ -190,6 +197,7 @@ class Blocking:
 """
 
 
+@pytest.mark.server
 @ROOT
 def test_started_where_the_user_can_not_go(serve: Serve, open_tmp: Path) -> None:
     """The folder of the config, which is the working directory, and maybe Python's, are root's alone."""
@@ -225,12 +233,14 @@ def test_paths_count_from_the_folder_of_the_config_wherever_the_pool_is(
     assert server.base == tmp_path
 
 
+@pytest.mark.server
 def test_a_folder_that_can_not_be_entered(serve: Serve, tmp_path: Path) -> None:
     server = serve(f'[pool]\nchdir = "{tmp_path}/none"\n' + ECHO, ready=False)
     assert server.wait() == 2
     assert server.lines == [f"{server.file}: pool.chdir: there is no directory {tmp_path}/none, expected one"]
 
 
+@pytest.mark.server
 def test_limits(serve: Serve) -> None:
     server = serve("[pool]\nworkers = 1\n[limits]\nopen_files = 200\ncore_size = 0\n" + ECHO)
     for pid in (server.dispatcher_pid, *server.worker_pids()):
@@ -238,12 +248,14 @@ def test_limits(serve: Serve) -> None:
         assert resource.prlimit(pid, resource.RLIMIT_CORE)[0] == 0
 
 
+@pytest.mark.server
 def test_a_limit_that_is_too_low_to_start_with(serve: Serve) -> None:
     server = serve("[pool]\nworkers = 2\n[limits]\nopen_files = 20\n" + ECHO, ready=False)
     assert server.wait() == 1
     assert re.fullmatch(r"poolsrv: the limit of open descriptors is 20, and \d+ are needed .*", server.lines[0])
 
 
+@pytest.mark.server
 @ROOT
 def test_a_limit_above_what_one_may_have(serve: Serve) -> None:
     prefix = ("prlimit", "--nofile=500:500", "setpriv", "--bounding-set=-sys_resource")
@@ -255,6 +267,7 @@ def test_a_limit_above_what_one_may_have(serve: Serve) -> None:
 # --- mistakes
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("line", "message"),
     [

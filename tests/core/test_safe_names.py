@@ -221,6 +221,7 @@ def test_a_race_for_the_name_of_a_socket(theirs: Path, victim: Path) -> None:
     assert_untouched(victim)
 
 
+@pytest.mark.server
 def test_a_server_beside_somebody_who_swaps_its_socket(serve: Serve, theirs: Path, victim: Path) -> None:
     text = f"[pool]\nworkers = 1\nuser = {STRANGER}\ngroup = {STRANGER}\n" + ECHO.format(path=theirs / "s")
     with stranger(lambda: swap(theirs, "s", victim)):
@@ -277,6 +278,7 @@ def test_standard_output_as_a_log(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out.endswith("line\n")
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("table", ["log", "access_log"])
 def test_a_server_does_not_log_where_a_link_leads(serve: Serve, theirs: Path, victim: Path, table: str) -> None:
     (theirs / "log").symlink_to(victim)

@@ -17,6 +17,7 @@ from tests.core.test_logs import fill
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.puppet import wait_listening
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all
+from tests.helpers.server_mark import server_starts
 from tests.worker.test_tls import Certificates, tls
 
 RAISES = """
@@ -51,6 +52,7 @@ Falls = type("Falls", (), {"__del__": raises})
 Serve = Callable[..., ServerProcess]
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("word", "line"),
     [
@@ -170,6 +172,7 @@ def speaks(sock: socket.socket) -> bool:
         return wrapped.recv(5) == b"hello"
 
 
+@pytest.mark.server
 def test_a_server_name_of_any_bytes_ends_at_most_its_handshake(serve: Serve, pki: Certificates) -> None:
     server = serve("[pool]\nworkers = 1\n" + tls(pki.folder, "echo"))
     for name in NAMES:
@@ -183,9 +186,11 @@ def test_a_server_name_of_any_bytes_ends_at_most_its_handshake(serve: Serve, pki
     assert not [line for line in server.lines if "Traceback" in line or "UnicodeDecodeError" in line]
 
 
+@pytest.mark.server
 def test_odd_server_names_hang_nobody_while_nobody_reads_the_log(tmp_path: Path, pki: Certificates) -> None:
     (tmp_path / "a.toml").write_text("[pool]\nworkers = 2\n" + tls(pki.folder, "echo").replace("127.0.0.1:0", "unix:s"))
     reader, writer = os.pipe()
+    server_starts()
     process = subprocess.Popen([sys.executable, "-m", "poolsrv", "--config", "a.toml"], cwd=tmp_path, stderr=writer)
     try:
         wait_listening(tmp_path / "s")

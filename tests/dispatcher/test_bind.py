@@ -15,6 +15,8 @@ import pytest
 from tests.helpers.puppet import Client, install_puppet
 from tests.helpers.server import ServerProcess, receive_all
 
+pytestmark = pytest.mark.server
+
 Serve = Callable[..., ServerProcess]
 
 

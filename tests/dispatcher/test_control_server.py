@@ -73,6 +73,7 @@ def ask_puppet(sock: socket.socket, line: bytes) -> bytes:
     return receive_line(sock).rstrip(b"\n")
 
 
+@pytest.mark.server
 def test_the_figures_are_those_of_the_server(serve: Serve, site: Path) -> None:
     server = serve(POOL + PUPPET + "max_connections = 7\n" + ECHO, paths=(site,))
     with server.connect("puppet") as first, server.connect("puppet") as second:
@@ -117,6 +118,7 @@ def status_version() -> str:
     return result.stdout.split()[1]
 
 
+@pytest.mark.server
 def test_it_answers_while_workers_hang_or_are_stopped_or_die(serve: Serve, site: Path, tmp_path: Path) -> None:
     server = serve(POOL + PUPPET, paths=(site,))
     with server.connect("puppet") as first, server.connect("puppet") as second:
@@ -135,6 +137,7 @@ def test_it_answers_while_workers_hang_or_are_stopped_or_die(serve: Serve, site:
         assert receive_line(first) == b"unblocked\n"
 
 
+@pytest.mark.server
 def test_refusals_are_told(serve: Serve) -> None:
     server = serve(POOL + ECHO + 'deny = ["127.0.0.1"]\n')
     with pytest.raises(ConnectionResetError), server.connect("hello") as sock:
@@ -149,6 +152,7 @@ def test_refusals_are_told(serve: Serve) -> None:
     assert f"({reason} 1)" in command(server.file).stdout
 
 
+@pytest.mark.server
 def test_what_connections_wait_for_is_told(serve: Serve, site: Path) -> None:
     server = serve(POOL + PUPPET + "max_connections = 1\n", paths=(site,))
     with server.connect("puppet") as first:
@@ -162,6 +166,7 @@ def test_what_connections_wait_for_is_told(serve: Serve, site: Path) -> None:
             wait_until(waits, "one who waits in the kernel's queue")
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
@@ -189,6 +194,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         server.close()
 
 
+@pytest.mark.server
 def test_several_questions_on_one_connection(echo: ServerProcess) -> None:
     with dial(echo) as sock:
         sock.sendall(b"a\nb\nstatus")
@@ -197,12 +203,14 @@ def test_several_questions_on_one_connection(echo: ServerProcess) -> None:
     assert [set(answer) - {"protocol"} for answer in answers] == [{"error"}, {"error"}, {"status"}]
 
 
+@pytest.mark.server
 def test_too_long_a_question_is_thrown_out(echo: ServerProcess) -> None:
     with dial(echo) as sock:
         sock.sendall(b"x" * LONGEST_QUESTION)
         assert receive_all(sock) == b""
 
 
+@pytest.mark.server
 def test_clients_that_take_nothing_hold_up_nobody(echo: ServerProcess) -> None:
     slow = [dial(echo) for _ in range(MOST_CLIENTS)]
     try:
@@ -222,6 +230,7 @@ def test_clients_that_take_nothing_hold_up_nobody(echo: ServerProcess) -> None:
             sock.close()
 
 
+@pytest.mark.server
 def test_only_the_owner_may_ask(echo: ServerProcess) -> None:
     assert stat.S_IMODE((echo.folder / "run" / "ctl").stat().st_mode) == 0o600
     assert stat.S_IMODE((echo.folder / "run").stat().st_mode) == 0o700
@@ -245,6 +254,7 @@ def test_only_the_owner_may_ask(echo: ServerProcess) -> None:
 # --- over reloads, and at the end
 
 
+@pytest.mark.server
 def test_a_reload_keeps_the_socket_and_is_told(serve: Serve, site: Path) -> None:
     server = serve(POOL + PUPPET, paths=(site,))
     path = server.folder / "run" / "ctl"
@@ -275,6 +285,7 @@ def test_a_reload_keeps_the_socket_and_is_told(serve: Serve, site: Path) -> None
     assert not path.exists()
 
 
+@pytest.mark.server
 def test_the_socket_goes_where_the_config_drops_it(serve: Serve) -> None:
     server = serve(POOL + ECHO)
     server.file.write_text(POOL.replace('control = "run/ctl"', "") + ECHO)
@@ -283,6 +294,7 @@ def test_the_socket_goes_where_the_config_drops_it(serve: Serve) -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_stale_socket_is_replaced_and_a_living_servers_is_not(serve: Serve) -> None:
     server = serve(POOL + ECHO)
     other = serve(POOL.replace("run/ctl", str(server.folder / "run" / "ctl")) + ECHO, ready=False)
@@ -297,6 +309,7 @@ def test_a_stale_socket_is_replaced_and_a_living_servers_is_not(serve: Serve) ->
     assert again.stop() == 0
 
 
+@pytest.mark.server
 def test_a_worker_holds_no_copy_of_it(serve: Serve) -> None:
     server = serve(POOL + ECHO)
     with dial(server) as sock:
@@ -311,6 +324,7 @@ def test_a_worker_holds_no_copy_of_it(serve: Serve) -> None:
 # --- the command
 
 
+@pytest.mark.server
 def test_text_for_people(echo: ServerProcess) -> None:
     result = command(echo.file)
     assert (result.returncode, result.stderr) == (0, "")
@@ -321,12 +335,14 @@ def test_text_for_people(echo: ServerProcess) -> None:
     assert any(re.match(r"hello +echo +127\.0\.0\.1:\d+ +\d+ +-", line) for line in lines)
 
 
+@pytest.mark.server
 def test_json_for_programs(echo: ServerProcess) -> None:
     result = command(echo.file, "--json")
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["server"]["pid"] == echo.pid
 
 
+@pytest.mark.server
 def test_no_plugin_is_imported(serve: Serve, site: Path) -> None:
     """Not even to find errors of its options."""
     server = serve(POOL + PUPPET, paths=(site,))
@@ -364,6 +380,7 @@ def test_a_server_that_does_not_run(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (1, f"poolsrv: {tmp_path}/a.toml: the server does not run\n")
 
 
+@pytest.mark.server
 def test_a_server_that_has_not_reloaded_yet(serve: Serve) -> None:
     server = serve('[pool]\nworkers = 1\npidfile = "pid"\n' + ECHO)
     server.file.write_text(server.file.read_text().replace("[pool]\n", '[pool]\ncontrol = "ctl"\n'))
@@ -398,6 +415,7 @@ def test_an_answer_that_is_none(line: bytes, message: str) -> None:
         control_client._read("ctl", line)
 
 
+@pytest.mark.server
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may ask everybody")
 def test_permission_denied(tmp_path: Path, echo: ServerProcess) -> None:
     # What the other user may not read is imported before.
@@ -480,12 +498,14 @@ def test_the_usage_of_this_process() -> None:
     assert procfs.command(1 << 22) == ""
 
 
+@pytest.mark.server
 def test_no_control_socket_costs_nothing(serve: Serve) -> None:
     server = serve(POOL.replace('control = "run/ctl"', "") + ECHO)
     assert not (server.folder / "run").exists()
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_programs_are_listed_with_their_worker(serve: Serve, tmp_path: Path) -> None:
     root = write_programs(tmp_path / "root", {"wait.sh": "sleep 60"})
     text = POOL + cgi_listener("raw", protocol="line", root=root)

@@ -14,6 +14,8 @@ import pytest
 from tests.helpers.puppet import Client, Crowd, address_of, config, connect_until, wait_passed_on
 from tests.helpers.server import ServerProcess, assert_rests, process_state, receive_all, wait_until
 
+pytestmark = pytest.mark.server
+
 Serve = Callable[..., ServerProcess]
 BOTH_WAYS = pytest.mark.parametrize("dispatch", ["round-robin", "least-connections"])
 

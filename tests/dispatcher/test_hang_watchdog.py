@@ -8,9 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.plugins import listener, served
 from tests.helpers.puppet import Client, config, connect_until
 from tests.helpers.server import ServerProcess, process_state, wait_until
+
+pytestmark = pytest.mark.server
 
 Serve = Callable[..., ServerProcess]
 

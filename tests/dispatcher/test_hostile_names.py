@@ -52,6 +52,7 @@ def strict(line: bytes) -> Any:
     return found
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "question",
     [
@@ -80,6 +81,7 @@ def test_a_question_costs_at_most_its_connection(echo: ServerProcess, question: 
     assert echo.exchange("hello", b"still here") == b"still here"
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("question", [b"\n", b"x\n"])
 def test_many_questions_at_once_are_answered_one_after_the_other(echo: ServerProcess, question: bytes) -> None:
     number = (LONGEST_QUESTION - 1) // len(question)
@@ -91,6 +93,7 @@ def test_many_questions_at_once_are_answered_one_after_the_other(echo: ServerPro
     assert query(echo)["status"]["server"]["restarts"] == 0
 
 
+@pytest.mark.server
 def test_a_question_without_an_end_and_one_that_is_left(echo: ServerProcess) -> None:
     with dial(echo) as sock:
         sock.sendall(b"stat")
@@ -99,6 +102,7 @@ def test_a_question_without_an_end_and_one_that_is_left(echo: ServerProcess) -> 
     assert query(echo)["status"]["server"]["restarts"] == 0
 
 
+@pytest.mark.server
 def test_a_process_may_have_any_name(tmp_path: Path) -> None:
     with served(tmp_path, ZOMBIE, listener("zombies"), pool='workers = 1\ncontrol = "run/ctl"') as server:
         with server.connect("zombies") as sock:
@@ -124,6 +128,7 @@ class Peer:
 """
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("name", [None, b"client", b"\0abstract", b"caf\xe9\n\x1b[2J"])
 def test_the_name_of_a_unix_clients_socket_is_not_looked_at(tmp_path: Path, name: bytes | None) -> None:
     with served(tmp_path, PEER, listener("peer", bind="unix:s")) as server:
@@ -155,6 +160,7 @@ def odd(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.server
 def test_a_server_whose_path_is_no_text_serves_answers_and_reloads(odd: Path, site: Path) -> None:
     pool = POOL.replace("[pool]\n", '[pool]\npidfile = "p.pid"\n')
     server = ServerProcess(pool + PUPPET, odd, paths=(site,))

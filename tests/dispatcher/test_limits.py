@@ -16,6 +16,8 @@ import pytest
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, assert_rests, open_descriptors, wait_until
 
+pytestmark = pytest.mark.server
+
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # as the sources of connections; all of 127/8 is this machine
 
 REFUSED: Counter[str] = Counter()  # by this file's tests, by listener

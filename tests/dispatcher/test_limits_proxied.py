@@ -14,6 +14,8 @@ from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_line, wait_until
 from tests.worker.test_proxy_header import LOCAL, TRUSTED, Haproxy
 
+pytestmark = pytest.mark.server
+
 MODULE = """
 class Puppet(Tells):
     @hookimpl

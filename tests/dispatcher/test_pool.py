@@ -26,6 +26,8 @@ from tests.helpers.server import (
     wait_until,
 )
 
+pytestmark = pytest.mark.server
+
 Serve = Callable[..., ServerProcess]
 
 

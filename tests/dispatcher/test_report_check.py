@@ -338,6 +338,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.decode()[:40])
 def test_of_a_worker_that_lies_only_its_own_connections_end(server: ServerProcess, lie: bytes) -> None:
     dispatcher = server.dispatcher_pid

@@ -44,6 +44,7 @@ def options(server: ServerProcess, name: str) -> list[int]:
         return [int(number) for number in receive_all(sock).split()]
 
 
+@pytest.mark.server
 def test_what_is_accepted_has_the_options_of_its_listener(tmp_path: Path) -> None:
     listeners = [
         listener("default", "options"),
@@ -61,6 +62,7 @@ def test_what_is_accepted_has_the_options_of_its_listener(tmp_path: Path) -> Non
         assert options(server, "unix") == [0]
 
 
+@pytest.mark.server
 def test_a_reload_changes_the_options_of_sockets_that_stand(tmp_path: Path) -> None:
     with served(tmp_path, OPTIONS, listener("options", keepalive=30, tcp_user_timeout=2)) as server:
         address = server.addresses("options")
@@ -82,6 +84,7 @@ def test_sockets_of_systemd_get_the_options_too(tmp_path: Path) -> None:
         assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
 
 
+@pytest.mark.server
 def test_servers_that_share_a_port(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
@@ -99,6 +102,7 @@ def test_servers_that_share_a_port(tmp_path: Path) -> None:
                 assert int(ask(sock, b"who")) in one.worker_pids()
 
 
+@pytest.mark.server
 def test_who_does_not_share_is_not_made_to_until_a_reload_allows_it(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()

@@ -39,6 +39,7 @@ class Busy(Tells):
 """
 
 
+@pytest.mark.server
 def test_while_all_workers_are_busy_each_client_waits_for_two_turns_at_most(tmp_path: Path) -> None:
     """Nothing goes to and fro between them: that once left most clients unserved for ever."""
     with served(tmp_path, MODULE, listener("busy"), pool="workers = 2") as server:

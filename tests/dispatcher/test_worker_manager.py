@@ -27,6 +27,7 @@ def slots_that_answer(server: ServerProcess, listener: str = "puppet", tries: in
 # --- more and fewer
 
 
+@pytest.mark.server
 def test_ttin_adds_a_worker_and_ttou_drains_the_last(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     server.signal(signal.SIGTTIN)
@@ -48,6 +49,7 @@ def test_ttin_adds_a_worker_and_ttou_drains_the_last(serve: Serve, site: Path) -
     assert "ERROR" not in server.log
 
 
+@pytest.mark.server
 def test_the_last_worker_stays(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2"), paths=(site,))
     for _ in range(2):
@@ -58,6 +60,7 @@ def test_the_last_worker_stays(serve: Serve, site: Path) -> None:
     assert slots_that_answer(server) == {"0"}
 
 
+@pytest.mark.server
 def test_what_a_listener_needs_stays(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2", "workers = 2"), paths=(site,))
     server.signal(signal.SIGTTOU)
@@ -65,6 +68,7 @@ def test_what_a_listener_needs_stays(serve: Serve, site: Path) -> None:
     assert len(server.worker_pids()) == 2
 
 
+@pytest.mark.server
 def test_a_listener_with_workers_of_its_own_gets_no_further_one(serve: Serve, site: Path) -> None:
     text = config("workers = 1", "workers = 1") + '[listeners.all]\nbind = "127.0.0.1:0"\nhandler = "puppet"\n'
     server = serve(text, paths=(site,))
@@ -74,6 +78,7 @@ def test_a_listener_with_workers_of_its_own_gets_no_further_one(serve: Serve, si
     assert slots_that_answer(server, "all") == {"0", "1"}
 
 
+@pytest.mark.server
 def test_without_descriptors_no_worker_is_added(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,), descriptors=70)
     for count in range(1, 20):
@@ -85,6 +90,7 @@ def test_without_descriptors_no_worker_is_added(serve: Serve, site: Path) -> Non
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_reload_goes_by_the_config(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     server.signal(signal.SIGTTIN)
@@ -96,6 +102,7 @@ def test_a_reload_goes_by_the_config(serve: Serve, site: Path) -> None:
 # --- replaced without a gap
 
 
+@pytest.mark.server
 def test_the_only_worker_is_replaced_without_a_gap(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     (first,) = server.worker_pids()
@@ -113,6 +120,7 @@ def test_the_only_worker_is_replaced_without_a_gap(serve: Serve, site: Path) -> 
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_worker_that_has_had_enough_connections_drains_and_is_replaced(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\nrecycle_after_connections = 20"), paths=(site,))
     with Client(server) as client:
@@ -131,6 +139,7 @@ def test_a_worker_that_has_had_enough_connections_drains_and_is_replaced(serve: 
     assert "lost" not in server.log
 
 
+@pytest.mark.server
 def test_a_worker_that_has_grown_too_big_drains_and_is_replaced(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2\nmax_worker_memory = 100_000_000"), paths=(site,))
     with Client(server) as client:
@@ -148,6 +157,7 @@ def test_a_worker_that_has_grown_too_big_drains_and_is_replaced(serve: Serve, si
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_worker_that_leaves_and_gets_stuck_is_killed_and_holds_nobody_up(
     serve: Serve, site: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +207,7 @@ def test_without_cgroups_nothing_is_claimed(tmp_path: Path) -> None:
     assert cgroups._find(tmp_path / "none", tmp_path) is None
 
 
+@pytest.mark.server
 def test_a_worker_that_the_kernel_kills_for_want_of_memory_is_told_as_such(serve: Serve, site: Path) -> None:
     """In a memory cgroup of its own; where none can be made, there is nothing to see."""
     version1 = Path("/sys/fs/cgroup/memory")

@@ -142,11 +142,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         running.close()
 
 
+@pytest.mark.server
 def test_all_recipes_are_tried(server: ServerProcess) -> None:
     tried = {"Shout", "Files", "Deny", "Fair", "Notes", "Digest", "Lookup", "Proxy", "Filter", "Chat", "Async"}
     assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == tried
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("name", "sent", "answer"),
     [
@@ -165,12 +167,14 @@ def test_a_recipe_answers(server: ServerProcess, name: str, sent: bytes, answer:
     assert server.exchange(name, sent) == answer
 
 
+@pytest.mark.server
 def test_the_recipe_for_refusing(server: ServerProcess) -> None:
     # As early as in connect(2).
     with pytest.raises(ConnectionResetError), server.connect("denied") as sock:
         receive_all(sock)
 
 
+@pytest.mark.server
 def test_the_recipe_for_limits(server: ServerProcess) -> None:
     socks = [server.connect("limited") for _ in range(20)]
     try:
@@ -183,6 +187,7 @@ def test_the_recipe_for_limits(server: ServerProcess) -> None:
             sock.close()
 
 
+@pytest.mark.server
 def test_the_recipe_for_a_chat(server: ServerProcess) -> None:
     with server.connect("chat") as first, server.connect("chat") as second:
         for sock in (first, second):

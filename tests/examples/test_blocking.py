@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, receive_all, receive_line
 
+pytestmark = pytest.mark.server
+
 PLUGINS = r"""
 class Reads:
     # Answers with what is in a file: a FIFO here, whose reader blocks until somebody writes.

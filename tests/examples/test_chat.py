@@ -10,6 +10,8 @@ import pytest
 from tests.helpers.plugins import ask, listener, reset, served
 from tests.helpers.server import ServerProcess, receive_line
 
+pytestmark = pytest.mark.server
+
 PLUGINS = r"""
 class Chat:
     def __init__(self):

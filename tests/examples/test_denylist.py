@@ -10,6 +10,8 @@ import pytest
 from tests.helpers.plugins import closed, listener, served, settle
 from tests.helpers.server import ServerProcess, receive_all
 
+pytestmark = pytest.mark.server
+
 PLUGINS = r"""
 import ipaddress
 

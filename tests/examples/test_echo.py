@@ -6,7 +6,11 @@ import socket
 import subprocess
 from collections.abc import Callable
 
+import pytest
+
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly
+
+pytestmark = pytest.mark.server
 
 CONFIG = """
 [pool]

@@ -13,6 +13,8 @@ import pytest
 from tests.helpers.plugins import listener, reset, served, settle, turns
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly
 
+pytestmark = pytest.mark.server
+
 PLUGINS = r"""
 class Relays(Tells):
     # Both ways at the kernel's speed; the end of one direction ends only that one.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, receive_line, wait_until
+
+pytestmark = pytest.mark.server
 
 PLUGINS = r"""
 import sqlite3

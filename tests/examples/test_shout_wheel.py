@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.server_mark import server_starts
+
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[2]
 SHOUT = ROOT / "examples" / "poolsrv-shout"
 PATIENCE = 60.0  # seconds for what takes a moment; a test that needs it all has failed
@@ -22,6 +26,7 @@ PATIENCE = 60.0  # seconds for what takes a moment; a test that needs it all has
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh virtual environment with both wheels; its directory of programs."""
+    server_starts()
     directory = tmp_path_factory.mktemp("wheels")
     # Built from a copy: a build must not leave anything in the tree, nor find anything that was left there.
     sources = directory / "shout"

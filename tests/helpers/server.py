@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.helpers.server_mark import server_starts
+
 TIMEOUT: Final = 30.0  # seconds; how long a test waits for what must come before it fails
 
 _ADDRESS = re.compile(r"(\S+) on (\S+?)(?=, | \()")
@@ -46,6 +48,7 @@ class ServerProcess:
         program: tuple[str, ...] | None = None,
         arguments: tuple[str, ...] = (),
     ) -> None:
+        server_starts()
         self.folder = folder
         self.file = folder / "poolsrv.toml"
         self.file.write_text(config)

@@ -11,6 +11,8 @@ import pytest
 from tests.helpers.plugins import listener, reset, served
 from tests.helpers.server import ServerProcess, is_alive, receive_all, receive_exactly, receive_line, wait_until
 
+pytestmark = pytest.mark.server
+
 PLUGINS = """
 import resource
 

@@ -14,6 +14,8 @@ import pytest
 from tests.helpers.plugins import ask, listener, reset, served, settle, turns
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, receive_line
 
+pytestmark = pytest.mark.server
+
 PLUGINS = r"""
 class Cat(Tells):
     # Through a program and back, both ways by relay.

@@ -11,6 +11,8 @@ import pytest
 from tests.helpers.plugins import ask, closed, listener, nothing_to_read, reset, served, settle, turns
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, receive_line
 
+pytestmark = pytest.mark.server
+
 PLUGINS = r"""
 import fcntl, termios
 

@@ -14,6 +14,8 @@ from tests.dispatcher.test_control_server import query
 from tests.helpers.puppet import Client, config
 from tests.helpers.server import TIMEOUT, ServerProcess
 
+pytestmark = pytest.mark.server
+
 Serve = Callable[..., ServerProcess]
 
 SET_CLOCK = """

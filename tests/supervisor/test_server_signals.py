@@ -16,6 +16,7 @@ import pytest
 from tests.helpers.distributions import install
 from tests.helpers.puppet import Client, config, connect_until, wait_listening
 from tests.helpers.server import ServerProcess, is_alive, process_state, receive_line, wait_until
+from tests.helpers.server_mark import server_starts
 
 Serve = Callable[..., ServerProcess]
 STOPS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -32,6 +33,7 @@ def refuses(server: ServerProcess) -> bool:
 # --- stopping
 
 
+@pytest.mark.server
 @STOPS
 def test_open_connections_finish_and_new_ones_are_refused(serve: Serve, site: Path, number: signal.Signals) -> None:
     server = serve(config(), paths=(site,))
@@ -47,6 +49,7 @@ def test_open_connections_finish_and_new_ones_are_refused(serve: Serve, site: Pa
     assert server.lines[-1].endswith("stopped")
 
 
+@pytest.mark.server
 def test_a_connection_that_does_not_end_is_ended_at_the_deadline(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2\ngraceful_timeout = 0.3"), paths=(site,))
     with Client(server) as client:
@@ -57,6 +60,7 @@ def test_a_connection_that_does_not_end_is_ended_at_the_deadline(serve: Serve, s
     assert "killing" not in server.log
 
 
+@pytest.mark.server
 @STOPS
 def test_a_second_signal_ends_at_once(serve: Serve, site: Path, number: signal.Signals) -> None:
     server = serve(config("workers = 2\ngraceful_timeout = 1000.0"), paths=(site,))
@@ -74,6 +78,7 @@ def test_a_second_signal_ends_at_once(serve: Serve, site: Path, number: signal.S
     assert "killing" not in server.log
 
 
+@pytest.mark.server
 def test_a_signal_to_the_whole_process_group_stops_in_order_too(serve: Serve, site: Path) -> None:
     """As a shell's ``kill %1`` and systemd do it: workers hear TERM twice."""
     server = serve(config(), paths=(site,))
@@ -91,6 +96,7 @@ def test_a_signal_to_the_whole_process_group_stops_in_order_too(serve: Serve, si
     assert server.wait() == 0
 
 
+@pytest.mark.server
 def test_many_signals_that_stop_are_no_more_than_two(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 3"), paths=(site,))
     with Client(server) as client:
@@ -102,6 +108,7 @@ def test_many_signals_that_stop_are_no_more_than_two(serve: Serve, site: Path) -
     assert "Traceback" not in server.log
 
 
+@pytest.mark.server
 def test_handlers_of_signals_stay_until_the_process_is_gone(serve: Serve, site: Path) -> None:
     """Else a late signal kills what has ended in order, or has a traceback printed: see the end of signals.py's theory.
 
@@ -131,6 +138,7 @@ def caught(pid: int) -> set[int]:
 # --- the other signals
 
 
+@pytest.mark.server
 def test_a_flood_of_chld_hides_no_other_signal(serve: Serve, site: Path) -> None:
     server = serve(config(), paths=(site,))
     both = (server.pid, server.dispatcher_pid)
@@ -152,6 +160,7 @@ def test_a_flood_of_chld_hides_no_other_signal(serve: Serve, site: Path) -> None
     assert server.stop() == 0
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_workers_ignore_what_a_terminal_sends_to_all(serve: Serve, site: Path, number: signal.Signals) -> None:
     server = serve(config("workers = 1"), paths=(site,))
@@ -163,6 +172,7 @@ def test_workers_ignore_what_a_terminal_sends_to_all(serve: Serve, site: Path, n
     assert server.worker_pids() == [int(pid)]
 
 
+@pytest.mark.server
 def test_term_to_one_worker_drains_it_and_it_is_replaced(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2"), paths=(site,))
     first, second = server.worker_pids()
@@ -182,6 +192,7 @@ def test_term_to_one_worker_drains_it_and_it_is_replaced(serve: Serve, site: Pat
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_what_is_in_the_channel_of_a_worker_that_drains_is_served(serve: Serve, site: Path, tmp_path: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     release = tmp_path / "release"
@@ -202,6 +213,7 @@ def test_what_is_in_the_channel_of_a_worker_that_drains_is_served(serve: Serve, 
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_worker_that_drains_alone_ends_what_is_open_at_the_deadline(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\ngraceful_timeout = 0.2"), paths=(site,))
     with Client(server) as client:
@@ -212,6 +224,7 @@ def test_a_worker_that_drains_alone_ends_what_is_open_at_the_deadline(serve: Ser
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_worker_that_drains_alone_and_then_hangs_is_killed(serve: Serve, tmp_path: Path) -> None:
     """Five seconds after graceful_timeout, with nobody waiting for the server to stop."""
     module = """
@@ -238,6 +251,7 @@ def test_a_worker_that_drains_alone_and_then_hangs_is_killed(serve: Serve, tmp_p
 # --- how it was started
 
 
+@pytest.mark.server
 def test_a_server_that_was_started_deaf_hears(serve: Serve, site: Path) -> None:
     """A shell without job control starts background jobs with INT ignored; others block signals, and nohup HUP."""
     deaf = (
@@ -271,6 +285,7 @@ def test_a_server_that_was_started_deaf_hears(serve: Serve, site: Path) -> None:
     assert server.wait() == 0
 
 
+@pytest.mark.server
 def test_descriptors_that_were_inherited_are_not_a_programs(serve: Serve, site: Path, tmp_path: Path) -> None:
     shell = ("sh", "-c", f'exec 7<>{tmp_path / "lock"} 8</dev/zero; exec "$@"', "sh")
     server = serve(config("workers = 1"), paths=(site,), prefix=shell)
@@ -285,12 +300,14 @@ def test_descriptors_that_were_inherited_are_not_a_programs(serve: Serve, site: 
     assert not any("lock" in line or "zero" in line for line in listing)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_server_without_standard_descriptors_serves(site: Path, tmp_path: Path, closed: str) -> None:
     path = tmp_path / "run.sock"
     (tmp_path / "poolsrv.toml").write_text(
         f'[pool]\nworkers = 2\n[listeners.puppet]\nbind = "unix:{path}"\nhandler = "puppet"\n'
     )
+    server_starts()
     process = subprocess.Popen(
         ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "poolsrv", "--config", "poolsrv.toml"],
         cwd=tmp_path,

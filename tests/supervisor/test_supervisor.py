@@ -40,6 +40,7 @@ def test_the_supervisor_imports_nothing_but_the_standard_library() -> None:
     assert result.stdout == bare.stdout
 
 
+@pytest.mark.server
 def test_there_is_a_supervisor_a_dispatcher_and_workers(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 3"), paths=(site,))
     assert children_of(server.pid) == [server.dispatcher_pid]
@@ -51,6 +52,7 @@ def test_there_is_a_supervisor_a_dispatcher_and_workers(serve: Serve, site: Path
 # --- pools that end
 
 
+@pytest.mark.server
 def test_a_pool_that_crashes_is_replaced_and_who_waits_is_served(serve: Serve, site: Path) -> None:
     server = serve(config(), paths=(site,))
     dispatcher, workers = server.dispatcher_pid, server.worker_pids()
@@ -68,6 +70,7 @@ def test_a_pool_that_crashes_is_replaced_and_who_waits_is_served(serve: Serve, s
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_workers_that_are_stuck_do_not_outlive_their_dispatcher(serve: Serve, site: Path, tmp_path: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     (worker,) = server.worker_pids()
@@ -80,6 +83,7 @@ def test_workers_that_are_stuck_do_not_outlive_their_dispatcher(serve: Serve, si
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_pools_that_crash_again_and_again_are_replaced_at_once_as_long_as_they_serve(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     for count in range(2, 8):
@@ -111,6 +115,7 @@ def test_only_a_pool_that_never_serves_is_tried_with_growing_delays() -> None:
     assert restarts.crashed(lived=2.0) == 0.0
 
 
+@pytest.mark.server
 def test_a_dispatcher_that_is_told_to_stop_has_a_successor_while_it_drains(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\ngraceful_timeout = 1000.0"), paths=(site,))
     dispatcher = server.dispatcher_pid
@@ -129,6 +134,7 @@ def test_a_dispatcher_that_is_told_to_stop_has_a_successor_while_it_drains(serve
     assert "ERROR" not in server.log
 
 
+@pytest.mark.server
 def test_a_start_that_hangs_is_ended_and_says_where(serve: Serve, site: Path) -> None:
     hang(site)
     server = serve(config("workers = 1\nstart_timeout = 5.0"), paths=(site,), ready=False)
@@ -140,6 +146,7 @@ def test_a_start_that_hangs_is_ended_and_says_where(serve: Serve, site: Path) ->
     )
 
 
+@pytest.mark.server
 def test_workers_that_hang_while_they_start_are_not_waited_for_for_ever(serve: Serve, site: Path) -> None:
     module = site / "poolsrv_puppet.py"
     module.write_text(module.read_text().replace("self.worker = worker", "time.sleep(3600)"))
@@ -148,6 +155,7 @@ def test_workers_that_hang_while_they_start_are_not_waited_for_for_ever(serve: S
     assert "the pool does not serve after 5 seconds" in server.lines[-1]
 
 
+@pytest.mark.server
 def test_a_successor_that_hangs_is_ended_and_tried_again_without_a_signal(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\nstart_timeout = 5.0"), paths=(site,))
     sound = hang(site)
@@ -159,6 +167,7 @@ def test_a_successor_that_hangs_is_ended_and_tried_again_without_a_signal(serve:
     assert server.stop() == 0
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("served", [True, False], ids=["a successor", "the first"])
 def test_hup_ends_a_start_that_hangs(serve: Serve, site: Path, served: bool) -> None:
     text = config("workers = 1\nstart_timeout = 1000.0")
@@ -188,6 +197,7 @@ def hang(site: Path) -> str:
     return sound
 
 
+@pytest.mark.server
 def test_a_crashed_pool_whose_config_is_broken_by_now_is_tried_until_it_is_mended(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     sound = server.file.read_text()
@@ -202,6 +212,7 @@ def test_a_crashed_pool_whose_config_is_broken_by_now_is_tried_until_it_is_mende
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_stop_while_no_pool_serves(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     server.file.write_text("")
@@ -211,6 +222,7 @@ def test_a_stop_while_no_pool_serves(serve: Serve, site: Path) -> None:
     assert server.lines[-1].endswith("stopped")
 
 
+@pytest.mark.server
 def test_pools_that_drain_are_bounded_and_the_oldest_is_ended_early(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\ngraceful_timeout = 1000.0\nmax_draining_pools = 2"), paths=(site,))
     clients = []
@@ -228,6 +240,7 @@ def test_pools_that_drain_are_bounded_and_the_oldest_is_ended_early(serve: Serve
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_flood_of_reloads_leaves_few_pools(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\ngraceful_timeout = 1000.0\nmax_draining_pools = 2"), paths=(site,))
     clients, most = [], 0
@@ -247,6 +260,7 @@ def test_a_flood_of_reloads_leaves_few_pools(serve: Serve, site: Path) -> None:
     server.stop()
 
 
+@pytest.mark.server
 def test_the_pool_ends_in_order_when_the_supervisor_is_gone(serve: Serve, site: Path) -> None:
     server = serve(config(), paths=(site,))
     pids = descendants_of(server.pid)
@@ -263,6 +277,7 @@ def test_the_pool_ends_in_order_when_the_supervisor_is_gone(serve: Serve, site: 
     wait_until(lambda: not any(map(is_alive, pids)), "the pool's end")
 
 
+@pytest.mark.server
 def test_a_pool_that_does_not_end_is_killed(serve: Serve, site: Path) -> None:
     module = site / "poolsrv_puppet.py"
     hook = (
@@ -279,6 +294,7 @@ def test_a_pool_that_does_not_end_is_killed(serve: Serve, site: Path) -> None:
     assert server.wait() == 0
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU])
 def test_the_dispatcher_leaves_to_the_supervisor_what_a_terminal_sends_to_all(
     serve: Serve, site: Path, number: signal.Signals
@@ -294,6 +310,7 @@ def test_the_dispatcher_leaves_to_the_supervisor_what_a_terminal_sends_to_all(
     assert "stopping" not in server.log
 
 
+@pytest.mark.server
 def test_quit_stops_in_order(serve: Serve, site: Path) -> None:
     server = serve(config(), paths=(site,))
     with Client(server) as client:
@@ -307,6 +324,7 @@ def test_quit_stops_in_order(serve: Serve, site: Path) -> None:
 # --- the pid file
 
 
+@pytest.mark.server
 def test_the_pid_file_is_there_while_the_server_is(serve: Serve, site: Path) -> None:
     server = serve(config('pidfile = "server.pid"'), paths=(site,))
     path = server.folder / "server.pid"
@@ -319,6 +337,7 @@ def test_the_pid_file_is_there_while_the_server_is(serve: Serve, site: Path) -> 
     assert not path.exists()
 
 
+@pytest.mark.server
 def test_a_second_server_with_the_same_pid_file_is_refused(serve: Serve, site: Path, tmp_path: Path) -> None:
     path = tmp_path / "server.pid"
     first = serve(config(f'pidfile = "{path}"'), paths=(site,))
@@ -333,6 +352,7 @@ def test_a_second_server_with_the_same_pid_file_is_refused(serve: Serve, site: P
     assert path.read_text() == f"{third.pid}\n"
 
 
+@pytest.mark.server
 def test_a_pid_file_that_can_not_be_written(serve: Serve, site: Path, tmp_path: Path) -> None:
     server = serve(config(f'pidfile = "{tmp_path}/none/server.pid"'), paths=(site,), ready=False)
     assert server.wait() == 2
@@ -340,6 +360,7 @@ def test_a_pid_file_that_can_not_be_written(serve: Serve, site: Path, tmp_path: 
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.server
 def test_a_reload_moves_the_pid_file(serve: Serve, site: Path) -> None:
     server = serve(config('pidfile = "one.pid"'), paths=(site,))
     server.file.write_text(server.file.read_text().replace("one.pid", "two.pid"))

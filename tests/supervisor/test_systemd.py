@@ -72,6 +72,7 @@ def environment(**variables: object) -> tuple[str, ...]:
 # --- news
 
 
+@pytest.mark.server
 def test_the_manager_is_told_what_happens(serve: Serve, site: Path, manager: Manager) -> None:
     server = serve(config("workers = 1"), paths=(site,), prefix=environment(NOTIFY_SOCKET=manager.path))
     assert manager.wait_for("READY=1") == ["READY=1", "STATUS=serving, generation 1"]
@@ -96,6 +97,7 @@ def test_the_manager_is_told_what_happens(serve: Serve, site: Path, manager: Man
     assert server.wait() == 0
 
 
+@pytest.mark.server
 def test_a_start_that_fails_is_never_said_to_serve(serve: Serve, manager: Manager) -> None:
     server = serve("", ready=False, prefix=environment(NOTIFY_SOCKET=manager.path))
     assert server.wait() == 2
@@ -105,6 +107,7 @@ def test_a_start_that_fails_is_never_said_to_serve(serve: Serve, manager: Manage
         manager.next()
 
 
+@pytest.mark.server
 def test_the_watchdog_is_fed_by_the_dispatcher(serve: Serve, site: Path, manager: Manager) -> None:
     server = serve(
         config("workers = 1"),
@@ -143,6 +146,7 @@ def test_an_abstract_socket_and_a_manager_that_is_gone(monkeypatch: pytest.Monke
     notifier.send("READY=1")
 
 
+@pytest.mark.server
 def test_programs_see_nothing_of_it(serve: Serve, site: Path, manager: Manager) -> None:
     names = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": 10_000_000, "LISTEN_FDNAMES": "x"}
     server = serve(config("workers = 1"), paths=(site,), prefix=environment(**names))
@@ -178,6 +182,7 @@ def activate(names: str) -> tuple[str, ...]:
     return (sys.executable, "-c", ACTIVATE, names)
 
 
+@pytest.mark.server
 def test_sockets_from_the_manager_are_served_and_stay_over_reloads(serve: Serve, site: Path) -> None:
     text = config("workers = 1").replace("127.0.0.1:0", "systemd:web")
     server = serve(text, paths=(site,), prefix=activate("file:web:other:web:local"))
@@ -203,6 +208,7 @@ def test_sockets_from_the_manager_are_served_and_stay_over_reloads(serve: Serve,
     assert (server.folder / "local.sock").exists()  # it is the manager's
 
 
+@pytest.mark.server
 def test_a_name_that_the_manager_has_no_socket_of(serve: Serve) -> None:
     text = '[listeners.a]\nbind = "systemd:nowhere"\nhandler = "echo"\n'
     server = serve(text, ready=False)
@@ -219,6 +225,7 @@ def test_a_name_that_the_manager_has_no_socket_of(serve: Serve) -> None:
     ]
 
 
+@pytest.mark.server
 def test_sockets_for_another_process_are_not_taken(serve: Serve) -> None:
     prefix = (*activate("web"), "/usr/bin/env", "LISTEN_PID=1")
     server = serve('[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n', ready=False, prefix=prefix)
@@ -246,6 +253,7 @@ def claim(number: str, pid: str = "mine") -> tuple[str, ...]:
     return (sys.executable, "-c", CLAIM, number, pid)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("number", ["3", "5", "9", "40", "99999999", "9" * 30, "9" * 5000])
 def test_more_sockets_than_have_been_passed(serve: Serve, number: str) -> None:
     server = serve('[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n', ready=False, prefix=claim(number))
@@ -256,6 +264,7 @@ def test_more_sockets_than_have_been_passed(serve: Serve, number: str) -> None:
     ]
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("number", ["-1", "two", "2 ", "\u0662", "0x2", "1.0"])
 def test_a_number_of_sockets_that_is_none(serve: Serve, number: str) -> None:
     server = serve('[listeners.a]\nbind = "127.0.0.1:0"\nhandler = "echo"\n', ready=False, prefix=claim(number))
@@ -263,6 +272,7 @@ def test_a_number_of_sockets_that_is_none(serve: Serve, number: str) -> None:
     assert re.fullmatch(r"poolsrv: LISTEN_FDS: got .*, expected how many sockets have been passed", server.log)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("number", "pid"), [("5", "1"), ("5", "-1"), ("5", "me"), ("5", ""), ("", "mine"), ("0", "mine")]
 )
@@ -275,6 +285,7 @@ def test_sockets_that_are_none_of_this_process(serve: Serve, site: Path, number:
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_what_is_passed_beyond_the_number_is_not_touched(serve: Serve) -> None:
     server = serve('[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n', prefix=claim("1"))
     assert len(server.addresses("a")) == 1
@@ -282,6 +293,7 @@ def test_what_is_passed_beyond_the_number_is_not_touched(serve: Serve) -> None:
     assert os.readlink(f"/proc/{server.pid}/fd/4").startswith("socket:")
 
 
+@pytest.mark.server
 def test_what_is_passed_and_is_no_listening_socket_is_closed_and_told(serve: Serve) -> None:
     text = '[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n'
     server = serve(text, prefix=activate("file:web"))
@@ -296,6 +308,7 @@ def test_a_watchdog_with_a_time_that_is_none(monkeypatch: pytest.MonkeyPatch, nu
     assert systemd.Notifier().watchdog == 0
 
 
+@pytest.mark.server
 def test_with_the_real_program_that_activates(serve: Serve, site: Path) -> None:
     program = shutil.which("systemd-socket-activate")
     assert program is not None, "needs the package systemd"

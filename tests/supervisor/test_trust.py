@@ -71,6 +71,7 @@ CONFIGURED = (
 )
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -105,6 +106,7 @@ def test_a_pool_that_says_what_does_not_fit_is_killed_and_replaced(
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_flood_of_messages_does_not_keep_the_supervisor_from_its_work(serve: Serve, site: Path) -> None:
     server = serve(config("hang_timeout = 1000.0"), paths=(site,))
     say(server, "link.setblocking(True)\nwhile True: link.send('alive')")
@@ -115,6 +117,7 @@ def test_a_flood_of_messages_does_not_keep_the_supervisor_from_its_work(serve: S
     assert server.wait() == 0
 
 
+@pytest.mark.server
 @ROOT
 def test_a_pool_that_is_no_longer_root_can_not_name_another_pid_file(serve: Serve, site: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
@@ -133,6 +136,7 @@ def test_a_pool_that_is_no_longer_root_can_not_name_another_pid_file(serve: Serv
     assert victim.read_text() == "root's\n"
 
 
+@pytest.mark.server
 @ROOT
 def test_plugins_are_imported_by_whom_the_pool_runs_as(serve: Serve, site: Path) -> None:
     server = serve(config('user = "nobody"'), paths=(site,), ready=False)

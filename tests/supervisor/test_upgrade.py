@@ -14,6 +14,8 @@ from tests.helpers.load import Load
 from tests.helpers.puppet import address_of
 from tests.helpers.server import ServerProcess, wait_until
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[2]
 # What a wheel is made of. A build must not leave anything in the tree, nor find anything that was left there.
 SOURCES = ("poolsrv", "plugins", "pyproject.toml", "README.md", "LICENSE")

@@ -36,6 +36,7 @@ HANGS = """
 """
 
 
+@pytest.mark.server
 def test_a_dispatcher_that_hangs_in_a_plugin_is_told_killed_and_replaced(serve: Serve, tmp_path: Path) -> None:
     site = tmp_path / "site"
     install(site, "poolsrv-hangs", {"hangs": "poolsrv_hangs:Hangs"}, HANGS)
@@ -54,6 +55,7 @@ def test_a_dispatcher_that_hangs_in_a_plugin_is_told_killed_and_replaced(serve: 
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_dispatcher_that_has_been_stopped_is_continued_and_spared(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\nhang_timeout = 1.0"), paths=(site,))
     dispatcher = server.dispatcher_pid
@@ -166,6 +168,7 @@ def test_nobody_is_watched_after_the_end(loop: Any) -> None:
     assert pool.asked == 0
 
 
+@pytest.mark.server
 def test_a_held_up_supervisor_costs_nobody_its_dispatcher(serve: Serve, site: Path) -> None:
     """Only the supervisor is stopped: what the dispatcher says meanwhile is there when it goes on."""
     server = serve(config("workers = 1\nhang_timeout = 1.0"), paths=(site,))

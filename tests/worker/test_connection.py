@@ -23,6 +23,8 @@ from tests.helpers.server import (
     wait_until,
 )
 
+pytestmark = pytest.mark.server
+
 PLUGINS = r"""
 import gc, weakref
 

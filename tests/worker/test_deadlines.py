@@ -115,6 +115,7 @@ def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
 # --- the first byte
 
 
+@pytest.mark.server
 def test_who_says_nothing_is_closed_in_order(server: ServerProcess) -> None:
     after = len(server.lines)
     began = time.monotonic()
@@ -124,6 +125,7 @@ def test_who_says_nothing_is_closed_in_order(server: ServerProcess) -> None:
     assert closed(server, "first", after) == "first byte timeout"
 
 
+@pytest.mark.server
 def test_one_byte_is_enough(server: ServerProcess) -> None:
     with who_says(server, "first", b"x", TIMEOUT) as sock:
         assert receive_exactly(sock, 7) == b"hello\nx"
@@ -133,6 +135,7 @@ def test_one_byte_is_enough(server: ServerProcess) -> None:
         assert receive_exactly(sock, 1) == b"y"
 
 
+@pytest.mark.server
 def test_while_the_plugin_does_not_read_the_client_is_not_late(server: ServerProcess) -> None:
     with server.connect("paused") as sock, server.connect("first") as other:
         sock.sendall(b"x")
@@ -140,6 +143,7 @@ def test_while_the_plugin_does_not_read_the_client_is_not_late(server: ServerPro
         assert receive_exactly(sock, 9) == b"resumed\nx"
 
 
+@pytest.mark.server
 def test_who_speaks_to_a_program_is_not_late(server: ServerProcess) -> None:
     with server.connect("program") as sock, server.connect("first") as other:
         assert receive_all(other) == b"hello\n"
@@ -147,11 +151,13 @@ def test_who_speaks_to_a_program_is_not_late(server: ServerProcess) -> None:
         assert receive_exactly(sock, 5) == b"hello"
 
 
+@pytest.mark.server
 def test_an_unfinished_handshake_is_no_first_byte(server: ServerProcess) -> None:
     with who_says(server, "secret", b"\x16\x03\x01\x02\x00", TIMEOUT) as sock:  # the beginning of a TLS record
         assert receive_all(sock) == b""
 
 
+@pytest.mark.server
 def test_the_lifetime_of_an_unfinished_handshake(server: ServerProcess) -> None:
     with server.connect("secretlife") as sock:
         assert receive_all(sock) == b""
@@ -160,6 +166,7 @@ def test_the_lifetime_of_an_unfinished_handshake(server: ServerProcess) -> None:
 # --- the whole life
 
 
+@pytest.mark.server
 def test_after_its_lifetime_a_connection_is_closed_in_order(server: ServerProcess) -> None:
     after = len(server.lines)
     with who_says(server, "life", b"x", TIMEOUT) as sock:
@@ -167,6 +174,7 @@ def test_after_its_lifetime_a_connection_is_closed_in_order(server: ServerProces
     assert closed(server, "life", after) == "connection lifetime"
 
 
+@pytest.mark.server
 def test_whoever_is_busy_is_closed_too(server: ServerProcess) -> None:
     with server.connect("life") as sock:
         sock.settimeout(TIMEOUT / 10)
@@ -183,6 +191,7 @@ def test_whoever_is_busy_is_closed_too(server: ServerProcess) -> None:
                 end = True  # what was sent after the end
 
 
+@pytest.mark.server
 def test_a_plugin_that_knows_what_is_begun_may_finish_it(server: ServerProcess) -> None:
     after = len(server.lines)
     with server.connect("drains") as sock:
@@ -193,6 +202,7 @@ def test_a_plugin_that_knows_what_is_begun_may_finish_it(server: ServerProcess) 
     assert closed(server, "drains", after) == "finished"
 
 
+@pytest.mark.server
 def test_who_does_not_finish_is_aborted(server: ServerProcess) -> None:
     after = len(server.lines)
     with server.connect("drains") as sock, pytest.raises(ConnectionResetError):
@@ -200,6 +210,7 @@ def test_who_does_not_finish_is_aborted(server: ServerProcess) -> None:
     assert closed(server, "drains", after) == "connection lifetime"
 
 
+@pytest.mark.server
 def test_who_does_not_read_the_rest_is_aborted(server: ServerProcess) -> None:
     after = len(server.lines)
     with who_says(server, "heavy", b"x", TIMEOUT) as sock:
@@ -211,6 +222,7 @@ def test_who_does_not_read_the_rest_is_aborted(server: ServerProcess) -> None:
 # --- what it costs
 
 
+@pytest.mark.server
 def test_many_silent_connections_wake_nobody_up(tmp_path: Any) -> None:
     text = listener("hold", "ping", first_byte_timeout=600, connection_lifetime=900, max_per_source=10_000)
     with served(tmp_path, "", text) as server:

@@ -107,6 +107,7 @@ def running(folder: Path, name: str, workers: int = 2) -> Iterator[ServerProcess
         server.close()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("name", ["leaks", "leaksseven"])
 def test_of_a_worker_whose_plugin_leaks_no_connection_is_lost(tmp_path: Path, name: str) -> None:
     """They come one by one, and each worker is replaced before it loses one."""
@@ -123,6 +124,7 @@ def test_of_a_worker_whose_plugin_leaks_no_connection_is_lost(tmp_path: Path, na
         assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_plugin_that_takes_all_descriptors_at_once_costs_one_message_at_most(tmp_path: Path) -> None:
     """What is sent in that very moment may not fit; after it, nothing is taken."""
     with running(tmp_path, "greedy") as server:
@@ -141,6 +143,7 @@ def test_a_plugin_that_takes_all_descriptors_at_once_costs_one_message_at_most(t
         assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_of_a_burst_into_workers_whose_plugin_leaks_all_are_answered(tmp_path: Path) -> None:
     with running(tmp_path, "leaks") as server, Crowd(address_of(server, "leaks"), 500, leave=True) as crowd:
         answers = crowd.run()
@@ -150,6 +153,7 @@ def test_of_a_burst_into_workers_whose_plugin_leaks_all_are_answered(tmp_path: P
         assert "connections lost" not in server.log
 
 
+@pytest.mark.server
 def test_a_hook_that_fails_for_want_of_descriptors_costs_its_connections_alone(tmp_path: Path) -> None:
     with running(tmp_path, "failing", workers=1) as server:
         (first,) = server.worker_pids()
@@ -164,6 +168,7 @@ def test_a_hook_that_fails_for_want_of_descriptors_costs_its_connections_alone(t
         assert "worker failed" not in server.log
 
 
+@pytest.mark.server
 def test_a_worker_that_never_had_room_is_not_replaced_again_and_again(tmp_path: Path) -> None:
     """Another one would have none either. It says so, and the dispatcher waits."""
     with running(tmp_path, "stocked", workers=1) as server:

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.plugins import ask, closed, listener, reset, served, settle, turns, who_says
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, wait_until
 
+pytestmark = pytest.mark.server
+
 TIMEOUT = 0.3  # seconds; what is to come must come later than that, but no test asks how much later
 
 PLUGINS = r"""

@@ -18,6 +18,8 @@ from tests.helpers.http import cgi_listener, write_programs
 from tests.helpers.plugins import ask, listener, nothing_to_read, served, turns, who_says
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_exactly, wait_until
 
+pytestmark = pytest.mark.server
+
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n"
 V2 = bytes.fromhex("0d0a0d0a000d0a515549540a 21 11 0013 c0000207 c6336401 c350 01bb 040004 00000000")
 LOCAL = bytes.fromhex("0d0a0d0a000d0a515549540a 20 00 0000")

@@ -11,6 +11,8 @@ import pytest
 from tests.helpers.plugins import ask, closed, listener, reset, served, settle
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, receive_line, wait_until
 
+pytestmark = pytest.mark.server
+
 PLUGINS = r"""
 import functools
 

@@ -19,6 +19,8 @@ from tests.helpers.http import write_programs
 from tests.helpers.plugins import closed, served, settle
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all
 
+pytestmark = pytest.mark.server
+
 Serve = Callable[..., ServerProcess]
 
 MODULE = """

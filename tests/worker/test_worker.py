@@ -44,6 +44,7 @@ def ask(server: ServerProcess, question: bytes = b"\n", listener: str = "p") -> 
 # --- what plugins get
 
 
+@pytest.mark.server
 def test_start_and_stop_open_and_close_a_resource_of_each_worker(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -78,6 +79,7 @@ def test_start_and_stop_open_and_close_a_resource_of_each_worker(serve: Serve, t
     assert sorted((server.folder / "stopped").read_text().split()) == ["00", "11"]
 
 
+@pytest.mark.server
 def test_a_worker_that_does_not_serve_a_listener_starts_none_of_its_plugins(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -95,6 +97,7 @@ def test_a_worker_that_does_not_serve_a_listener_starts_none_of_its_plugins(serv
     assert [path.name for path in server.folder.glob("started*")] == ["started0"]
 
 
+@pytest.mark.server
 def test_every_goes_on_until_it_is_cancelled_whatever_its_callback_raises(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -135,6 +138,7 @@ def test_every_goes_on_until_it_is_cancelled_whatever_its_callback_raises(serve:
     assert ask(server) == b"5\n"
 
 
+@pytest.mark.server
 def test_call_later_and_the_fault_of_its_callback(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -157,6 +161,7 @@ def test_call_later_and_the_fault_of_its_callback(serve: Serve, tmp_path: Path) 
     server.wait_for_line("ZeroDivisionError")
 
 
+@pytest.mark.server
 def test_call_soon_threadsafe_from_a_thread_calls_in_the_loop(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -188,6 +193,7 @@ def test_call_soon_threadsafe_from_a_thread_calls_in_the_loop(serve: Serve, tmp_
     server.wait_for_line("a plugin's callback failed", count=2)
 
 
+@pytest.mark.server
 def test_call_soon_threadsafe_before_the_loop_runs(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -207,6 +213,7 @@ def test_call_soon_threadsafe_before_the_loop_runs(serve: Serve, tmp_path: Path)
     assert ask(serve(config(), paths=(site,))) == b"called\n"
 
 
+@pytest.mark.server
 def test_add_reader_calls_while_the_descriptor_is_readable(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -240,6 +247,7 @@ def test_add_reader_calls_while_the_descriptor_is_readable(serve: Serve, tmp_pat
     server.wait_for_line("RuntimeError: in add_reader")
 
 
+@pytest.mark.server
 def test_run_blocking_does_not_block_the_loop(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -275,6 +283,7 @@ def test_run_blocking_does_not_block_the_loop(serve: Serve, tmp_path: Path) -> N
     assert server.stop() == 0
 
 
+@pytest.mark.server
 def test_a_blocking_call_that_never_ends_does_not_hold_up_the_stop(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -293,6 +302,7 @@ def test_a_blocking_call_that_never_ends_does_not_hold_up_the_stop(serve: Serve,
     assert "killing" not in server.log
 
 
+@pytest.mark.server
 def test_sys_exit_in_a_callback_ends_nothing(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
@@ -310,6 +320,7 @@ def test_sys_exit_in_a_callback_ends_nothing(serve: Serve, tmp_path: Path) -> No
     assert ask(server) == b"\n"
 
 
+@pytest.mark.server
 def test_a_worker_that_is_told_to_end_again_while_it_waits_for_programs_does_not_spin(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -469,6 +480,7 @@ def on_readable(self, conn):
 """
 
 
+@pytest.mark.server
 def test_the_traceback_of_a_start_that_fails_is_told_once_over_all_workers(serve: Serve, tmp_path: Path) -> None:
     site = plugin(tmp_path, BROKEN)
     (tmp_path / "broken").write_text("no database")
@@ -479,6 +491,7 @@ def test_the_traceback_of_a_start_that_fails_is_told_once_over_all_workers(serve
     assert "4 times in a row" in server.log
 
 
+@pytest.mark.server
 def test_once_a_worker_has_served_a_failing_start_is_told_in_full_again(serve: Serve, tmp_path: Path) -> None:
     site = plugin(tmp_path, BROKEN)
     server = serve(config(), paths=(site,))
