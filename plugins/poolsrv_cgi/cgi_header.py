@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 
-import msgspec
+from poolsrv_http import ResponseHeader
 
 __all__ = ["BadResponse", "CgiHeader", "CgiHeaderParser"]
 
@@ -56,21 +56,13 @@ class BadResponse(Exception):
     """What the program printed is no CGI response: 502. The text is one line, for the log."""
 
 
-class CgiHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """A program's header, checked.
+class CgiHeader(ResponseHeader, frozen=True, kw_only=True):
+    """A program's header, checked. The status of a local redirect is 200.
 
-    :ivar status: 200 to 599; of a local redirect 200.
-    :ivar reason: the text after the status, as the program has it; b"" for the usual one.
-    :ivar fields: name and value of each field for the client, in order; those that the framing makes are left out.
-    :ivar content_length: bytes, None where the program does not say.
     :ivar local: a local redirect; the program's output beyond it is of no use.
     :ivar location: of a local redirect, path and query.
     """
 
-    status: int
-    reason: bytes = b""
-    fields: tuple[tuple[bytes, bytes], ...] = ()
-    content_length: int | None = None
     local: bool = False
     location: str = ""
 

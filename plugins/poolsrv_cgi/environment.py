@@ -27,15 +27,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-import msgspec
+from poolsrv_http import Endpoints, RequestHead, host_name, port_of
 
-from .authority import host_name, port_of
-from .request import Request
 from .scripts import Script
 
 __all__ = [
     "DEFAULT_PATH",
-    "Endpoints",
     "base_environment",
     "http_environment",
     "inetd_environment",
@@ -65,54 +62,6 @@ _HIDDEN = frozenset(
 )
 
 
-class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """The two ends of a connection.
-
-    :ivar remote_address: numeric address of the client, without brackets; "" for a unix socket.
-    :ivar remote_port: 0 for a unix socket.
-    :ivar local_address: numeric address that the client connected to; the path for a unix socket.
-    :ivar local_port: 0 for a unix socket.
-    :ivar tls: whether the connection to the client is encrypted (HTTPS=on).
-    :ivar server_port: the port that the client knows, as a proxy says; 0: `local_port`.
-    """
-
-    remote_address: str
-    remote_port: int
-    local_address: str
-    local_port: int
-    tls: bool = False
-    server_port: int = 0
-
-    @classmethod
-    def from_sockets(cls, peer: object, local: object, tls: bool = False) -> Endpoints:
-        """From addresses as `socket.getpeername` and `getsockname` give them: tuples, or a path for unix sockets.
-
-        An IPv4 client of an IPv6 socket (::ffff:192.0.2.1, RFC 4291 section 2.5.5.2) is shown as the IPv4 one it is.
-        """
-        remote_address, remote_port = _address_and_port(peer)
-        local_address, local_port = _address_and_port(local)
-        if not isinstance(peer, tuple):
-            remote_address = ""
-        return cls(
-            remote_address=remote_address,
-            remote_port=remote_port,
-            local_address=local_address,
-            local_port=local_port,
-            tls=tls,
-        )
-
-
-def _address_and_port(address: object) -> tuple[str, int]:
-    if isinstance(address, tuple):
-        host = str(address[0])
-        if host.startswith("::ffff:") and "." in host:
-            host = host[7:]
-        return host, int(address[1])
-    if isinstance(address, bytes):
-        address = address.decode(_ENCODING, "surrogateescape")
-    return str(address or ""), 0
-
-
 @lru_cache(maxsize=1024)
 def _variable(name: bytes) -> str | None:
     """The variable for a header field's name in lower case, None if it gets none."""
@@ -138,7 +87,7 @@ def base_environment(server: Mapping[str, str], passed: Iterable[str], fixed: Ma
 
 
 def http_environment(
-    request: Request,
+    request: RequestHead,
     program: Script,
     endpoints: Endpoints,
     *,
@@ -251,7 +200,7 @@ def _own_name(endpoints: Endpoints) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _server_port(request: Request, endpoints: Endpoints) -> str:
+def _server_port(request: RequestHead, endpoints: Endpoints) -> str:
     """RFC 3875 section 4.1.15: the port that the request came in on; a unix socket has none, so the client's word."""
     if endpoints.server_port or endpoints.local_port:
         return str(endpoints.server_port or endpoints.local_port)

@@ -25,16 +25,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from poolsrv_http import FramedResponse as Response
+from poolsrv_http import Framing, RequestError, error_response, http_date, redirected
+from poolsrv_http import RequestHead as Request
+
 from .cgi_header import CgiHeader
 from .environment import http_environment
-from .errorpage import error_response
 from .outcome import Outcome
 from .output import Output
 from .programs.limiter import Waiter
 from .programs.program import Program
-from .request import Request, RequestError, redirected
 from .requestbody import RequestBody
-from .response import Framing, Response, http_date
 from .scripts import NoScript, Script, find_script
 from .site import SOFTWARE
 

@@ -13,16 +13,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from poolsrv_http import (
+    SINGLE_FIELDS,
+    Entry,
+    Forwarding,
+    Origin,
+    RequestError,
+    RequestLimits,
+    RequestParser,
+    combined,
+    endpoints_of,
+    error_response,
+    json_line,
+    mask_address,
+)
+from poolsrv_http import RequestHead as Request
+
 from poolsrv import Connection, Worker, open_for_appending
 
-from .accesslog import Entry, combined, json_line, mask_address
-from .errorpage import error_response
 from .exchange import Exchange
-from .forwarding import Forwarding, Origin
 from .options import Options
-from .request import SINGLE_FIELDS, Request, RequestError, RequestLimits, RequestParser
 from .scripts import ScriptPaths
-from .site import Site, endpoints_of
+from .site import Site
 
 __all__ = ["HttpServer"]
 

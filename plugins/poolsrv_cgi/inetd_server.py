@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 
+from poolsrv_http import endpoints_of
+
 from poolsrv import Connection, Worker
 
 from .environment import inetd_environment
 from .programs.limiter import Waiter
 from .programs.program import Program
-from .site import Site, endpoints_of
+from .site import Site
 
 __all__ = ["InetdServer"]
 

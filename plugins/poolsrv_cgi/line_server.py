@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from poolsrv_http import endpoints_of
+
 from poolsrv import Connection, LineTooLong, Worker
 
 from .environment import line_environment
@@ -11,7 +13,7 @@ from .line import find_script_of_line, refusal
 from .programs.limiter import Waiter
 from .programs.program import Program
 from .scripts import NoScript, Script, ScriptPaths
-from .site import SOFTWARE, Site, endpoints_of
+from .site import SOFTWARE, Site
 
 __all__ = ["LineServer"]
 

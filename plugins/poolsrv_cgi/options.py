@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from poolsrv_http import HttpOptions, http_problems
 
 __all__ = ["Limits", "Options", "problems"]
 
@@ -40,8 +41,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     processes: Positive | None = None
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options of the cgi plugin.
+class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options of the cgi plugin. Those of `HttpOptions` are for http.
 
     For every protocol:
 
@@ -74,31 +75,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         a URL is PATH_INFO.
     :ivar nph: patterns of SCRIPT_NAME (`["*/nph-*"]`) whose programs write the whole response themselves.
     :ivar pass_authorization: give programs the Authorization header field, with the password in it.
-    :ivar user_field: the field in which a proxy names the user that it has authenticated ("X-Remote-User", say):
-        REMOTE_USER. This and the next four are believed of the listener's `trusted_proxies` alone; "": nobody is.
-    :ivar auth_type_field: the field in which it says how it did: AUTH_TYPE.
-    :ivar client_field: the field in which proxies name their clients ("X-Forwarded-For", or "Forwarded"): REMOTE_ADDR.
-    :ivar scheme_field: the one in which they say whether these came by https ("X-Forwarded-Proto", "Forwarded"): HTTPS.
-    :ivar host_field: the one with the host that these asked for ("X-Forwarded-Host", "Forwarded"): HTTP_HOST,
-        SERVER_NAME.
-    :ivar header_timeout: from a request's first byte to its header's end (408). 0: for ever.
-    :ivar body_timeout: how long a request's body may stand still (408). 0: for ever.
-    :ivar keepalive_timeout: how long a connection may wait for its next request. 0: close after each.
-    :ivar max_target_size: of a request's target, path and query together (414).
-    :ivar max_header_size: of a request with its request line (431), of a chunked body's trailer section (431), and of a
-        program's response (502).
-    :ivar max_header_fields: of the same (431, 502).
-    :ivar max_chunk_extensions: of all chunks of a body together (400).
     :ivar max_local_redirects: in a row (502).
-    :ivar max_body_size: of a request, decoded (413).
-    :ivar min_body_rate: bytes per second of a request's body while a program waits for it, on the average of
-        `body_timeout`. 0: as little as the client likes.
-    :ivar spool_memory: a chunked body is kept in memory up to this size, above it in a temporary file. A program starts
-        once so much of any other body is here.
-    :ivar max_spooled: of all chunked bodies together that are kept, over all workers (503).
-    :ivar access_log: file to append a line per request to (`/dev/stdout` is one); left out: no access log.
-    :ivar access_log_format: "combined" (Combined Log Format, with the timings behind it) or "json".
-    :ivar mask_addresses: write the clients' addresses into the access log without their last 8 bits (IPv6: 80).
 
     For line:
 
@@ -115,7 +92,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     protocol: Literal["http", "line", "inetd"] = "http"
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
     pass_environment: tuple[str, ...] = ()
     timeout: Seconds = 300.0
     max_programs: Count = 100
@@ -125,7 +102,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stderr_rate: Count = 100
 
     root: Path | None = None
-    interpreters: dict[str, tuple[str, ...]] = {}
+    interpreters: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     extensions: tuple[str, ...] = ()
 
     output_timeout: Seconds = 60.0
@@ -133,29 +110,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     warm_modules: tuple[str, ...] = ()
     prefix: str = "/"
     index: str = ""
-    aliases: dict[str, Path] = {}
+    aliases: dict[str, Path] = msgspec.field(default_factory=dict)
     nph: tuple[str, ...] = ()
     pass_authorization: bool = False
-    user_field: str = ""
-    auth_type_field: str = ""
-    client_field: str = ""
-    scheme_field: str = ""
-    host_field: str = ""
-    header_timeout: Seconds = 20.0
-    body_timeout: Seconds = 60.0
-    keepalive_timeout: Seconds = 15.0
-    max_target_size: Annotated[int, Meta(ge=256, le=1 << 20)] = 8192
-    max_header_size: Annotated[int, Meta(ge=1024, le=1 << 20)] = 32768
-    max_header_fields: Annotated[int, Meta(ge=16, le=65536)] = 500
-    max_chunk_extensions: Annotated[int, Meta(ge=0, le=1 << 20)] = 16384
     max_local_redirects: Count = 10
-    max_body_size: Count = 1 << 30
-    min_body_rate: Count = 128
-    spool_memory: Count = 1 << 18
-    max_spooled: Count = 1 << 30
-    access_log: Path | None = None
-    access_log_format: Literal["combined", "json"] = "combined"
-    mask_addresses: bool = False
 
     arguments: bool = False
     max_line: Annotated[int, Meta(ge=64, le=1 << 20)] = 4096
@@ -189,7 +147,7 @@ def problems(options: Options) -> list[tuple[str, str]]:
     It looks at the file system, so it belongs to the start. An option that has its default value counts as not set.
     """
     return [
-        *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *_proxy_fields(options),
+        *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *http_problems(options),
     ]  # fmt: skip
 
 
@@ -223,11 +181,6 @@ def _paths(options: Options) -> Iterator[tuple[str, str]]:
         yield "prefix", f'"{options.prefix}" is no URL path, expected one such as "/cgi-bin/"'
     if "/" in options.index or options.index in (".", ".."):
         yield "index", "expected the name of a file, without a slash"
-    if options.access_log is not None:
-        if options.access_log.is_dir():
-            yield "access_log", f"{options.access_log} is a directory, expected a file"
-        elif not options.access_log.parent.is_dir():
-            yield "access_log", f"{options.access_log.parent} is not a directory"
 
 
 def _names(options: Options) -> Iterator[tuple[str, str]]:
@@ -261,51 +214,6 @@ def _patterns(options: Options) -> Iterator[tuple[str, str]]:
                 yield key, f'"{pattern}" never fits: a SCRIPT_NAME begins with a slash'
     if options.warm_modules and not options.warm:
         yield "warm_modules", "has no meaning without warm"
-
-
-# What a proxy says goes by a field of its own, not by one that clients or HTTP itself have a use for.
-_OTHERS_FIELDS = frozenset(
-    (
-        "accept",
-        "authorization",
-        "connection",
-        "cookie",
-        "date",
-        "expect",
-        "host",
-        "keep-alive",
-        "origin",
-        "proxy",
-        "proxy-authorization",
-        "range",
-        "referer",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    )
-)
-
-
-def _proxy_fields(options: Options) -> Iterator[tuple[str, str]]:
-    seen: dict[str, str] = {}
-    for key in ("user_field", "auth_type_field", "client_field", "scheme_field", "host_field"):
-        name: str = getattr(options, key)
-        lower = name.lower()
-        if not name:
-            continue
-        if not (name.isascii() and name.replace("-", "").isalnum()):
-            yield key, f'"{name}" is no field that a program could see, expected letters, digits and hyphens'
-        elif lower in _OTHERS_FIELDS or lower.startswith(("content-", "if-", "sec-")):
-            yield key, f'"{name}" is a field of clients, expected one that only proxies set, such as "X-Remote-User"'
-        elif lower == "forwarded" and key in ("user_field", "auth_type_field"):
-            yield key, f'"{name}" names no users, expected a field with nothing else in it, such as "X-Remote-User"'
-        elif lower != "forwarded" and lower in seen:
-            yield key, f'"{name}" is the {seen[lower]}, too, expected a field for each'
-        seen[lower] = key
-    if options.auth_type_field and not options.user_field:
-        yield "auth_type_field", "has no meaning without user_field"
 
 
 def _is_suffix(suffix: str) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .accesslog import Entry
+from poolsrv_http import Entry
 
 if TYPE_CHECKING:
-    from .forwarding import Origin
+    from poolsrv_http import Origin
+    from poolsrv_http import RequestHead as Request
+
     from .httpserver import HttpServer
     from .programs.program import Program
-    from .request import Request
 
 __all__ = ["Outcome"]
 

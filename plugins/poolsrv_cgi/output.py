@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from poolsrv_http import FramedResponse as Response
+from poolsrv_http import Framing, Watch
+
 from poolsrv import Connection, Stream, Timer
 
 from .cgi_header import BadResponse, CgiHeader, CgiHeaderParser
 from .options import Options
 from .programs.program import Program
-from .programs.timeouts import Watch
-from .response import Framing, Response
 
 __all__ = ["Output", "OutputOwner"]
 

@@ -11,13 +11,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from poolsrv import PIPE, Connection, Stream
+from poolsrv_http import CONTINUE, ChunkedDecoder, Spool, Watch, body_decoder
+from poolsrv_http import RequestHead as Request
 
-from .body import ChunkedDecoder, body_decoder
-from .programs.timeouts import Watch
-from .request import Request
-from .response import CONTINUE
-from .spool import Spool
+from poolsrv import PIPE, Connection, Stream
 
 if TYPE_CHECKING:
     from .site import Site

@@ -8,19 +8,19 @@ import resource
 from collections.abc import Mapping
 from importlib.metadata import version
 
-from poolsrv import Child, Connection, Worker
+from poolsrv_http import BodyLimits, SpoolAccount, StallTimeout
 
-from .body import BodyLimits
-from .environment import Endpoints, base_environment
+from poolsrv import Child, Worker
+
+from .environment import base_environment
 from .options import Limits, Options
 from .programs.errorlog import LISTENER_SHARE, LineRate
 from .programs.limiter import ProgramLimiter
 from .programs.program import Program, own_peak
-from .programs.timeouts import Deadlines, StallTimeout
-from .spool import SpoolAccount
+from .programs.timeouts import Deadlines
 from .warm.pool import WarmPool
 
-__all__ = ["Site", "endpoints_of"]
+__all__ = ["Site"]
 
 log = logging.getLogger("poolsrv.cgi")
 
@@ -100,19 +100,6 @@ class Site:
             cpu = usage.ru_utime + usage.ru_stime if usage is not None else None
             peak = own_peak(usage) if usage is not None and self.options.access_log is not None else None
             program.reaped(child.returncode if child.returncode is not None else 255, cpu, peak)
-
-
-def endpoints_of(conn: Connection) -> Endpoints:
-    """Both ends of a connection, as the environment wants them."""
-    remote, remote_port = conn.peer
-    local, local_port = conn.local
-    return Endpoints(
-        remote_address="" if remote.startswith("unix:") else remote,
-        remote_port=remote_port,
-        local_address=local.removeprefix("unix:"),
-        local_port=local_port,
-        tls=conn.tls is not None,
-    )
 
 
 def _limits_of(limits: Limits) -> dict[int, int]:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from poolsrv_cgi.environment import (
     DEFAULT_PATH,
-    Endpoints,
     base_environment,
     http_environment,
     inetd_environment,
     line_environment,
 )
-from poolsrv_cgi.request import RequestError, RequestParser
 from poolsrv_cgi.scripts import Script
+from poolsrv_http.endpoints import Endpoints
+from poolsrv_http.head import RequestError, RequestParser
 
 ENDPOINTS = Endpoints.from_sockets(("2001:db8::1", 40000, 0, 0), ("2001:db8::2", 8080, 0, 0))
 PROGRAM = Script(

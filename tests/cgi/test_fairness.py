@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolsrv_cgi.body import BodyLimits, ChunkedDecoder
+from poolsrv_http.decoders import BodyLimits, ChunkedDecoder
 
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, process_state, receive_all, wait_until

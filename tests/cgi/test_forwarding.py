@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from poolsrv_cgi.environment import Endpoints, http_environment
-from poolsrv_cgi.forwarding import Forwarding, Origin, elements_of, node_address
+from poolsrv_cgi.environment import http_environment
 from poolsrv_cgi.options import Options
-from poolsrv_cgi.request import SINGLE_FIELDS, Request, RequestError, RequestLimits, RequestParser
 from poolsrv_cgi.scripts import Script
+from poolsrv_http.endpoints import Endpoints
+from poolsrv_http.forwarding import Forwarding, Origin, elements_of, node_address
+from poolsrv_http.head import SINGLE_FIELDS, RequestError, RequestHead, RequestLimits, RequestParser
 
 PROXIES = {"10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::10"}
 ENDPOINTS = Endpoints.from_sockets(("10.0.0.1", 40000), ("10.0.0.9", 8080))
@@ -30,7 +31,7 @@ def trusts(address: str) -> bool:
     return address in PROXIES
 
 
-def request_of(forwarding: Forwarding, *fields: str) -> Request:
+def request_of(forwarding: Forwarding, *fields: str) -> RequestHead:
     head = "\r\n".join(["GET /x HTTP/1.1", "Host: inner:8080", *fields, "", ""])
     limits = RequestLimits(single=SINGLE_FIELDS | forwarding.single)
     request = RequestParser(limits).feed(head.encode("latin-1"))
@@ -38,7 +39,7 @@ def request_of(forwarding: Forwarding, *fields: str) -> Request:
     return request
 
 
-def variables(request: Request, origin: Origin) -> dict[str, str]:
+def variables(request: RequestHead, origin: Origin) -> dict[str, str]:
     return http_environment(
         request,
         PROGRAM,

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from poolsrv_cgi.body import BodyLimits, body_decoder
-from poolsrv_cgi.environment import Endpoints, base_environment, http_environment
-from poolsrv_cgi.request import RequestError, RequestParser
+from poolsrv_cgi.environment import base_environment, http_environment
 from poolsrv_cgi.scripts import NoScript, ScriptPaths, find_script
+from poolsrv_http.decoders import BodyLimits, body_decoder
+from poolsrv_http.endpoints import Endpoints
+from poolsrv_http.head import RequestError, RequestParser
 
 CORPUS = tomllib.loads((Path(__file__).parents[1] / "data" / "hostile_requests.toml").read_text())
 CASES: list[dict[str, Any]] = CORPUS["case"]

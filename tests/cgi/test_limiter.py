@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolsrv_cgi.programs.cells import SharedCells
 from poolsrv_cgi.programs.limiter import SharedSemaphore
+from poolsrv_http.cells import SharedCells
 
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, is_alive, wait_until

@@ -29,7 +29,8 @@ def test_every_option_is_described() -> None:
     """RFC 3875 section 3.1 leaves the configuration to the server: here each option says what it does."""
     for struct in (Options, Limits):
         described: list[str] = []
-        for names in re.findall(r":ivar ([^:]*):", struct.__doc__ or ""):
+        text = " ".join(base.__doc__ or "" for base in reversed(struct.__mro__))
+        for names in re.findall(r":ivar ([^:]*):", text):
             described += names.split(", ")
         assert described == [field.name for field in msgspec.structs.fields(struct)]
 

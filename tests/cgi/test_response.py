@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolsrv_cgi.cgi_header import BadResponse, CgiHeader, CgiHeaderParser
-from poolsrv_cgi.errorpage import error_response, prefers_html
-from poolsrv_cgi.response import CONTINUE, Framing, Response, http_date
+from poolsrv_http.error_page import error_response, prefers_html
+from poolsrv_http.framing import CONTINUE, FramedResponse, Framing, http_date
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 
@@ -32,8 +32,8 @@ def feed(pieces: list[bytes]) -> tuple[CgiHeader | None, bytes]:
     return None, b""
 
 
-def response(parsed: CgiHeader, method: str = "GET", minor: int = 1, keep: bool = True) -> Response:
-    return Response(parsed, method=method, version=(1, minor), keep_alive=keep, date=DATE)
+def response(parsed: CgiHeader, method: str = "GET", minor: int = 1, keep: bool = True) -> FramedResponse:
+    return FramedResponse(parsed, method=method, version=(1, minor), keep_alive=keep, date=DATE)
 
 
 def read(data: bytes, method: str = "GET", closed: bool = True) -> tuple[h11.Response, bytes, bool]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from poolsrv import Handle, Timer, Worker
+from poolsrv_http import SharedCells
 
-from .cells import SharedCells
+from poolsrv import Handle, Timer, Worker
 
 __all__ = ["ProgramLimiter", "Waiter"]
 

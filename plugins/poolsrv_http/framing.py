@@ -22,9 +22,9 @@ import time
 from enum import Enum
 from http import HTTPStatus
 
-from .cgi_header import CgiHeader
+import msgspec
 
-__all__ = ["CONTINUE", "REASONS", "Framing", "Response", "http_date"]
+__all__ = ["CONTINUE", "REASONS", "FramedResponse", "Framing", "ResponseHeader", "http_date"]
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 REASONS |= {413: b"Content Too Large", 414: b"URI Too Long", 422: b"Unprocessable Content"}  # RFC 9110's words
@@ -43,7 +43,22 @@ class Framing(Enum):
     CLOSE = "close"
 
 
-class Response:
+class ResponseHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What a response begins with, checked: no CR, LF or NUL in any part of it.
+
+    :ivar status: 200 to 599.
+    :ivar reason: the text after the status; b"" for the usual one.
+    :ivar fields: name and value of each field, in order; without those that the framing makes.
+    :ivar content_length: bytes of the body; None where nobody knows yet.
+    """
+
+    status: int
+    reason: bytes = b""
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+    content_length: int | None = None
+
+
+class FramedResponse:
     """One response.
 
     :param header: from the program, or made for an error page. Not one of a local redirect.
@@ -63,7 +78,7 @@ class Response:
 
     def __init__(
         self,
-        header: CgiHeader,
+        header: ResponseHeader,
         *,
         method: str,
         version: tuple[int, int],

@@ -22,9 +22,9 @@ from os import fsdecode
 import msgspec
 
 from .authority import is_authority, port_of
-from .environment import Endpoints
-from .options import Options
-from .request import Request, RequestError
+from .endpoints import Endpoints
+from .head import RequestError, RequestHead
+from .options import HttpOptions
 
 __all__ = ["Forwarding", "Origin", "elements_of", "node_address"]
 
@@ -64,7 +64,7 @@ class Forwarding:
     :ivar single: those that may come but once.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: HttpOptions) -> None:
         self._user, self._auth_type, self._client, self._scheme, self._host = (
             name.lower().encode("ascii")
             for name in (
@@ -78,14 +78,16 @@ class Forwarding:
         self.names = frozenset((self._user, self._auth_type, self._client, self._scheme, self._host)) - {b""}
         self.single = frozenset((self._user, self._auth_type)) - {b""}
 
-    def without(self, request: Request) -> Request:
+    def without(self, request: RequestHead) -> RequestHead:
         """The request of a peer that is not believed."""
         if self.names.isdisjoint(request.headers):
             return request
         headers = {name: value for name, value in request.headers.items() if name not in self.names}
         return msgspec.structs.replace(request, headers=headers)
 
-    def read(self, request: Request, endpoints: Endpoints, trusts: Callable[[str], bool]) -> tuple[Request, Origin]:
+    def read(
+        self, request: RequestHead, endpoints: Endpoints, trusts: Callable[[str], bool]
+    ) -> tuple[RequestHead, Origin]:
         """What a proxy that is believed says: the request, perhaps for another host, and its origin.
 
         :param endpoints: of the connection.
@@ -114,7 +116,7 @@ class Forwarding:
         user = headers.get(self._user, b"") if self._user else b""
         return request, Origin(endpoints=endpoints, user=fsdecode(user), auth_type=self._how(request) if user else "")
 
-    def _elements(self, request: Request) -> list[dict[bytes, bytes]]:
+    def _elements(self, request: RequestHead) -> list[dict[bytes, bytes]]:
         """Of the Forwarded field, where it counts."""
         if FORWARDED not in self.names or FORWARDED not in request.headers:
             return []
@@ -123,7 +125,7 @@ class Forwarding:
         except ValueError as error:
             raise RequestError(400, f"forwarded: {error}", request.line) from None
 
-    def _how(self, request: Request) -> str:
+    def _how(self, request: RequestHead) -> str:
         """AUTH_TYPE (RFC 3875 section 4.1.1): as the proxy says, or the scheme of what the client has sent to it."""
         given = request.headers.get(self._auth_type, b"") if self._auth_type else b""
         given = given or request.headers.get(b"authorization", b"").partition(b" ")[0] or b"Proxy"

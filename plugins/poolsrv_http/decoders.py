@@ -19,7 +19,7 @@ import re
 
 import msgspec
 
-from .request import Request, RequestError
+from .head import RequestError, RequestHead
 
 __all__ = ["BodyLimits", "ChunkedDecoder", "LengthDecoder", "body_decoder"]
 
@@ -198,7 +198,7 @@ class ChunkedDecoder:
                 raise RequestError(400, f"trailer field {line[:60]!r}")
 
 
-def body_decoder(request: Request, limits: BodyLimits) -> LengthDecoder | ChunkedDecoder:
+def body_decoder(request: RequestHead, limits: BodyLimits) -> LengthDecoder | ChunkedDecoder:
     """The decoder for this request's body; one that is done at once where it has none.
 
     :raises RequestError: 413 where the Content-Length is above the limit (RFC 9110 section 15.5.14). 411 for a POST or

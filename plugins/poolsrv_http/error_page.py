@@ -5,8 +5,7 @@ A page names the status and nothing else: what went wrong is for the log.
 
 from __future__ import annotations
 
-from .cgi_header import CgiHeader
-from .response import REASONS, Response, http_date
+from .framing import REASONS, FramedResponse, ResponseHeader, http_date
 
 __all__ = ["error_response", "prefers_html"]
 
@@ -72,8 +71,8 @@ def error_response(
     else:
         body = b"%d %b\n" % (status, reason)
         fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
-    header = CgiHeader(status=status, fields=tuple(fields), content_length=len(body))
-    response = Response(
+    header = ResponseHeader(status=status, fields=tuple(fields), content_length=len(body))
+    response = FramedResponse(
         header, method=method, version=version, keep_alive=keep_alive, date=http_date() if date is None else date
     )
     return response.head + response.encode(body)

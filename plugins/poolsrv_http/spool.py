@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 
-from .programs.cells import SharedCells
-from .request import RequestError
+from .cells import SharedCells
+from .head import RequestError
 
 __all__ = ["Spool", "SpoolAccount"]
 

@@ -1,4 +1,4 @@
-"""One HTTP/1.x request head: bytes in, a `Request` out, or the status to refuse it with.
+"""One HTTP/1.x request head: bytes in, a `RequestHead` out, or the status to refuse it with.
 
 Two readers that disagree about where a request ends are what request smuggling lives on. So a head has to please two
 readers here before it counts: llhttp (by way of `httptools`), which takes it apart, and the checks of this file, which
@@ -13,8 +13,8 @@ How a head is found, so that the answer never depends on how the bytes were spli
    also of one with bare LFs, which is then refused as a whole. Without this it would wait for more until its timeout.
 4. The limits are taken before the contents: the request line's (414, 501), then the head's (431).
 
-The body is not llhttp's business: `body.py` reads it. The parser stops exactly behind the head and gives back what it
-has beyond it, so that a body can go from the socket to a program without passing through here.
+The body is not llhttp's business: `decoders.py` reads it. The parser stops exactly behind the head and gives back what
+it has beyond it, so that a body can go from the socket to a program without passing through here.
 
 Every refusal means that the place where the next request begins can't be trusted: answer, then close.
 
@@ -31,7 +31,7 @@ import msgspec
 
 from .authority import is_authority
 
-__all__ = ["Request", "RequestError", "RequestLimits", "RequestParser", "redirected"]
+__all__ = ["RequestError", "RequestHead", "RequestLimits", "RequestParser", "redirected"]
 
 MAX_EMPTY_LINES = 4
 MAX_METHOD_LENGTH = 64
@@ -101,7 +101,7 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     single: frozenset[bytes] = SINGLE_FIELDS
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class RequestHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A request head that has passed every check.
 
     :ivar line: the request line as sent.
@@ -138,7 +138,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.chunked or self.content_length is not None
 
 
-def redirected(request: Request, location: str) -> Request:
+def redirected(request: RequestHead, location: str) -> RequestHead:
     """The request that a program's local redirect stands for: a GET (of a HEAD: a HEAD) without a body.
 
     :param location: path and query, as `CgiHeader.location` has them (RFC 3875 section 6.2.2).
@@ -162,9 +162,9 @@ def redirected(request: Request, location: str) -> Request:
 class RequestParser:
     """Finds and checks request heads, one after another, on one connection.
 
-    Feed it what arrives until `feed` returns a `Request`; then `surplus` holds the bytes behind the head (of the body,
-    or of the next request). They are the caller's: the parser keeps none of them, so give them back to `feed` when the
-    body has been read. After a `RequestError` the parser is of no further use.
+    Feed it what arrives until `feed` returns a `RequestHead`; then `surplus` holds the bytes behind the head (of the
+    body, or of the next request). They are the caller's: the parser keeps none of them, so give them back to `feed`
+    when the body has been read. After a `RequestError` the parser is of no further use.
     """
 
     __slots__ = ("_buffer", "_complete", "_fields", "_headers", "_limits", "_repeated", "_scanned", "surplus")
@@ -184,7 +184,7 @@ class RequestParser:
         """True once a part of a head is here: its silence is a 408 (header timeout), not an idle connection."""
         return bool(self._buffer.lstrip(b"\r\n"))
 
-    def feed(self, data: bytes) -> Request | None:
+    def feed(self, data: bytes) -> RequestHead | None:
         """Take bytes; the next request once its head is whole, else None.
 
         Raises RequestError. Never looks at more than one head.
@@ -201,7 +201,7 @@ class RequestParser:
         self._buffer += data
         return self._feed_slowly()
 
-    def _feed_slowly(self) -> Request | None:
+    def _feed_slowly(self) -> RequestHead | None:
         """Everything but a whole head in one piece: empty lines before it, limits, waiting for more."""
         buffer = self._buffer
         start = 0
@@ -248,7 +248,7 @@ class RequestParser:
         if len(head) > limits.max_head:
             raise RequestError(431, f"the head is over max_header_size ({limits.max_head} bytes)", _printable(line))
 
-    def _parse(self, head: bytes) -> Request:
+    def _parse(self, head: bytes) -> RequestHead:
         """A whole head, from the first byte of the request line to the empty line."""
         limits = self._limits
         line = head[: head.find(b"\n")]
@@ -292,7 +292,7 @@ class RequestParser:
         else:
             options = [option.strip(b" \t") for option in connection.lower().split(b",")]
             keep_alive = b"close" not in options and (version == (1, 1) or b"keep-alive" in options)
-        return Request(
+        return RequestHead(
             line=text,
             method=method.decode("ascii"),
             path=path,

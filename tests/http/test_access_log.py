@@ -8,7 +8,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from poolsrv_cgi.accesslog import Entry, combined, json_line, mask_address
+from poolsrv_http.access_log import Entry, combined, json_line, mask_address
 
 ENTRY = Entry(
     address="192.0.2.7",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from poolsrv_cgi.body import BodyLimits, ChunkedDecoder, LengthDecoder, body_decoder
-from poolsrv_cgi.request import Request, RequestError, RequestLimits, RequestParser, redirected
+from poolsrv_http.decoders import BodyLimits, ChunkedDecoder, LengthDecoder, body_decoder
+from poolsrv_http.head import RequestError, RequestHead, RequestLimits, RequestParser, redirected
 
 
-def parse(data: bytes, limits: RequestLimits | None = None) -> Request:
+def parse(data: bytes, limits: RequestLimits | None = None) -> RequestHead:
     request = RequestParser(limits).feed(data)
     assert request is not None
     return request
