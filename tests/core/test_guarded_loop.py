@@ -126,7 +126,7 @@ def test_a_fault_that_goes_on_is_counted(
     fail = raising(KeyError("books"), [])
     for _ in range(4):
         loop.guarded(fail)
-    monkeypatch.setattr(guarded_loop, "TOLD_EVERY", 0.0)
+    monkeypatch.setattr(guarded_loop, "LOG_INTERVAL", 0.0)
     loop.guarded(fail)
     assert caplog.text.count("Traceback") == 2
     assert "3 times more" in caplog.text

@@ -144,7 +144,7 @@ def test_a_process_that_holds_it_already(tmp_path: Path) -> None:
     os.link(path, tmp_path / "second")
     with pytest.raises(pid_file.PidFileTaken, match=f"pid {os.getpid()}"):
         pid_file.PidFile(str(tmp_path / "second"))
-    script = "import sys; from poolsrv import pidfile; print(pidfile.running(sys.argv[1]))"
+    script = "import sys; from poolsrv.core import pid_file; print(pid_file.running(sys.argv[1]))"
     command = [sys.executable, "-c", script, str(path)]
     assert int(subprocess.check_output(command)) == os.getpid()
     held.remove()
@@ -154,15 +154,15 @@ def test_a_process_that_holds_it_already(tmp_path: Path) -> None:
 
 HIDDEN = """
 import os, sys
-from poolsrv import pidfile
+from poolsrv.core import pid_file
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[2]))
-pid = pidfile.running(sys.argv[1])
+pid = pid_file.running(sys.argv[1])
 print("seen" if os.path.exists(f"/proc/{pid}") else "hidden")
 print(pid)
 try:
-    pidfile.PidFile(sys.argv[1])
-except pidfile.PidFileTaken:
+    pid_file.PidFile(sys.argv[1])
+except pid_file.PidFileTaken:
     print("taken")
 """
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from poolsrv.config.model import ListenerConfig
-from poolsrv.core import safe_names
 from poolsrv.core.listening_sockets import ListeningSocket, give_up
 from poolsrv.core.safe_names import Folder, Socket, open_for_appending
 from poolsrv.dispatcher import bind
@@ -202,7 +201,7 @@ def test_what_takes_the_place_of_a_socket_right_after_it_was_bound(
                 (theirs / "aside").rename(path)
             return Socket(folder)
 
-        monkeypatch.setattr(safe_names, "Socket", swapped)
+        monkeypatch.setattr(bind, "Socket", swapped)
         with pytest.raises(StartError, match="can't listen on unix:"):
             bind_unix(path)
     assert_untouched(victim)

@@ -71,7 +71,7 @@ def test_it_is_in_the_log_of_a_worker(tmp_path: Path, word: bytes, line: str) ->
 
 
 def in_a_process(script: str) -> subprocess.CompletedProcess[str]:
-    setup = "import sys, threading\nfrom poolsrv import logs, uncaught\nlogs.set_up()\n"
+    setup = "import sys, threading\nfrom poolsrv.core import logs, uncaught\nlogs.set_up()\n"
     return subprocess.run([sys.executable, "-c", setup + script], capture_output=True, text=True, timeout=TIMEOUT)
 
 
@@ -116,7 +116,7 @@ def test_a_full_pipe_of_another_users_holds_up_nothing() -> None:
         "for _ in range(3000): logging.getLogger('x').info('x' * 100)\n"
         "print('done')\n"
     )
-    setup = "from poolsrv import logs\n"
+    setup = "from poolsrv.core import logs\n"
     try:
         done = subprocess.run(
             [sys.executable, "-c", setup + script], stdout=subprocess.PIPE, stderr=writer, timeout=TIMEOUT, text=True

@@ -390,7 +390,7 @@ def test_a_server_that_has_not_reloaded_yet(serve: Serve) -> None:
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_client, "PATIENCE", 0.1)
+    monkeypatch.setattr(control_client, "TIMEOUT", 0.1)
     (tmp_path / "a.toml").write_text('[pool]\ncontrol = "ctl"\n')
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "ctl"))

@@ -230,7 +230,7 @@ def test_the_service_manager_gets_text(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("kind", ["text", "json"])
 def test_every_line_of_the_log_is_text(tmp_path: Path, kind: str) -> None:
     script = (
-        "import logging, sys; from poolsrv import logs; logs.set_up('info', sys.argv[1], sys.argv[2])\n"
+        "import logging, sys; from poolsrv.core import logs; logs.set_up('info', sys.argv[1], sys.argv[2])\n"
         "log = logging.getLogger('x')\n"
         "log.info('caf\\udce9 %s', 'a\\ud800b', extra={'peer': 'p\\udcff', 'reason': b'x'})\n"
         "try:\n    raise ValueError('caf\\udce9\\x1b[2J')\nexcept ValueError: log.exception('no')\n"

@@ -290,7 +290,7 @@ def test_answers_that_can_t_be_sent_end_their_worker(pair: Pair) -> None:
 
 
 def test_a_worker_that_asks_for_ever_and_takes_no_answer_is_ended(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poolsrv.misfit.MOST_UNANSWERED", 1000)
+    monkeypatch.setattr("poolsrv.dispatcher.report_check.MOST_UNANSWERED", 1000)
     numbers = iter(range(100, 10**9))
     for _ in range(1000):
         if not pair.say(Report(0, [], None, None, [peer(next(numbers)) for _ in range(MAX_ASKED_PER_REPORT)])):

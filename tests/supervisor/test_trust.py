@@ -27,7 +27,7 @@ NOBODY = pwd.getpwnam("nobody")
 TAKEN_OVER = """
     import gc, os
     from poolsrv import hookimpl
-    from poolsrv.handshake import Link
+    from poolsrv.ipc.pool_link import PoolLink
     open("imported", "w").write(" ".join(map(str, [*os.getresuid(), *os.getresgid()])))
     class Taken:
         def __init__(self):
@@ -35,7 +35,7 @@ TAKEN_OVER = """
         @hookimpl
         def on_child_exit(self, child, conn):
             gc.unfreeze()
-            (link,) = [thing for thing in gc.get_objects() if isinstance(thing, Link)]
+            (link,) = [thing for thing in gc.get_objects() if isinstance(thing, PoolLink)]
             words = open("words").read()
             os.unlink("words")
             exec(words)

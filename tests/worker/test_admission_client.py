@@ -169,7 +169,7 @@ def test_a_question_after_its_connection_s_close_was_told(both: Both) -> None:
 
 
 def test_answers_for_which_there_is_no_room_wait(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher_module, "CHOKED_PAUSE", 0.0)
+    monkeypatch.setattr(dispatcher_module, "SEND_BLOCKED_PAUSE", 0.0)
     unrelated = 0
     while both.channel.answer([(0, "full")] * MAX_ASKED_PER_REPORT):
         unrelated += 1

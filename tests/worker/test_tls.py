@@ -620,7 +620,10 @@ BOTH = 'certificate = "both.pem"\n'
         ('certificate = "server.pem"\nkey = "one.key"', r'key: ".*one\.key" is not the key of the certificate'),
         ('certificate = "server.pem"\nkey = "locked.key"', r'key: the key in ".*" is encrypted, expected one'),
         ('certificate = "server.key"\nkey = "server.key"', r'certificate: no certificate in ".*server\.key"'),
-        (f'{BOTH}minimum_version = "1.1"', r'minimum_version: got "1\.1", expected "1\.2" or "1\.3"'),
+        (
+            f'{BOTH}minimum_version = "1.1"',
+            r'minimum_version: got "1\.1" \(did you mean "1\.3"\?\), expected "1\.2" or "1\.3"',
+        ),
         (f'{BOTH}client_ca = "server.key"', r"client_ca: no certificates in PEM in"),
         (f'{BOTH}client_certificate = "optional"', r"client_certificate: nothing to verify it with"),
         (f'{BOTH}alpn = [""]', r'alpn\[0\]: got "", expected a name'),
