@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from poolsrv.core.event_loop import EventLoop
 from tests.helpers import server_mark
 from tests.helpers.puppet import install_puppet
 from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
@@ -88,3 +89,10 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 def site(tmp_path: Path) -> Path:
     """A folder for PYTHONPATH with the plugin ``puppet``."""
     return install_puppet(tmp_path / "site")
+
+
+@pytest.fixture
+def loop() -> Iterator[EventLoop]:
+    loop = EventLoop()
+    yield loop
+    loop.close()

@@ -14,13 +14,6 @@ from poolsrv.core.event_loop import HANGUP, READ, WRITE, EventLoop
 
 
 @pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    loop = EventLoop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     left, right = socket.socketpair()
     yield left, right

@@ -1,230 +1,175 @@
-"""Programs with resource limits, those that outlive their connection, what they leave behind; a plugin's own pipes."""
+"""Programs of their own process group: how they are started, ended and reaped."""
 
 from __future__ import annotations
 
-import resource
-import socket
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.helpers.plugins import listener, reset, served
-from tests.helpers.server import ServerProcess, is_alive, receive_all, receive_exactly, receive_line, wait_until
+from poolsrv.core.event_loop import EventLoop
+from poolsrv.net.programs import Child, Reaper, start_program
+from tests.helpers.programs import Program, quiet_program, run_until, wait_for
+from tests.helpers.server import children_of, is_alive, process_state, wait_until
 
-pytestmark = pytest.mark.server
-
-PLUGINS = """
-import resource
-
-
-class Pipes(Tells):
-    # Brings what the client sends through a pipe of its own and back.
-    half_close = "finish"
-
-    @hookimpl
-    def on_connection_init(self, conn):
-        reader, writer = os.pipe()
-        self.start(conn, conn.open_stream(reader), conn.open_stream(writer))
-
-    def start(self, conn, reader, writer):
-        conn.state = writer
-        reader.on_readable = lambda stream: conn.send(stream.recv() or b"eof")
-
-    @hookimpl
-    def on_readable(self, conn):
-        if data := conn.recv():
-            conn.state.send(data)
-        if conn.eof:
-            conn.state.close()
+# Each line is written when it is so; then it waits for its end.
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(3600)"
+IN_GROUP = (
+    "import os, signal, time\n"
+    "pid = os.fork()\n"
+    "if not pid: signal.signal(15, signal.SIG_IGN)\n"
+    "print(os.getpid(), flush=True)\n"
+    "time.sleep(3600)\n"
+)
 
 
-class Pairs(Pipes):
-    # The same with a pair of sockets.
-    @hookimpl
-    def on_connection_init(self, conn):
-        left, right = socket.socketpair()
-        self.start(conn, conn.open_stream(left.detach()), conn.open_stream(right.detach()))
+# --- starting programs
 
 
-class Refused(Tells):
-    # What can't be a stream is an OSError, and no descriptor is left.
-    @hookimpl
-    def on_readable(self, conn):
-        conn.recv()
-        for what in ("file", "none", "closed"):
-            fd = 9999 if what == "none" else os.open("/etc/passwd", os.O_RDONLY)
-            if what == "closed":
-                conn.send(b"so far")
-                conn.close()
-            try:
-                conn.open_stream(fd)
-            except OSError as error:
-                still_open = os.path.exists(f"/proc/self/fd/{fd}")
-                conn.log.info("%s: %s, open: %s", what, errno.errorcode[error.errno], still_open)
-
-
-class Waits(Tells):
-    # Says which side of a relay is slow: the client, then the program, which reads after a signal.
-    half_close = "finish"
-
-    @hookimpl
-    def on_connection_init(self, conn):
-        child = conn.spawn(["/bin/sh", "-c", "trap 'exec cat' USR1; while :; do sleep 0.05; done"],
-                           stdin=PIPE, stdout=PIPE)
-        child.stdout.on_readable = lambda stream: stream.recv()
-        conn.relay_to(child.stdin)
-        self.say(conn, child, None)
-
-    def say(self, conn, child, before):
-        now = conn.relay_waits
-        if now != before:
-            conn.log.info("relay_waits %s", now)
-            if now:
-                child_of = child.pid
-                os.kill(child_of, 10)
-        conn.call_later(0.02, lambda: self.say(conn, child, now))
-
-
-class Limited(Tells):
-    @hookimpl
-    def on_readable(self, conn):
-        if (kind := conn.recv_line()) is None:
-            return
-        limits = {"files": {resource.RLIMIT_NOFILE: 20}, "memory": {resource.RLIMIT_AS: 300 << 20},
-                  "little": {resource.RLIMIT_AS: 12 << 20}, "cpu": {resource.RLIMIT_CPU: 7},
-                  "processes": {resource.RLIMIT_NPROC: 5000}, "none": {}}[kind.decode().strip()]
-        spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)] if kind == b"files\\n" else []
-        before = {number: resource.getrlimit(number) for number in limits}
-        # The soft limits are there from the first moment, the hard ones once spawn has returned.
-        script = "ulimit -Sn; ulimit -Sv; ulimit -St; grep processes /proc/self/limits; read line;"
-        script += "ulimit -Hn; ulimit -Hv; ulimit -Ht; grep processes /proc/self/limits"
-        child = conn.spawn(["/bin/sh", "-c", script], stdin=PIPE, stdout=conn, stderr=PIPE, cwd="/", limits=limits)
-        child.stdin.send(b"go\\n")
-        assert before == {number: resource.getrlimit(number) for number in limits}
-        for fd in spare:
-            os.close(fd)
-
-    @hookimpl
-    def on_child_exit(self, child, conn):
-        if conn is not None:
-            conn.close()
-
-
-class Outlives(Tells):
-    # The first line says whether the program outlives its connection; it says its number.
-    @hookimpl
-    def on_readable(self, conn):
-        if (line := conn.recv_line()) is None:
-            return
-        child = conn.spawn(["sleep", "1000"])
-        child.outlives = line == b"outlives\\n"
-        conn.send(b"%d\\n" % child.pid)
-
-
-class Leaves(Tells):
-    # A program that ends at once and leaves a child of its own behind, in its group, which heeds no TERM.
-    @hookimpl
-    def on_readable(self, conn):
-        if conn.recv_line() == b"start\\n":
-            conn.state = conn.spawn(["/bin/sh", "-c", "trap '' TERM; sleep 1000 & echo $!"], stdout=conn)
-        else:
-            conn.state.terminate(0.1)
-            conn.state.terminate(0.1)
-
-    @hookimpl
-    def on_child_exit(self, child, conn):
-        if child.role == "program" and conn is not None:
-            conn.resume_reading()
-            conn.log.info("ended")
-"""
-
-NAMES = ["pipes", "pairs", "refused", "waits", "limited", "outlives", "leaves"]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with served(tmp_path_factory.mktemp("pipes"), PLUGINS, *map(listener, NAMES)) as running:
-        yield running
-
-
-@pytest.mark.parametrize("name", ["pipes", "pairs"])
-def test_a_plugin_gets_streams_over_descriptors_of_its_own(server: ServerProcess, name: str) -> None:
-    data = bytes(range(256)) * 1000
-    with server.connect(name) as sock:
-        sock.sendall(data)
-        assert receive_exactly(sock, len(data)) == data
-        sock.shutdown(socket.SHUT_WR)
-        assert receive_all(sock) == b"eof"
-
-
-def test_what_can_not_be_a_stream_is_an_error_and_is_closed(server: ServerProcess) -> None:
-    after = len(server.lines)
-    with server.connect("refused") as sock:
-        sock.sendall(b"x")
-        assert receive_all(sock) == b"so far"
-    server.wait_for_line(r"refused .*file: EPERM, open: False", after=after)
-    server.wait_for_line(r"refused .*none: EBADF, open: False", after=after)
-    server.wait_for_line(r"refused .*closed: ENOTCONN, open: False", after=after)
-
-
-def test_a_relay_tells_which_side_is_slow(server: ServerProcess) -> None:
-    after = len(server.lines)
-    with server.connect("waits") as sock:
-        server.wait_for_line(r"relay_waits False", after=after)
-        sock.sendall(bytes(3_000_000))
-        server.wait_for_line(r"relay_waits True", after=after)
-        server.wait_for_line(r"relay_waits False", count=2, after=after)
-
-
-UNLIMITED = {
-    number: "unlimited" if value == resource.RLIM_INFINITY else str(value)
-    for number, value in (
-        (number, resource.getrlimit(number)[0]) for number in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS)
+def test_a_program_has_three_descriptors_and_a_process_group_of_its_own(tmp_path: Path) -> None:
+    inheritable = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(inheritable, True)  # as a C library in a plugin may leave it
+    program = Program(
+        "import os\n"
+        "print(sorted(os.listdir('/proc/self/fd')), *(os.readlink(f'/proc/self/fd/{n}') for n in (0, 2)))\n"
+        "print(os.getpgrp() == os.getpid(), os.getsid(0) == os.getpid(), dict(os.environ).keys() - {'LC_CTYPE'})\n"
     )
-}
+    try:
+        # the fourth is the one with which they are listed
+        assert program.line() == "['0', '1', '2', '3'] /dev/null /dev/null"
+        assert program.output() == "True False {'PATH'}\n"
+    finally:
+        os.close(inheritable)
+        wait_for(program.pid)
+
+
+def test_a_program_has_default_signals_and_none_blocked() -> None:
+    """Python ignores SIGPIPE: a program that inherited that would write on into a pipe that nobody reads."""
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGCHLD})
+    reader, writer = os.pipe()
+    try:
+        pid = start_program(["/bin/cat", "/proc/self/status"], env=None, cwd=None, descriptors=(None, writer, None))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1, signal.SIGCHLD})
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        os.close(writer)
+    with os.fdopen(reader) as file:
+        status = dict(line.split(":\t") for line in file.read().splitlines())
+    assert wait_for(pid) == 0
+    internal = 0b11 << 31  # 32 and 33 are glibc's own, which its posix_spawn ignores
+    assert [int(status[name], 16) & ~internal for name in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
+
+
+def test_a_program_gets_its_directory_and_its_environment_and_this_process_keeps_its_own(tmp_path: Path) -> None:
+    before = os.getcwd()
+    program = Program("import os; print(os.getcwd(), os.environ['X'])", cwd=tmp_path, env={"X": "ä"})
+    assert program.output() == f"{tmp_path.resolve()} ä\n"
+    assert os.getcwd() == before
+    wait_for(program.pid)
+
+
+def test_a_program_without_a_slash_is_looked_for_in_the_path() -> None:
+    assert wait_for(start_program(["true"], env=None, cwd=None, descriptors=(None, None, None))) == 0
 
 
 @pytest.mark.parametrize(
-    ("kind", "line", "values"),
+    ("argv", "cwd", "error"),
     [
-        ("files", 0, ["", "20"]),  # more descriptors are open in the worker
-        ("memory", 1, ["307200", "307200"]),
-        ("little", 1, ["", "12288"]),  # too little for the worker itself to start anything in
-        ("cpu", 2, ["7", "8"]),
-        ("processes", 3, ["5000", "5000"]),
-        ("none", 0, [UNLIMITED[resource.RLIMIT_NOFILE]] * 2),
+        (["/nowhere/at/all"], None, FileNotFoundError),
+        (["no-such-program-anywhere"], None, FileNotFoundError),
+        (["/etc/passwd"], None, PermissionError),
+        (["/bin/true"], "/nowhere/at/all", FileNotFoundError),
     ],
 )
-def test_a_program_has_its_limits_and_the_worker_keeps_its_own(
-    server: ServerProcess, kind: str, line: int, values: list[str]
+def test_what_can_not_be_started_is_told_at_once(argv: list[str], cwd: str | None, error: type[OSError]) -> None:
+    before = os.getcwd()
+    with pytest.raises(error):
+        start_program(argv, env=None, cwd=cwd, descriptors=(None, None, None))
+    assert os.getcwd() == before
+    assert children_of(os.getpid()) == []
+
+
+# --- ending and reaping them
+
+
+def test_a_program_is_reaped_when_it_has_ended(loop: EventLoop) -> None:
+    reaper = Reaper(loop)
+    ended: list[Child] = []
+    child = Child(quiet_program("import sys; sys.exit(7)"), "program", loop)
+    assert repr(child) == f"<program {child.pid}, running>"
+    reaper.watch(child, ended.append)
+    run_until(loop, lambda: ended)
+    assert ended == [child]
+    assert child.returncode == 7
+    assert child.rusage is not None
+    assert child.rusage.ru_utime + child.rusage.ru_stime > 0
+    assert repr(child) == f"<program {child.pid}, exited 7>"
+    assert reaper.running == {}
+    child.terminate()  # harmless: its number may be somebody else's by now
+    child.kill()
+
+
+def test_reaping_takes_no_exit_status_from_a_plugins_subprocess(loop: EventLoop) -> None:
+    own = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    wait_until(lambda: process_state(own.pid) == "Z", "its end")
+    reaper = Reaper(loop)
+    ended: list[Child] = []
+    reaper.watch(Child(quiet_program(""), "program", loop), ended.append)
+    run_until(loop, lambda: ended)
+    assert own.wait() == 3
+
+
+def test_a_status_that_somebody_else_has_waited_for_is_told_as_lost(
+    loop: EventLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where the worker itself has more descriptors open than the program may have."""
-    said = server.exchange("limited", kind.encode() + b"\n").decode().splitlines()
-    if kind == "processes":
-        assert said[line].split()[2] == values[0]
-        assert said[line + 4].split()[2:4] == values
-    else:
-        assert values[0] in (said[line], "")
-        assert said[line + 4] == values[1]
+    reaper = Reaper(loop)
+    ended: list[Child] = []
+    child = Child(quiet_program(""), "program", loop)
+    reaper.watch(child, ended.append)
+    os.waitpid(child.pid, 0)
+    run_until(loop, lambda: ended)
+    assert child.returncode == 255
+    assert "waited for by somebody else" in caplog.text
 
 
-def test_a_program_may_outlive_its_connection(server: ServerProcess) -> None:
-    pids = {}
-    for line in (b"outlives\n", b"ends\n"):
-        sock = server.connect("outlives")
-        sock.sendall(line)
-        pids[line] = int(receive_line(sock))
-        reset(sock)
-    wait_until(lambda: not is_alive(pids[b"ends\n"]), "the program that ends with its connection")
-    assert is_alive(pids[b"outlives\n"])
+def test_terminate_sends_term_then_kill_to_the_whole_group(loop: EventLoop) -> None:
+    """The program dies of TERM; the other one in its group ignores it, and gets KILL at once."""
+    reaper = Reaper(loop)
+    ended: list[Child] = []
+    program = Program(IN_GROUP)
+    pids = [int(program.line()), int(program.line())]
+    child = Child(program.pid, "program", loop)
+    reaper.watch(child, ended.append)
+    child.terminate(grace=1000.0)
+    child.terminate(grace=0.0)  # harmless
+    run_until(loop, lambda: ended)
+    assert child.returncode == -signal.SIGTERM
+    wait_until(lambda: not any(map(is_alive, pids)), "the whole group")
+    program.close()
 
 
-def test_what_a_program_has_left_in_its_group_is_ended(server: ServerProcess) -> None:
-    after = len(server.lines)
-    with server.connect("leaves") as sock:
-        sock.sendall(b"start\n")
-        left = int(receive_line(sock))
-        server.wait_for_line(r"leaves .*ended", after=after)
-        assert is_alive(left)
-        sock.sendall(b"end\n")
-        wait_until(lambda: not is_alive(left), "what the program has left behind")
+def test_terminate_kills_after_the_grace(loop: EventLoop) -> None:
+    reaper = Reaper(loop)
+    ended: list[Child] = []
+    program = Program(DEAF)
+    assert program.line() == "deaf"
+    child = Child(program.pid, "program", loop)
+    reaper.watch(child, ended.append)
+    child.terminate(grace=0.05)
+    run_until(loop, lambda: ended)
+    assert child.returncode == -signal.SIGKILL
+    program.close()
+
+
+def test_without_a_descriptor_for_the_pidfd_nothing_is_left_half_done(loop: EventLoop) -> None:
+    reaper = Reaper(loop)
+    pid = quiet_program("")
+    assert wait_for(pid) == 0
+    with pytest.raises(ProcessLookupError):  # the other way to fail
+        reaper.watch(Child(pid, "program", loop), lambda _: None)
+    assert reaper.running == {}

@@ -192,13 +192,6 @@ def limit_above(highest: int, free: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    loop = EventLoop()
-    yield loop
-    loop.close()
-
-
 def opened() -> int:
     return len(os.listdir("/proc/self/fd"))
 
