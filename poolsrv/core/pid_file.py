@@ -100,6 +100,10 @@ class PidFile:
                 if pid == 0 or _user_of(pid) in (0, status.st_uid):
                     raise PidFileTaken(self.path, pid) from None
                 is_ours = False
+            else:
+                pid = _older_holder(fd)
+                if pid and _user_of(pid) in (0, status.st_uid):
+                    raise PidFileTaken(self.path, pid)
         if not is_ours:
             self._folder.unlink(inode_of(status))
             return False
@@ -199,11 +203,26 @@ def _server(fd: int) -> int:
 
 
 def _holder(fd: int) -> int:
-    """The process with the lock (F_GETLK, fcntl(2)): 0 where there is none, or it is in another PID namespace; -1 where
-    it is no process's but an open file's."""
+    """Return the process that holds the lock (F_GETLK, fcntl(2)).
+
+    :returns: 0 where nobody holds it, or a process of another PID namespace; -1 where an open file holds it.
+    """
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    return 0 if kind == fcntl.F_UNLCK else int(pid)
+    return _older_holder(fd) if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _older_holder(fd: int) -> int:
+    """Return the process that holds a lock of flock(2), as supervisors from before an upgrade do; 0 where none does."""
+    status = os.fstat(fd)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return 0
+    # "1: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF"; of a process that waits for one "1: -> FLOCK ...".
+    held = (line.split() for line in locks)
+    return next((int(lock[4]) for lock in held if lock[1] == "FLOCK" and lock[3] == "WRITE" and lock[5] == file), 0)
 
 
 def _user_of(pid: int) -> int:

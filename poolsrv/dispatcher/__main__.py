@@ -23,7 +23,7 @@ from ..core.dumpable import set_dumpable
 from ..core.listening_sockets import ListeningSocket
 from ..core.stack_dump import HANG_SIGNAL
 from ..errors import StartError
-from ..ipc import pool_link
+from ..ipc import pool_link, pool_link_v1
 from ..ipc.pool_link import Message, PoolLink
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def main() -> NoReturn:
     set_dumpable(False)  # an exec has made it so again
     gc.disable()  # as in __main__.py; the pool enables it
     link = PoolLink(socket.socket(fileno=int(sys.argv[1])))
-    hang_file = int(sys.argv[2])
+    # A supervisor of version 1 passes none: then nobody asks.
+    hang_file = int(sys.argv[2]) if len(sys.argv) > 2 else os.open(os.devnull, os.O_WRONLY)
     for fd in (link.fileno(), hang_file):
         os.set_inheritable(fd, False)
     faulthandler.register(HANG_SIGNAL, file=hang_file, all_threads=True)
@@ -65,7 +66,9 @@ def _serve(link: PoolLink, hang_file: int) -> int:
     fields = start.fields
     logs.set_up(fields["log_level"] or "info")
     logs.set_role("dispatcher")
-    if fields["version"] != pool_link.VERSION:
+    if fields["version"] == pool_link_v1.VERSION:
+        link = pool_link_v1.adapt(link, fields)
+    elif fields["version"] != pool_link.VERSION:
         raise StartError(
             f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
             " restart the server"

@@ -96,6 +96,10 @@ class PoolLink:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         return cls(ours), cls(theirs)
 
+    def detach(self) -> socket.socket:
+        """Return the socket, for another object in place of this one."""
+        return self._socket
+
     def fileno(self) -> int:
         """The descriptor that is readable when a message has come, or the other side is gone."""
         return self._socket.fileno()

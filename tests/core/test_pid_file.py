@@ -152,6 +152,35 @@ def test_a_process_that_holds_it_already(tmp_path: Path) -> None:
     assert pid_file.running(str(path)) == 0
 
 
+OLDER = """
+import fcntl, os, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print(os.getpid(), file=file, flush=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_server_from_before_an_upgrade_is_found_and_left_its_file(tmp_path: Path) -> None:
+    """It holds the file by flock(2)."""
+    path = tmp_path / "p.pid"
+    config = tmp_path / "poolsrv.toml"
+    config.write_text(text(path))
+    command = [sys.executable, "-c", OLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as older:
+        assert older.stdout is not None
+        assert older.stdout.readline() == "held\n"
+        assert pid_file.running(str(path)) == older.pid
+        with pytest.raises(pid_file.PidFileTaken, match=f"pid {older.pid}"):
+            pid_file.PidFile(str(path))
+        done = stop(config)
+        assert (done.returncode, done.stdout) == (0, f"stopped (it was pid {older.pid})\n")
+        assert older.wait(TIMEOUT) == -signal.SIGTERM
+    assert pid_file.running(str(path)) == 0
+    pid_file.PidFile(str(path)).remove()
+
+
 HIDDEN = """
 import os, sys
 from poolsrv.core import pid_file
