@@ -19,7 +19,9 @@ import pytest
 
 from poolsrv.cli.control_client import ask
 from tests.helpers.server import TIMEOUT, receive_all, wait_until
+from tests.helpers.server_mark import server_starts
 
+pytestmark = pytest.mark.server
 HOUR = 3600.0
 
 
@@ -30,6 +32,7 @@ class OlderSupervisor:
     """
 
     def __init__(self, config: Path, version: int = 1, alive_every: float = 0.05) -> None:
+        server_starts()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)  # as every pool has them
         self.port = self.listener.getsockname()[1]
