@@ -19,7 +19,6 @@ from ..core.text import lines as lines_of
 from ..core.words import counted, did_you_mean, quoted
 
 if TYPE_CHECKING:
-    from ..config.draft import Draft
     from ..worker.spec import ServerSpec
 
 
@@ -236,24 +235,21 @@ def main() -> NoReturn:
 
 
 def _load(config: Path) -> ServerSpec:
+    """Load a config, and its plugins as the user that the pool is to run as."""
+    from ..config import reader
+    from ..core import privileges
     from ..errors import StartError
-    from ..plugins.loader import load
+    from ..plugins import loader
 
     try:
-        return load(config, _be_no_longer_root)
+        draft = reader.read(config)
+        if (identity := loader.identity_for(draft)) is not None:
+            privileges.become_for_imports(identity)
+        return loader.load_plugins(draft)
     except ConfigErrors as errors:
         _fail(EXIT_USAGE, map(str, errors.problems))
     except StartError as error:
         _fail(EXIT_FAILED, [f"poolsrv: {error}"])
-
-
-def _be_no_longer_root(draft: Draft) -> None:
-    """Plugins are imported as whom the pool is to run as, as they are when it starts."""
-    from ..core import privileges
-    from ..plugins.loader import identity_for
-
-    if (identity := identity_for(draft)) is not None:
-        privileges.become_for_imports(identity)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import msgspec
 from ..config.describe import describe, to_toml
 from ..plugins import discovery
 from ..plugins.discovery import Installed, PluginError
+from ..plugins.importing import import_class
+from ..plugins.plugin_class import hook_errors, hooks_of, options_of
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -51,11 +53,11 @@ def as_text(catalogue: Iterable[Entry]) -> str:
 def _entry(plugin: Installed) -> Entry:
     entry = Entry(plugin.name, plugin.target, plugin.distribution, plugin.version)
     try:
-        cls = discovery.import_class(plugin)
-        hooks, errors = discovery.hooks_of(cls), list(discovery.hook_errors(cls))
+        cls = import_class(plugin)
+        hooks, errors = hooks_of(cls), list(hook_errors(cls))
         summary = next(iter((inspect.getdoc(cls) or "").splitlines()), "") if cls.__doc__ else ""
         entry = msgspec.structs.replace(entry, summary=summary, hooks=hooks, error="; it ".join(errors) or None)
-        schema = discovery.options_of(cls)
+        schema = options_of(cls)
     except PluginError as error:
         return msgspec.structs.replace(entry, error=str(error))
     fields = msgspec.structs.fields(schema) if schema else ()

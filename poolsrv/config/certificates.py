@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 from ..core.words import quoted
-from ..net.tls import ServerTls, _reason
+from ..net.tls import ServerTls, reason_of
 from .errors import Key, Problems
 from .model import TlsTable
 
@@ -62,7 +62,7 @@ def _context(
             context.load_verify_locations(cafile=table.client_ca)
         except ssl.SSLError as error:
             message = (
-                f'no certificates in PEM in "{table.client_ca}" ({_reason(error)}), expected those of the authorities'
+                f'no certificates in PEM in "{table.client_ca}" ({reason_of(error)}), expected those of the authorities'
             )
             problems.add((*place, "client_ca"), message)
     return context
@@ -83,7 +83,7 @@ def _load_certificate(
         return
     except ssl.SSLError as error:
         reason = error.reason or ""
-        described = _reason(error)
+        described = reason_of(error)
     except ValueError:  # an empty password is refused where one is needed
         reason, described = "", ""
     where = "key" if private is not None else "certificate"

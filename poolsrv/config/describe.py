@@ -35,7 +35,7 @@ def mismatch(annotation: Any, value: object) -> str:
     expected = describe(annotation)
     hint = ""
     if isinstance(value, str):
-        choices = [choice for choice in _choices(annotation) if isinstance(choice, str)]
+        choices = [choice for choice in _choices(annotation) if isinstance(choice, str) and re.search("[a-z]", choice)]
         hint = _write_number(annotation, value) or did_you_mean(value, choices)
         if expected.startswith("a list"):
             hint = f" (write [{quoted(value)}])"

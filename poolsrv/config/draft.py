@@ -1,46 +1,47 @@
-"""A config file as far as it has been read: what plugins have to finish."""
+"""A config file on its way to a ``Config``: what has been read of it so far, and the errors found so far.
+
+``reader.read`` makes the draft and fills it. ``plugins.loader`` adds the errors of the plugins, and calls ``finish``.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core import cgroups
 from ..core.privileges import Identity
 from ..core.words import bare_or_quoted, nearest
 from .decoder import Decoder
 from .errors import Key, Problems
-from .model import (
-    Config,
-    LimitsConfig,
-    ListenerConfig,
-    LogConfig,
-    PoolConfig,
-)
+from .model import TABLES, Config, LimitsConfig, ListenerConfig, LogConfig, PoolConfig
 
-TABLES = ("pool", "limits", "log", "listeners")
-IDENTITY_KEYS = ("user", "group")
+if TYPE_CHECKING:
+    from ..net.tls import ServerTls
 
 
 class ListenerDraft:
-    """A listener as far as the file alone tells.
+    """One listener.
 
     :ivar key: where its table is.
-    :ivar fields: those keys of its own that are right, decoded.
-    :ivar plugins: every plugin that it names, with the place; the handler last.
-    :ivar tables: the tables that are not its own keys, by name.
-    :ivar strays: names of keys that are neither its own nor tables.
+    :ivar fields: the correct ones of its keys, with values as in ``ListenerConfig``.
+    :ivar places: where the file has each member of those keys that are lists of addresses or networks.
+    :ivar plugins: every plugin that it names, each with its place; the handler comes last.
+    :ivar tables: its tables that are not keys of a listener, by name.
+    :ivar strays: names that are neither keys of a listener nor tables.
+    :ivar server_tls: its certificates, read; None without TLS, or if they have errors.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.key: Key = ("listeners", name)
         self.fields: dict[str, Any] = {}
+        self.places: dict[str, list[Key]] = {}
         self.plugins: list[tuple[str, Key]] = []
         self.tables: dict[str, Mapping[str, Any]] = {}
         self.strays: list[str] = []
+        self.server_tls: ServerTls | None = None
 
     @property
     def header(self) -> str:
@@ -51,17 +52,28 @@ class ListenerDraft:
         """The header of the table with a plugin's options."""
         return f"[listeners.{bare_or_quoted(self.name)}.{bare_or_quoted(plugin)}]"
 
+    def placed(self, name: str) -> list[tuple[Any, Key]]:
+        """The members of a list of addresses or networks, each with its place."""
+        return list(zip(self.fields.get(name, ()), self.places.get(name, ()), strict=True))
+
 
 class Draft:
-    """A config as far as the file alone tells, with the errors that it shows."""
+    """A whole file.
+
+    :ivar path: the file, as the user named it.
+    :ivar base: its directory, absolute: relative paths are relative to it.
+    :ivar text: the file's text.
+    :ivar document: the TOML document.
+    :ivar pool: the correct keys of ``[pool]``, and ``identity``; ``limits`` and ``log`` likewise.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.base = Path(os.path.abspath(path)).parent
         self.problems = Problems(path)
         self.decoder = Decoder(self.problems, self.base)
-        self.document: dict[str, Any] = {}
         self.text = ""
+        self.document: dict[str, Any] = {}
         self.pool: dict[str, Any] = {}
         self.limits: dict[str, Any] = {}
         self.log: dict[str, Any] = {}
@@ -69,60 +81,51 @@ class Draft:
 
     @property
     def identity(self) -> Identity | None:
-        """Whom the pool is to run as.
+        """The user and group that the pool runs as; None: unchanged.
 
-        :raises ConfigErrors: the file means to say, and has it wrong. So no plugin is imported as root by mistake.
+        :raises ConfigErrors: the file tries to name them, but has an error there. So no plugin is imported as root by
+            mistake.
         """
-        for key in self.problems.keys:
-            tables = nearest(str(key[0]), TABLES) if key else None
-            if key[:1] == ("pool",) and len(key) > 1:
-                if key[1] in IDENTITY_KEYS or nearest(str(key[1]), IDENTITY_KEYS):
-                    raise self.problems.error(self.document)
-            elif key and (tables == "pool" or key[0] in IDENTITY_KEYS):
-                raise self.problems.error(self.document)
+        if any(map(_is_about_identity, self.problems.keys)):
+            raise self.problems.error(self.document)
         identity: Identity | None = self.pool.get("identity")
         return identity
 
     def finish(self) -> Config:
-        """The config.
+        """Make the config.
 
-        :raises ConfigErrors: there are errors, of the file or of its plugins.
+        :raises ConfigErrors: there are errors, in the file or in its plugins.
         """
         if self.problems:
             raise self.problems.error(self.document)
         pool = _finish_pool(self.pool)
-        listeners = tuple(_finish_listener(draft, pool) for draft in self.listeners)
+        listeners = tuple(_finish_listener(listener, pool) for listener in self.listeners)
         return Config(self.path, pool, listeners, LimitsConfig(**self.limits), LogConfig(**self.log))
 
 
+def _is_about_identity(key: Key) -> bool:
+    """Whether an error at this key may hide that the file names a user or a group."""
+    if not key:
+        return False
+    names = [str(part) for part in key]
+    if names[0] == "pool" and len(names) > 1:
+        return nearest(names[1], ("user", "group")) is not None
+    return names[0] in ("user", "group") or nearest(names[0], TABLES) == "pool"
+
+
 def _finish_pool(fields: Mapping[str, Any]) -> PoolConfig:
-    workers, identity = fields.get("workers", "auto"), fields.get("identity")
-    forbids = fields.get("no_new_privs")
-    return PoolConfig(
-        **{
-            **fields,
-            "workers": cgroups.usable() if workers == "auto" else workers,
-            "no_new_privs": forbids if forbids is not None else identity is not None and identity.uid is not None,
-        }
-    )
+    decided = dict(fields)
+    if fields.get("workers", "auto") == "auto":
+        decided["workers"] = cgroups.usable()
+    if fields.get("no_new_privs") is None:
+        identity = fields.get("identity")
+        decided["no_new_privs"] = identity is not None and identity.uid is not None
+    return PoolConfig(**decided)
 
 
-def _finish_listener(draft: ListenerDraft, pool: PoolConfig) -> ListenerConfig:
-    fields = dict(draft.fields)
-    for several in ("bind", "allow", "deny", "trusted_proxies"):
-        fields[several] = tuple(member for member, _ in fields.get(several, ()))
-    fields["plugins"] = tuple(fields.get("plugins", ()))
+def _finish_listener(listener: ListenerDraft, pool: PoolConfig) -> ListenerConfig:
+    fields = dict(listener.fields)
     if fields.get("workers") is not None:
-        # With "auto" the machine decides how many there are: a listener that wants more has all of them.
+        # With "auto" the machine decides how many workers there are: a listener that wants more gets all of them.
         fields["workers"] = min(fields["workers"], pool.workers)
-    return ListenerConfig(name=draft.name, plugin_options=draft.tables, **fields)
-
-
-def _tables(value: object) -> list[Mapping[str, Any]]:
-    return [member for member in value.values() if isinstance(member, Mapping)] if isinstance(value, Mapping) else []
-
-
-def _named_plugins(listener: Mapping[str, Any]) -> list[str]:
-    plugins = listener.get("plugins")
-    names = [listener.get("handler"), *(plugins if isinstance(plugins, list) else ())]
-    return [name for name in names if isinstance(name, str)]
+    return ListenerConfig(name=listener.name, plugin_options=listener.tables, **fields)

@@ -1,10 +1,13 @@
-"""The config as the rest of poolsrv sees it, and the keys that the file may have for it."""
+"""The config file's tables as structs: every key with its type, its bounds and its default, declared once.
+
+The bounds are the contract of docs/configuration.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -12,28 +15,6 @@ from ..core.privileges import Identity
 from ..net.access_list import Network
 from ..net.addresses import Address
 from .decoder import keys
-from .errors import ConfigErrors, Problem
-
-if TYPE_CHECKING:
-    pass
-
-
-def has_limits(config: ListenerConfig) -> bool:
-    """Whether the config limits who is admitted. Without any limit no ``Admission`` is needed."""
-    return bool(config.max_connections or config.connection_rate or limits_sources(config))
-
-
-def limits_sources(config: ListenerConfig) -> bool:
-    """Whether a listener goes by who comes."""
-    return bool(config.allow or config.deny or config.max_per_source or config.rate_per_source)
-
-
-def has_to_ask(config: ListenerConfig) -> bool:
-    """Whether only the worker knows who comes, and the dispatcher whether he may."""
-    return config.proxy_protocol and limits_sources(config)
-
-
-__all__ = ["Config", "ConfigErrors", "LimitsConfig", "ListenerConfig", "LogConfig", "PoolConfig", "Problem"]
 
 Dispatch: TypeAlias = Literal["round-robin", "least-connections"]
 HalfClose: TypeAlias = Literal["finish", "abort", "timely"]
@@ -42,66 +23,117 @@ LogFormat: TypeAlias = Literal["text", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 LONGEST_TIME = 1_000_000_000  # seconds, 31 years: timers take no more
+MOST_DRAINING = 1000
+MOST_WORKERS = 1024  # a larger number is a typing error
+MOST_BACKLOG = 65535
+LONGEST_KEEPALIVE = 32767  # seconds, MAX_TCP_KEEPIDLE of linux/tcp.h
+LONGEST_USER_TIMEOUT = 2_147_483  # seconds; tcp(7) has it in milliseconds, in an int
+HIGHEST_RATE = 1_000_000  # a second
+
 Seconds: TypeAlias = Annotated[
     float, msgspec.Meta(ge=0, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 0 to {LONGEST_TIME}"})
 ]
 StartTime: TypeAlias = Annotated[
     float, msgspec.Meta(ge=1, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 1 to {LONGEST_TIME}"})
 ]
-MOST_DRAINING = 1000
-MOST_WORKERS = 1024  # beyond that a number is a slip of the finger
-MOST_BACKLOG = 65535
-LONGEST_KEEPALIVE = 32767  # seconds, MAX_TCP_KEEPIDLE of linux/tcp.h
-LONGEST_USER_TIMEOUT = 2_147_483  # seconds; tcp(7) has it in milliseconds, in an int
-HIGHEST_RATE = 1_000_000  # a second
+UserTimeout: TypeAlias = Annotated[
+    float,
+    msgspec.Meta(
+        ge=0, le=LONGEST_USER_TIMEOUT, extra={"words": f"a number of seconds, from 0 to {LONGEST_USER_TIMEOUT}"}
+    ),
+]
+PerSecond: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=0, le=HIGHEST_RATE, extra={"words": f"a number a second, from 0 to {HIGHEST_RATE}"})
+]
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+AtLeastOne: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+Workers: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
 
 
-class PoolConfig(msgspec.Struct, frozen=True):
-    """The table ``[pool]``.
+class PoolTable(msgspec.Struct, frozen=True):
+    """The keys of ``[pool]``, as the file has them.
 
-    :ivar workers: how many there are, ``"auto"`` resolved.
+    :ivar workers: the number of workers; ``"auto"`` is the number of usable CPUs.
     :ivar dispatch: how a worker is chosen for a new connection.
     :ivar graceful_timeout: seconds that open connections get on stop and reload.
-    :ivar start_timeout: seconds in which every worker of a pool has to serve.
+    :ivar start_timeout: seconds within which every worker of a new pool has to serve.
     :ivar hang_timeout: seconds of silence after which a worker is killed and replaced; 0 is never.
-    :ivar max_draining_pools: former pools that may still have connections; of more, the oldest is ended.
-    :ivar max_boot_failures: failed starts of a worker in a row, after which a pool that has never been whole gives up.
-    :ivar recycle_after_connections: after about so many a worker is replaced; 0 is never.
+    :ivar max_draining_pools: former pools that may still have connections; beyond that, the oldest is ended.
+    :ivar max_boot_failures: failed starts of a worker in a row after which a pool that never served gives up.
+    :ivar recycle_after_connections: connections after which a worker is replaced, roughly; 0 is never.
     :ivar max_worker_memory: bytes of resident memory above which a worker is replaced; 0 is never.
-    :ivar pidfile: where the supervisor's pid is written.
-    :ivar control: the unix socket that tells how the server does.
-    :ivar identity: whom the pool runs as; None: as it was started.
-    :ivar umask: of the pool; None: as it was started.
-    :ivar chdir: the working directory of the pool; None: as it was started.
-    :ivar no_new_privs: whether programs are kept from gaining privileges.
+    :ivar pidfile: the file that has the supervisor's pid.
+    :ivar control: the unix socket that answers ``status``.
+    :ivar user: name or number of the user that the pool runs as; None: unchanged.
+    :ivar group: name or number of its group; None: the user's.
+    :ivar umask: the pool's umask; None: unchanged.
+    :ivar chdir: the pool's working directory; None: unchanged.
+    :ivar no_new_privs: whether programs are kept from gaining privileges; None: if ``user`` is set.
+    """
+
+    workers: Workers | Literal["auto"] = "auto"
+    dispatch: Dispatch = "round-robin"
+    graceful_timeout: Seconds = 30.0
+    start_timeout: StartTime = 60.0
+    hang_timeout: Seconds = 0.0
+    max_draining_pools: Annotated[int, msgspec.Meta(ge=1, le=MOST_DRAINING)] = 4
+    max_boot_failures: AtLeastOne = 5
+    recycle_after_connections: Number = 0
+    max_worker_memory: Number = 0
+    pidfile: Path | None = None
+    control: Path | None = None
+    user: str | Number | None = None
+    group: str | Number | None = None
+    umask: int | None = None
+    chdir: Path | None = None
+    no_new_privs: bool | None = None
+
+
+class PoolConfig(PoolTable, frozen=True, kw_only=True):
+    """``[pool]``, with what the file leaves to the machine decided.
+
+    :ivar identity: what ``user`` and ``group`` mean on this machine; None: the pool runs as it was started.
     """
 
     workers: int
-    dispatch: Dispatch = "round-robin"
-    graceful_timeout: float = 30.0
-    start_timeout: float = 60.0
-    hang_timeout: float = 0.0
-    max_draining_pools: int = 4
-    max_boot_failures: int = 5
-    recycle_after_connections: int = 0
-    max_worker_memory: int = 0
-    pidfile: Path | None = None
-    control: Path | None = None
-    identity: Identity | None = None
-    umask: int | None = None
-    chdir: Path | None = None
     no_new_privs: bool = False
+    identity: Identity | None = None
 
 
 class LimitsConfig(msgspec.Struct, frozen=True):
-    """The table ``[limits]``: resource limits of the pool's processes (getrlimit(2)); None: as it was started.
+    """``[limits]``: resource limits of the pool's processes (getrlimit(2)); None: unchanged.
 
-    :ivar open_files: RLIMIT_NOFILE, of each process.
-    :ivar core_size: RLIMIT_CORE, bytes.
+    :ivar open_files: RLIMIT_NOFILE, for each process.
+    :ivar core_size: RLIMIT_CORE, in bytes.
     """
 
-    open_files: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    core_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    open_files: AtLeastOne | None = None
+    core_size: Number | None = None
+
+
+class LogConfig(msgspec.Struct, frozen=True):
+    """``[log]``.
+
+    :ivar format: the format of each line.
+    :ivar level: the lowest level that is logged, unless the command line says otherwise.
+    :ivar file: the file that lines are appended to; None: standard error.
+    """
+
+    format: LogFormat = "text"
+    level: LogLevel = "info"
+    file: Path | None = None
+
+    def settings(self, identity: Identity | None) -> dict[str, Any]:
+        """The arguments of ``logs.set_up``, also as JSON has them.
+
+        :param identity: what the pool runs as, and so the owner of the file.
+        """
+        return {
+            "level": self.level,
+            "format": self.format,
+            "file": str(self.file) if self.file is not None else None,
+            "owner": identity and [-1 if number is None else number for number in (identity.uid, identity.gid)],
+        }
 
 
 class SniTable(msgspec.Struct, frozen=True):
@@ -113,7 +145,7 @@ class SniTable(msgspec.Struct, frozen=True):
 
 
 class TlsTable(msgspec.Struct, frozen=True):
-    """The table ``[listeners.NAME.tls]``."""
+    """``[listeners.NAME.tls]``."""
 
     certificate: Path
     key: Path | None = None
@@ -125,65 +157,40 @@ class TlsTable(msgspec.Struct, frozen=True):
     sni: list[SniTable] = []
 
 
-class LogConfig(msgspec.Struct, frozen=True):
-    """The table ``[log]``.
-
-    :ivar format: of each line.
-    :ivar level: the least that is logged, unless the command line says otherwise.
-    :ivar file: where it goes; None: standard error.
-    """
-
-    format: LogFormat = "text"
-    level: LogLevel = "info"
-    file: Path | None = None
-
-    def settings(self, identity: Identity | None) -> dict[str, Any]:
-        """As ``logs.set_up`` takes it, and JSON too.
-
-        :param identity: whom the pool runs as.
-        """
-        return {
-            "level": self.level,
-            "format": self.format,
-            "file": str(self.file) if self.file is not None else None,
-            "owner": identity and [-1 if number is None else number for number in (identity.uid, identity.gid)],
-        }
-
-
 class ListenerConfig(msgspec.Struct, frozen=True):
-    """One table ``[listeners.NAME]``.
+    """One table ``[listeners.NAME]``. All members but ``name`` and ``plugin_options`` are keys of the table.
 
     :ivar name: NAME.
-    :ivar bind: where it listens; at least one address.
+    :ivar bind: the addresses that it listens on, at least one.
     :ivar handler: the plugin that answers.
     :ivar plugins: further plugins, called before the handler, in this order.
     :ivar workers: only the first so many workers serve it, never more than the pool has; None: all of them.
     :ivar backlog: connections that the kernel keeps until they are accepted; net.core.somaxconn caps it.
-    :ivar max_connections: at a time, over all workers; 0 is no limit.
-    :ivar connection_rate: new ones a second, over all workers; 0 is no limit.
-    :ivar connection_rate_burst: so many at once after a pause; 0 is a second's worth.
-    :ivar when_full: what becomes of who comes when one of these two limits is reached.
-    :ivar max_per_source: at a time from one source address; 0 is no limit.
-    :ivar rate_per_source: new ones a second from one source address; 0 is no limit.
-    :ivar rate_per_source_burst: as ``connection_rate_burst``.
+    :ivar max_connections: open connections, over all workers; 0 is no limit.
+    :ivar connection_rate: new connections a second, over all workers; 0 is no limit.
+    :ivar connection_rate_burst: connections that may come at once after a pause; 0 is a second's worth.
+    :ivar when_full: whether clients wait or are refused when one of these two limits is reached.
+    :ivar max_per_source: open connections of one source address; 0 is no limit.
+    :ivar rate_per_source: new connections a second from one source address; 0 is no limit.
+    :ivar rate_per_source_burst: like ``connection_rate_burst``.
     :ivar ipv6_prefix: how many bits of an IPv6 address are the source.
-    :ivar allow: networks whose clients are admitted; without any, all are.
+    :ivar allow: networks whose clients are admitted; if empty, all clients are.
     :ivar deny: networks whose clients are refused.
-    :ivar idle_timeout: seconds without a byte; 0 is never.
-    :ivar first_byte_timeout: seconds until a client's first byte; 0 is never.
-    :ivar connection_lifetime: seconds that a connection may last; 0 is for ever.
-    :ivar half_close: what a client that stops sending means; None: the handler's default.
+    :ivar idle_timeout: seconds without a byte after which a connection ends; 0 is never.
+    :ivar first_byte_timeout: seconds until a client's first byte; 0 is unlimited.
+    :ivar connection_lifetime: seconds that a connection may last; 0 is unlimited.
+    :ivar half_close: what it means when a client stops sending; None: the handler's default.
     :ivar max_unsent: bytes kept for a client that does not read.
-    :ivar socket_mode: permission bits of unix sockets; None: as the umask has it.
-    :ivar tcp_nodelay: what is sent goes out at once (TCP_NODELAY).
-    :ivar keepalive: seconds of silence after which the kernel asks whether the peer is still there; 0 is never.
-    :ivar tcp_user_timeout: seconds after which a connection is given up on whose bytes are not acknowledged
+    :ivar socket_mode: permission bits of unix sockets; None: what the umask leaves.
+    :ivar tcp_nodelay: data is sent at once (TCP_NODELAY).
+    :ivar keepalive: seconds of silence after which the kernel probes the peer; 0 is never.
+    :ivar tcp_user_timeout: seconds that sent data may stay unacknowledged before the connection is reset
         (TCP_USER_TIMEOUT); 0 is the kernel's own time.
     :ivar reuse_port: other servers may listen on the same address (SO_REUSEPORT).
-    :ivar proxy_protocol: each connection begins with the header in which a proxy says who its client is.
-    :ivar trusted_proxies: networks of the proxies that are believed; those on unix sockets always are.
-    :ivar proxy_header_timeout: seconds until the header is there; 0 is never.
-    :ivar tls: how TLS is spoken; None: not at all.
+    :ivar proxy_protocol: each connection begins with the header in which a proxy names its client.
+    :ivar trusted_proxies: networks of the proxies that are believed; proxies on unix sockets always are.
+    :ivar proxy_header_timeout: seconds until that header is complete; 0 is unlimited.
+    :ivar tls: the certificates and settings of TLS; None: no TLS.
     :ivar plugin_options: the plugins' own tables, as the file has them, by plugin name.
     """
 
@@ -191,31 +198,31 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     bind: tuple[Address, ...]
     handler: str
     plugins: tuple[str, ...] = ()
-    workers: int | None = None
-    backlog: int = 4096
-    max_connections: int = 0
-    connection_rate: float = 0.0
-    connection_rate_burst: int = 0
+    workers: Workers | None = None
+    backlog: Annotated[int, msgspec.Meta(ge=1, le=MOST_BACKLOG)] = 4096
+    max_connections: Number = 0
+    connection_rate: PerSecond = 0.0
+    connection_rate_burst: Number = 0
     when_full: WhenFull = "wait"
-    max_per_source: int = 0
-    rate_per_source: float = 0.0
-    rate_per_source_burst: int = 0
-    ipv6_prefix: int = 64
+    max_per_source: Number = 0
+    rate_per_source: PerSecond = 0.0
+    rate_per_source_burst: Number = 0
+    ipv6_prefix: Annotated[int, msgspec.Meta(ge=1, le=128)] = 64
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
-    idle_timeout: float = 60.0
-    first_byte_timeout: float = 0.0
-    connection_lifetime: float = 0.0
+    idle_timeout: Seconds = 60.0
+    first_byte_timeout: Seconds = 0.0
+    connection_lifetime: Seconds = 0.0
     half_close: HalfClose | None = None
-    max_unsent: int = 16777216
+    max_unsent: AtLeastOne = 16777216
     socket_mode: int | None = None
     tcp_nodelay: bool = True
-    keepalive: int = 300
-    tcp_user_timeout: float = 0.0
+    keepalive: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_KEEPALIVE)] = 300
+    tcp_user_timeout: UserTimeout = 0.0
     reuse_port: bool = False
     proxy_protocol: bool = False
     trusted_proxies: tuple[Network, ...] = ()
-    proxy_header_timeout: float = 5.0
+    proxy_header_timeout: Seconds = 5.0
     tls: TlsTable | None = None
     plugin_options: Mapping[str, Mapping[str, Any]] = {}
 
@@ -233,78 +240,36 @@ class Config(msgspec.Struct, frozen=True):
     log: LogConfig = LogConfig()
 
 
-# What the tables may have in the file, before addresses are read and "auto" is resolved. The bounds are the contract
-# of docs/configuration.md.
-PerSecond: TypeAlias = Annotated[
-    float, msgspec.Meta(ge=0, le=HIGHEST_RATE, extra={"words": f"a number a second, from 0 to {HIGHEST_RATE}"})
-]
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
-Workers: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
-
-
-class PoolTable(msgspec.Struct):
-    """The keys of ``[pool]``."""
-
-    workers: Workers | Literal["auto"] = "auto"
-    dispatch: Dispatch = "round-robin"
-    graceful_timeout: Seconds = 30.0
-    start_timeout: StartTime = 60.0
-    hang_timeout: Seconds = 0.0
-    max_draining_pools: Annotated[int, msgspec.Meta(ge=1, le=MOST_DRAINING)] = 4
-    max_boot_failures: Annotated[int, msgspec.Meta(ge=1)] = 5
-    recycle_after_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
-    max_worker_memory: Annotated[int, msgspec.Meta(ge=0)] = 0
-    pidfile: Path | None = None
-    control: Path | None = None
-    user: str | Annotated[int, msgspec.Meta(ge=0)] | None = None
-    group: str | Annotated[int, msgspec.Meta(ge=0)] | None = None
-    umask: int | str | None = None
-    chdir: Path | None = None
-    no_new_privs: bool | None = None
-
-
-class ListenerTable(msgspec.Struct):
-    """The keys of ``[listeners.NAME]``; every other one is the table of a plugin."""
-
-    bind: str | list[str]
-    handler: str
-    plugins: list[str] = []
-    workers: Workers | None = None
-    backlog: Annotated[int, msgspec.Meta(ge=1, le=MOST_BACKLOG)] = 4096
-    max_connections: Count = 0
-    connection_rate: PerSecond = 0.0
-    connection_rate_burst: Count = 0
-    when_full: WhenFull = "wait"
-    max_per_source: Count = 0
-    rate_per_source: PerSecond = 0.0
-    rate_per_source_burst: Count = 0
-    ipv6_prefix: Annotated[int, msgspec.Meta(ge=1, le=128)] = 64
-    allow: list[str] = []
-    deny: list[str] = []
-    idle_timeout: Seconds = 60.0
-    first_byte_timeout: Seconds = 0.0
-    connection_lifetime: Seconds = 0.0
-    half_close: HalfClose | None = None
-    max_unsent: Annotated[int, msgspec.Meta(ge=1)] = 16777216
-    socket_mode: int | str | None = None
-    tcp_nodelay: bool = True
-    keepalive: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_KEEPALIVE)] = 300
-    tcp_user_timeout: Annotated[
-        float,
-        msgspec.Meta(
-            ge=0, le=LONGEST_USER_TIMEOUT, extra={"words": f"a number of seconds, from 0 to {LONGEST_USER_TIMEOUT}"}
-        ),
-    ] = 0.0
-    reuse_port: bool = False
-    proxy_protocol: bool = False
-    trusted_proxies: list[str] = []
-    proxy_header_timeout: Seconds = 5.0
-    tls: TlsTable | None = None
-
-
 POOL_KEYS = keys(PoolTable)
 LIMITS_KEYS = keys(LimitsConfig)
 LOG_KEYS = keys(LogConfig)
-LISTENER_KEYS = keys(ListenerTable)
-# What no plugin can be called. The other two it can: a plugin's options are a table, and these keys are lists.
+LISTENER_KEYS = tuple(key for key in keys(ListenerConfig) if key not in ("name", "plugin_options"))
+TABLES = ("pool", "limits", "log", "listeners")
+# Names that no plugin can have. It can have the other two: a plugin's options are a table, and these keys are lists.
 RESERVED_NAMES = tuple(key for key in LISTENER_KEYS if key not in ("allow", "deny"))
+
+
+def tables_with(key: str) -> list[str]:
+    """The headers of the tables that have such a key."""
+    by_header = {
+        "[pool]": POOL_KEYS,
+        "[limits]": LIMITS_KEYS,
+        "[log]": LOG_KEYS,
+        "[listeners.NAME]": LISTENER_KEYS,
+    }
+    return [header for header, known in by_header.items() if key in known]
+
+
+def has_limits(config: ListenerConfig) -> bool:
+    """Whether the config limits which clients are admitted. If it does not, no ``Admission`` is needed."""
+    return bool(config.max_connections or config.connection_rate or limits_sources(config))
+
+
+def limits_sources(config: ListenerConfig) -> bool:
+    """Whether admission depends on the client's address."""
+    return bool(config.allow or config.deny or config.max_per_source or config.rate_per_source)
+
+
+def has_to_ask(config: ListenerConfig) -> bool:
+    """Whether the worker has to ask the dispatcher: only the worker knows the client's address, from the proxy."""
+    return config.proxy_protocol and limits_sources(config)

@@ -1,7 +1,7 @@
-"""The config file: reading it, and finding every error that it alone shows.
+"""Read a config file, and find every error that the file alone shows.
 
-The result is a *draft*: what is in the plugins' own tables, and keys that only a plugin could explain, is for
-``plugins.load``, which imports the plugins and then has all errors.
+What plugins have to say is left to ``plugins.loader``: whether their own tables are correct, and what a key means that
+is neither a listener's nor a table.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from typing import Any
 import msgspec
 
 from ..core.privileges import Identity
-from ..core.words import bare_or_quoted, nearest, one_of
+from ..core.words import bare_or_quoted, nearest, one_of, quoted
 from ..net import access_list, addresses
-from ..net.access_list import Network
-from ..net.addresses import Address
-from . import identity, places, toml_file
-from .checks import _check_listener, _check_top_level, _homes
+from . import checks, identity, places, toml_file
 from .describe import show, unknown
 from .draft import Draft, ListenerDraft
-from .errors import Key, Problems
+from .errors import Key
 from .model import (
     LIMITS_KEYS,
     LISTENER_KEYS,
@@ -30,44 +27,45 @@ from .model import (
     POOL_KEYS,
     RESERVED_NAMES,
     LimitsConfig,
-    ListenerTable,
+    ListenerConfig,
     LogConfig,
     PoolTable,
+    TlsTable,
+    tables_with,
 )
 
 ADDRESS = f"a string with an address, such as {addresses.EXAMPLES}"
+NETWORKS = ("allow", "deny", "trusted_proxies")
+MODES = ("socket_mode", "umask")
+READ_APART = ("bind", *NETWORKS, *MODES)  # keys whose values are more than what a TOML type says
 
 
 def read(path: Path) -> Draft:
-    """Read a config file.
+    """Read a config file, and the certificates that it names.
 
     :raises ConfigErrors: the file can't be read, or is not TOML. All other errors are in the draft.
     """
     draft = Draft(path)
     draft.document, draft.text = toml_file.read(path)
-    _check_top_level(draft)
-    _read_pool(draft, _checked_table(draft, "pool", POOL_KEYS))
+    _read_pool(draft)
     draft.limits = _read_table(draft, "limits", LimitsConfig, LIMITS_KEYS)
     draft.log = _read_table(draft, "log", LogConfig, LOG_KEYS)
-    places.check_folders(draft)
-    listeners = draft.document.get("listeners", {})
-    if isinstance(listeners, Mapping):
-        for name, table in listeners.items():
-            _read_listener(draft, name, table)
-    else:
-        draft.problems.add(
-            ("listeners",), f"got {show(listeners)}, expected a table for each listener: [listeners.NAME]"
-        )
-    places.check_overlaps(draft)
-    places.check_control(draft)
+    _read_listeners(draft)
+    checks.check_top_level(draft)
+    for listener in draft.listeners:
+        checks.check_listener(draft, listener)
+    places.check(draft)
+    for listener in draft.listeners:
+        _read_certificates(draft, listener)
     return draft
 
 
 def locate(path: Path) -> PoolTable:
-    """Of a config file only where its server is to be found: ``pool.control`` and ``pool.pidfile``; the rest of the
-    table is left at its defaults. Other mistakes do not matter.
+    """Read only where the server is to be found: ``pool.control`` and ``pool.pidfile``.
 
-    :raises ConfigErrors: the file can't be read, is not TOML, or these two are wrong.
+    All other keys of the result have their defaults, and other errors of the file do not matter.
+
+    :raises ConfigErrors: the file can't be read, is not TOML, or these two keys are wrong.
     """
     draft = Draft(path)
     draft.document, draft.text = toml_file.read(path)
@@ -80,132 +78,156 @@ def locate(path: Path) -> PoolTable:
     return PoolTable(**draft.pool)
 
 
-def _read_pool(draft: Draft, table: Mapping[str, Any]) -> None:
-    problems, key = draft.problems, ("pool",)
-    plain = {name: value for name, value in table.items() if name != "umask"}
-    draft.pool = draft.decoder.decode_table(PoolTable, plain, key)
-    if "umask" in table:
-        draft.pool["umask"] = _read_mode(draft, table["umask"], (*key, "umask"))
+def _read_table(draft: Draft, header: str, schema: type[msgspec.Struct], known: tuple[str, ...]) -> dict[str, Any]:
+    """The correct keys of one of the file's own tables, decoded."""
+    key = (header,)
+    table = draft.document.get(header, {})
+    if not isinstance(table, Mapping):
+        draft.problems.add(key, f"got {show(table)}, expected a table: [{header}]")
+        return {}
+    for name in table:
+        if name not in known:
+            headers = tables_with(name)
+            message = f"`{name}` belongs in {one_of(headers)}" if headers else unknown(name, known)
+            draft.problems.add((*key, name), message)
+    return _read_keys(draft, schema, {name: table[name] for name in table if name in known}, key)
+
+
+def _read_keys(draft: Draft, schema: type[msgspec.Struct], table: Mapping[str, Any], key: Key) -> dict[str, Any]:
+    fields = draft.decoder.decode_table(schema, {name: table[name] for name in table if name not in READ_APART}, key)
+    for name in MODES:
+        if name in table:
+            fields[name] = _read_mode(draft, table[name], (*key, name))
+    return fields
+
+
+def _read_pool(draft: Draft) -> None:
+    draft.pool = _read_table(draft, "pool", PoolTable, POOL_KEYS)
     uid, gid, name = None, None, ""
-    if (wanted := draft.pool.pop("user", None)) is not None:
+    if (wanted := draft.pool.get("user")) is not None:
         try:
             uid, gid, name = identity.user_of(wanted)
         except ValueError as error:
-            problems.add((*key, "user"), str(error))
+            draft.problems.add(("pool", "user"), str(error))
         else:
-            if gid is None and "group" not in table:
-                problems.add((*key, "group"), f"missing, expected one: user {uid} is in no list of users")
-    if (wanted := draft.pool.pop("group", None)) is not None:
+            if gid is None and "group" not in draft.document["pool"]:
+                message = f"missing, expected one: user {uid} is not in the user database"
+                draft.problems.add(("pool", "group"), message)
+    if (wanted := draft.pool.get("group")) is not None:
         try:
             gid = identity.group_of(wanted)
         except ValueError as error:
-            problems.add((*key, "group"), str(error))
+            draft.problems.add(("pool", "group"), str(error))
     if (uid, gid) != (None, None):
         draft.pool["identity"] = Identity(uid, gid, name)
 
 
-def _read_table(draft: Draft, header: str, schema: type[msgspec.Struct], known: tuple[str, ...]) -> dict[str, Any]:
-    """The keys of one of the file's own tables that are right, decoded."""
-    return draft.decoder.decode_table(schema, _checked_table(draft, header, known), (header,))
-
-
-def _checked_table(draft: Draft, header: str, known: tuple[str, ...]) -> Mapping[str, Any]:
-    """One of the file's own tables, and problems for keys that it does not have."""
-    table = draft.document.get(header, {})
-    if not isinstance(table, Mapping):
-        draft.problems.add((header,), f"got {show(table)}, expected a table: [{header}]")
-        return {}
-    for name in table:
-        if name not in known:
-            homes = _homes(name)
-            message = f"`{name}` belongs in {one_of(homes)}" if homes else unknown(name, known)
-            draft.problems.add((header, name), message)
-    return table
-
-
-def _read_listener(draft: Draft, name: str, table: object) -> None:
-    problems, key = draft.problems, ("listeners", name)
-    if not isinstance(table, Mapping):
-        if name in LISTENER_KEYS:
-            message = f"`{name}` belongs in the table of one listener: [listeners.NAME]"
+def _read_listeners(draft: Draft) -> None:
+    listeners = draft.document.get("listeners", {})
+    if not isinstance(listeners, Mapping):
+        message = f"got {show(listeners)}, expected a table for each listener: [listeners.NAME]"
+        draft.problems.add(("listeners",), message)
+        return
+    for name, table in listeners.items():
+        if isinstance(table, Mapping):
+            draft.listeners.append(_read_listener(draft, name, table))
+        elif name in LISTENER_KEYS:
+            draft.problems.add(("listeners", name), f"`{name}` belongs in the table of one listener: [listeners.NAME]")
         else:
             message = f"got {show(table)}, expected a table: [listeners.{bare_or_quoted(name)}]"
-        problems.add(key, message)
-        return
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        problems.add(key, "not a name for a listener, expected letters, digits, - and _")
+            draft.problems.add(("listeners", name), message)
+
+
+def _read_listener(draft: Draft, name: str, table: Mapping[str, Any]) -> ListenerDraft:
     listener = ListenerDraft(name)
-    draft.listeners.append(listener)
-    own = {
-        entry: value
-        for entry, value in table.items()
-        if entry in RESERVED_NAMES or (entry in LISTENER_KEYS and not isinstance(value, Mapping))
-    }
-    listener.fields = draft.decoder.decode_table(
-        ListenerTable, {entry: value for entry, value in own.items() if entry not in ("bind", "socket_mode")}, key
-    )
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        draft.problems.add(listener.key, "not a name for a listener, expected letters, digits, - and _")
+    own = {}
     for entry, value in table.items():
-        if entry in own:
-            continue
-        if isinstance(value, Mapping):
+        is_table = isinstance(value, Mapping)
+        if entry in RESERVED_NAMES or (entry in LISTENER_KEYS and not is_table):
+            own[entry] = value
+        elif is_table:
             listener.tables[entry] = value
         else:
             listener.strays.append(entry)
     misspelt = {nearest(stray, LISTENER_KEYS) for stray in listener.strays}
     for required, expected in (("bind", ADDRESS), ("handler", "the name of a plugin (`poolsrv plugins` lists them)")):
         if required not in table and required not in misspelt:
-            problems.add((*key, required), f"missing, expected {expected}")
-    if "bind" in table:
-        listener.fields["bind"] = _read_bind(draft, table["bind"], (*key, "bind"))
-    for access in ("allow", "deny", "trusted_proxies"):
-        if access in listener.fields:
-            listener.fields[access] = _read_networks(problems, listener.fields[access], (*key, access))
-    if "socket_mode" in table:
-        listener.fields["socket_mode"] = _read_mode(draft, table["socket_mode"], (*key, "socket_mode"))
-    _check_listener(draft, listener)
+            draft.problems.add((*listener.key, required), f"missing, expected {expected}")
+    listener.fields = _read_keys(draft, ListenerConfig, own, listener.key)
+    if "bind" in own:
+        _read_bind(draft, listener, own["bind"])
+    for access in NETWORKS:
+        if access in own:
+            _read_networks(draft, listener, access, own[access])
+    _read_plugins(draft, listener)
+    return listener
 
 
-def _read_networks(problems: Problems, texts: list[str], key: Key) -> tuple[tuple[Network, Key], ...]:
-    """The networks, each with the place where the file has it."""
-    found = []
-    for index, text in enumerate(texts):
-        try:
-            found.append((access_list.parse(text), (*key, index)))
-        except ValueError as error:
-            problems.add((*key, index), str(error))
-    return tuple(found)
-
-
-def _read_bind(draft: Draft, value: object, key: Key) -> tuple[tuple[Address, Key], ...]:
-    """The addresses, each with the place where the file has it."""
-    problems = draft.problems
+def _read_bind(draft: Draft, listener: ListenerDraft, value: object) -> None:
+    key = (*listener.key, "bind")
     if value == []:
-        problems.add(key, f"got an empty list, expected at least one address, such as {addresses.EXAMPLES}")
-    several = isinstance(value, list)
-    found = []
+        draft.problems.add(key, f"got an empty list, expected at least one address, such as {addresses.EXAMPLES}")
+    is_list = isinstance(value, list)
+    found, keys = [], []
     for index, text in enumerate(value if isinstance(value, list) else [value]):
-        place = (*key, index) if several else key
+        place = (*key, index) if is_list else key
         if isinstance(text, str):
             try:
-                found.append((addresses.parse(text, draft.base), place))
+                found.append(addresses.parse(text, draft.base))
+                keys.append(place)
             except ValueError as error:
-                problems.add(place, str(error))
+                draft.problems.add(place, str(error))
         elif isinstance(text, int) and not isinstance(text, bool) and 0 <= text <= 65535:
             expected = f'":{text}" for every address, or "127.0.0.1:{text}"'
-            problems.add(place, f"got {text} (a number), expected a string with an address: {expected}")
+            draft.problems.add(place, f"got {text} (a number), expected a string with an address: {expected}")
         else:
-            problems.add(
-                place, f"got {show(text, 'string')}, expected {ADDRESS}{'' if several else ', or a list of these'}"
-            )
-    return tuple(found)
+            message = f"got {show(text, 'string')}, expected {ADDRESS}{'' if is_list else ', or a list of these'}"
+            draft.problems.add(place, message)
+    listener.fields["bind"], listener.places["bind"] = tuple(found), keys
 
 
-def _read_mode(draft: Draft, value: object, key: tuple[str, ...]) -> int | None:
+def _read_networks(draft: Draft, listener: ListenerDraft, name: str, value: object) -> None:
+    key = (*listener.key, name)
+    texts = draft.decoder.decode(list[str], value, key)
+    if texts is None:
+        return
+    found, keys = [], []
+    for index, text in enumerate(texts):
+        try:
+            found.append(access_list.parse(text))
+            keys.append((*key, index))
+        except ValueError as error:
+            draft.problems.add((*key, index), str(error))
+    listener.fields[name], listener.places[name] = tuple(found), keys
+
+
+def _read_plugins(draft: Draft, listener: ListenerDraft) -> None:
+    """The plugins that a listener names, without those that can't be meant."""
+    named = [(name, (*listener.key, "plugins", index)) for index, name in enumerate(listener.fields.get("plugins", ()))]
+    if "handler" in listener.fields:
+        named.append((listener.fields["handler"], (*listener.key, "handler")))
+    seen = set()
+    for name, place in named:
+        if name in RESERVED_NAMES:
+            message = f"a plugin can't be named {quoted(name)}: that is one of a listener's own keys"
+            draft.problems.add(place, message)
+        elif name in seen:
+            as_handler = " (it is the handler)" if place[-1] == "handler" else ""
+            message = f"the plugin {quoted(name)} is named a second time{as_handler}, expected each plugin once"
+            draft.problems.add(place, message)
+        else:
+            seen.add(name)
+            listener.plugins.append((name, place))
+
+
+def _read_mode(draft: Draft, value: object, key: Key) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
         return int(value[-3:], 8)
     hint = ""
     if isinstance(value, int) and not isinstance(value, bool):
-        # Up to 7 a number is the same in octal; from there on, 22 means 0o022, and is 0o026.
+        # Up to 7 a number is the same in octal. From there on, 22 is meant as 0o022, but is 0o026.
         is_decimal = value not in range(8) and toml_file.is_decimal(draft.text, key)
         if 0 <= value <= 0o777 and not is_decimal:
             return value
@@ -215,3 +237,12 @@ def _read_mode(draft: Draft, value: object, key: tuple[str, ...]) -> int | None:
     expected = f"permission bits in octal, such as {example}{hint}"
     draft.problems.add(key, f"got {show(value, 'string number')}, expected {expected}")
     return None
+
+
+def _read_certificates(draft: Draft, listener: ListenerDraft) -> None:
+    """While this process may still be root, which the keys may need."""
+    table: TlsTable | None = listener.fields.get("tls")
+    if table is not None:
+        from . import certificates  # ssl takes a while to import
+
+        listener.server_tls = certificates.load(table, (*listener.key, "tls"), draft.problems)

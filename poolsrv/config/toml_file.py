@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import ConfigErrors, Problem
+from .errors import ConfigErrors, Key, Problem
 
 _KEY: Final = r"""(?P<key>[\w.-]+|"[^"]*"|'[^']*')"""
 _STATEMENT: Final = re.compile(rf"\s*(?:{_KEY}\s*=\s*)?(?P<value>\S.*?)\s*,?\s*")
@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     raise ConfigErrors([Problem(path, where, message)])
 
 
-def is_decimal(text: str, keys: tuple[str, ...]) -> bool:
+def is_decimal(text: str, keys: Key) -> bool:
     """Whether a number is written in decimal digits, which the document itself does not tell.
 
     :param text: the file's, which is known to be TOML.
@@ -61,7 +61,7 @@ def is_decimal(text: str, keys: tuple[str, ...]) -> bool:
     """
     import tomli
 
-    marked = re.sub(rf"""({re.escape(keys[-1])}["']?[ \t]*=[ \t]*)(0[box][\da-fA-F_]+)""", r'\1"\2"', text)
+    marked = re.sub(rf"""({re.escape(str(keys[-1]))}["']?[ \t]*=[ \t]*)(0[box][\da-fA-F_]+)""", r'\1"\2"', text)
     try:
         value: Any = tomli.loads(marked)
         for key in keys:

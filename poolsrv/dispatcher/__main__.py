@@ -27,7 +27,6 @@ from ..ipc import pool_link, pool_link_v1
 from ..ipc.pool_link import Message, PoolLink
 
 if TYPE_CHECKING:
-    from ..config.draft import Draft
     from ..config.model import Config
 
 
@@ -74,29 +73,25 @@ def _serve(link: PoolLink, hang_file: int) -> int:
             " restart the server"
         )
     # All of the engine: the user that the pool is to run as may not be able to read it.
+    from ..config import reader
     from ..core import privileges
     from ..plugins import loader
     from . import process, startup
 
+    draft = reader.read(Path(fields["config"]))
+    if "start_timeout" in draft.pool:
+        link.send("plan", start_timeout=draft.pool["start_timeout"])
     place = None
-
-    def before_plugins(draft: Draft) -> None:
-        nonlocal place
-        if "start_timeout" in draft.pool:
-            link.send("plan", start_timeout=draft.pool["start_timeout"])
-        identity = loader.identity_for(draft)
-        if identity is None:
-            return  # then whatever is wrong with a plugin is found before anything is bound
+    if (identity := loader.identity_for(draft)) is not None:
         if draft.problems:
-            privileges.become_for_imports(identity)  # to find what else is wrong
-            return
-        config = draft.finish()
-        _log_as(config, fields["log_level"])
-        place = startup.take_place(config, link, held)
-        processes.signal_when_parent_dies(signal.SIGTERM)  # who becomes somebody else has to say so once more
-
-    server = loader.load(Path(fields["config"]), before_plugins)
-    if place is None:
+            privileges.become_for_imports(identity)  # to find what is wrong with the plugins too
+        else:
+            config = draft.finish()
+            _log_as(config, fields["log_level"])
+            place = startup.take_place(config, link, held)
+            processes.signal_when_parent_dies(signal.SIGTERM)  # a change of user has cleared it
+    server = loader.load_plugins(draft)
+    if place is None:  # so that errors of plugins are found before anything is bound
         _log_as(server.config, fields["log_level"])
         place = startup.take_place(server.config, link, held)
     return process.run_server(server, place, link, fields, hang_file)

@@ -78,7 +78,7 @@ def failure(error: OSError) -> str:
         return error.strerror or str(error)
     if error.reason == "CALLBACK_FAILED":  # the only callback is for the name
         return "the server name is not in ASCII"
-    return _reason(error)
+    return reason_of(error)
 
 
 def agreed(accepted: ssl.SSLObject) -> Tls:
@@ -112,7 +112,7 @@ def _subject(details: object) -> str:
     return ",".join(f"{_SHORT.get(name, name)}={value}" for name, value in reversed(escaped))
 
 
-def _reason(error: ssl.SSLError) -> str:
+def reason_of(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).lower().replace("_", " ")
 
 

@@ -274,7 +274,7 @@ def test_a_limit_above_what_one_may_have(serve: Serve) -> None:
         ('user = "nobdy"', r'pool\.user: no user "nobdy" on this machine, .* \(did you mean "nobody"\?\)'),
         ('group = "no-such"', r'pool\.group: no group "no-such" on this machine, expected a group\'s name or number'),
         ("user = -1", r"pool\.user: got -1, expected"),
-        ("user = 54321", r"pool\.group: missing, expected one: user 54321 is in no list of users"),
+        ("user = 54321", r"pool\.group: missing, expected one: user 54321 is not in the user database"),
         ("umask = 999", r"pool\.umask: got 999, expected permission bits in octal"),
         ("chdir = 1", r"pool\.chdir: got 1 \(a number\), expected a path"),
         ('no_new_privs = "yes"', r'pool\.no_new_privs: got "yes" \(a string\), expected'),

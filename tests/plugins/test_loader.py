@@ -211,7 +211,7 @@ BELIEVES = """
 """
 MISSING = "listeners.www.trusted_proxies: missing, expected the networks of the proxies, such as"
 NOTHING = (
-    "listeners.www.trusted_proxies: nothing that it could be about, expected `proxy_protocol` beside it, or a plugin's"
+    "listeners.www.trusted_proxies: has no effect alone, expected `proxy_protocol` beside it, or a plugin's"
     " options for what proxies say"
 )
 
