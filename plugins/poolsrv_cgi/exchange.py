@@ -29,10 +29,13 @@ from poolsrv_http import FramedResponse as Response
 from poolsrv_http import Framing, RequestError, error_response, http_date, redirected
 from poolsrv_http import RequestHead as Request
 
+from poolsrv import PIPE
+
 from .cgi_header import CgiHeader
 from .environment import http_environment
 from .outcome import Outcome
 from .output import Output
+from .process import Launch
 from .programs.limiter import Waiter
 from .programs.program import Program
 from .requestbody import RequestBody
@@ -133,8 +136,8 @@ class Exchange:
     # --- a place for the program
 
     def _admit(self) -> None:
-        limiter = self._server.site.limiter
-        if limiter.take():
+        limiter = self._server.site.runner.limiter
+        if limiter.acquire():
             self._start()
             return
         self._queued_at = time.monotonic()
@@ -157,25 +160,27 @@ class Exchange:
     def _start(self) -> None:
         """With a place taken."""
         found, server, body = self._found, self._server, self._body
-        program = Program(server.site, self._conn, found.script_name, self._program_ended)
+        program = Program(server.site.runner, self._conn, found.script_name, self._program_ended)
         program.on_overdue = self._overdue
         try:
             environment = self._environment()
             stdin = body.source() if body is not None else None
-            warm = server.site.warm.command_for(found) if found.warm and not found.nph else None
+            warm = server.site.runner.warm.command_for(found) if found.warm and not found.nph else None
         except BaseException:
-            server.site.limiter.give_back()
+            server.site.runner.limiter.release()
             raise
         if found.nph and body is not None and not body.is_here:
             body.ask()  # once the program has the connection, nobody else writes to it
         try:
             child = program.start(
-                found.argv,
-                env=environment,
-                cwd=found.directory,
-                stdin=stdin,
-                stdout=self._conn if found.nph else -1,
-                warm=warm,
+                Launch(
+                    argv=found.argv,
+                    environment=environment,
+                    cwd=found.directory,
+                    stdin=stdin,
+                    stdout=self._conn if found.nph else PIPE,
+                    warm=warm,
+                )
             )
         except OSError as error:
             if error.errno != errno.ENOTCONN:  # then the client was faster, and `abandon` follows
@@ -410,7 +415,7 @@ class Exchange:
     def abandon(self) -> None:
         """The connection is gone in the midst of it."""
         if self._waiter is not None:
-            self._server.site.limiter.cancel(self._waiter)
+            self._server.site.runner.limiter.cancel(self._waiter)
             self._waiter = None
         self._over = self._left = True
         self._outcome.ended_at = time.monotonic()

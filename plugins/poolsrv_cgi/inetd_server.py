@@ -13,6 +13,7 @@ from poolsrv_http import endpoints_of
 from poolsrv import Connection, Worker
 
 from .environment import inetd_environment
+from .process import Launch
 from .programs.limiter import Waiter
 from .programs.program import Program
 from .site import Site
@@ -25,50 +26,52 @@ class InetdServer:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._limiter = site.runner.limiter
 
     def open(self, worker: Worker) -> None:
-        """In a worker, before its first connection."""
+        """Prepare a worker, before its first connection."""
 
     def on_connection_init(self, conn: Connection) -> None:
-        """Start the program, before anything is read: every byte is the program's."""
+        """Start the program before anything is read: every byte is the program's."""
         conn.pause_reading()
-        limiter = self._site.limiter
-        if limiter.take():
+        if self._limiter.acquire():
             self._start(conn)
         else:
             conn.state = Waiter(lambda: self._start(conn), lambda: _refuse_busy(conn))
-            conn.hold()  # until it is closed: waiting is not idling
-            if not limiter.wait(conn.state):
+            conn.hold()  # until it is closed: a connection that waits is not idle
+            if not self._limiter.wait(conn.state):
                 _refuse_busy(conn)
 
     def on_readable(self, conn: Connection) -> None:
-        """Never called: reading is paused from the first moment."""
+        """Never called: reading is paused from the start."""
 
     def on_writable(self, conn: Connection) -> None:
-        """Only refusals are sent from here."""
+        """Do nothing: no more than refusals is sent from here."""
 
     def on_connection_close(self, conn: Connection) -> None:
-        """A waiter leaves the queue."""
+        """Take a waiter out of the queue."""
         if isinstance(conn.state, Waiter):
-            self._site.limiter.cancel(conn.state)
+            self._limiter.cancel(conn.state)
 
     def on_drain(self, conn: Connection) -> None:
-        """The program may finish; who still waits for one is let go."""
+        """Let the program finish; close a connection that still waits for one."""
         if isinstance(conn.state, Waiter):
             conn.close("drain")
 
     def _start(self, conn: Connection) -> None:
         site, argv = self._site, self._site.options.program
-        program = Program(site, conn, argv[0], _ended)
+        program = Program(site.runner, conn, argv[0], _ended)
         conn.state = program
         try:
             program.start(
-                argv,
-                env=inetd_environment(endpoints_of(conn), base=site.base, fixed=site.options.environment),
-                cwd=None,
-                stdin=conn,
-                stdout=conn,
-                stderr=conn if site.options.stderr == "client" else None,
+                Launch(
+                    argv=argv,
+                    environment=inetd_environment(endpoints_of(conn), base=site.base, fixed=site.options.environment),
+                    cwd=None,
+                    stdin=conn,
+                    stdout=conn,
+                    stderr=conn if site.options.stderr == "client" else None,
+                )
             )
         except OSError as error:
             conn.log.error("can't start %s: %s", argv[0], error.strerror)

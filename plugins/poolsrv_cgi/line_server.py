@@ -1,21 +1,29 @@
-"""The `line` protocol on a connection: read the line, run the program with the connection as its output, close."""
+"""The "line" protocol: one line names a program and its arguments, all that follows is the program's output.
+
+    PROGRAM[ ARGS...] CRLF          (LF alone is accepted)
+
+There is no quoting: words are separated by spaces and tabs. Arguments are taken only where the config allows them. The
+refusal that a client sees says nothing about the file system; the log has the reason.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 
+import msgspec
 from poolsrv_http import endpoints_of
 
 from poolsrv import Connection, LineTooLong, Worker
 
 from .environment import line_environment
-from .line import find_script_of_line, refusal
+from .process import Launch
 from .programs.limiter import Waiter
 from .programs.program import Program
-from .scripts import NoScript, Script, ScriptPaths
+from .scripts import NoScript, Script, ScriptPaths, resolve_line
 from .site import SOFTWARE, Site
 
-__all__ = ["LineServer"]
+__all__ = ["LineServer", "find_script_of_line", "refusal"]
 
 
 class LineServer:
@@ -25,75 +33,79 @@ class LineServer:
         options = site.options
         assert options.root is not None
         self._site = site
+        self._limiter = site.runner.limiter
         self._paths = ScriptPaths(root=options.root, extensions=options.extensions, interpreters=options.interpreters)
 
     def open(self, worker: Worker) -> None:
-        """In a worker, before its first connection."""
+        """Prepare a worker, before its first connection."""
 
     def on_connection_init(self, conn: Connection) -> None:
-        """Nothing before the line."""
+        """Wait for the line."""
 
     def on_readable(self, conn: Connection) -> None:
-        """The line, or a part of it."""
+        """Run the program, once the line is whole."""
         if conn.state is not None:
             return
+        options = self._site.options
         try:
-            line = conn.recv_line(self._site.options.max_line)
+            line = conn.recv_line(options.max_line)
         except LineTooLong:
-            reason = f"the line is over max_line ({self._site.options.max_line} bytes)"
+            reason = f"the line is over max_line ({options.max_line} bytes)"
             _refuse(conn, b"refused: the line is too long\r\n", reason)
             return
         if line is None:
             return
-        found = find_script_of_line(self._paths, line, arguments=self._site.options.arguments)
+        found = find_script_of_line(self._paths, line, arguments=options.arguments)
         if isinstance(found, NoScript):
             _refuse(conn, refusal(found), found.reason)
             return
-        # What follows the line is nobody's; unread, it slows the client down instead of filling memory.
+        # Nothing reads what follows the line: left in the socket, it slows the client down instead of filling memory.
         conn.pause_reading()
-        limiter = self._site.limiter
-        if limiter.take():
+        if self._limiter.acquire():
             self._start(conn, found)
         else:
             conn.state = Waiter(lambda: self._start(conn, found), lambda: _refuse_busy(conn))
-            conn.hold()  # until it is closed: waiting is not idling
-            if not limiter.wait(conn.state):
+            conn.hold()  # until it is closed: a connection that waits is not idle
+            if not self._limiter.wait(conn.state):
                 _refuse_busy(conn)
 
     def on_writable(self, conn: Connection) -> None:
-        """Only refusals are sent from here."""
+        """Do nothing: no more than refusals is sent from here."""
 
     def on_connection_close(self, conn: Connection) -> None:
-        """A waiter leaves the queue. (Programs of a connection that has failed are ended by the engine.)"""
+        """Take a waiter out of the queue. (The engine ends the programs of a connection that has failed.)"""
         if isinstance(conn.state, Waiter):
-            self._site.limiter.cancel(conn.state)
+            self._limiter.cancel(conn.state)
 
     def on_drain(self, conn: Connection) -> None:
-        """A connection that has not asked for anything yet has nothing to finish."""
+        """Close a connection whose line has not come: it has nothing to finish."""
         if conn.state is None:
             conn.close("drain")
 
     def _start(self, conn: Connection, found: Script) -> None:
         site = self._site
-        program = Program(site, conn, found.script_name, _ended)
+        program = Program(site.runner, conn, found.script_name, _ended)
         conn.state = program
+        environment = line_environment(
+            endpoints_of(conn), base=site.base, fixed=site.options.environment, software=SOFTWARE
+        )
         try:
             program.start(
-                found.argv,
-                env=line_environment(
-                    endpoints_of(conn), base=site.base, fixed=site.options.environment, software=SOFTWARE
-                ),
-                cwd=found.directory,
-                stdin=None,
-                stdout=conn,
-                stderr=conn if site.options.stderr == "client" else None,
+                Launch(
+                    argv=found.argv,
+                    environment=environment,
+                    cwd=found.directory,
+                    stdin=None,
+                    stdout=conn,
+                    stderr=conn if site.options.stderr == "client" else None,
+                )
             )
         except OSError as error:
             _refuse(conn, b"refused: the program can't be started\r\n", f"{found.filename}: {error.strerror}")
 
 
 def _ended(program: Program) -> None:
-    """Its output is in the kernel's hands; what is left is to close."""
+    """Close the connection: the output is in the kernel's hands."""
     if program.overdue:
         program.conn.abort(f"program over its {program.overdue}")
     else:
@@ -108,3 +120,37 @@ def _refuse(conn: Connection, answer: bytes, reason: str) -> None:
 
 def _refuse_busy(conn: Connection) -> None:
     _refuse(conn, b"refused: too many programs are running\r\n", "max_programs are running")
+
+
+# --- the line
+
+
+def find_script_of_line(paths: ScriptPaths, line: bytes, *, arguments: bool) -> Script | NoScript:
+    """The script that `line` names, its arguments in `argv`.
+
+    :param line: what the client sent, with or without its line end.
+    :param arguments: whether the client may give arguments.
+    """
+    if line.endswith(b"\n"):
+        line = line[:-1].removesuffix(b"\r")
+    if b"\r" in line or b"\n" in line or b"\0" in line:
+        return NoScript(400, "a CR, LF or NUL in the line")
+    words = [word for word in line.replace(b"\t", b" ").split(b" ") if word]
+    if not words:
+        return NoScript(400, "an empty line")
+    if len(words) > 1 and not arguments:
+        return NoScript(403, "arguments, which this listener does not take")
+    script = resolve_line(paths, words[0])
+    if isinstance(script, NoScript) or len(words) == 1:
+        return script
+    more = (os.fsdecode(word) for word in words[1:])
+    return msgspec.structs.replace(script, argv=(*script.argv, *more))
+
+
+def refusal(found: NoScript) -> bytes:
+    """The one line that a client gets in place of a program's output."""
+    if found.status == 400:
+        return b"refused: not a valid request\r\n"
+    if found.reason.startswith("arguments"):
+        return b"refused: arguments are not allowed\r\n"
+    return b"refused: no such program\r\n"

@@ -61,7 +61,7 @@ class Output:
     )  # fmt: skip
 
     def __init__(self, owner: OutputOwner, conn: Connection, program: Program, stdout: Stream) -> None:
-        options = program.site.options
+        options = program.runner.options
         self._owner = owner
         self._conn = conn
         self._options: Options = options
@@ -75,7 +75,7 @@ class Output:
         self._timer: Timer | None = None
         self.body_bytes = 0
         self._watch = Watch(self._progress, self._too_long_silent)
-        program.site.silence.add(self._watch)
+        program.runner.output_timeout.add(self._watch)
         stdout.on_readable = self._on_readable
 
     def discard(self) -> None:
@@ -83,7 +83,7 @@ class Output:
         if self._silent:
             return
         self._silent = True
-        self._program.site.silence.remove(self._watch)
+        self._program.runner.output_timeout.remove(self._watch)
         if self._timer is not None:
             self._timer.cancel()
         if self._program.has_ended:
@@ -178,7 +178,7 @@ class Output:
         if self._ended:
             return
         self._ended = True
-        self._program.site.silence.remove(self._watch)
+        self._program.runner.output_timeout.remove(self._watch)
         if self._program.has_ended:
             self._conclude()
         else:

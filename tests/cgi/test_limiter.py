@@ -111,22 +111,22 @@ def test_a_cell_is_free_once_its_process_is_forgotten() -> None:
 
 
 def test_what_a_killed_process_held_comes_back_beside_its_successor() -> None:
-    places = SharedSemaphore(3)
+    permits = SharedSemaphore(3)
 
     def hold(number: int) -> Callable[[], object]:
         def act() -> None:
-            places.open()
-            assert [places.take() for _ in range(number)] == [True] * number
+            permits.open()
+            assert [permits.acquire() for _ in range(number)] == [True] * number
 
         return act
 
     old = Process(hold(2))
     new = Process(hold(1))
-    places.open()
-    assert not places.take()
+    permits.open()
+    assert not permits.acquire()
     old.kill()
-    places.worker_ended(old.pid)
-    assert [places.take() for _ in range(3)] == [True, True, False]
+    permits.worker_ended(old.pid)
+    assert [permits.acquire() for _ in range(3)] == [True, True, False]
     new.kill()
-    places.worker_ended(new.pid)
-    assert [places.take() for _ in range(2)] == [True, False]
+    permits.worker_ended(new.pid)
+    assert [permits.acquire() for _ in range(2)] == [True, False]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from poolsrv_cgi.line import find_script_of_line, refusal
+from poolsrv_cgi.line_server import find_script_of_line, refusal
 from poolsrv_cgi.scripts import NoScript, Script, ScriptPaths, decode_path, find_script
 
 

@@ -1,13 +1,13 @@
-"""How many programs may run at a time, over all workers, and the bounded queue before that.
+"""How many programs may run at a time, over all workers, and the bounded queue in front of that.
 
-Theory. A place is one count of an `eventfd` with EFD_SEMAPHORE (eventfd(2)): to take it is a read, to give it back a
-write, both atomic between processes, and the descriptor is readable while there are places. It is made before the
-fork, so that all workers share it; no trip to the dispatcher is needed.
+Theory. Permits are the count of an `eventfd` with EFD_SEMAPHORE (eventfd(2)): a read acquires one, a write releases
+one, both are atomic between processes, and the descriptor is readable while there are permits. It is made before the
+fork, so that all workers share it and nothing has to go through the dispatcher.
 
-A worker that is killed can't give back what it holds. So each keeps the number of its places in a cell of shared
-memory (`cells`), and the dispatcher, once it has reaped the worker, gives back that many. The cell is changed before a
-place is taken and after it is given back, so a worker that is killed in between leaves one place too many, never one
-too few.
+A worker that is killed can't release what it holds. So each worker keeps the number of its permits in a cell of shared
+memory (`SharedCells`), and the dispatcher, once it has reaped the worker, releases that many. The cell is changed
+before a permit is acquired and after one is released, so a worker that is killed in between leaves one permit too many,
+never one too few.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from poolsrv_http import SharedCells
 
 from poolsrv import Handle, Timer, Worker
 
-__all__ = ["ProgramLimiter", "Waiter"]
+__all__ = ["ProgramLimiter", "SharedSemaphore", "Waiter"]
 
-GRANTS_PER_EVENT = 8  # places that are handed on at a time: each starts a program, and others wait for their events
+GRANTS_PER_EVENT = 8  # permits granted at a time: each starts a program, and other events wait meanwhile
 
 
 class SharedSemaphore:
-    """A number of places that the workers of a pool share.
+    """A semaphore that the workers of a pool share.
 
-    :param places: how many there are.
+    :param permits: how many there are.
     """
 
-    def __init__(self, places: int) -> None:
-        self._event = os.eventfd(places, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    def __init__(self, permits: int) -> None:
+        self._event = os.eventfd(permits, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._cells = SharedCells()
 
     def __del__(self) -> None:
         os.close(self._event)
 
     def fileno(self) -> int:
-        """The descriptor that is readable while there are places."""
+        """The descriptor that is readable while there are permits."""
         return self._event
 
     def open(self) -> None:
-        """In a worker, before its first connection."""
+        """Prepare a worker, before its first connection."""
         self._cells.open()
 
-    def take(self) -> bool:
-        """Take a place; False where there is none."""
+    def acquire(self) -> bool:
+        """Acquire a permit without waiting; False where there is none."""
         self._cells.add(1)
         try:
             os.eventfd_read(self._event)
@@ -55,22 +55,22 @@ class SharedSemaphore:
             return False
         return True
 
-    def give_back(self) -> None:
-        """Give a place back."""
+    def release(self) -> None:
+        """Release a permit."""
         os.eventfd_write(self._event, 1)
         self._cells.add(-1)
 
     def worker_ended(self, pid: int) -> None:
-        """In the dispatcher: give back what a worker that has been reaped held."""
+        """Release, in the dispatcher, what a worker held that has been reaped."""
         held = self._cells.forget(pid)
         if held > 0:
             os.eventfd_write(self._event, held)
 
 
 class Waiter:
-    """Somebody in the queue; exactly one of the two is called, unless the waiter is cancelled.
+    """An entry in the queue. Exactly one of the two callbacks is called, unless the waiter is cancelled.
 
-    :param granted: called when a place has been taken for it.
+    :param granted: called with a permit acquired for it.
     :param refused: called when it has waited for too long.
     """
 
@@ -83,66 +83,66 @@ class Waiter:
 
 
 class ProgramLimiter:
-    """Who may start a program now, who waits, who is refused.
+    """Decides whether a program may start now, waits for a permit, or is refused.
 
     :param limit: programs at a time, over the pool; 0 is no limit.
     :param queue_size: how many may wait, over the pool.
-    :param queue_timeout: seconds that one may wait; 0 is for ever.
+    :param queue_timeout: seconds that each may wait; 0 is no limit.
     """
 
     def __init__(self, limit: int, queue_size: int, queue_timeout: float) -> None:
-        self._places = SharedSemaphore(limit) if limit else None
+        self._permits = SharedSemaphore(limit) if limit else None
         self._queue = SharedSemaphore(queue_size) if limit and queue_size else None
         self._timeout = queue_timeout
-        self._waiting: dict[Waiter, None] = {}  # in the order of their coming
+        self._waiting: dict[Waiter, None] = {}  # in the order of arrival
         self._worker: Worker | None = None
         self._watch: Handle | None = None
 
     def open(self, worker: Worker) -> None:
-        """In a worker, before its first connection."""
+        """Prepare a worker, before its first connection."""
         self._worker = worker
-        for count in (self._places, self._queue):
-            if count is not None:
-                count.open()
+        for semaphore in (self._permits, self._queue):
+            if semaphore is not None:
+                semaphore.open()
 
     def worker_ended(self, pid: int) -> None:
-        """In the dispatcher, when a worker has been reaped."""
-        for count in (self._places, self._queue):
-            if count is not None:
-                count.worker_ended(pid)
+        """Release, in the dispatcher, what a worker held that has been reaped."""
+        for semaphore in (self._permits, self._queue):
+            if semaphore is not None:
+                semaphore.worker_ended(pid)
 
-    def take(self) -> bool:
-        """Take a place now; False where one has to wait."""
-        return self._places is None or (not self._waiting and self._places.take())
+    def acquire(self) -> bool:
+        """Acquire a permit now; False where the caller has to wait, behind those that wait already."""
+        return self._permits is None or (not self._waiting and self._permits.acquire())
 
-    def give_back(self) -> None:
-        """A program has ended."""
-        if self._places is not None:
-            self._places.give_back()
+    def release(self) -> None:
+        """Release the permit of a program that has ended, or has not started."""
+        if self._permits is not None:
+            self._permits.release()
 
     def wait(self, waiter: Waiter) -> bool:
-        """Queue for a place; False where the queue is full."""
+        """Queue for a permit; False where the queue is full."""
         assert self._worker is not None
-        assert self._places is not None
-        if self._queue is None or not self._queue.take():
+        assert self._permits is not None
+        if self._queue is None or not self._queue.acquire():
             return False
         if self._timeout:
             waiter.timer = self._worker.call_later(self._timeout, lambda: self._timed_out(waiter))
         self._waiting[waiter] = None
         if self._watch is None:
-            self._watch = self._worker.add_reader(self._places.fileno(), self._on_places)
+            self._watch = self._worker.add_reader(self._permits.fileno(), self._grant)
         return True
 
     def cancel(self, waiter: Waiter) -> None:
-        """The waiter has gone away; harmless where it no longer waits."""
+        """Take a waiter out of the queue. Harmless where it no longer waits."""
         if waiter in self._waiting:
             self._leave(waiter)
 
-    def _on_places(self) -> None:
-        assert self._places is not None
-        # What is left over is told again at once: the descriptor stays readable.
+    def _grant(self) -> None:
+        assert self._permits is not None
+        # The descriptor stays readable while permits are left, so the rest follows in the next iteration.
         for _ in range(GRANTS_PER_EVENT):
-            if not self._waiting or not self._places.take():
+            if not self._waiting or not self._permits.acquire():
                 return
             waiter = next(iter(self._waiting))
             self._leave(waiter)
@@ -158,7 +158,7 @@ class ProgramLimiter:
         if waiter.timer is not None:
             waiter.timer.cancel()
         if self._queue is not None:
-            self._queue.give_back()
+            self._queue.release()
         if not self._waiting and self._watch is not None:
             self._watch.cancel()
             self._watch = None

@@ -1,4 +1,4 @@
-"""A script that runs in a child of a warm interpreter; and what is left of it when that is gone."""
+"""A script that runs in a child of a warm interpreter."""
 
 from __future__ import annotations
 
@@ -6,110 +6,125 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from poolsrv import Child, Stream, Timer
+from poolsrv import Child, Connection, Stream, Timer, Worker
 
-if TYPE_CHECKING:
-    from ..programs.program import Program
-    from .pool import WarmPool
+__all__ = ["WarmChild", "WarmProgram", "exit_status_of", "signal_group"]
 
-__all__ = ["WarmChild", "end_of", "signal_group"]
+
+class WarmProgram(Protocol):
+    """What the warm side needs of the program whose script it runs."""
+
+    conn: Connection
+
+    def watch_stderr(self) -> None:
+        """Log its standard error from now on: its process id is known."""
+
+    def reaped(self, returncode: int, cpu: float | None, peak_memory: int | None) -> None:
+        """Record how it has ended."""
+
+    def log(self, level: int, message: str) -> None:
+        """Log a line that names the program."""
 
 
 class WarmChild:
-    """A script that runs, or is about to, in a child of a helper; as `running.Process` has it."""
+    """A script that runs, or is about to, in a child of a fork server; a `Process`.
 
-    def __init__(self, pool: WarmPool, program: Program, fallback: Callable[[], Child]) -> None:
-        self.pool = pool
-        self.program = program
+    :param spawn: starts the script cold, with the pipes of `descriptors`.
+    :ivar descriptors: the script's ends of its pipes, until it has started.
+    """
+
+    def __init__(self, worker: Worker, program: WarmProgram, spawn: Callable[[int, int, int], Child]) -> None:
         self.stdin: Stream | None = None
         self.stdout: Stream | None = None
         self.returncode: int | None = None
         self.outlives = False
-        self.descriptors: list[int] = []  # the script's ends, until it has started
-        self._fallback = fallback
-        self._ordinary: Child | None = None
+        self.descriptors: list[int] = []
+        self._worker = worker
+        self._program = program
+        self._spawn = spawn
+        self._cold: Child | None = None
         self._pid = 0
-        self._ending: float | None = None  # the grace, once it is to end
+        self._grace: float | None = None  # of `terminate`, once that has been called
         self._killer: Timer | None = None
 
     @property
     def pid(self) -> int:
-        """Process id; 0 where it is not known yet."""
-        return self._ordinary.pid if self._ordinary is not None else self._pid
+        """Process id; 0 as long as it is not known."""
+        return self._cold.pid if self._cold is not None else self._pid
 
     def terminate(self, grace: float = 5.0) -> None:
-        """End its process group: TERM, then KILL. Where it has ended, what it has left behind in the group."""
-        if self._ordinary is not None:
-            self._ordinary.terminate(grace)
-        elif self._ending is None:
-            self._ending = grace
+        """End its process group: TERM, then KILL. Where it has ended, end what it has left in the group."""
+        if self._cold is not None:
+            self._cold.terminate(grace)
+        elif self._grace is None:
+            self._grace = grace
             if self._pid:
                 self._signal(signal.SIGTERM)
-                self._killer = self.pool.worker.call_later(grace, lambda: self._signal(signal.SIGKILL))
-
-    def _signal(self, number: signal.Signals) -> None:
-        # Once its leader has been reaped, the group's number is only known to be its own while an orphan is in it.
-        if self._pid and (self.returncode is None or _orphans_in(self._pid)):
-            signal_group(self._pid, number)
+                self._killer = self._worker.call_later(grace, self.kill)
 
     def kill(self) -> None:
         """End its process group at once."""
         self._signal(signal.SIGKILL)
 
-    # --- what its helper says
+    def _signal(self, number: signal.Signals) -> None:
+        # Once its leader has been reaped, the group is known to be its own only while an orphan is in it.
+        if self._pid and (self.returncode is None or _has_orphan(self._pid)):
+            signal_group(self._pid, number)
+
+    # --- what the fork server reports
 
     def started(self, pid: int) -> None:
-        """It runs."""
+        """Take note that it runs."""
         self._pid = pid
-        self.program.watch_stderr()
+        self._program.watch_stderr()
         self.close_descriptors()
-        if self._ending is not None:
-            grace, self._ending = self._ending, None
+        if self._grace is not None:
+            grace, self._grace = self._grace, None
             self.terminate(grace)
 
     def ended(self, returncode: int, cpu: float | None) -> None:
-        """It has been reaped. Its peak of memory is not told: it has part of the helper's in it."""
+        """Take note that it has been reaped. Its peak memory is not told: that includes part of the fork server's."""
         self.returncode = returncode
         self.close_descriptors()
         if self._killer is not None:
             self._killer.cancel()
             self.kill()
-        self.program.reaped(returncode, cpu, None)
+        self._program.reaped(returncode, cpu, None)
 
     def not_started(self) -> None:
-        """The helper can't: start it the ordinary way, unless nobody wants it any more."""
-        if self._ending is not None:
+        """Start it cold, since the fork server can't start it; unless it was to end by now."""
+        if self._grace is not None:
             self.ended(-signal.SIGTERM, None)
             return
+        stdin, stdout, stderr = self.descriptors
         try:
-            self._ordinary = self._fallback()
-            self._ordinary.outlives = self.outlives
-            self.program.watch_stderr()
+            self._cold = self._spawn(stdin, stdout, stderr)
         except OSError as error:
-            self.program.log(logging.ERROR, f"can't be started: {error.strerror}")
+            self._program.log(logging.ERROR, f"can't be started: {error.strerror}")
             self.ended(127, None)
             return
+        self._cold.outlives = self.outlives
         self.close_descriptors()
 
     def drop(self) -> None:
-        """It was never sent."""
+        """Close all its pipes: it was never sent."""
         self.close_descriptors()
         for stream in (self.stdin, self.stdout):
             if stream is not None:
                 stream.abort()
 
     def close_descriptors(self) -> None:
-        """The script's ends of its pipes."""
+        """Close the script's ends of its pipes."""
         for fd in self.descriptors:
             os.close(fd)
         self.descriptors.clear()
 
 
-def end_of(child: WarmChild) -> int:
-    """How a script has ended whose helper is gone: it is this process's now, which is a subreaper. It is killed, if it
-    has not ended."""
+def exit_status_of(child: WarmChild) -> int:
+    """The return code of a script whose fork server is gone: it is a child of this process now, which is a subreaper.
+    It is killed if it has not ended."""
     try:
         pid, status = os.waitpid(child.pid, os.WNOHANG)
     except ChildProcessError:
@@ -121,15 +136,15 @@ def end_of(child: WarmChild) -> int:
 
 
 def signal_group(group: int, number: signal.Signals) -> None:
-    """Send a signal to a process group; nothing where it is gone or not ours."""
+    """Send a signal to a process group; nothing happens where it is gone or not ours."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         pass
 
 
-def _orphans_in(group: int) -> bool:
-    """Whether a process of the group has become a child of this one, as orphans do: the worker is their subreaper."""
+def _has_orphan(group: int) -> bool:
+    """Whether a process of the group is a child of this one, as orphans are: the worker is their subreaper."""
     for task in os.listdir("/proc/self/task"):
         try:
             with open(f"/proc/self/task/{task}/children") as file:

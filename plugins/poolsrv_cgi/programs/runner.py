@@ -1,0 +1,126 @@
+"""The programs of one listener in a worker: starts them within the limits, and follows each to its end."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from functools import partial
+
+from poolsrv_http import StallTimeout
+
+from poolsrv import Child, Connection, Worker
+
+from ..options import Limits, Options
+from ..process import Launch, Process
+from ..warm.pool import WarmPool
+from .errorlog import LISTENER_SHARE, LineRate
+from .limiter import ProgramLimiter
+from .program import Program
+from .timeouts import Deadlines
+
+__all__ = ["ProgramRunner"]
+
+_LIMITS = {
+    "address_space": resource.RLIMIT_AS,
+    "cpu_seconds": resource.RLIMIT_CPU,
+    "open_files": resource.RLIMIT_NOFILE,
+    "processes": resource.RLIMIT_NPROC,
+}
+
+
+class ProgramRunner:
+    """Made in the parent, before the fork; `open` is for each worker.
+
+    :param base: the environment that all programs have.
+    :ivar limiter: permits of programs, over all workers.
+    :ivar stderr_rate: of all programs of this worker together.
+    :ivar run_timeout: of programs, by the option `timeout`.
+    :ivar output_timeout: of programs that print nothing.
+    :ivar warm: the warm interpreters.
+    """
+
+    def __init__(self, options: Options, base: Mapping[str, str]) -> None:
+        self.options = options
+        self.worker: Worker
+        self.limiter = ProgramLimiter(options.max_programs, options.queue_size, options.queue_timeout)
+        self.stderr_rate = LineRate(options.stderr_rate * LISTENER_SHARE)
+        self.run_timeout = Deadlines(options.timeout)
+        self.output_timeout = StallTimeout(options.output_timeout)
+        self._limits = _limits_of(options.limits)
+        self.warm = WarmPool(options.warm_modules, {**base, **options.environment}, self._limits)
+        self._running: dict[int, Program] = {}  # started and not reaped, by process id
+
+    def open(self, worker: Worker) -> None:
+        """Prepare a worker, before its first connection."""
+        self.worker = worker
+        for part in (self.limiter, self.run_timeout, self.output_timeout, self.warm):
+            part.open(worker)
+
+    def close(self) -> None:
+        """End what runs warm, in a worker, after its last connection."""
+        self.warm.close()
+
+    def launch(self, program: Program, launch: Launch, stderr: Connection | int) -> Process:
+        """Start the process of a program: warm where that is wanted and possible, else cold.
+
+        :raises OSError: it can't be started.
+        """
+        spawn = partial(self._spawn, program, launch)
+        if launch.warm is not None and isinstance(stderr, int) and not _has_connection(launch):
+            child = self.warm.start(program, launch, launch.warm, stderr, spawn)
+            if child is not None:
+                return child
+        return spawn(launch.stdin, launch.stdout, stderr)
+
+    def _spawn(
+        self,
+        program: Program,
+        launch: Launch,
+        stdin: Connection | int | None,
+        stdout: Connection | int | None,
+        stderr: Connection | int,
+    ) -> Child:
+        """Start it cold, as a process of its own.
+
+        :raises OSError: it can't be started.
+        """
+        program.watch_stderr()
+        child = program.conn.spawn(
+            launch.argv,
+            env=launch.environment,
+            cwd=launch.cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            limits=self._limits,
+        )
+        self._running[child.pid] = program
+        return child
+
+    def child_ended(self, child: Child) -> None:
+        """Take note that a program has been reaped, or (in the dispatcher) a worker."""
+        if child.role == "worker":
+            self.limiter.worker_ended(child.pid)
+        elif (program := self._running.pop(child.pid, None)) is not None:
+            usage = child.rusage
+            cpu = usage.ru_utime + usage.ru_stime if usage is not None else None
+            peak = _own_peak(usage) if usage is not None and self.options.access_log is not None else None
+            program.reaped(child.returncode if child.returncode is not None else 255, cpu, peak)
+
+
+def _has_connection(launch: Launch) -> bool:
+    """Whether the program gets the connection itself, which a warm child can't."""
+    return isinstance(launch.stdin, Connection) or isinstance(launch.stdout, Connection)
+
+
+def _own_peak(usage: resource.struct_rusage) -> int | None:
+    """The peak memory of a program in bytes. None where it can't be told: a program shared its memory with this process
+    until its exec, so it is never reported with less than this process's own peak (wait4(2))."""
+    if usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+        return None
+    return usage.ru_maxrss * 1024
+
+
+def _limits_of(limits: Limits) -> dict[int, int]:
+    values = {number: getattr(limits, name) for name, number in _LIMITS.items()}
+    return {number: value for number, value in values.items() if value is not None}
