@@ -1,8 +1,8 @@
-"""A pool's own process, from its start by the supervisor until its workers are forked.
+"""A dispatcher's process, from its start by the supervisor until the main loop runs.
 
-``python -m poolsrv.dispatcher LINK HANG_FILE`` is nothing for users. What has come from the command line and what
-stands over all pools arrives over the descriptor LINK: see handshake.py. Into HANG_FILE it says where it hangs, when it
-is asked: see core/stack_dump.py.
+The supervisor runs ``python -m poolsrv.dispatcher LINK HANG_FILE``; it is not for users. Over the descriptor LINK come
+the arguments of the command line and what outlives a pool (ipc/pool_link.py). Into HANG_FILE the process dumps its
+stack when it is asked to (core/stack_dump.py).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ EXIT_CONFIG = 2
 
 
 def main() -> NoReturn:
-    """Serve as the supervisor says. Always ends the process."""
-    set_dumpable(False)  # an exec has made it so again
-    gc.disable()  # as in __main__.py; the pool enables it
+    """Serve as the supervisor says. Never returns: it ends the process."""
+    set_dumpable(False)  # exec resets it
+    gc.disable()  # as in poolsrv/__main__.py; process.py enables it
     link = PoolLink(socket.socket(fileno=int(sys.argv[1])))
     # A supervisor of version 1 passes none: then nobody asks.
     hang_file = int(sys.argv[2]) if len(sys.argv) > 2 else os.open(os.devnull, os.O_WRONLY)
@@ -45,7 +45,7 @@ def main() -> NoReturn:
         os.set_inheritable(fd, False)
     faulthandler.register(HANG_SIGNAL, file=hang_file, all_threads=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (HANG_SIGNAL,))
-    # Until it listens to the supervisor, it would not notice the end of that: a plugin's import may take its time.
+    # Until the loop runs, this process would not notice that the supervisor has died: a plugin's import may take long.
     processes.signal_when_parent_dies(signal.SIGTERM)
     try:
         code = _serve(link, hang_file)
@@ -56,7 +56,7 @@ def main() -> NoReturn:
     except EOFError:
         code = EXIT_FAILED  # the supervisor is gone
     logging.shutdown()
-    # What has begun to end in order is not to be ended by a signal that comes while the interpreter winds up.
+    # An exit in order must not be cut short by a signal that comes while the interpreter shuts down.
     os._exit(code)
 
 
@@ -72,7 +72,7 @@ def _serve(link: PoolLink, hang_file: int) -> int:
             f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
             " restart the server"
         )
-    # All of the engine: the user that the pool is to run as may not be able to read it.
+    # Import all of the engine now: the user that the pool will run as may not be able to read it.
     from ..config import reader
     from ..core import privileges
     from ..plugins import loader
@@ -109,7 +109,7 @@ def _receive_start(link: PoolLink) -> tuple[Message, dict[str, ListeningSocket]]
     held: dict[str, ListeningSocket] = {}
     while True:
         message = link.receive()
-        assert message is not None  # it blocks
+        assert message is not None  # the link blocks
         for one in pool_link.received_sockets(message):
             held[one.key] = one
         if message.fields.get("last"):

@@ -1,11 +1,11 @@
-"""The listening sockets: bind those that do not stand yet, and say where they really are.
+"""Binds the listening sockets that the supervisor does not hold yet, and tells the real addresses.
 
-Sockets outlive a pool: the supervisor keeps them, and each has a key by which a later pool finds it again. That is the
-address as the config writes it; where the kernel is to choose a port it is the listener's name and place too, so that
-a reload does not choose another one.
+Sockets outlive a pool: the supervisor holds them, and a later pool finds each by its key. The key is the address as the
+config writes it. If the kernel is to choose the port, the listener's name and the address's place belong to the key, so
+that a reload keeps the port.
 
-Connections have the options of the listening TCP socket that they were accepted from: on Linux they are copies of it.
-So options cost nothing per connection.
+On Linux, an accepted connection inherits the options of its listening TCP socket. So options cost nothing per
+connection.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from ..net.addresses import Address
 
 log = logging.getLogger("poolsrv.listeners")
 
-KEEPALIVE_PROBES = 3  # without an answer, before a peer is taken for gone
+KEEPALIVE_PROBES = 3  # without an answer, before the connection is reset
 
 
-Owner = tuple[int, int]  # user and group; -1 leaves it, chown(2)
-NOBODY_ELSE: Owner = (-1, -1)
+Owner = tuple[int, int]  # user and group; -1: unchanged, chown(2)
+UNCHANGED: Owner = (-1, -1)
 _CONTROL_FOLDER_MODE = 0o700
-# No listener can have this name.
-_CONTROL = ""
+_CONTROL = ""  # no listener can have this name
 
 
 def control_listener(path: Path) -> ListenerConfig:
-    """The control socket, in the form that ``bind`` takes: for its owner alone."""
+    """Describe the control socket as ``bind`` takes it; its mode is 0600."""
     return ListenerConfig(_CONTROL, (Address(socket.AF_UNIX, path=os.fspath(path)),), handler="", socket_mode=0o600)
 
 
 class Bound(msgspec.Struct, frozen=True):
     """One bound, listening, non-blocking socket.
 
-    :ivar held: the socket, as the supervisor keeps it.
-    :ivar is_new: it was bound by this pool; the others stood before.
+    :ivar listener: the listener's name.
+    :ivar held: the socket, as the supervisor holds it.
+    :ivar is_new: whether this pool has bound it.
     """
 
     listener: str
@@ -56,11 +56,11 @@ class Bound(msgspec.Struct, frozen=True):
 
     @property
     def socket(self) -> socket.socket:
-        """The socket itself."""
+        """The socket."""
         return self.held.socket
 
     def __str__(self) -> str:
-        """Where it really listens; with port 0, the port that the kernel has chosen."""
+        """Write the real address; for port 0, with the port that the kernel has chosen."""
         if self.socket.family == socket.AF_UNIX:
             return f"unix:{self.held.path or os.fsdecode(self.socket.getsockname())}"
         host, port = self.socket.getsockname()[:2]
@@ -68,14 +68,14 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 def bind(
-    listeners: tuple[ListenerConfig, ...], held: Mapping[str, ListeningSocket], owner: Owner = NOBODY_ELSE
+    listeners: tuple[ListenerConfig, ...], held: Mapping[str, ListeningSocket], owner: Owner = UNCHANGED
 ) -> list[list[Bound]]:
-    """Have a socket for every address of every listener: one that stands, or else a new one.
+    """Find or bind a socket for every address of every listener.
 
-    :param held: those that stand, by key.
-    :param owner: to whom root gives the files of unix sockets.
-    :returns: for each listener its sockets.
-    :raises StartError: some can't be bound; it names them all, and those that could be are closed again.
+    :param held: the sockets that the supervisor holds, by key.
+    :param owner: the user and group that get the files of unix sockets.
+    :returns: the sockets of each listener.
+    :raises StartError: some can't be bound. It names them all; the new ones that could be are closed again.
     """
     bound: list[list[Bound]] = []
     problems: list[str] = []
@@ -127,14 +127,14 @@ def _bind_new(listener: ListenerConfig, address: Address) -> socket.socket:
     try:
         return _bind_inet(listener, address, address.family)
     except OSError as error:
-        # ":7007" on a machine without IPv6 means every IPv4 address.
+        # Without IPv6 on the machine, ":7007" means every IPv4 address.
         if not address.dual or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             raise
         return _bind_inet(listener, address, socket.AF_INET)
 
 
 def apply_options(sock: socket.socket, listener: ListenerConfig) -> None:
-    """Set the listener's options of TCP, those that are at their defaults too, on a socket that stands or is new."""
+    """Set all TCP options of the listener, those at their defaults too, for the socket may be an older pool's."""
     if sock.family == socket.AF_UNIX:
         return
     for option, value in (
@@ -169,7 +169,7 @@ def _bind_inet(listener: ListenerConfig, address: Address, family: int) -> socke
 
 
 def _bind_unix(listener: ListenerConfig, path: str, key: str, standing: ListeningSocket | None, owner: Owner) -> Bound:
-    """The socket that stands, unless somebody has removed its file, or a new one."""
+    """Use the held socket, or bind a new one if its file is gone."""
     make = _CONTROL_FOLDER_MODE if listener.name == _CONTROL else None
     with Folder(path, make) as folder:
         if standing is not None and (file := _file_of(folder, standing)) is not None:
@@ -183,7 +183,7 @@ def _bind_unix(listener: ListenerConfig, path: str, key: str, standing: Listenin
 
 
 def _file_of(folder: Folder, held: ListeningSocket) -> Socket | None:
-    """The file of a socket that stands; None where that is gone, or the name is another file's."""
+    """Open a held socket's file; None if it is gone, or if another file has its name."""
     found = folder.stat()
     if found is None or inode_of(found) != held.inode:
         return None
@@ -195,19 +195,19 @@ def _file_of(folder: Folder, held: ListeningSocket) -> Socket | None:
 
 
 def _bind_new_unix(listener: ListenerConfig, folder: Folder, owner: Owner) -> tuple[socket.socket, Inode]:
-    """A new socket, whose file has owner and mode before anybody can connect."""
+    """Bind a socket whose file has its owner and mode before any client can connect."""
     mode = listener.socket_mode
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The file is made with its mode: there is nothing to be changed by name.
-    former = os.umask(0o777 & ~mode) if mode is not None else None
+    # The file is created with its mode, so nothing has to be changed by name.
+    previous = os.umask(0o777 & ~mode) if mode is not None else None
     try:
         sock.bind(folder.address)
     except OSError:
         sock.close()
         raise
     finally:
-        if former is not None:
-            os.umask(former)
+        if previous is not None:
+            os.umask(previous)
     inode: Inode | None = None
     try:
         with Socket(folder) as file:
@@ -226,9 +226,9 @@ def _bind_new_unix(listener: ListenerConfig, folder: Folder, owner: Owner) -> tu
 
 
 def _remove_stale(folder: Folder, owner: Owner) -> None:
-    """Remove a socket file that nobody listens on any more.
+    """Remove a socket file that no process listens on.
 
-    :raises OSError: somebody does, it is no socket, or somebody else may have put it there.
+    :raises OSError: a process does, the file is no socket, or another user may have put it there.
     """
     if folder.stat() is None:
         return

@@ -1,14 +1,14 @@
 """The control socket: answers questions about the server, a line of JSON for each.
 
-Theory. It is a unix socket in the dispatcher's loop. What it tells the dispatcher knows by itself or reads in /proc, so
-it answers also while workers are busy, stuck or stopped. Only root and the server's own user may ask: the socket's file
-has mode 0600, and whoever connects is looked at once more (SO_PEERCRED, unix(7)). Nobody there can hold up the server:
-there are at most ``MOST_CLIENTS`` at a time, further ones wait in the kernel's queue; a question has at most
-``LONGEST_QUESTION`` bytes; one is answered at a time, and an answer is written as the client takes it; and a client
-that does nothing for ``TIMEOUT`` seconds is thrown out. Whatever a client sends, it costs at most its connection.
+Theory. The control socket is a unix socket in the dispatcher's loop. The dispatcher knows the answers, or reads them in
+/proc, so it answers while workers are busy, stuck or stopped. Only root and the server's own user may ask: the socket's
+file has mode 0600, and the client's user is checked again (SO_PEERCRED, unix(7)). No client can hold up the server.
+There are at most ``MOST_CLIENTS`` at a time; further ones wait in the kernel's queue. A question has at most
+``LONGEST_QUESTION`` bytes. One question is answered at a time, and an answer is written as fast as the client reads.
+Idle clients are disconnected after ``TIMEOUT`` seconds. Whatever a client sends, it costs at most its own connection.
 
-A question is a line: a word, or an object ``{"request": WORD}``. See figures.py for the answers. A client may ask
-again on the same connection once it has the answer.
+A question is a line: a word, or an object ``{"request": WORD}``. ipc/stats.py has the answers. A client may ask again
+on the same connection once it has the answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 class ControlServer:
     """Answers on a listening socket, which stays the caller's.
 
-    :param answers: makes the answer, by the word that is asked.
+    :param answers: by the word of a request, makes the answer.
     """
 
     def __init__(self, loop: EventLoop, sock: socket.socket, answers: Mapping[str, Callable[[], Answer]]) -> None:
@@ -52,20 +52,20 @@ class ControlServer:
         self._paused = False
 
     def open(self) -> None:
-        """Begin to accept. Harmless when called again."""
+        """Begin to accept. Does nothing if it is open."""
         if not self._is_open:
             self._is_open = True
             self._loop.register(self._socket.fileno(), READ, self._accept)
 
     def close(self) -> None:
-        """Accept no more, and let go of all clients; before the listening socket is closed."""
+        """Stop accepting and disconnect all clients; called before the listening socket is closed."""
         if self._is_open:
             self._is_open = False
             self._loop.unregister(self._socket.fileno())
         for client in list(self._clients):
             client.close()
 
-    def abandon(self) -> None:
+    def close_inherited(self) -> None:
         """In a forked child: close its copies of all connections."""
         for client in self._clients:
             client.socket.close()
@@ -75,9 +75,9 @@ class ControlServer:
             sock, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError:  # no descriptors: to look again at once would have the loop spin
+        except OSError:  # no descriptors: without a pause the loop would spin
             self._pause(True)
-            self._loop.call_later(STARVED_PAUSE, self._go_on)
+            self._loop.call_later(STARVED_PAUSE, self._pause_if_full)
             return
         try:
             if not _may_ask(sock):
@@ -85,16 +85,16 @@ class ControlServer:
                 return
             sock.setblocking(False)
             self._clients.add(_Client(self._loop, sock, self._answer, self._gone))
-        except OSError as error:  # no memory to watch it with, epoll_ctl(2)
+        except OSError as error:  # no memory to watch it, epoll_ctl(2)
             log.warning("can't serve a client of the control socket: %s", error.strerror)
             sock.close()
-        self._go_on()
+        self._pause_if_full()
 
     def _gone(self, client: _Client) -> None:
         self._clients.discard(client)
-        self._go_on()
+        self._pause_if_full()
 
-    def _go_on(self) -> None:
+    def _pause_if_full(self) -> None:
         self._pause(len(self._clients) >= MOST_CLIENTS)
 
     def _pause(self, paused: bool) -> None:
@@ -120,7 +120,7 @@ class ControlServer:
 
 
 class _Client:
-    """One connection: it asks, or takes its answer."""
+    """A connection, on which either a question is read or an answer is written."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class _Client:
         self._gone = gone
         self._asked = b""
         self._unsent = b""
-        self._finished = False  # it asks no more
+        self._finished = False  # its side of the connection is shut down
         self._closed = False
         loop.register(sock.fileno(), READ, self._on_event)
         self._timer: Timer = loop.call_later(TIMEOUT, self.close)
@@ -177,7 +177,7 @@ class _Client:
             self._wait_for_more()
 
     def _answer_next(self) -> None:
-        """Answer one question; others that are there already get their turn by the next event."""
+        """Answer one question; further ones that have come are answered at the next event."""
         question, _, self._asked = self._asked.partition(b"\n")
         if len(question) > LONGEST_QUESTION:
             self.close()
@@ -213,7 +213,7 @@ def _word(question: bytes) -> str | None:
 def _encoded(answer: Answer) -> bytes:
     try:
         return msgspec.json.encode(answer) + b"\n"
-    except UnicodeEncodeError:  # a name that is not UTF-8: of a file, or a process
+    except UnicodeEncodeError:  # a name of a file or a process that is not UTF-8
         return msgspec.json.encode(encodable_in(msgspec.to_builtins(answer))) + b"\n"
 
 

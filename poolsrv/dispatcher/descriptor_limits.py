@@ -1,25 +1,27 @@
-"""Whether the limit of open descriptors is enough for the config."""
+"""The descriptor budget: whether the limit of open descriptors (RLIMIT_NOFILE) is enough for the config."""
 
 from __future__ import annotations
 
 import resource
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..config.model import Config, has_to_ask
 from ..core.words import counted
 from ..errors import StartError
 
-if TYPE_CHECKING:
-    pass
-
-DESCRIPTORS_PER_WORKER: Final = 3  # a channel's two ends, and a hang file
-DESCRIPTORS_FOR_ANSWERS: Final = 2  # of a channel, where workers ask who is admitted
+DESCRIPTORS_PER_WORKER: Final = 3  # a channel's two ends, and a stack dump file
+DESCRIPTORS_FOR_ANSWERS: Final = 2  # of a channel, if workers ask about admission
 SPARE_DESCRIPTORS: Final = 32  # kept free for what is opened for a moment
+MIN_CONNECTIONS: Final = 64  # for which there must be room
 
 
-def _check_descriptor_limit(config: Config) -> None:
+def check_descriptor_limit(config: Config) -> None:
+    """Check that the dispatcher can hold its workers and addresses.
+
+    :raises StartError: the limit is too low.
+    """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    needed = limit - _free_descriptors(config, config.pool.workers) + 64
+    needed = limit - free_descriptors(config, config.pool.workers) + MIN_CONNECTIONS
     if limit < needed:
         raise StartError(
             f"the limit of open descriptors is {limit}, and {needed} are needed for"
@@ -28,14 +30,14 @@ def _check_descriptor_limit(config: Config) -> None:
         )
 
 
-def _descriptors_per_worker(config: Config) -> int:
-    """How many connections of each worker may be here at a time."""
+def connections_per_worker(config: Config) -> int:
+    """Count the connections of each worker that the dispatcher can hold at a time."""
     workers = config.pool.workers
-    return max((_free_descriptors(config, workers) - SPARE_DESCRIPTORS) // workers, 1)
+    return max((free_descriptors(config, workers) - SPARE_DESCRIPTORS) // workers, 1)
 
 
-def _free_descriptors(config: Config, workers: int) -> int:
-    """What is left to the dispatcher beside listening sockets, with so many workers."""
+def free_descriptors(config: Config, workers: int) -> int:
+    """Count the descriptors that are left to the dispatcher with so many workers."""
     is_asked = any(has_to_ask(listener) for listener in config.listeners)
     per_worker = DESCRIPTORS_PER_WORKER + (DESCRIPTORS_FOR_ANSWERS if is_asked else 0)
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - per_worker * workers - _addresses(config)

@@ -1,97 +1,145 @@
-"""What the dispatcher knows of each worker (a slot) and of each listener (a gate), and how a worker is chosen."""
+"""One listener, as the dispatcher sees it: its sockets, its counts, and the workers that may serve it."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..config.model import ListenerConfig
+from ..core.event_loop import READ, EventLoop
 from ..ipc.worker_channel import AcceptedConnection
+from .admission import AdmissionControl, ListenerCounts
 from .bind import Bound
 from .worker_slot import WorkerSlot
 
-if TYPE_CHECKING:
-    from .admission import AdmissionControl
-
-MOST_SINGLE_TURNS: Final = 16  # in which a gate accepts one connection each before it looks for more again
+MAX_SINGLE_ITERATIONS: Final = 16  # with one connection each, before the acceptor looks for more again
 
 
 class Listener:
-    """One listener, as the dispatcher sees it: its sockets, how many of its connections are open, who may serve it.
+    """A listener of the pool.
 
-    :ivar admission: who is admitted; None where there is no limit.
+    :param number: its place in the config.
+    :param slots: all slots of the pool; the listener's own "workers" may leave it only the first ones.
+    :param dispatch: ``"round-robin"`` or ``"least-connections"``.
+    :ivar slots: the slots of the workers that may serve it now.
+    :ivar counts: its connections.
+    :ivar admission: its limits; None if it has none.
+    :ivar unassigned: connections that are accepted or reclaimed, and for which no worker has room.
+    :ivar is_open: whether the acceptor accepts here.
+    :ivar starved: whether the system has no descriptors for more connections.
     """
 
-    def __init__(self, number: int, config: ListenerConfig, sockets: list[Bound], slots: list[WorkerSlot]) -> None:
+    def __init__(
+        self,
+        loop: EventLoop,
+        number: int,
+        config: ListenerConfig,
+        sockets: list[Bound],
+        slots: list[WorkerSlot],
+        dispatch: str = "round-robin",
+    ) -> None:
         self.number = number
         self.name = config.name
         self.config = config
         self.sockets = sockets
-        self._workers = config.workers
-        self.slots = [slot for slot in slots if self.is_for(slot)]
+        self.counts = ListenerCounts()
         self.admission: AdmissionControl | None = None
-        self.open = 0
-        self.accepted = 0
-        self.paused = False
-        self._last_turn = 0  # the loop's latest turn in which there was something to accept
-        self._single_turns = 0  # in so many turns only one connection is accepted, although they come close together
-        self._back_off = 1  # and in so many after the next time that this proves right
-        self.unassigned: deque[AcceptedConnection] = deque()  # accepted, or taken back, and no worker has room
-        self._next = 0
+        self.unassigned: deque[AcceptedConnection] = deque()
+        self.is_open = False
+        self.starved = False
+        self._loop = loop
+        self._max_workers = config.workers
+        self.slots = [slot for slot in slots if self.is_for(slot)]
+        self._picks_least_loaded = dispatch == "least-connections"
+        self._next = 0  # the slot whose turn it is
+        self._last_iteration = 0  # the loop's latest iteration in which there was something to accept
+        self._single_iterations = 0  # so many accept one connection only, although they come close together
+        self._back_off = 1  # and so many after the next time that this proves right
 
     @property
     def tags(self) -> dict[str, object]:
-        """For lines of the log that are about it."""
+        """Fields for log lines about the listener."""
         return {"listener": self.name}
-
-    def is_for(self, slot: WorkerSlot) -> bool:
-        """Whether the worker may serve this listener."""
-        return self._workers is None or slot.index < self._workers
 
     @property
     def refusals(self) -> Mapping[str, int]:
-        """How many connections have been refused, by the key of the config that refused them."""
+        """Count the refused connections by the config key that refused them."""
         return self.admission.refusals if self.admission is not None else {}
 
-    def must_wait(self) -> bool:
-        """Whether a limit has whoever comes wait in the kernel's queue."""
+    def is_for(self, slot: WorkerSlot) -> bool:
+        """Tell whether the worker may serve this listener."""
+        return self._max_workers is None or slot.index < self._max_workers
+
+    # --- polling its sockets
+
+    def pause(self) -> None:
+        """Stop polling its sockets; connections wait in the kernel's queue."""
+        if not self.counts.paused:
+            self.counts.paused = True
+            for bound in self.sockets:
+                self._loop.modify(bound.socket.fileno(), 0)
+
+    def resume(self) -> None:
+        """Poll its sockets again if the next connection can be served."""
+        if (
+            self.is_open
+            and not (self.unassigned or self.starved or self._must_wait())
+            and any(slot.has_room() for slot in self.slots)
+        ):
+            self.counts.paused = False
+            for bound in self.sockets:
+                self._loop.modify(bound.socket.fileno(), READ)
+
+    def _must_wait(self) -> bool:
         return self.admission is not None and self.admission.must_wait() is not None
 
-    def expects_one(self, turn: int) -> bool:
-        """Whether the connection that has come is probably alone: to look for a second one in vain costs a system call
-        and an exception.
+    # --- how many to accept
 
-        It is, where the turn before brought none, and where looking has found a single one in each turn: that is tried
-        more and more seldom. Where there are more after all, the next turn comes at once.
+    def expects_one(self, iteration: int) -> bool:
+        """Guess whether the connection that has come is alone.
 
-        :param turn: the number of the loop's turn.
+        To look for a second one in vain costs a system call and an exception. The guess is yes if the iteration before
+        brought none. It is also yes if looking has found a single one each time; then the listener looks more and more
+        seldom. If there are more after all, the next iteration follows at once.
+
+        :param iteration: the number of the loop's iteration.
         """
-        close = turn - self._last_turn <= 1
-        self._last_turn = turn
-        if close and self._single_turns:
-            self._single_turns -= 1
+        close = iteration - self._last_iteration <= 1
+        self._last_iteration = iteration
+        if close and self._single_iterations:
+            self._single_iterations -= 1
             return True
         return not close
 
     def found(self, count: int) -> None:
-        """So many were accepted when ``expects_one`` had said no."""
+        """Learn how many connections were accepted after ``expects_one`` had said no."""
         if count > 1:
-            self._single_turns, self._back_off = 0, 1
+            self._single_iterations, self._back_off = 0, 1
         elif count == 1:
-            self._single_turns = self._back_off
-            self._back_off = min(2 * self._back_off, MOST_SINGLE_TURNS)
+            self._single_iterations = self._back_off
+            self._back_off = min(2 * self._back_off, MAX_SINGLE_ITERATIONS)
 
-    def next_in_turn(self) -> WorkerSlot | None:
-        """Round robin: the next worker that has room; None where none has."""
-        for step in range(len(self.slots)):
-            slot = self.slots[(self._next + step) % len(self.slots)]
+    # --- choosing a worker
+
+    def pick_worker(self) -> WorkerSlot | None:
+        """Choose the worker for the next connection.
+
+        By round robin that is the next one that has room, else the one with the fewest connections.
+
+        :returns: None if no worker has room.
+        """
+        if self._picks_least_loaded:
+            return self._least_loaded()
+        slots, first = self.slots, self._next
+        for step in range(len(slots)):
+            slot = slots[(first + step) % len(slots)]
             if slot.has_room():
                 return slot
         return None
 
-    def least_loaded(self) -> WorkerSlot | None:
-        """The worker with the fewest connections, of those that have room; of equals the next in turn."""
+    def _least_loaded(self) -> WorkerSlot | None:
+        """Of equals, the next in turn."""
         best: WorkerSlot | None = None
         for step in range(len(self.slots)):
             slot = self.slots[(self._next + step) % len(self.slots)]
@@ -100,6 +148,8 @@ class Listener:
         return best
 
     def given_to(self, slot: WorkerSlot) -> None:
-        """The worker has got a connection of this listener: the turn is the next one's. To choose a worker and then
-        find no connection in the kernel's queue must cost it nothing."""
+        """Pass the turn to the slot after this one, whose worker has got a connection.
+
+        A worker that is picked, and then finds the kernel's queue empty, keeps its turn.
+        """
         self._next = (slot.index + 1) % len(self.slots)

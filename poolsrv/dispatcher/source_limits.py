@@ -1,9 +1,9 @@
-"""Limits per source address: how many connections each has open, and how fast it opens them.
+"""Limits per source address: how many connections each source has open, and how fast it opens them.
 
-A source is an IPv4 address, or an IPv6 network of the length ``ipv6_prefix``: who has one IPv6 address mostly has a /64
-of them. What is kept of a source goes when it is of no use any more: its count with its last connection, its bucket
-once it is full again. A client with many networks could still fill the memory with buckets; past ``MOST_BUCKETS`` the
-one that has not been used for the longest time is forgotten, which is as if it were full.
+A source is an IPv4 address, or an IPv6 network of the length ``ipv6_prefix``, for a client with one IPv6 address mostly
+has a /64 of them. What is kept of a source goes once it is of no use: its count with its last connection, its bucket
+once that is full again. A client with many networks could still fill the memory with buckets. Past ``MAX_BUCKETS`` the
+least recently used one is forgotten, which has the effect of filling it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Final
 
 from .token_bucket import NEVER_USED, Rate
 
-MOST_BUCKETS: Final = 65536  # some 10 MB
+MAX_BUCKETS: Final = 65536  # some 10 MB
 
 
 class Sources:
-    """Of one listener.
+    """The sources of one listener.
 
-    :param max_open: connections open at a time from one source; 0 is no limit.
-    :param rate: new ones a second from one source; None is no limit.
-    :param ipv6_prefix: how many bits of an IPv6 address are the source.
+    :param max_open: open connections of one source; 0 for no limit.
+    :param rate: new connections of one source; None for no limit.
+    :param ipv6_prefix: the number of bits of an IPv6 address that name the source.
     """
 
     def __init__(self, max_open: int, rate: Rate | None, ipv6_prefix: int) -> None:
@@ -31,18 +31,18 @@ class Sources:
         self._shift = 128 - ipv6_prefix
         self._open: dict[int, int] = {}  # by source
         self._source_of: dict[int, int] = {}  # by the connection's id
-        self._full_at: OrderedDict[int, float] = OrderedDict()  # each source's bucket, see Rate; the latest used last
+        self._full_at: OrderedDict[int, float] = OrderedDict()  # each source's bucket, most recently used last
 
     def __len__(self) -> int:
-        """How many sources something is known of."""
+        """Count the sources of which something is kept."""
         return len(self._open.keys() | self._full_at.keys())
 
     def source_of(self, bits: int, number: int) -> int:
-        """The source that an address belongs to, as one number: those of IPv6 are below 0."""
+        """Map an address to its source, which is one number; those of IPv6 are below 0."""
         return number if bits == 32 else ~(number >> self._shift)
 
     def refusal(self, source: int, now: float) -> str | None:
-        """The key that refuses one more connection, ``"max_per_source"`` or ``"rate_per_source"``; None: it may."""
+        """Name the config key that refuses one more connection of the source; None if it is admitted."""
         if self._max_open and self._open.get(source, 0) >= self._max_open:
             return "max_per_source"
         if self._rate is not None and not self._rate.has_token(self._full_at.get(source, NEVER_USED), now):
@@ -50,7 +50,7 @@ class Sources:
         return None
 
     def opened(self, connection: int, source: int, now: float) -> None:
-        """A connection of that source has been admitted."""
+        """Count a connection of the source as admitted."""
         if self._max_open:
             self._open[source] = self._open.get(source, 0) + 1
             self._source_of[connection] = source
@@ -58,11 +58,11 @@ class Sources:
             buckets = self._full_at
             buckets[source] = self._rate.taken(buckets.get(source, NEVER_USED), now)
             buckets.move_to_end(source)
-            if len(buckets) > MOST_BUCKETS:
+            if len(buckets) > MAX_BUCKETS:
                 buckets.popitem(last=False)
 
     def closed(self, connections: Iterable[int]) -> None:
-        """These connections are no more; those that are of no source here (other listeners', refused) are skipped."""
+        """Count connections as closed; those without a source here (other listeners', refused) are skipped."""
         for connection in connections:
             source = self._source_of.pop(connection, None)
             if source is not None:
@@ -72,10 +72,12 @@ class Sources:
                     del self._open[source]
 
     def forget_full(self, now: float) -> bool:
-        """Forget buckets that are full again; whether there are others left.
+        """Forget buckets that are full again.
 
-        They are in the order of their latest use, so what is behind one that is not full may wait a little longer than
-        it must: never more than the time in which a bucket fills.
+        They are in the order of their latest use. One behind another that is not full may stay a little longer than it
+        must, but never longer than a bucket takes to fill.
+
+        :returns: whether others are left.
         """
         buckets = self._full_at
         while buckets and next(iter(buckets.values())) <= now:

@@ -6,7 +6,7 @@ import logging
 import os
 import resource
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..config.model import Config, LimitsConfig, PoolConfig
 from ..core import privileges, processes
@@ -15,60 +15,56 @@ from ..core.listening_sockets import ListeningSocket
 from ..ipc.pool_link import PoolLink, send_sockets
 from . import bind
 from .bind import Bound
-from .descriptor_limits import _check_descriptor_limit
-
-if TYPE_CHECKING:
-    pass
-
+from .descriptor_limits import check_descriptor_limit
 
 log = logging.getLogger("poolsrv.pool")
 
 
 class Place(NamedTuple):
-    """What a pool has got, before any plugin is there.
+    """What a pool has before any plugin is loaded.
 
     :ivar bound: the sockets of each listener.
     :ivar control: the control socket.
-    :ivar path: the config file, absolute.
-    :ivar alive_every: seconds after which the supervisor wants to hear of it.
+    :ivar path: the config file's absolute path.
+    :ivar alive_interval: seconds between two signs of life that the supervisor expects.
     """
 
     bound: list[list[Bound]]
     control: Bound | None
     path: str
-    alive_every: float
+    alive_interval: float
 
 
 def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocket]) -> Place:
-    """Do all that root may be needed for, and be root no more.
+    """Do all that may need root, then drop privileges.
 
     :param link: to the supervisor, blocking.
-    :param held: the listening sockets that stand, by key.
+    :param held: the listening sockets that the supervisor holds, by key.
     :raises StartError: an address can't be bound, or the limit of open descriptors is too low.
-    :raises EOFError: the supervisor is gone, or wants no such pool any more.
+    :raises EOFError: the supervisor is gone, or does not want the pool any more.
     """
     _open_standard_descriptors()
     _set_limits(config)
-    _check_descriptor_limit(config)
+    check_descriptor_limit(config)
     processes.close_on_exec_from(3)
-    bound, control, alive_every = _settle_sockets(config, link, held)
-    _give_up_privileges(config.pool)
+    bound, control, alive_interval = _agree_on_sockets(config, link, held)
+    _drop_privileges(config.pool)
     _keep_private(config.limits)
-    return Place(bound, control, os.path.abspath(config.path), alive_every)
+    return Place(bound, control, os.path.abspath(config.path), alive_interval)
 
 
-def _settle_sockets(
+def _agree_on_sockets(
     config: Config, link: PoolLink, held: Mapping[str, ListeningSocket]
 ) -> tuple[list[list[Bound]], Bound | None, float]:
-    """Bind what does not stand yet, agree with the supervisor on what is used, and close the rest.
+    """Bind the missing sockets, tell the supervisor which are used, and close the rest.
 
-    :returns: the sockets of each listener, the control socket, and how often the supervisor wants to hear of the pool.
+    :returns: the sockets of each listener, the control socket, and ``Place.alive_interval``.
     """
     pool = config.pool
     wanted = list(config.listeners)
     if pool.control is not None:
         wanted.append(bind.control_listener(pool.control))
-    owner = bind.NOBODY_ELSE
+    owner = bind.UNCHANGED
     if pool.identity is not None and os.geteuid() == 0:
         owner = _id(pool.identity.uid), _id(pool.identity.gid)
     bound = bind.bind(tuple(wanted), held, owner)
@@ -83,7 +79,7 @@ def _settle_sockets(
         pidfile=os.fspath(pool.pidfile) if pool.pidfile is not None else None,
         log=config.log.settings(pool.identity),
     )
-    go = link.receive()  # the other answer is to be killed
+    go = link.receive()  # otherwise the supervisor kills this process
     if go is None or go.kind != "go":
         raise EOFError
     kept = {one.held for one in used}
@@ -104,7 +100,7 @@ def _set_limits(config: Config) -> None:
         os.umask(config.pool.umask)
 
 
-def _give_up_privileges(pool: PoolConfig) -> None:
+def _drop_privileges(pool: PoolConfig) -> None:
     if pool.identity is not None:
         folder = privileges.become_for_imports(pool.identity)
         if folder:
@@ -114,19 +110,19 @@ def _give_up_privileges(pool: PoolConfig) -> None:
 
 
 def _keep_private(limits: LimitsConfig) -> None:
-    """Nobody looks into this process and its workers, unless somebody wants core dumps of them."""
+    """Keep other processes from reading this one's memory, unless the config wants core dumps."""
     wants_dumps = bool(limits.core_size)
-    set_dumpable(wants_dumps)  # anew: a change of user sets it
+    set_dumpable(wants_dumps)  # again, for a change of user resets it
     if wants_dumps:
         log.warning("limits.core_size: for the sake of core dumps, programs of this user can read the pool's memory")
 
 
 def _id(number: int | None) -> int:
-    return -1 if number is None else number  # -1 leaves it as it is, chown(2)
+    return -1 if number is None else number  # -1: unchanged, chown(2)
 
 
 def _open_standard_descriptors() -> None:
-    """So that no connection gets the number 0, 1 or 2."""
+    """Occupy the descriptors 0, 1 and 2, so that no connection gets these numbers."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)

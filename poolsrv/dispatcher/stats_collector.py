@@ -1,7 +1,7 @@
-"""Makes the figures of figures.py, in the dispatcher: of what it knows, and of what /proc says of the workers.
+"""Collects the stats that ``poolsrv status`` shows (ipc/stats.py): what the dispatcher knows, and what /proc says.
 
-Nothing is asked of a worker, which may be stuck. Rates need figures of a few seconds ago: each second the totals of
-every worker and listener are noted. Whoever has no control socket has no ``StatsCollector`` either.
+No worker is asked, for it may be stuck. Rates need totals of a few seconds ago, so the totals of every worker and
+listener are sampled each second. A pool without a control socket has no ``StatsCollector``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from ..core import procfs
+from ..core.event_loop import EventLoop
 from ..core.procfs import children_of
 from ..ipc.stats import (
     PROTOCOL,
@@ -32,25 +33,21 @@ from ..ipc.stats import (
     WorkerStats,
 )
 from ..plugins import entry_points
+from .dispatcher import Dispatcher
 from .listener import Listener
+from .worker_manager import WorkerManager
 from .worker_slot import EMPTY, STARTING, WorkerSlot
 
-if TYPE_CHECKING:
-    from ..core.event_loop import EventLoop
-    from .dispatcher import Dispatcher
-    from .worker_manager import WorkerManager
+SAMPLE_INTERVAL: Final = 1.0  # seconds
+SAMPLES: Final = round(WINDOW / SAMPLE_INTERVAL) + 1
+MOST_PROGRAMS: Final = 200  # that are listed; each lookup blocks the dispatcher for about 40 µs
 
-
-SAMPLE_EVERY: Final = 1.0  # seconds
-SAMPLES: Final = round(WINDOW / SAMPLE_EVERY) + 1
-MOST_PROGRAMS: Final = 200  # that are listed: to look one up takes some 40 µs, while which nobody is accepted
-
-# From linux/tcp.h: of a listening socket, tcpi_unacked is the number of connections that wait to be accepted.
+# From linux/tcp.h: of a listening socket, tcpi_unacked is the length of the accept queue.
 _TCPI_UNACKED: Final = struct.Struct("24xI")
 
 
 class _Sample(NamedTuple):
-    """Totals at one moment, of a worker; of a listener only the first two fields count."""
+    """Totals of a worker at one moment; for a listener, only the first two fields are used."""
 
     time: float
     accepted: int
@@ -61,10 +58,12 @@ class _Sample(NamedTuple):
 
 
 class StatsCollector:
-    """Runs in the dispatcher's process.
+    """Collects the stats of a pool.
 
     :param config: the config file's absolute path.
-    :ivar state: of the pool, as ``ServerStats`` has it.
+    :param about: what the supervisor knows, the fields of ``About``.
+    :ivar about: the same, as it is now.
+    :ivar state: of the pool, as in ``ServerStats``.
     """
 
     def __init__(
@@ -85,18 +84,18 @@ class StatsCollector:
         self._listeners = listeners
         self._config = config
         self._generation = generation
-        self._version = entry_points.version_of("poolsrv")  # now: on disk there may be another one later
+        self._version = entry_points.version_of("poolsrv")  # read now: the installed version may change
         self._started_at = time.time()
         self._samples: dict[int, deque[_Sample]] = {}  # of workers, by pid
         self._accepted: list[deque[_Sample]] = [deque(maxlen=SAMPLES) for _ in listeners]
 
     def set_about(self, fields: dict[str, Any]) -> None:
-        """What the supervisor has said last."""
+        """Take over what the supervisor has sent."""
         self.about = msgspec.convert(fields, About)
 
     def begin(self) -> None:
-        """Begin to note totals."""
-        self._loop.call_later(SAMPLE_EVERY, self.begin)
+        """Begin to sample totals."""
+        self._loop.call_later(SAMPLE_INTERVAL, self.begin)
         now, former = self._loop.now, self._samples
         self._samples = {}
         for pid, slot in self._workers.by_pid.items():
@@ -104,14 +103,14 @@ class StatsCollector:
             used = procfs.usage(pid)
             samples.append(_sample(slot, now, used.cpu if used is not None else 0.0))
         for listener, accepted in zip(self._listeners, self._accepted, strict=True):
-            accepted.append(_Sample(now, listener.accepted))
+            accepted.append(_Sample(now, listener.counts.accepted))
 
     def answer(self) -> Answer:
-        """The whole of it, for the control socket."""
+        """Answer ``status`` on the control socket."""
         return Answer(PROTOCOL, status=self.status())
 
     def status(self) -> Status:
-        """The whole of it."""
+        """Collect everything."""
         slots = [slot for slot in self._workers.slots if not slot.pid]
         slots += self._workers.by_pid.values()
         workers = [self._worker(slot) for slot in sorted(slots, key=lambda slot: (slot.index, slot.pid))]
@@ -126,8 +125,8 @@ class StatsCollector:
             time=time.time(),
             server=self._server(),
             totals=Totals(
-                open=sum(listener.open for listener in self._listeners),
-                accepted=sum(listener.accepted for listener in self._listeners),
+                open=sum(listener.counts.open for listener in self._listeners),
+                accepted=sum(listener.counts.accepted for listener in self._listeners),
                 accepted_rate=round(sum(listener.accepted_rate for listener in listeners), 1),
                 events_rate=total("events_rate"),
                 bytes_in_rate=total("bytes_in_rate"),
@@ -190,25 +189,25 @@ class StatsCollector:
         )
 
     def _listener(self, listener: Listener, in_channels: int) -> ListenerStats:
-        rates = _rates(self._accepted[listener.number], _Sample(self._loop.now, listener.accepted))
+        rates = _rates(self._accepted[listener.number], _Sample(self._loop.now, listener.counts.accepted))
         return ListenerStats(
             name=listener.name,
             handler=listener.config.handler,
             plugins=list(listener.config.plugins),
             addresses=[str(bound) for bound in listener.sockets],
-            open=listener.open,
+            open=listener.counts.open,
             max_connections=listener.config.max_connections,
-            accepted=listener.accepted,
+            accepted=listener.counts.accepted,
             accepted_rate=rates("accepted"),
             queued=_queued([bound.socket for bound in listener.sockets]),
             waiting=in_channels + len(listener.unassigned),
             homeless=len(listener.unassigned),
-            paused=listener.paused,
+            paused=listener.counts.paused,
             refusals=dict(listener.refusals),
         )
 
     def _programs(self) -> tuple[list[ProgramStats], int]:
-        """Of the workers' children the first ``MOST_PROGRAMS``, and how many there are."""
+        """List the first ``MOST_PROGRAMS`` of the workers' children, and count all of them."""
         programs: list[ProgramStats] = []
         count = 0
         for worker_pid, slot in self._workers.by_pid.items():
@@ -232,15 +231,15 @@ class StatsCollector:
 
 
 def _sample(slot: WorkerSlot, now: float, cpu: float) -> _Sample:
-    # worker.COUNTERS: accepted, open, events, bytes_in, bytes_out; none before the first report
+    # In the order of worker_channel.COUNTERS; there are none before the first report.
     _, _, events, bytes_in, bytes_out = slot.counters or (0, 0, 0, 0, 0)
     return _Sample(now, slot.given if slot.state not in (EMPTY, STARTING) else 0, events, bytes_in, bytes_out, cpu)
 
 
 def _rates(samples: deque[_Sample] | None, latest: _Sample) -> Callable[..., float]:
-    """How fast each total has grown over the time that is known."""
+    """Make a function that tells how fast a total has grown, by the field's name, since the oldest sample."""
     first = samples[0] if samples else latest
-    seconds = max(latest.time - first.time, SAMPLE_EVERY)  # of less, a single event would be a burst
+    seconds = max(latest.time - first.time, SAMPLE_INTERVAL)  # over less, a single event would look like a burst
 
     def rate(name: str, factor: float = 1.0) -> float:
         grown: float = getattr(latest, name) - getattr(first, name)

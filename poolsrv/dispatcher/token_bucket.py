@@ -1,9 +1,9 @@
-"""The token bucket: so many a second, and so many at once after a pause.
+"""The token bucket: a rate, with bursts after a pause.
 
-Theory. A bucket holds at most ``burst`` tokens, gets ``rate`` of them a second, and each event takes one. All that
-need be remembered of it is the moment at which it will be full again: each token taken puts that off by ``1 / rate``
-seconds. (Known as the generic cell rate algorithm, ITU-T I.371; one number in place of a count and a time.) So a bucket
-per source costs one float, and one whose moment has passed is like one that has never been used: it can be forgotten.
+Theory. A bucket holds at most ``burst`` tokens, gets ``rate`` of them a second, and each event takes one. It is enough
+to remember when the bucket will be full again: each token that is taken puts that off by ``1 / rate`` seconds. This is
+the generic cell rate algorithm (ITU-T I.371), with one number in place of a count and a time. So a bucket per source
+costs one float. A bucket that is full again is like one that was never used, and can be forgotten.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NEVER_USED: Final = float("-inf")
 
 
 class Rate:
-    """How buckets fill; the buckets themselves are floats, kept by the caller: when each is full again.
+    """The rate at which buckets fill. The caller keeps the buckets: floats, the time at which each is full again.
 
     :param rate: tokens a second, above 0.
     :param burst: the most that a bucket holds, from 1.
@@ -26,19 +26,19 @@ class Rate:
     def __init__(self, rate: float, burst: int) -> None:
         self._interval = 1.0 / rate
         self.fill_time = burst * self._interval
-        # A bucket has a token as long as it will be full within this; the hundredth is for rounding.
+        # A bucket has a token if it will be full within this time; the hundredth is for rounding.
         self._latest = (burst - 0.99) * self._interval
 
     def has_token(self, full_at: float, now: float) -> bool:
-        """Whether one can be taken now."""
+        """Tell whether a token can be taken now."""
         return full_at - now <= self._latest
 
     def taken(self, full_at: float, now: float) -> float:
-        """The bucket after one has been taken: when it is full again now."""
+        """Take a token, and return the bucket's new value."""
         return (full_at if full_at > now else now) + self._interval
 
     def next_token(self, full_at: float) -> float:
-        """When the bucket has a token, at the earliest: to the full, so that who waits does not wait in vain."""
+        """Earliest time of a token, rounded up so that a waiter finds one."""
         return full_at - self._latest + 0.01 * self._interval
 
 
@@ -56,16 +56,16 @@ class TokenBucket:
         self._full_at = NEVER_USED
 
     def has_token(self, now: float) -> bool:
-        """Whether one can be taken; ``now`` is in seconds of any clock that never goes back."""
+        """Tell whether a token can be taken; ``now`` is in seconds of any monotonic clock."""
         return self._rate.has_token(self._full_at, now)
 
     def take(self, now: float) -> bool:
-        """Take one; False where there is none."""
+        """Take a token; False if there is none."""
         if not self._rate.has_token(self._full_at, now):
             return False
         self._full_at = self._rate.taken(self._full_at, now)
         return True
 
     def delay(self, now: float) -> float:
-        """Seconds until there is a token; 0 where there is one."""
+        """Seconds until there is a token; 0 if there is one."""
         return max(self._rate.next_token(self._full_at) - now, 0.0)

@@ -1,49 +1,53 @@
-"""A worker, as the dispatcher knows it."""
+"""A worker slot: a place in the pool, and what the dispatcher knows of the worker that is there now."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-from ..ipc.worker_channel import MAX_IN_FLIGHT, AcceptedConnection, Answer, DispatcherEnd
+from ..ipc.worker_channel import MAX_IN_FLIGHT, SERVING, AcceptedConnection, Answer, DispatcherEnd
 
-if TYPE_CHECKING:
-    pass
+STALL_TIME: Final = 0.5  # seconds that connections may wait in a worker's channel before another worker is looked for
 
-
-STALL_TIME: Final = 0.5  # seconds that connections may wait in the channel of a worker before others are looked for
-
-# States of a slot. A worker reports "serving", "full" and "draining" itself. One that has said what can't be is
-# "condemned", from then until it has ended.
-EMPTY, STARTING, SERVING, FULL, DRAINING = "empty", "starting", "serving", "full", "draining"
+# States that only the dispatcher knows; the others are those of worker_channel.py. A worker is condemned from the
+# moment at which it breaks the protocol until it has ended.
+EMPTY: Final = "empty"
+STARTING: Final = "starting"
 CONDEMNED: Final = "condemned"
 
 
 class WorkerSlot(msgspec.Struct, eq=False):
-    """The place of one worker in the pool, and what the dispatcher knows of the worker that is there now.
+    """A place in the pool, with its worker.
 
-    :ivar max_waiting: the most connections that may wait in its channel.
-    :ivar waiting: connections for it that it has not reported as taken, the oldest first: the listener's number by id.
-    :ivar waiting_since: when the oldest of those may have been sent, in the loop's time.
-    :ivar patience: seconds that they may wait before others are looked for.
-    :ivar stalled: it did not take them in time; it gets no more until it is heard of.
-    :ivar is_told: so the log has said.
-    :ivar asked_at: when its worker was asked for a sign of life, in the loop's time; 0: it has not been.
-    :ivar asked_again: for the second time.
-    :ivar stopped: by SIGSTOP or the like.
-    :ivar send_blocked: the kernel has refused a message for it; it gets no more for a moment.
-    :ivar connections: of each connection that it has or is to get, by id, the number of its listener.
-    :ivar peer_known: of these, the ones about whose client it has asked.
-    :ivar condemned: what it has said can't be; nothing more of it is read, and it is being ended.
-    :ivar leaving: it is to end, and its place in the pool is another slot's.
-    :ivar given: how many connections its worker has been sent.
-    :ivar recycle_at: of these, the number at which it is replaced.
-    :ivar failed_starts: in a row.
-    :ivar early_exits: of workers that had served for a moment only, in a row.
-    :ivar restarts: how many workers have been here before the one that is here now.
-    :ivar outbox: of these, the ones that are not sent yet; empty between two callbacks of the loop.
-    :ivar unanswered: answers for which its socket has no room yet.
+    :ivar index: its number, from 0.
+    :ivar max_waiting: the most connections that may wait in the channel.
+    :ivar state: of the worker.
+    :ivar pid: 0 if there is no worker.
+    :ivar waiting: connections that the worker has not reported as taken, the oldest first; by id, the number of the
+        listener.
+    :ivar waiting_since: the earliest time at which the oldest of these was sent, in the loop's time.
+    :ivar stall_time: seconds that these may wait before another worker is looked for.
+    :ivar stalled: whether the worker did not take them in time. It gets no more until it responds.
+    :ivar stall_logged: whether the log says so.
+    :ivar asked_at: when the worker was asked for a report, in the loop's time; 0 if it was not.
+    :ivar asked_again: whether that was the second time.
+    :ivar stopped: whether a signal (SIGSTOP) has stopped the worker.
+    :ivar send_blocked: whether the kernel has refused a message for the worker. It gets no more for a moment.
+    :ivar connections: connections that the worker has, or is about to get; by id, the number of the listener.
+    :ivar peer_known: ids of those about whose client the worker has asked.
+    :ivar condemned: whether the worker broke the protocol. Nothing more is read from it, and it is being killed.
+    :ivar outbox: connections that are assigned and not sent yet; empty between two callbacks of the loop.
+    :ivar unanswered: answers for which the socket has no room yet.
+    :ivar counters: the worker's totals, as it has last reported them.
+    :ivar last_heard: when it last reported, in the loop's time.
+    :ivar started_at: when it began to serve, or else when it was forked, in the loop's time.
+    :ivar leaving: whether the worker is to end, and another slot has its place in the pool.
+    :ivar given: the number of connections that the worker has been sent.
+    :ivar recycle_at: the value of ``given`` at which it is replaced.
+    :ivar failed_starts: failed starts in a row.
+    :ivar early_exits: workers in a row that ended soon after they began to serve.
+    :ivar restarts: the number of workers that were here before this one.
     """
 
     index: int
@@ -53,9 +57,9 @@ class WorkerSlot(msgspec.Struct, eq=False):
     channel: DispatcherEnd | None = None
     waiting: dict[int, int] = {}
     waiting_since: float = 0.0
-    patience: float = STALL_TIME
+    stall_time: float = STALL_TIME
     stalled: bool = False
-    is_told: bool = False
+    stall_logged: bool = False
     asked_at: float = 0.0
     asked_again: bool = False
     stopped: bool = False
@@ -77,18 +81,31 @@ class WorkerSlot(msgspec.Struct, eq=False):
 
     @property
     def tags(self) -> dict[str, object]:
-        """For lines of the log that are about its worker."""
+        """Fields for log lines about the worker."""
         return {"worker": self.index, "worker_pid": self.pid}
 
     def has_room(self) -> bool:
-        """Whether it may be given a connection now."""
+        """Tell whether the worker may be given a connection now."""
         return (
             self.state == SERVING
             and len(self.waiting) < self.max_waiting
             and not (self.stalled or self.stopped or self.send_blocked)
         )
 
-    def assign(self, handed: AcceptedConnection) -> None:
-        """It is to get this connection; into its outbox."""
-        self.connections[handed.id] = self.waiting[handed.id] = handed.listener
-        self.outbox.append(handed)
+    def assign(self, connection: AcceptedConnection) -> None:
+        """Put a connection into the outbox."""
+        self.connections[connection.id] = self.waiting[connection.id] = connection.listener
+        self.outbox.append(connection)
+
+    def clear(self) -> None:
+        """Forget the worker, which has ended."""
+        self.channel = None
+        self.state = EMPTY
+        self.pid = 0
+        self.stalled = self.stall_logged = self.stopped = self.send_blocked = self.condemned = False
+        self.asked_at, self.stall_time = 0.0, STALL_TIME
+        self.connections.clear()
+        self.peer_known.clear()
+        self.waiting.clear()
+        self.unanswered.clear()
+        self.counters = ()

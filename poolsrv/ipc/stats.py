@@ -1,7 +1,7 @@
-"""What a server looks like at one moment: the figures that ``poolsrv status`` shows, and whoever else wants them.
+"""The server's stats at one moment: what ``poolsrv status`` and monitoring get from the control socket, as JSON.
 
-These are the JSON of the control socket. Fields may be added; none goes or changes its meaning. Times are seconds since
-the epoch, ages and rates go by seconds, memory is in bytes. Rates are means over the last ``WINDOW`` seconds.
+Fields may be added, but none is removed or changes its meaning. Times are in seconds since the epoch, ages in seconds,
+rates per second, memory in bytes. Rates are means over the last ``WINDOW`` seconds.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Final
 
 import msgspec
 
-PROTOCOL: Final = 1  # of the control socket; raised by a change that who reads an older one could not bear
+PROTOCOL: Final = 1  # of the control socket; bump it on a change that breaks existing readers
 WINDOW: Final = 5.0  # seconds
 
 
 class Reload(msgspec.Struct, frozen=True):
-    """How a reload went.
+    """The outcome of a reload.
 
-    :ivar at: when that was known.
-    :ivar began: seconds after the machine's start (CLOCK_BOOTTIME, clock_gettime(2)), which no one sets.
+    :ivar at: when it ended.
+    :ivar began: when it began, in seconds since boot (CLOCK_BOOTTIME, clock_gettime(2)), a clock that nobody sets.
     """
 
     at: float
@@ -28,18 +28,18 @@ class Reload(msgspec.Struct, frozen=True):
 
 
 class LeavingPool(msgspec.Struct, frozen=True):
-    """A pool that a reload has replaced, and that still drains. Its workers are not among the figures."""
+    """A pool that a reload has replaced and that still drains. The stats do not include its workers."""
 
     generation: int
     pid: int
 
 
 class About(msgspec.Struct, frozen=True):
-    """What only the supervisor knows; it tells the pool.
+    """What only the supervisor knows, and tells the pool.
 
-    :ivar pid: the server's.
-    :ivar began: its start, in seconds after the machine's start (CLOCK_BOOTTIME).
-    :ivar serving: the generation of the pool that serves; None where none does.
+    :ivar pid: the supervisor's.
+    :ivar began: its start, in seconds since boot (CLOCK_BOOTTIME).
+    :ivar serving: the generation of the pool that serves; None if none does.
     :ivar restarts: pools that have crashed and been replaced.
     """
 
@@ -61,8 +61,8 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     :ivar dispatcher_pid: of the pool.
     :ivar state: of the pool: ``"starting"``, ``"serving"`` or ``"stopping"``.
     :ivar started_at: the supervisor's start.
-    :ivar uptime: since then, whatever has become of the machine's time.
-    :ivar pool_started_at: the pool's start, which read the config and the code.
+    :ivar uptime: since then, by a clock that nobody sets.
+    :ivar pool_started_at: the pool's start, when the config and the code were read.
     :ivar restarts: pools that have crashed and been replaced.
     :ivar leaving: older pools that still drain.
     """
@@ -82,22 +82,22 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker, as the dispatcher knows it; nothing is asked of the worker itself.
+    """One worker, as the dispatcher knows it; the worker itself is not asked.
 
-    :ivar slot: its place in the pool; two have the same where one drains and its successor serves.
-    :ivar pid: 0 where there is none at the moment: it could not start, and is tried again.
+    :ivar slot: its place in the pool; a draining worker and its successor have the same.
+    :ivar pid: 0 if there is none at the moment: it could not start, and is tried again.
     :ivar state: ``"empty"``, ``"starting"``, ``"serving"``, ``"full"`` (near its limit of descriptors), ``"draining"``;
         or ``"stopped"`` (by a signal), ``"stalled"`` (it takes no connections), ``"condemned"`` (it is being killed).
     :ivar age: since it began to serve; while it starts, since its start.
     :ivar open: connections that it has, or is about to take.
     :ivar accepted: connections that it has been given.
-    :ivar events: that its loop has dispatched, as it has last said.
-    :ivar bytes_in: from clients, and ``bytes_out`` to them, as it has last said.
+    :ivar events: that its loop has dispatched, as last reported.
+    :ivar bytes_in: from clients, and ``bytes_out`` to them, as last reported.
     :ivar cpu: CPU time that it has used.
     :ivar cpu_percent: of one CPU.
     :ivar memory: resident.
-    :ivar restarts: how many workers have been in this slot before.
-    :ivar silent: since it was last heard of. A worker with nothing to do says nothing.
+    :ivar restarts: the number of earlier workers in this slot.
+    :ivar silent: since its last report. A worker with nothing to do does not report.
     """
 
     slot: int
@@ -123,16 +123,16 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
 class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
     """One listener.
 
-    :ivar addresses: where it really listens.
+    :ivar addresses: the real ones.
     :ivar plugins: those called before the handler.
     :ivar open: connections over all workers.
-    :ivar max_connections: the limit of that; 0 is none.
-    :ivar accepted: since the pool's start, by which ``accepted_rate`` goes too.
-    :ivar queued: connections that wait in the kernel's queues; None where the kernel does not say (unix sockets).
-    :ivar waiting: connections that are accepted, and that no worker has taken yet.
-    :ivar homeless: of these, the ones for which no worker has room.
-    :ivar paused: it accepts nothing at the moment: a limit is reached, or no worker has room.
-    :ivar refusals: how many were refused, by the reason.
+    :ivar max_connections: the limit of these; 0 for none.
+    :ivar accepted: since the pool's start.
+    :ivar queued: connections in the kernel's accept queues; None if the kernel does not tell (unix sockets).
+    :ivar waiting: accepted connections that no worker has taken yet.
+    :ivar homeless: those of them for which no worker has room.
+    :ivar paused: whether it accepts nothing at the moment, for a limit is reached or no worker has room.
+    :ivar refusals: the number of refused connections, by reason.
     """
 
     name: str
@@ -151,10 +151,10 @@ class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgramStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A program that runs: a child of a worker.
+    """A running program: a child of a worker.
 
     :ivar worker: its worker's slot.
-    :ivar command: its command line; of a dead one that nobody has waited for, its name in brackets.
+    :ivar command: its command line; for a zombie, its name in brackets.
     """
 
     pid: int
@@ -167,7 +167,7 @@ class ProgramStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefusalStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection that was refused."""
+    """A refused connection."""
 
     time: float
     listener: str
@@ -180,9 +180,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar open: connections.
     :ivar accepted: since the pool's start.
-    :ivar programs: that run, those that are not listed included.
-    :ivar cpu_percent: of one CPU, the workers'.
-    :ivar memory: the workers' resident memory; what they share is counted for each.
+    :ivar programs: running programs, those that are not listed included.
+    :ivar cpu_percent: the workers', of one CPU.
+    :ivar memory: the workers' resident memory; what they share counts for each.
     """
 
     open: int
@@ -197,12 +197,12 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it.
+    """All stats.
 
-    :ivar time: when.
+    :ivar time: when they were collected.
     :ivar workers: by slot.
     :ivar listeners: in the order of the config.
-    :ivar programs: at most as many as ``snapshot.MOST_PROGRAMS``.
+    :ivar programs: at most ``stats_collector.MOST_PROGRAMS``.
     :ivar recent_refusals: the latest last.
     """
 
@@ -219,7 +219,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A line of the control socket.
 
     :ivar protocol: ``PROTOCOL``, of the server.
-    :ivar status: where that was asked for.
+    :ivar status: if that was asked for.
     :ivar error: why there is no answer.
     """
 

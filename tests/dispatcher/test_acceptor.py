@@ -1,4 +1,4 @@
-"""The intake: how connections are accepted, with real sockets."""
+"""The acceptor, with real sockets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from poolsrv.core.event_loop import EventLoop
 from poolsrv.core.listening_sockets import ListeningSocket
 from poolsrv.dispatcher.acceptor import Acceptor
 from poolsrv.dispatcher.bind import Bound
-from poolsrv.dispatcher.listener import MOST_SINGLE_TURNS, Listener
-from poolsrv.dispatcher.worker_slot import SERVING, WorkerSlot
-from poolsrv.ipc.worker_channel import AcceptedConnection
+from poolsrv.dispatcher.dispatcher import Dispatcher
+from poolsrv.dispatcher.listener import MAX_SINGLE_ITERATIONS, Listener
+from poolsrv.dispatcher.worker_slot import WorkerSlot
+from poolsrv.ipc.worker_channel import SERVING, DispatcherEnd, WorkerEnd
 
 
-class CountingListener(socket.socket):
+class CountingSocket(socket.socket):
     """Counts how often it was asked for a connection, and how often there was none."""
 
     asked = in_vain = 0
@@ -33,41 +34,41 @@ class CountingListener(socket.socket):
 
 
 class Entrance:
-    """One listener with an intake, and a worker that has room for whoever comes."""
+    """A listener with its acceptor, and a worker that takes everything at once."""
 
     def __init__(self) -> None:
-        self.listener = CountingListener()
+        self.listener = CountingSocket()
         self.listener.bind(("127.0.0.1", 0))
         self.listener.listen(512)
         self.listener.setblocking(False)
         self.loop = EventLoop()
-        self.accepted: list[AcceptedConnection] = []
-        slot = WorkerSlot(0)
-        slot.state = SERVING
+        self.accepted: list[int] = []
+        self.slot = WorkerSlot(0, state=SERVING, max_waiting=10_000)
+        self.slot.channel = DispatcherEnd()
+        self.worker = WorkerEnd(self.slot.channel._worker_socket)
         bound = Bound("p", ListeningSocket("127.0.0.1:0", self.listener), True)
-        listener = Listener(0, ListenerConfig("p", (), "p"), [bound], [slot])
-        self.intake = Acceptor(
-            self.loop,
-            [listener],
-            lambda listener: slot,
-            lambda slot, handed: self.accepted.append(handed),
-            lambda slots: None,
-            lambda: None,
-            1,
-        )
-        self.intake.open()
+        listener = Listener(self.loop, 0, ListenerConfig("p", (), "p"), [bound], [self.slot])
+        self.acceptor = Acceptor(self.loop, Dispatcher(self.loop, [listener], [self.slot]), [listener], 1)
+        self.acceptor.open()
         self.clients: list[socket.socket] = []
 
     def connect(self, count: int) -> None:
         for _ in range(count):
             self.clients.append(socket.create_connection(self.listener.getsockname()))
 
+    def turn(self) -> None:
+        self.loop.turn(0)
+        while (connections := self.worker.receive()) is not None:
+            for connection in connections:
+                os.close(connection.fd)
+                self.accepted.append(connection.id)
+
     def close(self) -> None:
-        self.intake.close()
+        self.acceptor.close()
         self.loop.close()
         self.listener.close()
-        for handed in self.accepted:
-            os.close(handed.fd)
+        assert self.slot.channel is not None
+        self.slot.channel.close()
         for client in self.clients:
             client.close()
 
@@ -79,28 +80,28 @@ def entrance() -> Iterator[Entrance]:
     entrance.close()
 
 
-def test_where_connections_come_one_by_one_it_is_seldom_looked_for_a_second(entrance: Entrance) -> None:
+def test_for_single_connections_a_second_one_is_seldom_looked_for(entrance: Entrance) -> None:
     for count in range(1, 201):
         entrance.connect(1)
-        entrance.loop.turn(0)
+        entrance.turn()
         assert len(entrance.accepted) == count
-    assert entrance.listener.in_vain <= 200 / MOST_SINGLE_TURNS + 5
+    assert entrance.listener.in_vain <= 200 / MAX_SINGLE_ITERATIONS + 5
 
 
-def test_connections_that_come_together_are_accepted_in_two_turns(entrance: Entrance) -> None:
+def test_connections_that_come_together_are_accepted_in_two_iterations(entrance: Entrance) -> None:
     for count in (100, 200):
         entrance.connect(100)
-        entrance.loop.turn(0)  # perhaps only the first: it was not known that there are more
-        entrance.loop.turn(0)
+        entrance.turn()  # perhaps only the first: the guess was that it is alone
+        entrance.turn()
         assert len(entrance.accepted) == count
 
 
-def test_a_flood_after_single_connections_is_noticed_within_some_turns(entrance: Entrance) -> None:
+def test_a_flood_after_single_connections_is_noticed_within_some_iterations(entrance: Entrance) -> None:
     for _ in range(200):
         entrance.connect(1)
-        entrance.loop.turn(0)
+        entrance.turn()
     entrance.connect(300)
-    for _ in range(MOST_SINGLE_TURNS + 1):
-        entrance.loop.turn(0)
+    for _ in range(MAX_SINGLE_ITERATIONS + 1):
+        entrance.turn()
     assert len(entrance.accepted) == 500
-    assert [handed.id for handed in entrance.accepted] == list(range(1, 501))
+    assert entrance.accepted == list(range(1, 501))

@@ -1,4 +1,4 @@
-"""Who is admitted at one listener, in one process and with a given clock; whole servers are in test_limits.py."""
+"""Admission control of one listener, in process and with a simulated clock. test_limits.py has whole servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from poolsrv.config.model import ListenerConfig, has_limits
 from poolsrv.core.event_loop import EventLoop
-from poolsrv.dispatcher.admission import QUIET, RECENT, AdmissionControl, Refusal
+from poolsrv.dispatcher.admission import QUIET, RECENT, AdmissionControl, ListenerCounts, Refusal
 from poolsrv.dispatcher.listener import Listener
 from poolsrv.net.access_list import parse
 from poolsrv.net.addresses import Address
@@ -28,38 +28,36 @@ class Entrance:
         assert has_limits(config)
         self.loop = EventLoop()
         self.loop.now = 1000.0
-        self.listener = Listener(0, config, [], [])
+        self.counts = ListenerCounts()
         self.recent: deque[Refusal] = deque(maxlen=RECENT)
         self.resumed: list[float] = []
-        self.admission = self.listener.admission = AdmissionControl(
-            self.loop, self.listener, config, self.recent, self.resume
-        )
+        self.admission = AdmissionControl(self.loop, config, self.counts, self.recent, self.resume)
         self.last_id = 0
 
     def resume(self) -> None:
         self.resumed.append(self.loop.now)
 
     def come(self, peer: object = PEER) -> bool:
-        """Somebody is accepted; whether he is admitted. Nobody else has his descriptor."""
+        """Accept a client; tell whether it is admitted. Nobody else has its descriptor."""
         ours, theirs = socket.socketpair()
         self.last_id += 1
         with theirs:
             fd = ours.detach()
             admitted = self.admission.admit(self.last_id, fd, peer)
             if admitted:
-                self.listener.open += 1
+                self.counts.open += 1
                 os.close(fd)
             theirs.settimeout(30)
             assert theirs.recv(1) == b""  # it is closed either way
         return admitted
 
     def go(self, *numbers: int) -> None:
-        """Connections end."""
-        self.listener.open -= len(numbers)
+        """Close connections."""
+        self.counts.open -= len(numbers)
         self.admission.closed(numbers)
 
     def wait(self, seconds: float) -> None:
-        """Time passes, and timers are called."""
+        """Let time pass, and call timers."""
         self.loop.now += seconds
         self.loop.dispatch([])
 
@@ -85,26 +83,28 @@ def with_keys(**keys: object) -> pytest.MarkDecorator:
 def test_without_limits_there_is_no_admission() -> None:
     config = ListenerConfig("www", (), "echo", when_full="refuse", backlog=5, idle_timeout=1.0)
     assert not has_limits(config)
-    assert Listener(0, config, [], []).refusals == {}
+    loop = EventLoop()
+    assert Listener(loop, 0, config, [], []).refusals == {}
+    loop.close()
 
 
 @with_keys(max_connections=2)
-def test_when_it_is_full_others_wait(entrance: Entrance) -> None:
+def test_at_max_connections_others_wait(entrance: Entrance) -> None:
     assert entrance.come()
     assert entrance.come()
     assert entrance.admission.must_wait() == "max_connections"
-    assert not entrance.admission.is_full()  # so nobody is accepted to be refused
+    assert not entrance.admission.is_full()  # so none is accepted to be refused
     entrance.go(1)
     assert entrance.admission.must_wait() is None
-    assert entrance.listener.refusals == {}
+    assert entrance.admission.refusals == {}
 
 
 @with_keys(max_connections=2, when_full="refuse")
-def test_when_it_is_full_others_are_refused(entrance: Entrance) -> None:
+def test_at_max_connections_others_are_refused(entrance: Entrance) -> None:
     assert [entrance.come() for _ in range(5)] == [True, True, False, False, False]
     assert entrance.admission.is_full()
     assert entrance.admission.must_wait() is None
-    assert entrance.listener.refusals == {"max_connections": 3}
+    assert entrance.admission.refusals == {"max_connections": 3}
     entrance.go(1)
     assert entrance.come()
 
@@ -127,31 +127,31 @@ def test_without_a_burst_a_second_s_worth_is_admitted_at_once(entrance: Entrance
     assert [entrance.come() for _ in range(4)] == [True, True, False, False]
     entrance.wait(0.5)
     assert [entrance.come() for _ in range(2)] == [True, False]
-    assert entrance.listener.refusals == {"connection_rate": 3}
+    assert entrance.admission.refusals == {"connection_rate": 3}
 
 
 @with_keys(connection_rate=1.0, when_full="refuse", max_per_source=1)
-def test_who_is_refused_takes_no_token(entrance: Entrance) -> None:
+def test_a_refused_client_takes_no_token(entrance: Entrance) -> None:
     assert entrance.come()
     entrance.wait(1.0)
     assert not entrance.come()
     assert entrance.come(OTHER)
-    assert entrance.listener.refusals == {"max_per_source": 1}
+    assert entrance.admission.refusals == {"max_per_source": 1}
 
 
 @with_keys(max_connections=1, when_full="refuse", deny=(parse("192.0.2.1"),))
-def test_who_is_denied_is_told_so_first(entrance: Entrance) -> None:
+def test_deny_comes_before_the_limits(entrance: Entrance) -> None:
     assert entrance.come(OTHER)
     assert not entrance.come(PEER)
     assert not entrance.come(OTHER)
-    assert entrance.listener.refusals == {"deny": 1, "max_connections": 1}
+    assert entrance.admission.refusals == {"deny": 1, "max_connections": 1}
 
 
 @with_keys(max_per_source=1, allow=(parse("2001:db8::/32"),))
 def test_a_unix_socket_s_peer_has_no_source(entrance: Entrance) -> None:
     assert [entrance.come("") for _ in range(3)] == [True] * 3
     assert [entrance.come(b"\0abstract") for _ in range(3)] == [True] * 3
-    assert entrance.listener.refusals == {}
+    assert entrance.admission.refusals == {}
 
 
 @with_keys(deny=(parse("192.0.2.1"),))
@@ -164,7 +164,7 @@ def test_the_last_refusals_are_kept(entrance: Entrance) -> None:
 
 
 @with_keys(deny=(parse("192.0.2.1"),))
-def test_an_episode_is_two_lines(entrance: Entrance, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_limit_event_is_two_lines(entrance: Entrance, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "poolsrv")
     begin = "www: refusing connections for deny, first that of 192.0.2.1:4000"
     for _ in range(10):
@@ -181,21 +181,21 @@ def test_an_episode_is_two_lines(entrance: Entrance, caplog: pytest.LogCaptureFi
 
 
 @with_keys(max_connections=1)
-def test_as_long_as_somebody_has_to_wait_it_is_not_over(entrance: Entrance, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_limit_event_lasts_while_a_connection_waits(entrance: Entrance, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "poolsrv")
     entrance.come()
     entrance.admission.waits("max_connections")
-    entrance.listener.paused = True
+    entrance.counts.paused = True
     entrance.wait(10 * QUIET)
     assert caplog.messages == ["www: connections have to wait for max_connections = 1"]
-    entrance.listener.paused = False
+    entrance.counts.paused = False
     entrance.go(1)
     entrance.wait(QUIET)
     assert caplog.messages[1:] == ["www: connections no longer have to wait for max_connections = 1"]
 
 
 @with_keys(rate_per_source=10.0)
-def test_what_is_known_of_sources_goes(entrance: Entrance) -> None:
+def test_sources_are_forgotten(entrance: Entrance) -> None:
     for number in range(100):
         assert entrance.come((f"192.0.2.{number}", 4000))
     assert entrance.admission._sources is not None

@@ -190,7 +190,7 @@ def test_what_a_stuck_worker_has_not_taken_is_served_by_another(serve: Serve, si
     server.wait_for_line(rf"pid {stuck}\) takes no connections")
     release.touch()
     assert blocker.answer() == "unblocked"
-    server.wait_for_line(rf"pid {stuck}\) is heard of again")
+    server.wait_for_line(rf"pid {stuck}\) responds again")
     more = connect_many(server, 10)
     assert Counter(client.ask("pid") for client in more) == {str(stuck): 5, str(other): 5}
     close_all([blocker, *clients, *more])
@@ -208,7 +208,7 @@ def test_a_worker_that_was_stuck_and_has_nothing_to_do_is_heard_of_again(
     clients = connect_many(server, 10)
     assert {client.ask("pid") for client in clients} == {str(other)}
     release.touch()
-    server.wait_for_line(rf"pid {stuck}\) is heard of again")
+    server.wait_for_line(rf"pid {stuck}\) responds again")
     more = connect_many(server, 10)
     assert Counter(client.ask("pid") for client in more) == {str(stuck): 5, str(other): 5}
     close_all([blocker, *clients, *more])

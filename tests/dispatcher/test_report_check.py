@@ -1,4 +1,4 @@
-"""Whatever a worker says, the dispatcher goes on: what can't be ends that worker, and no other."""
+"""Impossible reports: the dispatcher survives whatever a worker sends, and ends that worker alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from poolsrv.core.event_loop import EventLoop
 from poolsrv.dispatcher.admission import AdmissionControl
 from poolsrv.dispatcher.dispatcher import Dispatcher
 from poolsrv.dispatcher.listener import Listener
-from poolsrv.dispatcher.worker_slot import CONDEMNED, DRAINING, FULL, SERVING, STARTING, WorkerSlot
+from poolsrv.dispatcher.worker_slot import CONDEMNED, STARTING, WorkerSlot
 from poolsrv.ipc.worker_channel import (
+    DRAINING,
+    FULL,
     MAX_ASKED_PER_REPORT,
     MAX_CLOSED_PER_REPORT,
+    SERVING,
     AcceptedConnection,
     DispatcherEnd,
     Report,
@@ -31,10 +34,10 @@ TOTALS = (1, 2, 3, 4, 5)
 
 
 class Pair:
-    """Two workers of one listener with limits per source, behind a proxy; their ends are in this process.
+    """Two workers of a listener with limits per source, behind a proxy; their ends are in this process.
 
-    The first has taken the connections 1 to 3; 4 and 5 wait for it, each in a message of its own. 1 has been asked
-    about, and 2 is closed. The second has been given 6, and has taken it.
+    The first has taken the connections 1 to 3; 4 and 5 wait for it, each in a message of its own. It has asked about 1,
+    and closed 2. The second has taken 6.
     """
 
     def __init__(self) -> None:
@@ -42,10 +45,10 @@ class Pair:
         self.slots = [WorkerSlot(index, state=STARTING, pid=1000 + index) for index in range(2)]
         config = ListenerConfig("p", (), "p", proxy_protocol=True, max_per_source=10)
         plain = ListenerConfig("q", (), "q", max_per_source=10)
-        self.listeners = [Listener(0, config, [], self.slots), Listener(1, plain, [], self.slots)]
-        self.dispatcher = Dispatcher(self.loop, self.listeners, self.slots, "round-robin", 1)
-        self.ended: list[WorkerSlot] = []
-        self.dispatcher.end_worker = self.ended.append
+        self.listeners = [Listener(self.loop, i, one, [], self.slots) for i, one in enumerate((config, plain))]
+        self.dispatcher = Dispatcher(self.loop, self.listeners, self.slots)
+        self.killed: list[WorkerSlot] = []
+        self.dispatcher.kill_worker = self.killed.append
         self.workers: list[WorkerEnd] = []
         for slot in self.slots:
             slot.channel = DispatcherEnd(answers=True)
@@ -69,7 +72,7 @@ class Pair:
 
     def give(self, *numbers: int) -> None:
         for number in numbers:
-            self.listeners[0].open += 1
+            self.listeners[0].counts.open += 1
             fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             self.listeners[0].unassigned.append(AcceptedConnection(fd, 0, number, ("127.0.0.1", number)))
         self.dispatcher.resume()
@@ -87,13 +90,13 @@ class Pair:
         return self.dispatcher.on_report(self.slots[index])
 
     def write(self, data: bytes, *descriptors: int) -> bool:
-        """Bytes in the place of a report."""
+        """Send bytes in the place of a report."""
         socket.send_fds(self.workers[0]._socket, [data], descriptors)
         return self.dispatcher.on_report(self.slots[0])
 
     def close(self) -> None:
         for index in range(2):
-            with suppress(EOFError, OSError):  # it has been shut down, or its worker is gone
+            with suppress(EOFError, OSError):  # it was shut down, or its worker is gone
                 self.take(index)
         self.dispatcher.drop_unassigned()
         for slot in self.slots:
@@ -178,13 +181,13 @@ BYTES = {
 
 
 @pytest.mark.parametrize("report", GOOD.values(), ids=GOOD)
-def test_what_an_honest_worker_says_is_believed(pair: Pair, report: Report) -> None:
+def test_an_honest_report_is_accepted(pair: Pair, report: Report) -> None:
     assert pair.say(report)
-    assert pair.ended == []
+    assert pair.killed == []
 
 
 @pytest.mark.parametrize("report", BAD.values(), ids=BAD)
-def test_a_report_that_can_t_be_ends_its_worker(pair: Pair, report: Report, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_impossible_report_ends_its_worker(pair: Pair, report: Report, caplog: pytest.LogCaptureFixture) -> None:
     assert not pair.say(report)
     assert_condemned(pair, caplog)
 
@@ -195,30 +198,30 @@ def test_bytes_that_are_no_report_end_their_worker(pair: Pair, data: bytes, capl
     assert_condemned(pair, caplog)
 
 
-def test_a_report_of_any_cut_is_none(pair: Pair) -> None:
+def test_a_report_that_is_cut_anywhere_is_none(pair: Pair) -> None:
     whole = b"\x95\x01\x91\x03\xa7serving\x95\x01\x02\x03\x04\x05\x90"
     for size in range(len(whole)):
         fresh = Pair()
         assert not fresh.write(whole[:size])
-        assert fresh.ended == [fresh.slots[0]]
+        assert fresh.killed == [fresh.slots[0]]
         fresh.close()
     assert pair.write(whole)
-    assert pair.ended == []
+    assert pair.killed == []
 
 
 def assert_condemned(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    """It is killed, said so once, gets nothing and is not heard; its books are cleared when it has ended."""
+    """It is killed and gets nothing, nothing more is read from it, and its records are cleared when it has ended."""
     first, second = pair.slots
-    assert pair.ended == [first]
-    assert caplog.text.count("worker 0 (pid 1000) is not to be believed") == 1
+    assert pair.killed == [first]
+    assert caplog.text.count("worker 0 (pid 1000) can't be trusted") == 1
     assert not first.has_room()
     assert not pair.say(Report(0, [], SERVING, None))
-    assert pair.ended == [first]
+    assert pair.killed == [first]
     assert len(caplog.records) == 1
-    assert pair.listeners[0].open == 5
+    assert pair.listeners[0].counts.open == 5
     assert list(second.connections) == [6]
-    assert pair.dispatcher.worker_gone(first) == 2  # 1 and 3; 4 and 5 had not been taken
-    assert pair.listeners[0].open == 3
+    assert pair.dispatcher.worker_ended(first) == 2  # 1 and 3; 4 and 5 had not been taken
+    assert pair.listeners[0].counts.open == 3
     assert sorted(second.connections) == [4, 5, 6]
     assert pair.take(1) == [4, 5]
     assert (first.connections, first.waiting, first.peer_known, first.condemned) == ({}, {}, set(), False)
@@ -235,27 +238,27 @@ def sources(pair: Pair) -> dict[int, int]:
 def test_a_worker_that_never_served_is_condemned_as_one_that_could_not_start(pair: Pair) -> None:
     pair.slots[0].state = STARTING
     assert not pair.say(Report(0, [], DRAINING, None))
-    assert pair.ended == [pair.slots[0]]
+    assert pair.killed == [pair.slots[0]]
     assert pair.slots[0].state == STARTING
 
 
-def test_one_that_drains_does_not_serve_again(pair: Pair) -> None:
+def test_a_draining_worker_does_not_serve_again(pair: Pair) -> None:
     assert pair.say(Report(0, [], DRAINING, None))
     assert not pair.say(Report(0, [], SERVING, None))
     assert pair.slots[0].state == CONDEMNED
 
 
-def test_who_says_that_it_has_taken_what_is_still_there_is_found_out(pair: Pair) -> None:
-    """When that is taken back; it is served all the same, also where its end has been told."""
+def test_a_worker_that_reports_what_is_still_in_its_channel_as_taken_is_found_out(pair: Pair) -> None:
+    """That shows when they are reclaimed. They are served all the same, even if their end was reported."""
     assert pair.say(Report(2, [4], None, None))
-    assert pair.listeners[0].open == 4
+    assert pair.listeners[0].counts.open == 4
     pair.dispatcher.worker_stopped(pair.slots[0], True)
     assert pair.say(Report(0, [], FULL, None))
-    assert pair.ended == []
+    assert pair.killed == []
     pair.dispatcher._reclaim(pair.slots[0])
     pair.dispatcher.resume()
-    assert pair.ended == [pair.slots[0]]
-    assert pair.listeners[0].open == 5
+    assert pair.killed == [pair.slots[0]]
+    assert pair.listeners[0].counts.open == 5
     assert pair.take(1) == [4, 5]
 
 
@@ -264,11 +267,11 @@ def test_descriptors_that_come_with_a_report_are_closed(pair: Pair) -> None:
     with open(os.devnull) as file:
         assert pair.write(b"\x95\x00\x90\xc0\xc0\x90", *[file.fileno()] * 20)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert pair.ended == []
+    assert pair.killed == []
 
 
 @pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR])
-def test_a_channel_that_has_been_shut_down_ends_its_worker(pair: Pair, how: int) -> None:
+def test_a_worker_whose_channel_was_shut_down_is_killed(pair: Pair, how: int) -> None:
     pair.workers[0]._socket.shutdown(how)
     pair.slots[1].state = FULL
     pair.give(7)
@@ -276,29 +279,29 @@ def test_a_channel_that_has_been_shut_down_ends_its_worker(pair: Pair, how: int)
     assert pair.slots[0].channel is not None
     pair.slots[0].channel.ask()  # harmless
     assert not pair.dispatcher.on_report(pair.slots[0])
-    assert pair.ended == [pair.slots[0]]
-    pair.dispatcher.worker_gone(pair.slots[0])
+    assert pair.killed == [pair.slots[0]]
+    pair.dispatcher.worker_ended(pair.slots[0])
     pair.loop.turn(0)
     assert sorted(pair.take(1)) == [4, 5, 7]
 
 
-def test_answers_that_can_t_be_sent_end_their_worker(pair: Pair) -> None:
-    assert pair.workers[0]._admission_sockets is not None
-    pair.workers[0]._admission_sockets.shutdown(socket.SHUT_RDWR)
+def test_a_worker_whose_answers_can_t_be_sent_is_killed(pair: Pair) -> None:
+    assert pair.workers[0]._admission_socket is not None
+    pair.workers[0]._admission_socket.shutdown(socket.SHUT_RDWR)
     pair.say(Report(0, [], None, None, [peer(3)]))
-    assert pair.ended == [pair.slots[0]]
+    assert pair.killed == [pair.slots[0]]
 
 
-def test_a_worker_that_asks_for_ever_and_takes_no_answer_is_ended(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poolsrv.dispatcher.report_check.MOST_UNANSWERED", 1000)
+def test_a_worker_that_asks_and_takes_no_answers_is_killed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poolsrv.dispatcher.report_check.MAX_UNANSWERED", 1000)
     numbers = iter(range(100, 10**9))
     for _ in range(1000):
         if not pair.say(Report(0, [], None, None, [peer(next(numbers)) for _ in range(MAX_ASKED_PER_REPORT)])):
             break
-    assert pair.ended == [pair.slots[0]]
+    assert pair.killed == [pair.slots[0]]
 
 
-def test_what_the_kernel_adds_to_a_message_pushes_no_descriptor_out(pair: Pair) -> None:
+def test_what_the_kernel_adds_to_a_message_pushes_out_no_descriptor(pair: Pair) -> None:
     pair.workers[0]._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     pair.slots[1].state = FULL
     pair.give(*range(10, 26))
@@ -340,14 +343,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.server
 @pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.decode()[:40])
-def test_of_a_worker_that_lies_only_its_own_connections_end(server: ServerProcess, lie: bytes) -> None:
+def test_a_worker_that_lies_costs_only_its_own_connections(server: ServerProcess, lie: bytes) -> None:
     dispatcher = server.dispatcher_pid
     with server.connect("liar") as liar, server.connect("liar") as other:
         pid, innocent = int(ask(liar, b"pid")), int(ask(other, b"pid"))
         assert pid != innocent
         after = len(server.lines)
         liar.sendall(lie + b"\n")
-        server.wait_for_line(rf"worker \d \(pid {pid}\) is not to be believed, it is killed: ", after=after)
+        server.wait_for_line(rf"worker \d \(pid {pid}\) can't be trusted, killing it: ", after=after)
         server.wait_for_line(rf"\(pid {pid}\) (killed by SIGKILL|exited 4)", after=after)
         server.wait_for_line(r"\(pid \d+\) serves", after=after)
         assert int(ask(other, b"pid")) == innocent

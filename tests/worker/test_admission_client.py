@@ -12,8 +12,8 @@ from poolsrv.core.event_loop import EventLoop
 from poolsrv.dispatcher import dispatcher as dispatcher_module
 from poolsrv.dispatcher.dispatcher import Dispatcher
 from poolsrv.dispatcher.listener import Listener
-from poolsrv.dispatcher.worker_slot import SERVING, WorkerSlot
-from poolsrv.ipc.worker_channel import MAX_ASKED_PER_REPORT, DispatcherEnd, Report, WorkerEnd
+from poolsrv.dispatcher.worker_slot import WorkerSlot
+from poolsrv.ipc.worker_channel import MAX_ASKED_PER_REPORT, SERVING, DispatcherEnd, Report, WorkerEnd
 from poolsrv.worker.admission_client import AdmissionClient
 from poolsrv.worker.reporter import Reporter
 
@@ -42,8 +42,8 @@ class Both:
         config = ListenerConfig("www", (), "echo", proxy_protocol=True, **keys)  # type: ignore[arg-type]
         self.above, self.below = EventLoop(), EventLoop()
         self.slot = WorkerSlot(0, state=SERVING)
-        self.listener = Listener(0, config, [], [self.slot])
-        self.dispatcher = Dispatcher(self.above, [self.listener], [self.slot], "round-robin", 1)
+        self.listener = Listener(self.above, 0, config, [], [self.slot])
+        self.dispatcher = Dispatcher(self.above, [self.listener], [self.slot])
         assert self.dispatcher.is_asked
         self.channel = self.slot.channel = DispatcherEnd(answers=True)
         assert self.channel._admission_sockets is not None
@@ -61,7 +61,7 @@ class Both:
         self.last_id += 1
         connection: Any = Stub(self.last_id, host)
         self.slot.connections[connection.id] = 0
-        self.listener.open += 1
+        self.listener.counts.open += 1
         self.admission_client.ask_admission(connection, lambda: self.admitted.append(connection.id))
         return connection
 

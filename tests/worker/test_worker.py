@@ -15,8 +15,8 @@ from poolsrv.config.model import ListenerConfig
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.dispatcher.dispatcher import Dispatcher
 from poolsrv.dispatcher.listener import Listener
-from poolsrv.dispatcher.worker_slot import FULL, SERVING, STARTING, WorkerSlot
-from poolsrv.ipc.worker_channel import AcceptedConnection, DispatcherEnd, Report, WorkerEnd
+from poolsrv.dispatcher.worker_slot import STARTING, WorkerSlot
+from poolsrv.ipc.worker_channel import FULL, SERVING, AcceptedConnection, DispatcherEnd, Report, WorkerEnd
 from tests.helpers.distributions import install
 from tests.helpers.server import ServerProcess, cpu_ticks, receive_line
 
@@ -360,9 +360,10 @@ class Pair:
         self.slot = WorkerSlot(0)
         self.slot.channel = DispatcherEnd()
         self.slot.state = STARTING
-        self.listener = Listener(0, ListenerConfig("p", (), "p"), [], [self.slot])
-        self.dispatcher = Dispatcher(self.loop, [self.listener], [self.slot], "round-robin", 1)
+        self.listener = Listener(self.loop, 0, ListenerConfig("p", (), "p"), [], [self.slot])
+        self.dispatcher = Dispatcher(self.loop, [self.listener], [self.slot])
         self.worker = WorkerEnd(self.slot.channel._worker_socket)
+        self.last_id = 0
 
     def report(self, taken: int = 0, closed: tuple[int, ...] = (), **rest: object) -> None:
         report = Report(taken, list(closed), rest.get("state"), rest.get("counters"))  # type: ignore[arg-type]
@@ -372,10 +373,10 @@ class Pair:
     def pass_on(self, count: int) -> None:
         """As if so many connections had been accepted."""
         for _ in range(count):
-            self.dispatcher._acceptor.last_id += 1
-            self.listener.open += 1
+            self.last_id += 1
+            self.listener.counts.open += 1
             fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            self.listener.unassigned.append(AcceptedConnection(fd, 0, self.dispatcher._acceptor.last_id, ""))
+            self.listener.unassigned.append(AcceptedConnection(fd, 0, self.last_id, ""))
         self.dispatcher.resume()
 
     def take(self) -> list[int]:
@@ -418,12 +419,12 @@ def test_only_a_worker_that_serves_gets_connections(pair: Pair) -> None:
 def test_what_is_taken_and_closed_is_counted_to_the_connection(pair: Pair) -> None:
     pair.report(state=SERVING)
     pair.pass_on(20)
-    assert (len(pair.slot.waiting), len(pair.slot.connections), pair.listener.open) == (20, 20, 20)
+    assert (len(pair.slot.waiting), len(pair.slot.connections), pair.listener.counts.open) == (20, 20, 20)
     assert pair.take() == list(range(1, 17))
     pair.report(taken=16)
     assert list(pair.slot.waiting) == [17, 18, 19, 20]
     pair.report(closed=(1, 5))
-    assert (len(pair.slot.waiting), len(pair.slot.connections), pair.listener.open) == (4, 18, 18)
+    assert (len(pair.slot.waiting), len(pair.slot.connections), pair.listener.counts.open) == (4, 18, 18)
 
 
 def test_no_more_than_the_bound_waits_in_a_channel(pair: Pair) -> None:
