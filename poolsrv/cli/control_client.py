@@ -1,4 +1,7 @@
-"""Asks a running server's control socket."""
+"""Ask a running server's control socket.
+
+Only two keys of the config are read, so this works whatever else is wrong with the file.
+"""
 
 from __future__ import annotations
 
@@ -17,48 +20,53 @@ from ..errors import PoolsrvError
 from ..ipc.stats import PROTOCOL, Answer, Status
 
 TIMEOUT: Final = 5.0  # seconds
-MOST_LINES: Final = 20  # of programs and refusals in the text
-LONGEST_ANSWER: Final = 1 << 26  # bytes; a server's is far below
+LONGEST_ANSWER: Final = 1 << 26  # bytes; a server's is far shorter
 
 
 class NoAnswer(PoolsrvError):
-    """The server can't be asked. Its text says why; ``exit_code`` what the command ends with."""
+    """The server can't be asked. The message says why; ``exit_code`` is that of the command."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
-def ask(config: Path, patience: float | None = None) -> Status:
-    """Ask the server of a config file.
+def ask(config: Path, timeout: float | None = None) -> Status:
+    """Ask the server of a config file for its status.
 
-    :param patience: seconds for the answer; None: ``TIMEOUT``.
+    :param timeout: seconds for the answer; None: ``TIMEOUT``.
     :raises ConfigErrors: the file can't be read, or its ``pool.control`` is wrong.
-    :raises NoAnswer: there is no control socket, or nobody answers.
+    :raises NoAnswer: there is no control socket, or no answer.
     """
-    patience = TIMEOUT if patience is None else patience
+    timeout = TIMEOUT if timeout is None else timeout
     table = reader.locate(config)
     if table.control is None:
         raise NoAnswer(f'{config}: pool.control: missing, expected a path for it, such as "run/poolsrv.ctl"', 2)
+    path = os.fspath(table.control)
     try:
-        line = _exchange(os.fspath(table.control), b"status\n", patience)
+        line = _exchange(path, b"status\n", timeout)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        raise NoAnswer(f"{config}: the server does not run{_but(table)}") from None
+        raise NoAnswer(f"{config}: the server does not run{_unless_pid_file_says_otherwise(table)}") from None
     except PermissionError:
-        raise NoAnswer(f"{table.control}: permission denied: only root and the server's own user may ask") from None
+        raise NoAnswer(f"{path}: permission denied: only root and the server's own user may ask") from None
     except TimeoutError:
-        raise NoAnswer(f"{table.control}: no answer within {patience:.0f} s: it is starting, or stuck") from None
+        raise NoAnswer(f"{path}: no answer within {timeout:.0f} s: the server is starting, or stuck") from None
     except OSError as error:
-        raise NoAnswer(f"{table.control}: {error.strerror}") from None
-    return _read(os.fspath(table.control), line)
+        raise NoAnswer(f"{path}: {error.strerror}") from None
+    return decode(path, line)
 
 
-def _read(path: str, line: bytes) -> Status:
+def decode(path: str, line: bytes) -> Status:
+    """Decode an answer.
+
+    :param path: the control socket, for messages.
+    :raises NoAnswer: it is empty, an error, or can't be understood.
+    """
+    if not line:
+        raise NoAnswer(f"{path}: the server has closed the connection: it is stopping, or has too many of them")
     try:
         answer = msgspec.json.decode(line, type=Answer)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        if not line:
-            raise NoAnswer(f"{path}: the server has closed the connection: it is stopping, or too many ask") from None
         raise NoAnswer(f"{path}: not understood: {error}; the server may be of another version") from None
     if answer.error is not None:
         raise NoAnswer(f"{path}: {answer.error}")
@@ -67,8 +75,7 @@ def _read(path: str, line: bytes) -> Status:
     return answer.status
 
 
-def _but(table: PoolTable) -> str:
-    """What the file with the pid says to that."""
+def _unless_pid_file_says_otherwise(table: PoolTable) -> str:
     try:
         pid = pid_file.running(os.fspath(table.pidfile)) if table.pidfile is not None else 0
     except OSError:
@@ -78,16 +85,16 @@ def _but(table: PoolTable) -> str:
     return f" with the control socket {table.control}, but it does run (pid {pid}): it is stopping, or needs a reload"
 
 
-def _exchange(path: str, question: bytes, patience: float) -> bytes:
-    """One question, one line.
+def _exchange(path: str, request: bytes, timeout: float) -> bytes:
+    """Send one line, and receive one.
 
-    :raises OSError: nobody is there, or answers in time.
+    :raises OSError: there is no server, or no answer in time.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(patience)
+        sock.settimeout(timeout)
         sock.connect(path)
-        sock.sendall(question)
+        sock.sendall(request)
         pieces: list[bytes] = []
         room = LONGEST_ANSWER
         while room > 0 and not (pieces and pieces[-1].endswith(b"\n")):

@@ -1,4 +1,4 @@
-"""``poolsrv reload`` and ``poolsrv stop``: find a running server by its pid file, signal it, wait for the outcome."""
+"""``poolsrv reload`` and ``poolsrv stop``: find a server by its pid file, signal it, and wait for the outcome."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..ipc.stats import Reload
 from .control_client import NoAnswer, ask
 
 POLL_INTERVAL: Final = 0.05  # seconds
-RELOAD_PATIENCE: Final = 330.0  # seconds; the server itself gives a new pool start_timeout, 60 without it
+RELOAD_TIMEOUT: Final = 330.0  # seconds; the server itself gives a new pool start_timeout, 60 by default
 
 
 def reload(config: Path) -> Reload | None:
     """Have the server reload, and wait for the outcome.
 
-    :returns: None where it can't be known, for want of a control socket.
-    :raises ConfigErrors: the config does not tell where the server is.
-    :raises NoAnswer: it does not run, or is somebody else's, or does not come to an end with it.
+    :returns: None if there is no control socket, so that the outcome can't be known.
+    :raises ConfigErrors: the config does not say where the server is.
+    :raises NoAnswer: the server does not run, is another user's, or gives no outcome.
     """
     table, server = _find(config)
     with closing(server):
@@ -34,19 +34,19 @@ def reload(config: Path) -> Reload | None:
         _signal(server, signal.SIGHUP)
         if table.control is None:
             return None
-        deadline = time.monotonic() + RELOAD_PATIENCE
+        deadline = time.monotonic() + RELOAD_TIMEOUT
         while time.monotonic() < deadline:
             has_ended = server.wait(POLL_INTERVAL)
             try:
                 last = ask(config).server.last_reload
             except NoAnswer:
-                last = None  # one pool is going, the other coming
+                last = None  # while one pool takes over from the other
             if last is not None and last.began >= sent_at:
                 return last
             if has_ended:
-                raise NoAnswer(f"the server (pid {server.pid}) has ended meanwhile; its log says why")
+                raise NoAnswer(f"the server (pid {server.pid}) has ended in the meantime; its log says why")
     raise NoAnswer(
-        f"no outcome within {RELOAD_PATIENCE:.0f} seconds; the log of the server (pid {server.pid}) says more"
+        f"no outcome within {RELOAD_TIMEOUT:.0f} seconds; the log of the server (pid {server.pid}) says more"
     )
 
 
@@ -55,15 +55,15 @@ def stop(config: Path, at_once: bool) -> int:
 
     :param at_once: open connections get no time to finish.
     :returns: its pid.
-    :raises ConfigErrors: as ``reload``.
-    :raises NoAnswer: it does not run, or is somebody else's.
+    :raises ConfigErrors: the config does not say where the server is.
+    :raises NoAnswer: the server does not run, or is another user's.
     """
     _, server = _find(config)
     with closing(server):
         _signal(server, signal.SIGTERM)
         while not server.wait(POLL_INTERVAL):
             if at_once:
-                # Two signals that come together are one; a third does no harm.
+                # The second signal makes it end at once. Two that come together count as one; a third does no harm.
                 _signal(server, signal.SIGTERM)
         return server.pid
 
@@ -79,7 +79,7 @@ def _find(config: Path) -> tuple[PoolTable, Server]:
     except OSError as error:
         raise NoAnswer(f"{table.pidfile}: {error.strerror}") from None
     if server is None:
-        raise NoAnswer(f"no server runs: nobody holds {table.pidfile}")
+        raise NoAnswer(f"no server runs: no process holds {table.pidfile}")
     return table, server
 
 

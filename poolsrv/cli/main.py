@@ -1,11 +1,11 @@
-"""The command line. Each command imports what it needs: ``check`` has no use for the engine, ``--help`` for neither."""
+"""The command line. Each command imports what it needs, so that ``--help`` and ``check`` do not import the engine."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,38 +14,34 @@ import click
 
 from ..config.errors import ConfigErrors
 from ..core import logs
-from ..core.text import encodable_in, one_line
-from ..core.text import lines as lines_of
+from ..core.text import one_line
 from ..core.words import counted, did_you_mean, quoted
+from .output import EXIT_FAILED, EXIT_USAGE, echo, echo_json, fail
 
 if TYPE_CHECKING:
     from ..worker.spec import ServerSpec
 
-
-EXIT_FAILED = 1  # at run time
-EXIT_USAGE = 2  # usage or config
-
 HELP = """
-Serve what a config file describes: a pool of workers, and a plugin behind every address.
+Run a server from a config file: a pool of worker processes, with a plugin for every address.
 
-Runs in the foreground, and logs to standard error, or a file ([log]). When every worker serves, one line with the
-word "ready" names every address; with port 0, the port that the kernel chose.
+The server runs in the foreground and logs to standard error, or to a file ([log]). When every worker serves, it logs
+one line with the word "ready" and every address, including the ports that the kernel chose for port 0.
 
 \b
 Examples:
-  poolsrv --config poolsrv.toml             serve
-  poolsrv check --config poolsrv.toml       find every error of the file, serve nothing
-  poolsrv status --config poolsrv.toml      what the server does now ([pool] control)
-  poolsrv top --config poolsrv.toml         the same, ever anew
-  poolsrv reload --config poolsrv.toml      have a running server take over config and code ([pool] pidfile)
-  poolsrv stop --config poolsrv.toml        have it stop
-  poolsrv plugins                           what a config may name, with hooks and options
-  printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo of the sample config
+  poolsrv --config poolsrv.toml             run the server
+  poolsrv check --config poolsrv.toml       find every error in the config, without serving
+  poolsrv status --config poolsrv.toml      show what the server does now (needs pool.control)
+  poolsrv top --config poolsrv.toml         live view of status, refreshed every second
+  poolsrv reload --config poolsrv.toml      load config and code again (needs pool.pidfile)
+  poolsrv stop --config poolsrv.toml        stop the server (needs pool.pidfile)
+  poolsrv plugins                           list the installed plugins with their hooks and options
+  printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo server of the sample config
 
 \b
 A config:
   [pool]
-  workers = 4                  # "auto" without it: the CPUs that may be used
+  workers = 4                  # the default is "auto": one for each usable CPU
   [listeners.hello]
   bind = "127.0.0.1:7007"
   handler = "echo"             # the name of a plugin
@@ -54,26 +50,26 @@ A config:
 EPILOG = """
 \b
 Signals:
-  TERM, INT, QUIT  stop: open connections get pool.graceful_timeout seconds; a second one ends at once
+  TERM, INT, QUIT  stop: open connections get pool.graceful_timeout seconds; a second signal ends at once
   HUP              reload: a new pool with the config and code on disk takes over, or nothing changes
-  USR1             open the log files anew, after they have been renamed
+  USR1             reopen the log files, after they have been renamed
   TTIN, TTOU       one worker more, one fewer, until the next reload
-  (TERM to a single worker: it finishes what it has and is replaced)
+  (TERM to a single worker: it finishes its connections and is replaced)
 
 \b
 Exit codes:
-  0  stopped as asked, or nothing wrong found
+  0  stopped as asked, or no error found
   1  failed at run time: an address in use, workers that can't start
   2  wrong usage, or errors in the config, each as FILE: key.path: what is wrong, what was expected
 
 \b
 Documentation: docs/ in the source distribution
-  configuration.md every key, operations.md running it, plugins.md writing a protocol
+  configuration.md (every key), operations.md (running a server), plugins.md (writing a plugin)
 """
 
 
 class _Group(click.Group):
-    """Answers a misspelt command with the nearest one, and a config file in its place with what was meant."""
+    """Suggests the nearest command for a misspelt one, and ``--config`` for a config file in its place."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -100,9 +96,11 @@ def _config_option(help_text: str, required: bool) -> Callable[[Any], Any]:
     epilog=EPILOG,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
-@_config_option("The config to serve (TOML).", required=False)
+@_config_option("The config of the server to run (TOML).", required=False)
 @click.option(
-    "--log-level", type=click.Choice(logs.LEVELS), help="The least that is logged; without it as [log] says, or info."
+    "--log-level",
+    type=click.Choice(logs.LEVELS),
+    help="The lowest level that is logged, in place of log.level.",
 )
 @click.version_option(package_name="poolsrv", message="%(prog)s %(version)s")
 @click.pass_context
@@ -123,112 +121,114 @@ def cli(ctx: click.Context, config: Path | None, log_level: str | None) -> None:
 @cli.command()
 @_config_option("The config to check (TOML).", required=True)
 def check(config: Path) -> None:
-    """Find every error of a config, and serve nothing.
+    """Find every error in a config, without serving.
 
     Imports the plugins that the config names and validates their options, but opens no socket. Exits with 0 and a
     summary, or with 2 and one line for each error.
     """
+    from .tables import table
+
     server = _load(config)
     pool = server.config.pool
-    _echo(f"{one_line(str(config))}: ok")
-    _echo(f"{counted(pool.workers, 'worker')}, {pool.dispatch}")
-    rows = [("listener", "plugins", "addresses")]
+    echo(f"{one_line(str(config))}: ok")
+    echo(f"{counted(pool.workers, 'worker')}, {pool.dispatch}")
+    rows = []
     for listener in server.config.listeners:
         plugins = " > ".join((*listener.plugins, listener.handler))
         rows.append((listener.name, plugins, ", ".join(map(str, listener.bind))))
-    _echo(_table(rows))
+    echo(table(("<listener", "<plugins", "<addresses"), rows))
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def plugins(as_json: bool) -> None:
     """List the installed plugins.
 
-    Of each: its name (what a config calls it), where it comes from, the hooks that it fills, and its options with
-    types and defaults. One that can't be used is shown with its error.
+    Each is shown with its name in a config, the package that it comes from, its hooks, and its options with types and
+    defaults. A plugin that can't be used is shown with its error.
     """
     from . import plugin_list
 
     entries = plugin_list.entries()
     if as_json:
-        _echo_json(entries)
+        echo_json(entries)
     else:
-        _echo(plugin_list.as_text(entries))
+        echo(plugin_list.as_text(entries))
 
 
 @cli.command()
-@_config_option("The config of the server to ask (TOML).", required=True)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@_config_option("The config of the running server (TOML).", required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def status(config: Path, as_json: bool) -> None:
     """Show what a running server does.
 
-    Workers, listeners, running programs, refused connections; rates are those of the last seconds. It asks the control
-    socket: pool.control in the config. Exits with 0, with 1 where the server does not run, does not answer, or may not
-    be asked by this user, or with 2 where the config has no control socket.
+    Prints workers, listeners, running programs and refused connections, with rates over the last seconds. Asks the
+    server's control socket (pool.control). Exits with 0; with 1 if the server does not run, does not answer, or does
+    not let this user ask; or with 2 if the config has no control socket.
     """
     from .control_client import ask
     from .status import as_text
 
-    with _told():
+    with _reporting_failures():
         answer = ask(config)
     if as_json:
-        _echo_json(answer)
+        echo_json(answer)
     else:
-        _echo(as_text(answer))
+        echo(as_text(answer))
 
 
 @cli.command()
-@_config_option("The config of the server to watch (TOML).", required=True)
+@_config_option("The config of the running server (TOML).", required=True)
 def top(config: Path) -> None:
-    """The same as status, in the terminal and ever anew.
+    """Live view of `status`, refreshed every second.
 
-    The busiest workers first. Ends with q or Ctrl-C. Exit codes are those of status.
+    Shows the busiest workers first. Press q or Ctrl-C to quit. The exit codes are those of status.
     """
-    with _told():
+    with _reporting_failures():
         from .top import run
 
         run(config)
 
 
 @cli.command()
-@_config_option("The config of the server (TOML).", required=True)
+@_config_option("The config of the running server (TOML).", required=True)
 def reload(config: Path) -> None:
-    """Have a running server take over its config and code, and wait for the outcome.
+    """Load the config and code of a running server again.
 
-    Finds the server by pool.pidfile, and sends it HUP. With pool.control in the config it waits until the new pool
-    serves, and exits with 0; or with 1, and every reason, where the reload has failed and nothing has changed.
+    Finds the server by pool.pidfile and sends it HUP. If the config has pool.control, waits until the new pool serves
+    and exits with 0, or with 1 and every reason if the reload has failed and nothing has changed.
     """
     from . import lifecycle
 
-    with _told():
+    with _reporting_failures():
         outcome = lifecycle.reload(config)
     if outcome is None:
-        click.echo("the server has been asked to; its log has the outcome (with pool.control, this would wait for it)")
+        click.echo("the server reloads; its log has the outcome (with pool.control, this command would wait for it)")
     elif outcome.ok:
         click.echo("reloaded")
     else:
-        _fail(EXIT_FAILED, [*outcome.errors, "poolsrv: the reload has failed; nothing has changed"])
+        fail(EXIT_FAILED, [*outcome.errors, "poolsrv: the reload has failed; nothing has changed"])
 
 
 @cli.command()
-@_config_option("The config of the server (TOML).", required=True)
-@click.option("--now", "at_once", is_flag=True, help="Give open connections no time to finish.")
+@_config_option("The config of the running server (TOML).", required=True)
+@click.option("--now", "at_once", is_flag=True, help="End at once: open connections get no time to finish.")
 def stop(config: Path, at_once: bool) -> None:
-    """Have a running server stop, and wait for its end.
+    """Stop a running server, and wait for its end.
 
-    Finds the server by pool.pidfile, and sends it TERM: open connections get pool.graceful_timeout seconds.
+    Finds the server by pool.pidfile and sends it TERM: open connections get pool.graceful_timeout seconds.
     """
     from . import lifecycle
 
-    with _told():
+    with _reporting_failures():
         pid = lifecycle.stop(config, at_once)
     click.echo(f"stopped (it was pid {pid})")
 
 
 def main() -> NoReturn:
-    """The command line, from ``sys.argv``. Always raises SystemExit."""
+    """Run the command line in ``sys.argv``. Always raises SystemExit."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal can't show is escaped
+        if isinstance(stream, io.TextIOWrapper):  # escape what the terminal can't encode
             stream.reconfigure(errors="backslashreplace")
     cli.main(prog_name="poolsrv")
     raise AssertionError  # click exits by itself
@@ -247,44 +247,19 @@ def _load(config: Path) -> ServerSpec:
             privileges.become_for_imports(identity)
         return loader.load_plugins(draft)
     except ConfigErrors as errors:
-        _fail(EXIT_USAGE, map(str, errors.problems))
+        fail(EXIT_USAGE, map(str, errors.problems))
     except StartError as error:
-        _fail(EXIT_FAILED, [f"poolsrv: {error}"])
+        fail(EXIT_FAILED, [f"poolsrv: {error}"])
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Why a server can't be asked, or told, as a message and an exit code."""
+def _reporting_failures() -> Iterator[None]:
+    """Exit with a message if a server can't be asked or signalled."""
     from .control_client import NoAnswer
 
     try:
         yield
     except ConfigErrors as errors:
-        _fail(EXIT_USAGE, map(str, errors.problems))
+        fail(EXIT_USAGE, map(str, errors.problems))
     except NoAnswer as error:
-        _fail(error.exit_code, [f"poolsrv: {error}"] if error.exit_code == EXIT_FAILED else [str(error)])
-
-
-def _fail(code: int, lines: Iterable[str]) -> NoReturn:
-    for line in lines:
-        click.echo(one_line(line), err=True)
-    sys.exit(code)
-
-
-def _echo(text: str) -> None:
-    """Names in it may be no text."""
-    click.echo(lines_of(text))
-
-
-def _echo_json(value: object) -> None:
-    import msgspec
-
-    clean = encodable_in(msgspec.to_builtins(value))
-    click.echo(msgspec.json.format(msgspec.json.encode(clean), indent=2))  # as bytes, in UTF-8 whatever the terminal
-
-
-def _table(rows: list[tuple[str, str, str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+        fail(error.exit_code, [f"poolsrv: {error}"] if error.exit_code == EXIT_FAILED else [str(error)])

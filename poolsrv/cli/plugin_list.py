@@ -1,4 +1,4 @@
-"""What ``poolsrv plugins`` shows: every installed plugin, what it fills and what it takes, or why it can't be used."""
+"""``poolsrv plugins``: every installed plugin with its hooks and options, or why it can't be used."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..plugins.plugin_class import hook_errors, hooks_of, options_of
 class Option(msgspec.Struct, frozen=True):
     """An option of a plugin.
 
-    :ivar type: in words.
-    :ivar default: as TOML has it; None where the option is required.
+    :ivar type: its type in words.
+    :ivar default: its default in TOML; None if the option is required.
     """
 
     name: str
@@ -28,7 +28,11 @@ class Option(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An installed plugin. ``error`` is why it can't be used, else None; ``summary`` is its docstring's first line."""
+    """An installed plugin.
+
+    :ivar error: why it can't be used; None if it can.
+    :ivar summary: the first line of its docstring.
+    """
 
     name: str
     target: str
@@ -41,13 +45,13 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def entries() -> list[Entry]:
-    """Every installed plugin, by name. All of them are imported."""
+    """Describe every installed plugin, in the order of their names. All of them are imported."""
     return [_entry(plugin) for plugin in discovery.installed().values()]
 
 
-def as_text(catalogue: Iterable[Entry]) -> str:
-    """The list for a reader."""
-    return "\n\n".join(map(_as_text, catalogue)) or "no plugin is installed"
+def as_text(plugins: Iterable[Entry]) -> str:
+    """Write the list for a reader."""
+    return "\n\n".join(map(_as_text, plugins)) or "no plugin is installed"
 
 
 def _entry(plugin: Installed) -> Entry:

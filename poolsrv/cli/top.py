@@ -1,8 +1,8 @@
-"""``poolsrv top``: what ``poolsrv status`` shows, in a terminal and ever anew.
+"""``poolsrv top``: a live view of ``status`` in the terminal, refreshed every second.
 
-Each second it asks once more, on a new connection: so it goes on over reloads, and waits for a server that is gone.
-What does not fit on the screen is left out: each table gets its share of the lines, and what remains of a short one
-goes to the others.
+Each refresh asks on a new connection. So the view survives reloads, and waits for a server that has stopped. Rows that
+do not fit on the screen are left out: each table gets a share of the lines, and lines that one does not need go to the
+others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rich.text import Text
 from ..core.text import one_line
 from ..ipc.stats import Status
 from .control_client import NoAnswer, ask
-from .status import (
+from .stats_tables import (
     LISTENER_COLUMNS,
     PROGRAM_COLUMNS,
     REFUSAL_COLUMNS,
@@ -39,11 +39,11 @@ from .status import (
     worker_row,
 )
 
-EVERY: Final = 1.0  # seconds
-TIMEOUT: Final = 1.0  # seconds for an answer; meanwhile no key is seen
-WIDE: Final = 120  # columns of the terminal, from which on all the figures are shown
+INTERVAL: Final = 1.0  # seconds
+TIMEOUT: Final = 1.0  # seconds for an answer, during which no key is read
+WIDE: Final = 120  # columns of a terminal that is wide enough for every column of the tables
 GAP: Final = 2  # columns between two columns of a table
-KEYS: Final = "q or Ctrl-C ends"
+KEYS: Final = "q or Ctrl-C to quit"
 
 _OPTIONAL: Final = frozenset({"age", "total", "CPU", "restarts", "silent", "handler"})
 _STYLES: Final = dict.fromkeys(("stopped", "stalled", "condemned", "empty"), "bold red") | dict.fromkeys(
@@ -52,10 +52,10 @@ _STYLES: Final = dict.fromkeys(("stopped", "stalled", "condemned", "empty"), "bo
 
 
 class _Section(NamedTuple):
-    """A table of the screen: its columns with their alignment, and its rows, the most important first.
+    """A table on the screen: its columns with their alignment, and its rows, the most important first.
 
-    :ivar total: how many rows there would be.
-    :ivar optional: the columns that a narrow terminal goes without.
+    :ivar total: how many rows the server has.
+    :ivar optional: the columns that a narrow terminal does not show.
     """
 
     columns: Sequence[str]
@@ -65,20 +65,20 @@ class _Section(NamedTuple):
 
 
 def run(config: Path) -> None:
-    """Show it until the user has had enough.
+    """Show the view until the user quits.
 
-    :raises ConfigErrors: as ``status.ask``.
-    :raises NoAnswer: as ``status.ask``, at the start; or there is no terminal.
+    :raises ConfigErrors: the file can't be read, or its ``pool.control`` is wrong.
+    :raises NoAnswer: the server does not answer at the start, or there is no terminal.
     """
     console = Console(highlight=False)
     if not (sys.stdin.isatty() and console.is_terminal) or console.is_dumb_terminal:
-        raise NoAnswer("top needs a terminal; `poolsrv status` shows the same once")
+        raise NoAnswer("top needs a terminal; `poolsrv status` prints the same once")
     latest = ask(config)
     with _quiet_terminal(), Live(console=console, screen=True, auto_refresh=False) as live:
         trouble = ""
         while True:
             live.update(_screen(latest, console.width, console.height, trouble), refresh=True)
-            if _key(EVERY) in ("q", "Q", "\x03", ""):
+            if _key(INTERVAL) in ("q", "Q", "\x03", ""):
                 return
             try:
                 latest, trouble = ask(config, TIMEOUT), ""
@@ -88,11 +88,11 @@ def run(config: Path) -> None:
 
 @contextmanager
 def _quiet_terminal() -> Iterator[None]:
-    """Keys are not shown, and come one by one; whatever ends this, the terminal is then as it was."""
+    """Read keys one by one without echo, and restore the terminal whatever ends the block."""
     fd = sys.stdin.fileno()
     attributes = termios.tcgetattr(fd)
     former = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    former[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # it would leave the screen as it is
+    former[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # stopping would not restore the screen
     tty.setcbreak(fd)
     try:
         yield
@@ -109,7 +109,10 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _key(seconds: float) -> str | None:
-    """The next key within that time; empty where the terminal is gone."""
+    """Wait for a key.
+
+    :returns: the key; None if none came in time; empty if the terminal is gone.
+    """
     fd = sys.stdin.fileno()
     if not select.select([fd], [], [], seconds)[0]:
         return None
@@ -120,7 +123,10 @@ def _key(seconds: float) -> str | None:
 
 
 def _screen(status: Status, width: int, height: int, trouble: str) -> RenderableType:
-    """All that fits into so many columns and lines."""
+    """Lay out what fits into so many columns and lines.
+
+    :param trouble: why the latest status is not up to date; empty if it is.
+    """
     lines: list[RenderableType] = [_line(text, "bold" if n == 0 else "") for n, text in enumerate(headline(status))]
     lines = lines[: max(height // 3, 1)]
     trouble_lines = -(-len(trouble) // width)
@@ -144,7 +150,12 @@ def _screen(status: Status, width: int, height: int, trouble: str) -> Renderable
 
 
 def _shares(wanted: Sequence[int], room: int) -> list[int]:
-    """How many rows each table gets, of so many lines; each takes two more, an empty one and its header."""
+    """Share out lines among tables.
+
+    :param wanted: how many rows each table has.
+    :param room: the lines that there are; a table needs two besides its rows, a blank one and its header.
+    :returns: how many rows each table gets.
+    """
     shares = [0] * len(wanted)
     for place in range(len(wanted)):
         if room >= 3:
@@ -165,7 +176,7 @@ def _table(section: _Section, share: int, width: int) -> Table:
         names[0] += f" ({share} of {section.total})"
     rows = [[row[number] for number in shown] for row in section.rows[:share]]
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-    # What is too much goes off the widest column, a command or addresses.
+    # The widest column, commands or addresses, gives up what does not fit.
     widest = widths.index(max(widths))
     widths[widest] = max(widths[widest] - max(sum(widths) + GAP * (len(widths) - 1) - width, 0), len(names[widest]))
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
@@ -173,7 +184,7 @@ def _table(section: _Section, share: int, width: int) -> Table:
         justify: Literal["left", "right"] = "right" if section.columns[number][0] == ">" else "left"
         table.add_column(Text(name), justify=justify, no_wrap=True, overflow="ellipsis", max_width=cell_width)
     for row in rows:
-        # As Text: what stands in a command line is no markup.
+        # As Text, because a command line may contain what rich takes for markup.
         table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
     return table
 

@@ -88,10 +88,10 @@ def test_where_no_server_runs(tmp_path: Path, command: str) -> None:
     file = tmp_path / "poolsrv.toml"
     file.write_text('[pool]\npidfile = "p.pid"\n[listeners.a]\nbind = ":0"\nhandler = "echo"\n')
     done = poolsrv(command, "--config", file)
-    assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: nobody holds {tmp_path}/p.pid\n")
+    assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: no process holds {tmp_path}/p.pid\n")
     (tmp_path / "p.pid").write_text(f"{os.getpid()}\n")  # what a crash has left, and somebody else's pid by now
     done = poolsrv(command, "--config", file)
-    assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: nobody holds {tmp_path}/p.pid\n")
+    assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: no process holds {tmp_path}/p.pid\n")
 
 
 @pytest.mark.parametrize("command", ["reload", "stop"])
@@ -116,7 +116,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_reload(serve: Serve, site: P
     wait_until((server.folder / "hangs").exists, "a plugin whose import hangs")
     server.signal(signal.SIGKILL)
     assert process.communicate(timeout=TIMEOUT)[1] == (
-        f"poolsrv: the server (pid {server.pid}) has ended meanwhile; its log says why\n"
+        f"poolsrv: the server (pid {server.pid}) has ended in the meantime; its log says why\n"
     )
     assert process.returncode == 1
     wait_until(lambda: not is_alive(server.pid), "its end")

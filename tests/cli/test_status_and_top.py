@@ -207,7 +207,7 @@ def test_without_a_terminal(server: ServerProcess) -> None:
         text=True,
         timeout=TIMEOUT,
     )
-    expected = "poolsrv: top needs a terminal; `poolsrv status` shows the same once\n"
+    expected = "poolsrv: top needs a terminal; `poolsrv status` prints the same once\n"
     assert (result.returncode, result.stdout, result.stderr) == (1, "", expected)
 
 

@@ -58,7 +58,7 @@ def test_who_locks_the_file_of_another_user_is_not_the_server(tmp_path: Path, op
     with stranger(wait, lambda: lock(path)) as other:
         path.write_text(f"{other}\n")
         done = stop(config)
-        assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: nobody holds {path}\n")
+        assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: no process holds {path}\n")
         assert is_alive(other)
 
 
@@ -122,7 +122,7 @@ def test_a_pid_that_was_left_behind_is_nobodys(serve: Serve, tmp_path: Path) -> 
     with subprocess.Popen(["sleep", "1000"]) as bystander:
         path.write_text(f"{bystander.pid}\n")
         done = stop(server.file)
-        assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: nobody holds {path}\n")
+        assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: no process holds {path}\n")
         assert bystander.poll() is None
         bystander.kill()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from poolsrv.cli import control_client, status
+from poolsrv.cli import control_client, tables
 from poolsrv.config.errors import ConfigErrors
 from poolsrv.config.model import PoolTable
 from poolsrv.config.reader import locate
@@ -412,7 +412,7 @@ def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_an_answer_that_is_none(line: bytes, message: str) -> None:
     with pytest.raises(control_client.NoAnswer, match=message):
-        control_client._read("ctl", line)
+        control_client.decode("ctl", line)
 
 
 @pytest.mark.server
@@ -420,7 +420,8 @@ def test_an_answer_that_is_none(line: bytes, message: str) -> None:
 def test_permission_denied(tmp_path: Path, echo: ServerProcess) -> None:
     # What the other user may not read is imported before.
     script = (
-        "import os, sys, tomli, msgspec, poolsrv.cli.status, poolsrv.cli.main as cli; os.setuid(65534);"
+        "import os, sys, tomli, msgspec, poolsrv.cli.status, poolsrv.cli.control_client, poolsrv.cli.main as cli;"
+        " os.setuid(65534);"
         " sys.argv[0] = 'poolsrv'; cli.main()"
     )
     for folder in (echo.folder, *echo.folder.parents):
@@ -480,12 +481,12 @@ def test_a_listener_and_the_control_socket_need_two_files(tmp_path: Path) -> Non
 
 
 def test_figures_for_people() -> None:
-    assert [status.size(n) for n in (0, 1023, 1536, 3 << 20, 5 << 30, 1 << 41)] == [
+    assert [tables.size(n) for n in (0, 1023, 1536, 3 << 20, 5 << 30, 1 << 41)] == [
         "0 B", "1023 B", "1.5 KiB", "3.0 MiB", "5.0 GiB", "2.0 TiB",
     ]  # fmt: skip
-    assert [status.count(n) for n in (0, 9999, 12345, 4.5e6, 2e9)] == ["0", "9999", "12.3k", "4.5M", "2.0G"]
-    assert [status.rate(n) for n in (0, 0.25, 12.5, 123456)] == ["0", "0.2", "12", "123.5k"]
-    assert [status.duration(n) for n in (4.25, 61, 3900, 200000)] == ["4.2 s", "1 min", "1 h 05 min", "2 d 7 h"]
+    assert [tables.count(n) for n in (0, 9999, 12345, 4.5e6, 2e9)] == ["0", "9999", "12.3k", "4.5M", "2.0G"]
+    assert [tables.rate(n) for n in (0, 0.25, 12.5, 123456)] == ["0", "0.2", "12", "123.5k"]
+    assert [tables.duration(n) for n in (4.25, 61, 3900, 200000)] == ["4.2 s", "1 min", "1 h 05 min", "2 d 7 h"]
 
 
 def test_the_usage_of_this_process() -> None:

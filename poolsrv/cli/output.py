@@ -1,0 +1,34 @@
+"""What commands print, and how they fail. Names in it may have bytes that are no text: these are escaped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+import click
+
+from ..core.text import encodable_in, lines, one_line
+
+EXIT_FAILED = 1  # at run time
+EXIT_USAGE = 2  # wrong usage, or errors in the config
+
+
+def echo(text: str) -> None:
+    """Print text of several lines."""
+    click.echo(lines(text))
+
+
+def echo_json(value: object) -> None:
+    """Print structs, lists and dicts as JSON."""
+    import msgspec
+
+    clean = encodable_in(msgspec.to_builtins(value))
+    click.echo(msgspec.json.format(msgspec.json.encode(clean), indent=2))  # bytes: UTF-8, whatever the terminal has
+
+
+def fail(code: int, messages: Iterable[str]) -> NoReturn:
+    """Print messages to standard error, one line each, and exit."""
+    for message in messages:
+        click.echo(one_line(message), err=True)
+    sys.exit(code)

@@ -1,0 +1,101 @@
+"""The records of ``status`` as words: a headline, and the rows of four tables. ``status`` and ``top`` show them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..core.text import one_line
+from ..core.words import counted
+from ..ipc.stats import ListenerStats, ProgramStats, RefusalStats, Status, WorkerStats
+from .tables import count, duration, moment, rate, size
+
+MOST_LINES: Final = 20  # of errors, programs and refusals in a text
+LONGEST_COMMAND: Final = 100  # characters
+
+WORKER_COLUMNS: Final = (
+    "<worker", ">pid", "<state", ">age", ">open", ">total", ">conn/s", ">events/s", ">in/s", ">out/s", ">CPU %", ">CPU",
+    ">memory", ">restarts", ">silent",
+)  # fmt: skip
+LISTENER_COLUMNS: Final = (
+    "<listener", "<handler", "<addresses", ">open", ">limit", ">total", ">conn/s", ">queued", ">waiting", ">refused",
+)  # fmt: skip
+PROGRAM_COLUMNS: Final = (">program", ">worker", ">age", ">CPU", ">memory", "<command")
+REFUSAL_COLUMNS: Final = ("<refused", "<listener", "<peer", "<reason")
+
+
+def headline(status: Status) -> list[str]:
+    """The lines above the tables: the server, its totals, its last reload, and former pools."""
+    server, totals = status.server, status.totals
+    lines = [
+        f"poolsrv {server.version}, {server.state}, up {duration(server.uptime)}, generation {server.generation}"
+        f" (pid {server.pid}, dispatcher {server.dispatcher_pid})",
+        one_line(server.config),
+        f"{counted(totals.open, 'connection')}, {count(totals.accepted)} accepted, {rate(totals.accepted_rate)}/s;"
+        f" {counted(totals.programs, 'program')}; CPU {totals.cpu_percent:.0f} %, memory {size(totals.memory)}",
+        f"{rate(totals.events_rate)} events/s, in {size(totals.bytes_in_rate)}/s, out {size(totals.bytes_out_rate)}/s",
+    ]
+    if server.restarts:
+        lines.append(f"{counted(server.restarts, 'pool has', 'pools have')} crashed and been replaced")
+    if server.last_reload is not None:
+        reload = server.last_reload
+        lines.append(f"last reload: {moment(reload.at)}, {'done' if reload.ok else 'failed, nothing has changed:'}")
+        lines += [f"  {one_line(error)}" for error in reload.errors[:MOST_LINES]]
+    lines += [f"generation {pool.generation} (pid {pool.pid}) still drains" for pool in server.leaving]
+    return lines
+
+
+def worker_row(worker: WorkerStats) -> tuple[str, ...]:
+    """A row of the table of workers."""
+    return (
+        str(worker.slot),
+        str(worker.pid or "-"),
+        worker.state,
+        duration(worker.age),
+        str(worker.open),
+        count(worker.accepted),
+        rate(worker.accepted_rate),
+        rate(worker.events_rate),
+        size(worker.bytes_in_rate),
+        size(worker.bytes_out_rate),
+        f"{worker.cpu_percent:.0f}",
+        duration(worker.cpu),
+        size(worker.memory),
+        str(worker.restarts),
+        duration(worker.silent),
+    )
+
+
+def listener_row(listener: ListenerStats) -> tuple[str, ...]:
+    """A row of the table of listeners."""
+    reasons = ", ".join(f"{reason} {number}" for reason, number in listener.refusals.items())
+    refused = sum(listener.refusals.values())
+    return (
+        listener.name,
+        " > ".join((*listener.plugins, listener.handler)),
+        _cell(", ".join(listener.addresses)),
+        str(listener.open),
+        str(listener.max_connections or "-"),
+        count(listener.accepted),
+        rate(listener.accepted_rate),
+        "-" if listener.queued is None else str(listener.queued),
+        str(listener.waiting),
+        f"{refused} ({reasons})" if refused else "0",
+    )
+
+
+def program_row(program: ProgramStats) -> tuple[str, ...]:
+    """A row of the table of programs."""
+    command = _cell(program.command)
+    if len(command) > LONGEST_COMMAND:
+        command = command[: LONGEST_COMMAND - 3] + "..."
+    cells = (duration(program.age), duration(program.cpu), size(program.memory))
+    return (str(program.pid), str(program.worker), *cells, command)
+
+
+def refusal_row(refusal: RefusalStats) -> tuple[str, ...]:
+    """A row of the table of refused connections."""
+    return (moment(refusal.time), refusal.listener, _cell(refusal.peer), refusal.reason)
+
+
+def _cell(text: str) -> str:
+    return one_line(text.replace("\t", " "))
