@@ -1,0 +1,209 @@
+"""What an interpreter is when a script begins, and what it does when the script has ended.
+
+A part of the fork server (`helper`), which runs this file in a module of its own, before anything else has changed the
+interpreter. Like `helper` it needs the standard library alone, of any Python from 3.9 on.
+
+Every look at an object writes to its page, which a child has to copy first. So what can be done before the fork the
+fork server does in the child's stead: it takes on the environment, directory, streams and `__main__` of each script in
+turn. In the child, what is shared with the fork server is left standing at the end, for the same reason.
+"""
+
+import _weakref
+import gc
+import os
+import posix
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
+    from typing import Any
+
+
+class Interpreter:
+    """This interpreter as it was when it started.
+
+    :param main: the attributes of `__main__` before it ran anything.
+    :ivar search_path: `sys.path` without the directory of the script.
+    :ivar own_variables: environment variables that an interpreter sets at its start: LC_CTYPE (PEP 538).
+    """
+
+    def __init__(self, main: "dict[str, Any]") -> None:
+        self.main = main
+        self.streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
+        self.command = getattr(sys, "orig_argv", sys.argv)[: -len(sys.argv)]
+        self.search_path: list[str] = []
+        self.own_variables: dict[bytes, bytes] = {}
+
+    def become(
+        self, argv: "list[str]", cwd: bytes, environment: "dict[bytes, bytes]", descriptors: "list[int]"
+    ) -> "dict[str, Any]":
+        """Become what a new interpreter would be for a script.
+
+        :param descriptors: its standard input, output and error.
+        :returns: the globals to run it with.
+        :raises OSError: there is no such directory to run it in.
+        :raises ValueError: a variable has a name that none can have.
+        """
+        os.chdir(cwd)
+        for target, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, target)
+        self._set_environment(environment)
+        self._open_streams()
+        self._set_paths(argv)
+        main = type(sys)("__main__")
+        loader = type(self.main["__loader__"])("__main__", argv[0])
+        main.__dict__.update(self.main, __doc__=None, __loader__=loader, __file__=argv[0])
+        sys.modules["__main__"] = main
+        return main.__dict__
+
+    def _set_environment(self, environment: "dict[bytes, bytes]") -> None:
+        if not {b"LC_ALL", b"LC_CTYPE", b"LANG"} & set(environment):
+            environment.update(self.own_variables)
+        os.environb.clear()
+        os.environb.update(environment)
+        posix.environ.clear()  # what the os module reads when it is imported (with -S, that is yet to come)
+        posix.environ.update(environment)
+
+    def _open_streams(self) -> None:
+        standard: Any = sys
+        for target, (name, model) in enumerate(self.streams.items()):
+            stream = _open_stream(target, model, "w" if target else "r")
+            setattr(standard, name, stream)
+            setattr(standard, f"__{name}__", stream)
+
+    def _set_paths(self, argv: "list[str]") -> None:
+        standard: Any = sys
+        sys.argv = argv
+        if hasattr(standard, "orig_argv"):  # from 3.10 on: the interpreter, its flags, then argv
+            standard.orig_argv = self.command + argv
+        sys.path = [] if has_safe_path() else [os.path.dirname(os.path.realpath(argv[0]))]
+        sys.path += self.search_path
+        sys.path_importer_cache[argv[0]] = None  # the interpreter looks whether the script is an archive
+
+
+def _open_stream(descriptor: int, model: "Any", mode: str) -> "Any":
+    """Open a standard stream as a new interpreter does (`create_stdio` in CPython's Python/pylifecycle.c).
+
+    :param model: the one that this interpreter made at its start. It has the encoding and the way of buffering, but it
+        knows what its old descriptor was: a pipe is no null device, and can't seek.
+    """
+    unbuffered = mode == "w" and model.write_through
+    binary: Any = open(descriptor, mode + "b", 0 if unbuffered else -1, closefd=False)
+    raw = getattr(binary, "raw", binary)
+    raw.name = model.name
+    by_line = model.line_buffering or (not model.write_through and raw.isatty())
+    stream = type(model)(binary, model.encoding, model.errors, "\n", by_line, model.write_through)
+    stream.mode = mode
+    return stream
+
+
+def has_safe_path() -> bool:
+    """Whether the script's directory is kept out of `sys.path` (-I, -P)."""
+    return bool(sys.flags.isolated or getattr(sys.flags, "safe_path", False))
+
+
+# --- compiling
+
+
+class _Ear:
+    """A `sys.stderr` that only remembers whether anything was written."""
+
+    heard = False
+
+    def write(self, text: str) -> None:
+        self.heard = self.heard or bool(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def compile_silently(source: bytes, script: str) -> "CodeType | None":
+    """Compile; None where that gave warnings. The modules that were needed to show them are hidden again."""
+    before = set(sys.modules)
+    ear: Any = _Ear()
+    sys.stderr = ear
+    try:
+        code = compile(source, script, "exec", dont_inherit=True)
+        return None if ear.heard else code
+    finally:
+        forget_modules(before)
+
+
+def forget_modules(before: "set[str]") -> None:
+    """Hide what was imported since: a script that imports it gets it as if for the first time."""
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+# --- memory
+
+
+def freeze() -> None:
+    """Keep a child's collector from touching, and so copying, what exists by now."""
+    gc.collect()
+    gc.freeze()
+
+
+def _collect() -> None:
+    """Collect what the script has left: nothing is in the oldest generation unless something was moved there."""
+    gc.collect(1 if sys.version_info < (3, 14) and gc.get_count()[2] == 0 else 2)
+
+
+# --- the end
+
+
+def modules_known() -> "set[str]":
+    """The names of the modules that are there before a script; none where one of them has handlers of its own."""
+    return set(() if any(map(_may_have_handlers, sys.modules)) else sys.modules)
+
+
+def end_quickly(status: int, known: "set[str]") -> None:
+    """End a child after its script, as the interpreter would. Returns if the interpreter had better do that itself.
+
+    :param known: from `modules_known`, before the script.
+    """
+    new = [name for name in sys.modules if name not in known or name == "__main__"]
+    if any(map(_may_have_handlers, new)):
+        return
+    try:
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
+        if "atexit" in sys.modules:
+            sys.modules["atexit"]._run_exitfuncs()
+        _flush(sys.stdout)
+        _flush(sys.stderr)
+    except BaseException:  # noqa: BLE001 (of stdout: the interpreter meets it again, and says so)
+        return
+    _destroy_modules([sys.modules.pop(name, None) for name in new])
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        try:
+            _flush(stream)
+        except Exception:  # noqa: BLE001 (closed, detached, or no stream at all)
+            status = 120 if stream is sys.stdout else status
+    os._exit(status)
+
+
+def _destroy_modules(modules: "list[Any]") -> None:
+    """Destroy modules that are no longer in `sys.modules`, and what they hold."""
+    alive = [_weakref.ref(module) for module in modules if isinstance(module, type(sys))]
+    modules.clear()
+    _collect()
+    for reference in reversed(alive):  # what survives is in cycles that only break when names are unbound
+        module = reference()
+        for name in list(vars(module)) if module is not None else ():
+            if name != "__builtins__":
+                vars(module)[name] = None
+        del module
+    _collect()
+
+
+def _may_have_handlers(name: str) -> bool:
+    """Whether a module may have something to do when the C library ends the process, such as writing its buffers."""
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return name == "_ctypes" or (isinstance(file, str) and file.endswith(".so") and "/lib-dynload/" not in file)
+
+
+def _flush(stream: "Any") -> None:
+    if stream is not None and not getattr(stream, "closed", False):
+        stream.flush()
