@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .errors import ConfigError, LineTooLong
     from .net.programs import PIPE, Child
     from .net.stream import Stream
+    from .net.tls import ClientTls
     from .worker.connection import Connection
     from .worker.hookspecs import hookimpl
     from .worker.process import Worker
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PIPE",
     "Child",
+    "ClientTls",
     "ConfigError",
     "Connection",
     "Handle",
@@ -37,6 +39,7 @@ __all__ = [
 _MODULES = {
     "PIPE": "net.programs",
     "Child": "net.programs",
+    "ClientTls": "net.tls",
     "ConfigError": "errors",
     "Connection": "worker.connection",
     "Handle": "worker.worker",

@@ -1,16 +1,23 @@
-"""An outgoing connection: a stream that is being connected, without blocking (connect(2), EINPROGRESS)."""
+"""An outgoing connection: a stream that is being connected, without blocking (connect(2), EINPROGRESS), and over TLS
+where that is asked for."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..core.event_loop import WRITE, EventLoop, Timer
+from ..core.event_loop import WRITE, EventLoop
 from . import addresses
-from .descriptor import CLOSED, CLOSING, CONNECTING, OPEN, Owner
+from .descriptor import CLOSED, CONNECTING, Owner
 from .stream import Stream
+
+if TYPE_CHECKING:
+    from .tls import ClientTls
+    from .tls_transport import Handshake
 
 
 class OutgoingStream(Stream):
@@ -20,45 +27,66 @@ class OutgoingStream(Stream):
     sending: until then there may be something to send.
 
     :param address: as in a listener's ``bind``; the path of a unix socket is relative to ``base``.
-    :param timeout: seconds within which the connection must stand.
+    :param timeout: seconds within which the connection has to be established, the TLS handshake included.
+    :param tls: how to use TLS; None: not at all.
     """
 
-    __slots__ = ("_timeout",)
+    __slots__ = ("_handshake",)
 
-    def __init__(self, loop: EventLoop, owner: Owner, address: str, base: Path, timeout: float) -> None:
-        self._timeout: Timer | None = None
+    def __init__(
+        self, loop: EventLoop, owner: Owner, address: str, base: Path, timeout: float, tls: ClientTls | None = None
+    ) -> None:
+        self._handshake: Handshake | None = None
+        error: Exception | None
         try:
             target = addresses.parse(address, base)
             sock = socket.socket(target.family, socket.SOCK_STREAM)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError) as failure:
             super().__init__(loop, -1, owner)
-            self._state = CONNECTING
-            self._fails_at_once(error)
-            return
-        super().__init__(loop, sock.fileno(), owner)
-        self._made = sock
-        sock.setblocking(False)
+            error = failure
+        else:
+            super().__init__(loop, sock.fileno(), owner)
+            self._made = sock
+            error = self._connect(target, tls)
         self._state = CONNECTING
+        if error is not None:
+            # Not from inside ``connect``: the caller has not got its stream yet.
+            loop.at_end_of_turn(partial(self._failed, error))
+        else:
+            self._await_opening(WRITE, self._on_connected, timeout, self._timed_out)
+
+    def _connect(self, target: addresses.Address, tls: ClientTls | None) -> Exception | None:
+        """Begin to connect.
+
+        :returns: what has failed at once.
+        """
         try:
-            code = sock.connect_ex(target.sockaddr)
-        except OSError as error:  # a path that is too long
-            self._fails_at_once(error)
-            return
-        if code not in (0, errno.EINPROGRESS):
-            self._fails_at_once(OSError(code, os.strerror(code)))
-            return
-        self._interest = WRITE
-        loop.register(self._fd, WRITE, self._on_connected)
-        self._timeout = loop.call_later(timeout, self._timed_out)
+            if tls is not None:
+                self._prepare_handshake(tls, target.host.partition("%")[0])
+            code = self._sock.connect_ex(target.sockaddr)
+        except (ValueError, OSError) as error:  # a path that is too long, a file that is not there
+            return error
+        return None if code in (0, errno.EINPROGRESS) else OSError(code, os.strerror(code))
+
+    def _prepare_handshake(self, tls: ClientTls, host: str) -> None:
+        from .tls_transport import Handshake, TlsTransport  # ssl takes a while to import
+
+        transport = TlsTransport(lambda incoming, outgoing: tls.wrap(incoming, outgoing, host), self._fd)
+        self._use(transport)
+        self._handshake = Handshake(self, transport, self._ready, self._handshake_failed)
 
     def _on_connected(self, mask: int) -> None:
         code = self._socket_error()
         if code:
             self._connection_lost(OSError(code, os.strerror(code)))
-            return
-        self._cancel_timeout()
-        if self._state == CONNECTING:
-            self._state = OPEN
+        elif self._handshake is not None:
+            self._handshake.on_event(mask)  # the client's message is the first
+        else:
+            self._ready()
+
+    def _ready(self) -> None:
+        """Open: what was sent, finished, closed or relayed meanwhile is due."""
+        self._opened()
         self._loop.set_callback(self._fd, self._callback())
         self._update()
         if self._relay_in is not None:
@@ -66,37 +94,25 @@ class OutgoingStream(Stream):
         if self._out is None:
             self._flushed()
 
-    def close(self, reason: str = "") -> None:
-        """As of every stream; what was sent while connecting is still written once the connection stands."""
-        if self._state == CONNECTING and self._out is not None:
-            self._state, self._reason = CLOSING, reason
-        else:
-            super().close(reason)
-
     def _close_if_done(self) -> None:
         # The other side may have finished first, and go on receiving what the client still sends.
         owner = self._owner
         if self._sends_eof or owner is None or owner._peer_has_finished() or not owner._is_open():
             super()._close_if_done()
 
-    def _fails_at_once(self, error: Exception) -> None:
-        """Not from inside ``connect``: the caller has not got its stream yet."""
-        self._loop.at_end_of_turn(lambda: self._failed(error))
-
     def _timed_out(self) -> None:
-        self._failed(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+        in_handshake = self._handshake is not None and self._handshake.begun
+        what = "the TLS handshake was not done in time" if in_handshake else os.strerror(errno.ETIMEDOUT)
+        self._failed(TimeoutError(errno.ETIMEDOUT, what))
+
+    def _handshake_failed(self, error: OSError) -> None:
+        from .tls import failure
+
+        failed = OSError(errno.EPROTO, f"the TLS handshake has failed: {failure(error)}")
+        failed.__cause__ = error
+        self._failed(failed)
 
     def _failed(self, error: Exception) -> None:
         if self._state != CLOSED:
             self._error = error
             self._end("connect failed")
-
-    def _end(self, reason: str) -> None:
-        if self._state != CLOSED:
-            self._cancel_timeout()
-        super()._end(reason)
-
-    def _cancel_timeout(self) -> None:
-        if self._timeout is not None:
-            self._timeout.cancel()
-            self._timeout = None

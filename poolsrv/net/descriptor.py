@@ -1,20 +1,17 @@
-"""One descriptor in the event loop: its state, the events it is watched for, its end, and the fault boundary.
+"""One descriptor in the event loop: the states, the events it is watched for, its end, and the fault boundary.
 
-Theory. A stream is in one of these states, and only the moves of this table exist:
+Theory. A stream's states, and the moves between them, are named here; stream.py says what happens in each.
 
-    CONNECTING --> OPEN          the kernel says that the connection stands
-    CONNECTING --> CLOSING       close(), with something kept: it is written once the connection stands
-    OPEN       --> CLOSING       close(): what is kept is still written
-    CLOSING    --> LINGERING     all is written, but the peer may still be sending
-    any        --> CLOSED        all is written; or abort(), a reset, a failure
-
-What ends in the middle of a turn is not dispatched any more from that moment on; whoever is to know is told at the
-end of the turn, so never from inside another callback, and then the descriptor is closed.
+A descriptor that ends in the middle of a turn gets no events from that moment on. Its owner is told at the end of the
+turn, so never from inside another callback, and then the descriptor is closed.
 
 Descriptors are non-blocking, and read(2) and write(2) serve sockets and pipes alike: in CPython they cost half as much
 as the socket's own ``recv`` and ``send``, and most connections never need a socket object. But O_NONBLOCK belongs to
 the open file, and a program that is given the connection as its standard output must not see it: a shared descriptor
-is blocking, and each call passes MSG_DONTWAIT.
+is blocking, and each call passes MSG_DONTWAIT (``SharedTransport``).
+
+A transport may have bytes, or the end of stream, of which the kernel knows nothing: the event for them would never
+come. A descriptor with such a transport is on the ready list: it is looked at again at the end of the turn.
 """
 
 from __future__ import annotations
@@ -24,22 +21,37 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from ..core.event_loop import READ, EventLoop
+from ..core.event_loop import READ, EventLoop, Timer
+from .transport import RAW, SharedTransport, Transport
 
 CONNECTING, OPEN, CLOSING, LINGERING, CLOSED = range(5)
+STATE_NAMES: Final = ("CONNECTING", "OPEN", "CLOSING", "LINGERING", "CLOSED")
+
+# Each state with those that may come next. A stream begins as CONNECTING or as OPEN.
+MOVES: Final = {
+    CONNECTING: frozenset({OPEN, CLOSING, CLOSED}),
+    OPEN: frozenset({CLOSING, CLOSED}),
+    CLOSING: frozenset({LINGERING, CLOSED}),
+    LINGERING: frozenset({CLOSED}),
+    CLOSED: frozenset[int](),
+}
 
 # In the place of an interest: not registered. READ and WRITE are not in it.
 UNWATCHED: Final = -8
-
-_DONT_WAIT: Final = int(socket.MSG_DONTWAIT)
-_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 RESET_AT_CLOSE = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
 _UNSPECIFIED = bytes(16)  # struct sockaddr with AF_UNSPEC
 
 _libc = ctypes.CDLL(None)
+
+
+class IllegalMove(RuntimeError):
+    """The engine has tried a move that the table of states does not have: a bug of its own."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(f"a stream can't go from {STATE_NAMES[before]} to {STATE_NAMES[after]}")
 
 
 class Owner(Protocol):
@@ -59,9 +71,11 @@ class Owner(Protocol):
 
 
 class Descriptor:
-    """See the module's docstring; the base of Stream, which says what is wanted and what to do with it.
+    """The base of ``Stream``, which says which events are wanted and what to do with them.
 
-    :param fd: it is this object's from now on; of a socket, unless ``_is_socket`` says otherwise. -1: there is none.
+    :param fd: the descriptor, which belongs to this object from now on; a socket's, unless ``_is_socket`` says
+        otherwise. -1: there is none.
+    :param owner: the connection that it belongs to; None: it is one.
     """
 
     __slots__ = (
@@ -71,12 +85,16 @@ class Descriptor:
         "_interest",
         "_loop",
         "_made",
+        "_on_ready_list",
+        "_opening",
         "_owner",
         "_read",
         "_reading",
         "_reason",
         "_shared",
         "_state",
+        "_timer",
+        "_transport",
         "_write",
     )
 
@@ -85,28 +103,49 @@ class Descriptor:
         self._fd = fd
         self._made: socket.socket | None = None  # see _sock
         self._owner = owner
-        self._read: Callable[[int, int], bytes] = os.read
-        self._write: Callable[[int, Any], int] = os.write
+        self._transport: Transport = RAW
+        self._read = RAW.read
+        self._write = RAW.write
         self._state = OPEN
         self._interest = UNWATCHED
         self._reading = False  # READ is in _interest
+        self._on_ready_list = False
+        self._opening = False  # a stage before OPEN gets the events
+        self._timer: Timer | None = None  # of such a stage, or of LINGERING
         self._shared = False  # a program has a copy of the descriptor
         self._error: BaseException | None = None  # that ended it
         self._reason = ""  # of its end
         if fd >= 0:
             os.set_blocking(fd, False)
 
+    def _move(self, state: int) -> None:
+        """Go to another state.
+
+        :raises IllegalMove: the table has no such move.
+        """
+        if state not in MOVES[self._state]:
+            raise IllegalMove(self._state, state)
+        self._state = state
+
+    def _use(self, transport: Transport) -> None:
+        """Read and write through this transport from now on."""
+        self._transport = transport
+        self._read = transport.read
+        self._write = transport.write
+
     # --- being watched
 
     def _start(self) -> None:
-        """Have the loop watch the descriptor; with no interest too, for a reset is told all the same."""
+        """Have the loop watch the descriptor; with no interest too, because a reset is reported all the same."""
         self._interest = wanted = self._wanted()
         self._reading = wanted & READ != 0
         self._loop.register(self._fd, wanted, self._callback())
+        if self._transport.ready:
+            self._look_again()
 
     def _update(self) -> None:
         """Tell the loop which events are of interest, where that has changed."""
-        if self._state != OPEN and self._state != CLOSING:
+        if self._state != OPEN and (self._state != CLOSING or self._opening):
             return
         wanted = self._wanted()
         if wanted != self._interest:
@@ -118,13 +157,26 @@ class Descriptor:
                 return
             self._interest = wanted
             self._reading = wanted & READ != 0
+        if self._transport.ready:
+            self._look_again()
 
     def _unwatch(self) -> None:
-        """Hear nothing more, until something is wanted again."""
+        """Get no events, until something is wanted again."""
         if self._interest >= 0:
             self._loop.unregister(self._fd)
             self._interest = UNWATCHED
             self._reading = False
+
+    def _look_again(self) -> None:
+        """Put it on the ready list."""
+        if not self._on_ready_list and self._reading:
+            self._on_ready_list = True
+            self._loop.at_end_of_turn(self._look)
+
+    def _look(self) -> None:
+        self._on_ready_list = False
+        if self._transport.ready and self._reading and self._state == OPEN:
+            self._callback()(READ)
 
     def _wanted(self) -> int:
         """The events of interest now."""
@@ -136,19 +188,64 @@ class Descriptor:
 
     def _share(self) -> None:
         """A program is about to get a copy of the descriptor."""
-        sock = self._sock
+        self._use(SharedTransport(self._sock))
         self._shared = True
         os.set_blocking(self._fd, True)
-        self._read = lambda fd, size: sock.recv(size, _DONT_WAIT)
-        self._write = lambda fd, data: sock.send(data, _SEND_FLAGS)
+
+    # --- before it is open
+
+    def _await_opening(
+        self,
+        interest: int,
+        on_event: Callable[[int], object],
+        timeout: float = 0.0,
+        too_late: Callable[[], object] | None = None,
+    ) -> None:
+        """Begin, or go on with, a stage before OPEN: a connect(2), a header, a handshake. It may call this again.
+
+        :param interest: the events that the stage needs now.
+        :param on_event: called with them.
+        :param timeout: seconds after which ``too_late()`` is called, unless the stage is over by then; 0: never.
+        """
+        self._opening = True
+        if self._interest < 0:
+            self._loop.register(self._fd, interest, on_event)
+        else:
+            self._loop.set_callback(self._fd, on_event)
+            if interest != self._interest:
+                self._loop.modify(self._fd, interest)
+        self._interest = interest
+        if timeout and too_late is not None:
+            self._timer = self._loop.call_later(timeout, too_late)
+
+    def _stage_over(self) -> None:
+        """End a stage; it is not watched until the next one, or until it is open."""
+        self._cancel_timer()
+        self._unwatch()
+
+    def _opened(self) -> None:
+        """End the last stage. What was closed meanwhile, with bytes kept, stays in CLOSING."""
+        self._opening = False
+        self._cancel_timer()
+        if self._state == CONNECTING:
+            self._move(OPEN)
+
+    def _is_connecting(self) -> bool:
+        return self._opening or self._state == CONNECTING
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # --- its end
 
     def _end(self, reason: str) -> None:
-        """To CLOSED: nothing more is dispatched; the rest follows at the end of the turn."""
+        """Go to CLOSED: nothing more is dispatched, and the rest follows at the end of the turn. Harmless when
+        repeated: the first reason counts."""
         if self._state == CLOSED:
             return
-        self._state = CLOSED
+        self._move(CLOSED)
         self._reason = reason
         if self._interest >= 0:
             if self._shared:
@@ -157,7 +254,12 @@ class Descriptor:
                 self._loop.forget(self._fd)
             self._interest = UNWATCHED
             self._reading = False
+        self._cancel_timer()
+        self._on_ended()
         self._loop.at_end_of_turn(self._release)
+
+    def _on_ended(self) -> None:
+        """It is in CLOSED: let go of what is not needed any more. Called once."""
 
     def _release(self) -> None:
         """At the end of the turn in which it ended: tell, and close the descriptor."""
@@ -219,21 +321,20 @@ class Descriptor:
                 os.set_blocking(self._fd, self._shared)
         return self._made
 
+    def _fileno(self) -> int:
+        return self._fd
+
     def _is_socket(self) -> bool:
         return True
 
     def _can_splice(self) -> bool:
-        """Whether splice(2) may move bytes from it and to it."""
-        return not self._shared
+        return self._transport.can_splice
 
     def _socket_error(self) -> int:
         return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._is_socket() else 0
 
     def _is_open(self) -> bool:
         return self._state == OPEN
-
-    def _is_connecting(self) -> bool:
-        return self._state == CONNECTING
 
     def _is_closed(self) -> bool:
         return self._state == CLOSED

@@ -1,10 +1,42 @@
 """Bytes in and out of one descriptor, with backpressure: the base of Connection, and the other side of a plugin.
 
-Its floors, each in a file of its own: descriptor.py (the states, being watched, the end), input.py (what has
-arrived), closing.py (what a peer sends that nobody wants any more), and here: what happens at an event, and writing.
+Theory. A stream is in one of these states (``MOVES`` in descriptor.py has the moves; there are no others):
+
+    CONNECTING --> OPEN          connect(2), and a handshake or a header where there is one, are done
+    CONNECTING --> CLOSING       close(), with bytes kept: they are written once the connection is established
+    OPEN       --> CLOSING       close(): the bytes kept are still written
+    OPEN       --> CLOSING       at end of stream, once nothing is left to write and nothing holds it
+    CLOSING    --> LINGERING     all is written, but the peer may still be sending
+    any        --> CLOSED        all is written; or abort(), a reset, a failure
+
+What a call, or an event, does in each of them:
+
+                  CONNECTING    OPEN            CLOSING      LINGERING    CLOSED
+    send          keeps         writes, keeps   nothing      nothing      nothing
+    send_eof      remembers     after the kept  nothing      nothing      nothing
+    recv          b""           takes           b""          b""          b""
+    close         CLOSED (1)    CLOSING         nothing      nothing      nothing
+    abort         CLOSED        CLOSED, reset   CLOSED       CLOSED       nothing
+    peer's data   -             on_readable     thrown away  thrown away  -
+    peer's end    -             on_readable     eof (2)      CLOSED       -
+    peer's reset  CLOSED        CLOSED          CLOSED       CLOSED       -
+
+    (1) CLOSING, where bytes are kept.
+    (2) Where it is noticed: a stream that throws nothing away yet reads no more before all is written.
+
+Reading. The engine reads into the buffer, at most 64 KiB at a time, and calls ``on_readable``; what the plugin leaves
+there stays. It stops asking the kernel for more (drops READ from the descriptor's interest) while the plugin has
+paused, at end of stream, while too much is kept for the peer, and while the buffer is full. A level-triggered
+descriptor that nobody reads would otherwise spin.
 
 Writing. ``send`` gives the kernel what it takes at once, and keeps the rest in one bytearray until the descriptor is
 writable. Above ``HIGH_WATER`` the stream is congested until it falls below ``LOW_WATER``.
+
+Closing. A socket that is closed while its peer still sends answers with a reset, and the reset may overtake the last
+bytes written. So the side that closes first finishes sending first, and reads on for a while (Apache and nginx call it
+lingering close). A client that has seen the end closes, and that ends it. Some clients send all that they have before
+they read. So what they send is thrown away already while bytes are kept for them: otherwise each side would wait for
+the other.
 """
 
 from __future__ import annotations
@@ -13,51 +45,88 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop
-from .closing import Closing
-from .descriptor import CLOSED, CLOSING, CONNECTING, OPEN, Owner
-from .input import RECV_SIZE
+from ..errors import LineTooLong
+from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, Descriptor, Owner
 from .relay import Relay
+
+if TYPE_CHECKING:
+    from .tls import Tls
+
+
+RECV_SIZE: Final = 65536  # bytes asked of the kernel at a time, and what recv() takes by itself
+READ_AHEAD: Final = 262144  # bytes in the buffer at which the engine stops reading
+MAX_EXTRA_READS: Final = 3  # per event, each after a read that has filled its buffer: there is probably more
 
 HIGH_WATER: Final = 262144  # bytes kept above which a stream is congested
 LOW_WATER: Final = 65536  # bytes kept below which it no longer is
 FLUSH_SIZE: Final = 262144  # bytes offered to the kernel per event
-MAX_EXTRA_READS: Final = 3  # per event, each after a read that has filled its buffer: there is probably more
+
+LINGER_TIME: Final = 30.0  # seconds that a peer may go on sending
+LINGER_LOOK: Final = 2.0  # seconds from one look at what it has sent to the next
+LINGER_LEAST: Final = 2048  # bytes that have to come from one look to the next
 
 READABLE: Final = READ | ERROR | HANGUP  # each of them makes recv(2) return at once
 
 BytesLike = bytes | bytearray | memoryview
 
 
-class Stream(Closing):
+class Stream(Descriptor):
     """A stream of bytes to and from somewhere: a pipe to a program, an outgoing connection.
 
     What a plugin may use is the members without an underscore. Callbacks are called as ``on_readable(stream)``,
     ``on_writable(stream)`` and, once, ``on_close(stream, error)``, where ``error`` is None or the exception (mostly
     an OSError) that ended the stream.
 
+    For the engine, beside ``Descriptor``'s: all of ``RelayEnd``; ``_close_if_done``, for what held it; ``_is_held``.
+
+    :ivar eof: the peer has finished sending, and all its bytes have been offered to ``on_readable``.
     :ivar reset: the peer has reset the connection, or is gone; then ``eof`` is True too.
     :ivar congested: more than 256 KiB wait to be written; it ends when less than 64 KiB do.
+    :ivar bytes_in: bytes received from the kernel.
     :ivar bytes_out: bytes handed to the kernel.
     """
 
     __slots__ = (
+        "_call_due",
         "_eof_sent",
+        "_eof_told",
+        "_in",
         "_last_active",
+        "_linger_until",
+        "_lingered",
         "_on_close",
+        "_on_readable",
         "_on_writable",
         "_out",
+        "_paused",
+        "_pos",
+        "_read_ahead",
+        "_relay_in",
         "_relay_out",
         "_sends_eof",
+        "bytes_in",
         "bytes_out",
         "congested",
+        "eof",
         "reset",
     )
 
+    # Whether close() waits for the peer to close even where nothing of its is waiting to be read.
+    _always_lingers = False
+
     def __init__(self, loop: EventLoop, fd: int, owner: Owner | None = None) -> None:
         super().__init__(loop, fd, owner)
+        self._in = b""
+        self._pos = 0  # where in _in the next byte is; 0 where _in is empty
+        self._read_ahead = READ_AHEAD
+        self._paused = False
+        self._call_due = False  # on_readable will be called at the end of the turn
+        self._eof_told = False  # on_readable has been called with eof, and has returned
+        self._on_readable: Callable[[Any], object] | None = None
+        self._relay_in: Relay | None = None  # takes what is read here
         self._out: bytearray | None = None
         self._on_writable: Callable[[Any], object] | None = None
         self._on_close: Callable[[Any, BaseException | None], object] | None = None
@@ -65,9 +134,15 @@ class Stream(Closing):
         self._eof_sent = False  # and the kernel has been told
         self._relay_out: Relay | None = None  # brings what is written here
         self._last_active = loop.now
+        self._linger_until: float  # in LINGERING only
+        self._lingered: int  # bytes thrown away since the latest look
+        self.bytes_in = 0
         self.bytes_out = 0
         self.congested = False
+        self.eof = False
         self.reset = False
+
+    # --- callbacks, and what it is
 
     @property
     def on_readable(self) -> Callable[[Any], object] | None:
@@ -96,6 +171,77 @@ class Stream(Closing):
     @on_close.setter
     def on_close(self, callback: Callable[[Any, BaseException | None], object] | None) -> None:
         self._on_close = callback
+
+    @property
+    def tls(self) -> Tls | None:
+        """What was agreed on with the peer in the TLS handshake; None without TLS, and before it is done."""
+        return self._transport.tls
+
+    # --- reading
+
+    def recv(self, limit: int = RECV_SIZE) -> bytes:
+        """What is there now, at most ``limit`` bytes; ``b""`` when nothing is. End of stream is ``eof``."""
+        data = self._in
+        if self._pos or len(data) > limit:
+            data = self._recv_part(limit)
+        else:
+            self._in = b""
+        if not self._reading and self._state == OPEN:
+            self._update()
+        return data
+
+    def _recv_part(self, limit: int) -> bytes:
+        data, pos = self._in, self._pos
+        end = pos + max(limit, 0)
+        if end >= len(data):
+            self._in, self._pos = b"", 0
+        else:
+            self._pos = end
+        return data[pos:end]
+
+    def recv_line(self, limit: int = RECV_SIZE) -> bytes | None:
+        """One line with its end (``\\n``), or None while there is none. At end of stream what is left is the last.
+
+        :param limit: the most bytes that a line may have, its end included.
+        :raises LineTooLong: there are ``limit`` bytes and no end of line; they stay in the buffer.
+        """
+        data, pos = self._in, self._pos
+        newline = data.find(b"\n", pos, pos + limit)
+        if newline >= 0:
+            return self.recv(newline + 1 - pos)
+        if len(data) - pos >= limit:
+            raise LineTooLong(limit)
+        if self.eof and len(data) > pos:
+            return self.recv(limit)
+        if limit > self._read_ahead:
+            self._read_ahead = limit
+            self._update()
+        return None
+
+    def peek(self) -> bytes:
+        """All that is there now, without taking it. More than 256 KiB are not kept: then nothing more is read."""
+        return self._in[self._pos :]
+
+    def unread(self, data: BytesLike) -> None:
+        """Give bytes back: they are the next that ``recv`` returns."""
+        if self._state == OPEN:
+            self._in = bytes(data) + self._in[self._pos :]
+            self._pos = 0
+
+    def pause_reading(self) -> None:
+        """Ask for no more bytes, until ``resume_reading``; the peer is slowed down once the kernel's buffers are full.
+
+        ``on_readable`` is not called meanwhile. A reset is noticed all the same.
+        """
+        self._paused = True
+        self._update()
+
+    def resume_reading(self) -> None:
+        """Go on reading; where bytes are left in the buffer, ``on_readable`` is called at the end of this turn."""
+        if self._paused:
+            self._paused = False
+            self._update()
+        self._call_for_rest()
 
     # --- writing
 
@@ -143,6 +289,8 @@ class Stream(Closing):
                 if self._eof_told:
                     self._loop.at_end_of_turn(self._close_if_done)
 
+    # --- moving
+
     def relay_to(self, target: Stream, limit: int | None = None, done: Callable[[int], object] | None = None) -> None:
         """Move the bytes that arrive here to ``target``, with backpressure, until end of stream.
 
@@ -163,17 +311,15 @@ class Stream(Closing):
 
     @property
     def relay_waits(self) -> bool:
-        """True while a relay from here waits for its target to take more: who is slow is not this peer."""
+        """True while a relay from here waits for its target to take more: it is not this peer that is slow."""
         return self._relay_in is not None and not self._relay_in.wants_read
 
-    # --- the end
+    # --- closing
 
     def close(self, reason: str = "") -> None:
         """Close, after the bytes kept are written. Nothing more is received."""
         if self._state == OPEN:
-            self._state = CLOSING
-            self._reason = reason
-            self._in, self._pos = b"", 0
+            self._begin_close(reason)
             for relay in (self._relay_in, self._relay_out):
                 if relay is not None:
                     self._loop.at_end_of_turn(relay.pump)  # it ends once nothing is in transit
@@ -185,7 +331,10 @@ class Stream(Closing):
                 self._loop.set_callback(self._fd, self._callback())
             self._update()
         elif self._state == CONNECTING:
-            self.abort(reason)
+            if self._out is None:
+                self.abort(reason)
+            else:
+                self._begin_close(reason)
 
     def abort(self, reason: str = "") -> None:
         """Close at once; bytes kept are thrown away. The peer sees a reset, and so no truncated stream as whole."""
@@ -222,7 +371,7 @@ class Stream(Closing):
                     if self._in and len(self._in) - self._pos >= self._read_ahead:
                         self._update()
                     if size == RECV_SIZE and again and self._reading and self._relay_in is None:
-                        Stream._on_event(self, READ, again - 1)
+                        self._on_event(READ, again - 1)
                 else:
                     self._at_eof()
             if mask == READ:
@@ -232,8 +381,9 @@ class Stream(Closing):
         elif mask & (ERROR | HANGUP | PEER_FINISHED) and not self._reading:
             self._on_hangup(mask)
 
-    def _on_event_relayed(self, mask: int) -> None:
-        """In the place of ``_on_event`` while a relay has this stream on either side."""
+    def _on_event_slow(self, mask: int) -> None:
+        """In the place of ``_on_event`` while a relay has this stream on either side, or its transport may have bytes
+        that the kernel knows nothing of."""
         if mask & READABLE and self._reading and self._relay_in is not None:
             self._relay_in.pump()
             mask &= ~READABLE
@@ -242,6 +392,63 @@ class Stream(Closing):
             return
         if mask:
             self._on_event(mask)
+        if self._transport.ready:
+            self._look_again()
+
+    def _on_event_closing(self, mask: int) -> None:
+        """In the place of ``_on_event`` in CLOSING."""
+        if self._reading and mask & READABLE:
+            try:
+                if not self._read(self._fd, RECV_SIZE):
+                    self.eof = True
+                    self._update()
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._connection_lost(error)
+                return
+        if mask & WRITE:
+            self._flush()
+        elif mask & (ERROR | HANGUP) and not self._reading:
+            self._on_hangup(mask)
+
+    def _on_event_lingering(self, mask: int) -> None:
+        """In the place of ``_on_event`` in LINGERING."""
+        try:
+            data = self._read(self._fd, RECV_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._lingered += len(data)
+        if not data:
+            self._end(self._reason)
+
+    def _callback(self) -> Callable[[int], object]:
+        if self._relay_in is not None or self._relay_out is not None:
+            return self._on_event_slow
+        if self._state == CLOSING:
+            return self._on_event_closing
+        return self._on_event if self._transport.is_plain else self._on_event_slow
+
+    def _wanted(self) -> int:
+        wanted = READ if self._wants_read() and (not self.congested or self._relay_in is not None) else 0
+        if self._state == CLOSING and self._relay_out is None and self._throws_away():
+            wanted = READ
+        if self._out is not None or (self._relay_out is not None and self._relay_out.wants_write):
+            wanted |= WRITE
+        return wanted
+
+    def _wants_read(self) -> bool:
+        if self._state != OPEN or self.eof:
+            return False
+        if self._relay_in is not None:
+            return self._relay_in.wants_read
+        return not self._paused and self._on_readable is not None and len(self._in) - self._pos < self._read_ahead
+
+    def _throws_away(self) -> bool:
+        """Whether what comes in CLOSING is to be read and thrown away, while there is something to be written."""
+        return self._always_lingers and not self.eof
 
     def _on_hangup(self, mask: int) -> None:
         """An error or a hang-up while nobody reads: a reset, or both directions are finished."""
@@ -253,6 +460,48 @@ class Stream(Closing):
         else:
             # Level-triggered, it would be reported for ever; resume_reading and send bring it back (see _update).
             self._unwatch()
+
+    # --- the reading side
+
+    def _call_for_rest(self) -> None:
+        """Have ``on_readable`` called without new bytes: for those in the buffer, or for the end of stream."""
+        if not self._call_due and (len(self._in) > self._pos or (self.eof and not self._eof_told)):
+            self._call_due = True
+            self._loop.at_end_of_turn(self._call_again)
+
+    def _call_again(self) -> None:
+        self._call_due = False
+        if self._state != OPEN or self._relay_in is not None:
+            return
+        if self.eof and not self._eof_told:
+            self._at_eof()  # a relay has met it; not being told, it would never be closed
+        elif len(self._in) > self._pos and not self._paused:
+            if self._on_readable is not None:
+                self._guarded("on_readable", self._on_readable, self)
+            self._close_if_done()
+
+    def _at_eof(self) -> None:
+        """Nothing more will come: say so, once."""
+        self.eof = True
+        if self._state != OPEN:
+            return
+        if self._on_readable is not None:
+            self._guarded("on_readable", self._on_readable, self)
+        self._eof_told = True
+        self._close_if_done()
+        if self._state == OPEN:
+            self._update()
+
+    # --- the writing side
+
+    def _buffer_write(self, data: BytesLike) -> None:
+        if self._out is None:
+            self._out = bytearray(data)
+        else:
+            self._out += data
+        if not self.congested and len(self._out) > HIGH_WATER:
+            self.congested = True
+        self._update()
 
     def _flush(self) -> None:
         out = self._out
@@ -281,7 +530,7 @@ class Stream(Closing):
             self._flushed()
 
     def _flushed(self) -> None:
-        """Nothing is kept any more: what waited for that."""
+        """Nothing is kept any more: do what waited for that."""
         if self._relay_out is not None:
             self._relay_out.pump()
         elif self._state == CLOSING:
@@ -291,34 +540,104 @@ class Stream(Closing):
                 self._shutdown_writing()
             self._close_if_done()
 
-    # --- helpers
+    def _shutdown_writing(self) -> None:
+        if self._eof_sent:
+            return  # a second shutdown(2) fails where the peer has finished too, and would look like a reset
+        self._eof_sent = True
+        try:
+            self._finish_sending()
+        except OSError as error:
+            self._connection_lost(error)
 
-    def _buffer_write(self, data: BytesLike) -> None:
-        if self._out is None:
-            self._out = bytearray(data)
+    def _finish_sending(self) -> None:
+        self._transport.finish()
+        self._sock.shutdown(socket.SHUT_WR)
+
+    # --- the end
+
+    def _is_held(self) -> bool:
+        return self._relay_in is not None or self._relay_out is not None
+
+    def _close_if_done(self) -> None:
+        """After end of stream: close, once nothing is left to write and nothing holds it."""
+        if self._eof_told and self._state == OPEN and self._out is None and not self._is_held():
+            # As close() does, without waiting for the end of the turn: nothing is kept, nothing will come.
+            self._begin_close("eof")
+            self._finish_close()
+
+    def _begin_close(self, reason: str) -> None:
+        self._move(CLOSING)
+        self._reason = reason
+        self._in, self._pos = b"", 0
+
+    def _finish_close(self) -> None:
+        """In CLOSING, all written: close now, unless the peer is, or may be, still sending."""
+        if self._state != CLOSING:
+            return
+        self._transport.finish()
+        if self.eof or not self._is_socket():
+            self._end(self._reason)
+            return
+        try:
+            goes_on = bool(self._read(self._fd, RECV_SIZE))
+        except BlockingIOError:
+            goes_on = self._always_lingers
+        except OSError:
+            goes_on = False
+        if goes_on:
+            self._start_lingering()
         else:
-            self._out += data
-        if not self.congested and len(self._out) > HIGH_WATER:
-            self.congested = True
-        self._update()
+            self._end(self._reason)
 
-    def _wanted(self) -> int:
-        wanted = READ if self._wants_read() and (not self.congested or self._relay_in is not None) else 0
-        if self._state == CLOSING and self._relay_out is None and self._throws_away():
-            wanted = READ
-        if self._out is not None or (self._relay_out is not None and self._relay_out.wants_write):
-            wanted |= WRITE
-        return wanted
+    def _start_lingering(self) -> None:
+        try:
+            self._finish_sending()
+        except OSError:
+            self._end(self._reason)  # the peer was faster
+            return
+        self._move(LINGERING)
+        if self._interest < 0:
+            self._loop.register(self._fd, READ, self._on_event_lingering)
+        else:
+            self._loop.modify(self._fd, READ)
+            self._loop.set_callback(self._fd, self._on_event_lingering)
+        self._interest = READ
+        self._linger_until = self._loop.now + LINGER_TIME
+        self._linger_on()
 
-    def _callback(self) -> Callable[[int], object]:
-        if self._relay_in is not None or self._relay_out is not None:
-            return self._on_event_relayed
-        return self._on_event_closing if self._state == CLOSING else self._on_event
+    def _linger_on(self) -> None:
+        self._lingered = 0
+        self._timer = self._loop.call_later(LINGER_LOOK, self._look_at_lingering)
+
+    def _look_at_lingering(self) -> None:
+        if self._lingered < LINGER_LEAST or self._loop.now >= self._linger_until:
+            self._end(self._reason)
+        else:
+            self._linger_on()
+
+    def _connection_lost(self, error: OSError) -> None:
+        """The peer is gone, as an event or a system call has told."""
+        if self._state != CLOSED:
+            self.eof = self.reset = True
+            self._error = error
+            self._end("reset")
+
+    def _on_ended(self) -> None:
+        self.congested = False
+        self._in, self._pos, self._out = b"", 0, None
+
+    def _release(self) -> None:
+        if self._relay_out is not None:
+            self._relay_out.finish()
+        if self._relay_in is not None:
+            self._relay_in.source_ended()
+        super()._release()
+
+    def _tell_closed(self) -> None:
+        if self._on_close is not None:
+            self._guarded("on_close", self._on_close, self, self._error)
 
     # --- what a relay does with it (see RelayEnd)
-
-    def _fileno(self) -> int:
-        return self._fd
 
     def _put_off(self, callback: Callable[[], object]) -> None:
         self._loop.at_end_of_turn(callback)
@@ -360,7 +679,7 @@ class Stream(Closing):
 
     def _relays_changed(self) -> None:
         """Dispatch events as the relays that there are now need it."""
-        if self._state in (OPEN, CLOSING):
+        if self._state == OPEN or (self._state == CLOSING and not self._opening):
             if self._interest >= 0:
                 self._loop.set_callback(self._fd, self._callback())
             self._update()
@@ -376,49 +695,19 @@ class Stream(Closing):
         if self._out is None and self._relay_out is None:
             self._flushed()
 
+
+class Pipe(Stream):
+    """This side of a ``PIPE``, or of another file that is no socket.
+
+    A pipe from a program closes by itself at end of stream; one to a program that has closed its end closes with an
+    error (EPIPE), which concerns nobody else.
+    """
+
+    __slots__ = ()
+
     def _shutdown_writing(self) -> None:
-        if self._eof_sent:
-            return  # a second shutdown(2) fails where the peer has finished too, and would look like a reset
-        self._eof_sent = True
-        try:
-            self._finish_sending()
-        except OSError as error:
-            self._connection_lost(error)
+        # It has one direction: to finish sending is to close it.
+        self.close()
 
-    def _finish_sending(self) -> None:
-        self._sock.shutdown(socket.SHUT_WR)
-
-    def _close_if_done(self) -> None:
-        """After end of stream: close, once nothing is left to write and nothing holds it."""
-        if self._eof_told and self._state == OPEN and self._out is None and not self._is_held():
-            # As close() does, without waiting for the end of the turn: nothing is kept, nothing will come.
-            self._state, self._reason = CLOSING, "eof"
-            self._in, self._pos = b"", 0
-            self._finish_close()
-
-    def _is_held(self) -> bool:
-        return self._relay_in is not None or self._relay_out is not None
-
-    def _connection_lost(self, error: OSError) -> None:
-        """The peer is gone, as an event or a system call has told."""
-        if self._state != CLOSED:
-            self.eof = self.reset = True
-            self._error = error
-            self._end("reset")
-
-    def _end(self, reason: str) -> None:
-        if self._state != CLOSED:
-            self.congested = False
-            self._in, self._pos, self._out = b"", 0, None
-            super()._end(reason)
-
-    def _release(self) -> None:
-        if self._relay_out is not None:
-            self._relay_out.finish()
-        if self._relay_in is not None:
-            self._relay_in.source_ended()
-        super()._release()
-
-    def _tell_closed(self) -> None:
-        if self._on_close is not None:
-            self._guarded("on_close", self._on_close, self, self._error)
+    def _is_socket(self) -> bool:
+        return False

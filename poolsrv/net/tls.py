@@ -1,32 +1,33 @@
-"""TLS: from a listener's table to the contexts that its connections are accepted with.
+"""TLS: the contexts of both sides, and what is agreed on in a handshake.
 
-Imported only where a listener has such a table: ``ssl`` takes a while to import. Everything is read when the config is
-loaded, so a wrong file is an error of the config, and a reload reads renewed certificates.
+Imported only where TLS is used: ``ssl`` takes a while to import. A listener's files are read when the config is loaded,
+so a wrong file is an error of the config, and a reload reads renewed certificates.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ..core import uncaught
 
-if TYPE_CHECKING:
-    pass
-
 
 class Tls(msgspec.Struct, frozen=True):
-    """What a client and the server have agreed on.
+    """What a client and a server have agreed on.
 
     :ivar version: ``"TLSv1.2"`` or ``"TLSv1.3"``.
     :ivar cipher: the cipher suite, as OpenSSL calls it.
     :ivar server_name: the host that the client has asked for (SNI, RFC 6066); None where it has not.
     :ivar alpn: the protocol that was chosen (RFC 7301); None where there was nothing to choose from.
-    :ivar client_certificate: the client's, in DER; None where it has shown none. It has been verified.
+    :ivar client_certificate: the client's, in DER; None where it has shown none. It has been verified. Of an outgoing
+        connection always None.
     :ivar client_subject: the subject of that, such as ``"CN=alice,O=Example"`` (RFC 4514, the most specific first).
     """
 
@@ -36,6 +37,78 @@ class Tls(msgspec.Struct, frozen=True):
     alpn: str | None
     client_certificate: bytes | None
     client_subject: str | None
+
+
+class ClientTls(msgspec.Struct, frozen=True, kw_only=True):
+    """How an outgoing connection uses TLS, for ``Connection.connect``. A plugin's options may have it as a field.
+
+    The server's certificate is verified. The files are read at the first connection of a worker, and once.
+
+    :ivar server_name: the host to ask for (SNI) and to verify the certificate against; None: the address that is
+        connected to.
+    :ivar ca_file: the certificates of the authorities to trust, in PEM; None: those of the system.
+    :ivar certificate: the own certificate, in PEM, with those up to the root; None: none.
+    :ivar key: its private key, in PEM; None: it is in the same file.
+    :ivar alpn: the protocols to choose from, the preferred one first (RFC 7301).
+    :ivar verify: False: accept any certificate, whoever it belongs to. The connection is then safe from no attacker
+        who can reach the network in between.
+    """
+
+    server_name: str | None = None
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    alpn: tuple[str, ...] = ()
+    verify: bool = True
+
+    def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, host: str) -> ssl.SSLObject:
+        """The client's side of a new connection, before the handshake.
+
+        :param host: the address that is connected to; empty for a unix socket.
+        :raises ValueError: there is no name to verify the certificate against, or it is none.
+        :raises OSError: a file can't be read, or has not what it should have.
+        """
+        name = self.server_name or host
+        if not name and self.verify:
+            raise ValueError("TLS over a unix socket needs a server_name to verify the certificate against")
+        wrapped = _client_context(self).wrap_bio(incoming, outgoing, server_hostname=name or None)
+        wrapped.poolsrv_server_name = name or None  # type: ignore[attr-defined]
+        return wrapped
+
+
+@lru_cache(maxsize=64)  # to read the system's certificates takes some milliseconds
+def _client_context(options: ClientTls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    if not options.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif options.ca_file is None:
+        context.load_default_certs()
+    else:
+        with _explained(options.ca_file, "no certificates in PEM"):
+            context.load_verify_locations(cafile=options.ca_file)
+    if options.certificate is not None:
+        with _explained(options.certificate, "no usable certificate and key in PEM"):
+            # Without the password's callback, OpenSSL would ask for it on the terminal.
+            context.load_cert_chain(options.certificate, options.key, lambda: "")
+    if options.alpn:
+        context.set_alpn_protocols(list(options.alpn))
+    return context
+
+
+@contextmanager
+def _explained(file: Path, what: str) -> Iterator[None]:
+    """Name the file in the error, and what is wrong with it."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise OSError(errno.EINVAL, f"{what} ({reason_of(error)})", str(file)) from error
+    except ValueError as error:  # an empty password is refused where one is needed
+        raise OSError(errno.EINVAL, "the key is encrypted, expected one without a password", str(file)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 class ServerTls:
@@ -74,6 +147,8 @@ def _is_bad_name(args: Any) -> bool:
 
 def failure(error: OSError) -> str:
     """Why a handshake has failed, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate can't be trusted: {error.verify_message}"
     if not isinstance(error, ssl.SSLError):
         return error.strerror or str(error)
     if error.reason == "CALLBACK_FAILED":  # the only callback is for the name
@@ -81,16 +156,16 @@ def failure(error: OSError) -> str:
     return reason_of(error)
 
 
-def agreed(accepted: ssl.SSLObject) -> Tls:
+def agreed(wrapped: ssl.SSLObject) -> Tls:
     """What has been agreed on, after the handshake."""
-    certificate = accepted.getpeercert(binary_form=True)
-    details = accepted.getpeercert() if certificate else None
-    cipher = accepted.cipher()
+    certificate = wrapped.getpeercert(binary_form=True) if wrapped.server_side else None
+    details = wrapped.getpeercert() if certificate else None
+    cipher = wrapped.cipher()
     return Tls(
-        version=accepted.version() or "",
+        version=wrapped.version() or "",
         cipher=cipher[0] if cipher else "",
-        server_name=getattr(accepted, "poolsrv_server_name", None),
-        alpn=accepted.selected_alpn_protocol(),
+        server_name=getattr(wrapped, "poolsrv_server_name", None),
+        alpn=wrapped.selected_alpn_protocol(),
         client_certificate=certificate,
         client_subject=_subject(details) if details else None,
     )
@@ -113,139 +188,5 @@ def _subject(details: object) -> str:
 
 
 def reason_of(error: ssl.SSLError) -> str:
+    """OpenSSL's reason, in words."""
     return (error.reason or str(error)).lower().replace("_", " ")
-
-
-RECORD: Final = 16384  # bytes, RFC 8446, section 5.1
-RAW_SIZE: Final = 65536 + 4 * 256  # read at a time: four records and what is around them
-WRITE_SIZE: Final = 4 * RECORD  # sealed at a time
-
-
-class Transport:
-    """The bytes of one connection, sealed.
-
-    :ivar ready: there may be bytes, or the end of stream, that the kernel knows nothing of.
-    """
-
-    __slots__ = ("_fd", "_finished", "_in", "_in_flight", "_out", "_over", "_raw", "object", "ready")
-
-    def __init__(self, server_tls: ServerTls, fd: int) -> None:
-        self._fd = fd
-        self._in = ssl.MemoryBIO()
-        self._out = ssl.MemoryBIO()
-        self.object = server_tls.accept(self._in, self._out)
-        self._raw = b""  # sealed, and not taken by the kernel
-        self._in_flight = 0  # bytes of the last write that are in there, and that nobody has been told of
-        self._over = False  # the peer has finished sending
-        self._finished = False  # we have
-        self.ready = False
-
-    def shake_hands(self) -> bool:
-        """Go on with the handshake; True once it is done.
-
-        :raises BlockingIOError: the peer has to go on.
-        :raises OSError: it has failed (``ssl.SSLError``), or the peer is gone.
-        """
-        self._receive()
-        try:
-            self.object.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        finally:
-            self._send_some()
-        self.ready = self._in.pending > 0
-        return True
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether the kernel has not taken all."""
-        return bool(self._raw)
-
-    def read(self, fd: int, size: int) -> bytes:
-        """As read(2) of a non-blocking descriptor."""
-        if self.ready:
-            data = self._open(size)
-            if data is not None:
-                return data
-        self._receive()
-        data = self._open(size)
-        if data is None:
-            raise BlockingIOError
-        return data
-
-    def _receive(self) -> None:
-        raw = os.read(self._fd, RAW_SIZE)
-        if raw:
-            self._in.write(raw)
-        elif not self._over:
-            raise ConnectionResetError(errno.ECONNRESET, "the end of the stream without close_notify")
-
-    def _open(self, size: int) -> bytes | None:
-        """What is in the buffer, at most ``size`` bytes; ``b""`` at end of stream; None where no record is whole."""
-        if self._over:
-            self.ready = False
-            return b""
-        pieces = []
-        self.ready = True
-        try:
-            while size > 0:
-                piece = self.object.read(min(size, RECORD))
-                if not piece:
-                    self._over = True
-                    break
-                pieces.append(piece)
-                size -= len(piece)
-        except ssl.SSLWantReadError:
-            self.ready = False
-        except ssl.SSLZeroReturnError:
-            self._over = True
-        finally:
-            if self._out.pending:  # an alert, or an answer to a change of keys
-                self._send_some()
-        if pieces:
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if self._over:
-            self.ready = False
-            return b""
-        return None
-
-    def write(self, fd: int, data: Any) -> int:
-        """As write(2) of a non-blocking descriptor; after BlockingIOError it has to be called with the same bytes, or
-        more of them."""
-        if self._raw and not self._send_some():
-            raise BlockingIOError
-        if not self._in_flight:
-            with memoryview(data) as whole, whole[:WRITE_SIZE] as piece:
-                self._in_flight = self.object.write(piece)
-            if not self._send_some():
-                raise BlockingIOError
-        taken, self._in_flight = self._in_flight, 0
-        return taken
-
-    def _send_some(self) -> bool:
-        """Hand to the kernel what is sealed; True where it has taken all.
-
-        :raises OSError: write(2).
-        """
-        if self._out.pending:
-            self._raw += self._out.read()
-        if self._raw:
-            try:
-                self._raw = self._raw[os.write(self._fd, self._raw) :]
-            except BlockingIOError:
-                return False
-        return not self._raw
-
-    def finish(self) -> None:
-        """Tell the peer that nothing more comes. Nothing happens where it has been told, or is gone."""
-        if self._finished:
-            return
-        self._finished = True
-        try:
-            self.object.unwrap()
-        except (OSError, ValueError):
-            pass  # it would wait for the peer's answer; or the handshake is not done
-        try:
-            self._send_some()
-        except OSError:
-            pass

@@ -20,18 +20,17 @@ from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ
 from ..core.processes import signal_group
 from ..net.addresses import format_peer, peer_name
 from ..net.connector import OutgoingStream
-from ..net.descriptor import CLOSED, LINGERING, OPEN, Descriptor
+from ..net.descriptor import CLOSED, CONNECTING, LINGERING, OPEN, Descriptor
 from ..net.half_close import finished_in_time
 from ..net.handover import Handover
-from ..net.pipe import Pipe
 from ..net.programs import PIPE, Child, start_program
-from ..net.stream import Stream
+from ..net.stream import Pipe, Stream
 from .waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..net.tls import Tls
+    from ..net.tls import ClientTls
     from .hooks import Caller
     from .process import Worker
     from .service import Service
@@ -73,14 +72,14 @@ class Connection(Waiting):
     )
 
     _always_lingers = True
-    _end_is_data = False  # whether the client's end of stream comes as bytes to the kernel
 
     def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int]) -> None:
         super().__init__(service.loop, fd)
         self._service = service
         self._on_readable = service.on_readable
         self._on_writable = service.on_writable
-        self._call_on_close: Caller | None = service.on_connection_close
+        self._call_on_close: Caller | None = None  # until the plugins know of it
+        self._state = CONNECTING  # until `_begin`, whatever comes before
         self._children: list[Child] | None = None
         self._streams: list[Stream] | None = None
         self._extra: dict[str, Any] | None = None
@@ -114,11 +113,6 @@ class Connection(Waiting):
             return peer_name(self._sock.getsockname())
         except OSError:
             return ("", 0)
-
-    @property
-    def tls(self) -> Tls | None:
-        """What was agreed on with the client, on a listener with TLS; else None."""
-        return None
 
     def trusts(self, host: str) -> bool:
         """Whether an address, in the form of ``peer[0]``, is among the listener's ``trusted_proxies``: what it says
@@ -264,15 +258,22 @@ class Connection(Waiting):
         on_writable: Callable[[Stream], object] | None = None,
         on_close: Callable[[Stream, BaseException | None], object] | None = None,
         timeout: float = 10.0,
+        tls: bool | ClientTls = False,
     ) -> Stream:
         """Connect to somewhere else, without blocking; what is sent meanwhile is kept.
 
         :param address: as in a listener's ``bind``: an IP address with a port, or ``unix:PATH``.
-        :param timeout: seconds within which the connection must stand.
+        :param timeout: seconds within which the connection has to be established, the TLS handshake included.
+        :param tls: True: over TLS, where the server's certificate has to be for the address, and to come from an
+            authority that the system trusts. ``ClientTls`` says more.
         :returns: the stream; every failure arrives as ``on_close(stream, error)``, that of a bad address too. At end of
             stream (``eof``) it stays open for sending, until it has finished that too, or the client has.
         """
-        stream = OutgoingStream(self._loop, self, address, self._service.base, timeout)
+        if tls is True:
+            from ..net.tls import ClientTls  # ssl takes a while to import
+
+            tls = ClientTls()
+        stream = OutgoingStream(self._loop, self, address, self._service.base, timeout, tls or None)
         stream._on_readable = on_readable
         stream._on_writable = on_writable
         stream._on_close = on_close
@@ -331,6 +332,9 @@ class Connection(Waiting):
     def _begin(self) -> None:
         """Call ``on_connection_init``, then have the loop watch, and read what is there; for the worker, once."""
         service = self._service
+        self._opened()
+        self._last_active = self._loop.now
+        self._call_on_close = service.on_connection_close
         if service.on_connection_init is not None:
             try:
                 ended = service.on_connection_init(self) is not None
@@ -342,7 +346,7 @@ class Connection(Waiting):
         if self._interest < 0 and self._state == OPEN:
             self._start()
             if self._reading:
-                self._on_event(READ)  # most clients speak first, and it is here by now: saves a turn of the loop
+                self._callback()(READ)  # most clients speak first, and it is here by now: saves a turn of the loop
 
     def _at_eof(self) -> None:
         super()._at_eof()
@@ -358,7 +362,7 @@ class Connection(Waiting):
         if not self._finished_in_time:
             still_written_to = self._out is not None or (self._relay_out is not None and self._relay_out.wants_write)
             self._finished_in_time = still_written_to or finished_in_time(
-                self._sock, self._loop.now - self._last_active, self._end_is_data
+                self._sock, self._loop.now - self._last_active, not self._transport.is_plain
             )
         return not self._finished_in_time
 

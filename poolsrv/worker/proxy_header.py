@@ -21,9 +21,8 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from ..config.model import has_to_ask
-from ..core.event_loop import READ, Timer
+from ..core.event_loop import READ
 from ..net.addresses import format_peer
-from ..net.descriptor import CONNECTING, OPEN
 from ..net.proxy_protocol import Header, parse
 from .connection import Connection
 
@@ -53,9 +52,6 @@ class Proxies:
 
     def begin(self, connection: Connection) -> None:
         """Learn who the client of a new connection is, and then serve it; for the service, once."""
-        # No plugin hears of it, however it ends, before it is served.
-        connection._state = CONNECTING
-        connection._call_on_close = None
         if self.service.trusts(connection.peer[0]):
             HeaderReader(self, connection).start()
         else:
@@ -83,24 +79,19 @@ class Proxies:
 class HeaderReader:
     """Reads the header of one connection."""
 
-    __slots__ = ("_connection", "_data", "_proxies", "_sock", "_timer")
+    __slots__ = ("_connection", "_data", "_proxies", "_sock")
 
     def __init__(self, proxies: Proxies, connection: Connection) -> None:
         self._proxies = proxies
         self._connection = connection
         self._sock = connection._sock
         self._data = b""  # of the header, as far as it has come
-        self._timer: Timer | None = None
 
     def start(self) -> None:
         """Read what is there; wait for the rest."""
         if self._read():
             return
-        connection, timeout = self._connection, self._proxies.timeout
-        connection._interest = READ
-        connection._loop.register(connection._fd, READ, self._on_event)
-        if timeout:
-            self._timer = connection._loop.call_later(timeout, self._too_late)
+        self._connection._await_opening(READ, self._on_event, self._proxies.timeout, self._too_late)
 
     def _on_event(self, mask: int) -> None:
         self._read()
@@ -114,17 +105,14 @@ class HeaderReader:
         except BlockingIOError:
             return False
         except ValueError as error:
-            self._stop_timer()
             self._proxies.refuse(self._connection, str(error))
             return True
         except OSError:
             seen, header = b"", None
         if header is not None:
-            self._stop_timer()
             self._identify(header)
             return True
         if not seen:
-            self._stop_timer()
             self._closed()
             return True
         self._data += seen
@@ -132,7 +120,7 @@ class HeaderReader:
 
     def _identify(self, header: Header) -> None:
         connection, admission_client = self._connection, self._proxies.admission_client
-        connection._unwatch()
+        connection._stage_over()
         if header.peer is None:
             self._serve()
             return
@@ -144,11 +132,7 @@ class HeaderReader:
             admission_client.ask_admission(connection, self._serve)
 
     def _serve(self) -> None:
-        connection, service = self._connection, self._proxies.service
-        connection._state = OPEN
-        connection._call_on_close = service.on_connection_close
-        connection._last_active = connection._loop.now
-        service.peer_known(connection)
+        self._proxies.service.peer_known(self._connection)
 
     def _closed(self) -> None:
         """Closed before the header was whole: as load balancers do that only want to see whether somebody listens."""
@@ -156,9 +140,4 @@ class HeaderReader:
         self._connection._end("no PROXY header")
 
     def _too_late(self) -> None:
-        if self._connection._state == CONNECTING:
-            self._proxies.refuse(self._connection, "no whole header within proxy_header_timeout")
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._proxies.refuse(self._connection, "no whole header within proxy_header_timeout")

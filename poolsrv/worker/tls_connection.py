@@ -1,146 +1,60 @@
-"""A connection over TLS: to plugins like any other.
+"""A connection over TLS: its handshake, and its programs. To plugins it is like any other.
 
-Theory. OpenSSL never touches the socket. What arrives is put into one buffer (a BIO), from which OpenSSL takes records
-and gives bytes; what is sent goes the other way, through a second one. ``Transport.read`` and ``write`` stand in the
-place of read(2) and write(2), with their conventions, and all above them stays as it is. Three things differ:
-
-- Bytes, or the end of stream, may be in the first buffer, of which the kernel knows nothing: its event would never
-  come. A connection with such is on the ready list: it is looked at again at the end of the turn.
-- Bytes that OpenSSL has sealed can't be taken back. Where the kernel does not take all of a record, ``write`` says that
-  it would block, and remembers; called again with the same bytes, it goes on, and says how many it has taken.
-- The end of stream is an alert (close_notify, RFC 8446, section 6.1). An end of the socket's stream without it may be
-  an attacker's, and is a reset.
+The bytes are the transport's part (net/tls_transport.py). The plugins learn of the connection once the handshake is
+done. A program can't have a connection over TLS itself, so it gets one end of a socket pair in its place (a bridge).
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from typing import TYPE_CHECKING, Final
 
-from ..core.event_loop import READ, WRITE
-from ..net.descriptor import CLOSING, CONNECTING, OPEN
-from ..net.stream import MAX_EXTRA_READS
-from ..net.tls import ServerTls, Tls, Transport, agreed, failure
+from ..core.event_loop import READ
+from ..net.tls import ServerTls, failure
+from ..net.tls_transport import Handshake, TlsTransport
 from .connection import KILL_GRACE, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..core.event_loop import Timer
     from ..net.programs import Child
     from .service import Service
 
 
-log = logging.getLogger("poolsrv.tls")
 LAST_WORDS_TIME: Final = 1.0  # seconds from a program's end until it is told, where its output goes on
 
 
 class TlsConnection(Connection):
     """See the module's docstring."""
 
-    _end_is_data = True
-
-    __slots__ = ("_agreed", "_bridged", "_in_time", "_looked_for", "_transport")
+    __slots__ = ("_bridged",)
 
     def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int], server_tls: ServerTls) -> None:
         super().__init__(service, fd, number, peer)
-        self._transport = Transport(server_tls, self._fd)
-        self._read = self._transport.read
-        self._write = self._transport.write
-        self._agreed: Tls | None = None
-        self._in_time: Timer | None = None
         self._bridged: dict[Child, Bridge] | None = None  # programs that write here
-        self._looked_for = False  # it is on the ready list
-
-    @property
-    def tls(self) -> Tls | None:
-        return self._agreed
+        self._use(TlsTransport(server_tls.accept, self._fd))
 
     # --- the handshake
 
     def _begin(self) -> None:
-        """The handshake first; plugins hear of the connection only after it."""
-        self._state = CONNECTING
-        self._call_on_close = None
-        self._interest = READ
-        self._loop.register(self._fd, READ, self._on_handshake)
-        timeout = self._service.handshake_timeout
-        if timeout:
-            self._in_time = self._loop.call_later(timeout, self._too_slow)
+        """The handshake first; the plugins learn of the connection only after it."""
+        assert isinstance(self._transport, TlsTransport)
+        handshake = Handshake(self, self._transport, self._handshake_done, self._handshake_failed)
+        self._await_opening(READ, handshake.on_event, self._service.handshake_timeout, self._too_slow)
 
-    def _on_handshake(self, mask: int) -> None:
-        try:
-            done = self._transport.shake_hands()
-        except BlockingIOError:
-            done = False
-        except OSError as error:
-            self._service.handshake_failed(self, failure(error))
-            self._end("handshake failed")
-            return
-        wanted = READ | WRITE if self._transport.has_unsent else READ
-        if not done:
-            if wanted != self._interest:
-                self._interest = wanted
-                self._loop.modify(self._fd, wanted)
-            return
-        self._cancel_in_time()
-        self._unwatch()
-        self._agreed = agreed(self._transport.object)
-        self._state = OPEN
-        self._call_on_close = self._service.on_connection_close
+    def _handshake_done(self) -> None:
+        self._stage_over()
         super()._begin()
         self._service.opened_after_drain(self)
-        self._look_for_more()
+
+    def _handshake_failed(self, error: OSError) -> None:
+        self._service.handshake_failed(self, failure(error))
+        self._end("handshake failed")
 
     def _too_slow(self) -> None:
-        if self._state == CONNECTING:
-            self._service.handshake_failed(self, "handshake_timeout")
-            self.abort("handshake_timeout")
-
-    def _cancel_in_time(self) -> None:
-        if self._in_time is not None:
-            self._in_time.cancel()
-            self._in_time = None
-
-    # --- the ready list
-
-    def _look_for_more(self) -> None:
-        if self._transport.ready and self._reading and not self._looked_for:
-            self._looked_for = True
-            self._loop.at_end_of_turn(self._more)
-
-    def _more(self) -> None:
-        self._looked_for = False
-        if self._transport.ready and self._reading and self._state == OPEN:
-            self._callback()(READ)
-
-    def _on_event(self, mask: int, again: int = MAX_EXTRA_READS) -> None:
-        super()._on_event(mask, again)
-        self._look_for_more()
-
-    def _update(self) -> None:
-        super()._update()
-        self._look_for_more()
-
-    # --- the end
-
-    def _finish_sending(self) -> None:
-        self._transport.finish()
-        super()._finish_sending()
-
-    def _finish_close(self) -> None:
-        if self._state == CLOSING:
-            self._transport.finish()
-        super()._finish_close()
-
-    def _end(self, reason: str) -> None:
-        self._cancel_in_time()
-        super()._end(reason)
-
-    def _can_splice(self) -> bool:
-        return False
+        self._service.handshake_failed(self, "handshake_timeout")
+        self.abort("handshake_timeout")
 
     # --- programs
 

@@ -104,9 +104,8 @@ class Waiting(Stream):
         self._holds -= 1
         self._close_if_done()
 
-    def _end(self, reason: str) -> None:
-        if self._state != CLOSED:
-            for timer in self._timers or ():
-                timer.cancel()
-            self._timers = None
-            super()._end(reason)
+    def _on_ended(self) -> None:
+        for timer in self._timers or ():
+            timer.cancel()
+        self._timers = None
+        super()._on_ended()

@@ -11,10 +11,11 @@ from pathlib import Path
 import h11
 import pytest
 
+from tests.helpers.certificates import Certificates
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, chunked, pool, write_programs
 from tests.helpers.plugins import reset
 from tests.helpers.server import ServerProcess, is_alive, receive_all, wait_until
-from tests.worker.test_tls import Certificates, Peer, tls
+from tests.worker.test_tls import Peer, tls
 
 pytestmark = pytest.mark.server
 

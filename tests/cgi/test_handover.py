@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.certificates import Certificates
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.plugins import reset
 from tests.helpers.server import ServerProcess, is_alive, receive_all, receive_line, wait_until
-from tests.worker.test_tls import Certificates, Peer, tls
+from tests.worker.test_tls import Peer, tls
 
 pytestmark = pytest.mark.server
 

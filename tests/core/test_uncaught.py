@@ -14,11 +14,12 @@ import pytest
 
 from poolsrv.core import uncaught
 from tests.core.test_logs import fill
+from tests.helpers.certificates import Certificates
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.puppet import wait_listening
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all
 from tests.helpers.server_mark import server_starts
-from tests.worker.test_tls import Certificates, tls
+from tests.worker.test_tls import tls
 
 RAISES = """
 class Raises:

@@ -15,6 +15,7 @@ import pytest
 import poolsrv
 from poolsrv.worker import hookspecs
 from poolsrv.worker.hooks import HOOK_NAMES
+from tests.helpers.certificates import Certificates
 from tests.helpers.distributions import install
 from tests.helpers.plugins import ask, listener
 from tests.helpers.server import ServerProcess, receive_all
@@ -22,7 +23,7 @@ from tests.helpers.server import ServerProcess, receive_all
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 
 # Public in the code, for the engine alone.
-ENGINE = {"Child": {"kill", "reaped"}, "Worker": {"run"}, "Timer": {"callback", "due"}}
+ENGINE = {"Child": {"kill", "reaped"}, "ClientTls": {"wrap"}, "Worker": {"run"}, "Timer": {"callback", "due"}}
 # A connection's hooks stand in the place of these.
 STREAM_ONLY = {"on_readable", "on_writable", "on_close"}
 
@@ -92,7 +93,7 @@ def test_every_member_of_a_connection_is_on_the_page_as_it_is() -> None:
     assert set(documented("Stream")) >= STREAM_ONLY
 
 
-@pytest.mark.parametrize("name", ["Child", "Worker", "Timer", "Handle"])
+@pytest.mark.parametrize("name", ["Child", "ClientTls", "Worker", "Timer", "Handle"])
 def test_every_member_of_the_others_is_on_the_page_as_it_is(name: str) -> None:
     check(getattr(poolsrv, name), name, ENGINE.get(name, set()))
 
@@ -118,6 +119,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("recipes")
     (folder / "files").mkdir()
     (folder / "files" / "index.txt").write_text("from a file\n")
+    Certificates(folder)
     site = folder / "site"
     for number, block in enumerate(BLOCKS):
         (name,) = re.findall(r"^class (\w+):", block, re.MULTILINE)
@@ -132,6 +134,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             listener("limited", "echo", plugins=["fair"]),
             listener("backend", "shout", bind="unix:backend.sock"),
             listener("proxy") + '[listeners.proxy.proxy]\nto = "unix:backend.sock"\n',
+            listener("sealedbackend", "shout", bind="unix:sealed.sock")
+            + '[listeners.sealedbackend.tls]\ncertificate = "server.pem"\nkey = "server.key"\n',
+            listener("sealed")
+            + '[listeners.sealed.sealed]\nto = "unix:sealed.sock"\n'
+            + 'upstream_tls = { server_name = "localhost", ca_file = "ca.pem" }\n',
             listener("filter") + '[listeners.filter.filter]\nto = "unix:backend.sock"\n',
         ]
     )
@@ -144,8 +151,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.server
 def test_all_recipes_are_tried(server: ServerProcess) -> None:
-    tried = {"Shout", "Files", "Deny", "Fair", "Notes", "Digest", "Lookup", "Proxy", "Filter", "Chat", "Async"}
-    assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == tried
+    tried = "Shout Files Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async"
+    assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == set(tried.split())
 
 
 @pytest.mark.server
@@ -159,6 +166,7 @@ def test_all_recipes_are_tried(server: ServerProcess) -> None:
         ("lookup", b"127.0.0.1\n127.0.0.2\n", b"127.0.0.1\n127.0.0.2\n"),
         ("limited", b"hello", b"hello"),
         ("proxy", b"hello", b"HELLO"),
+        ("sealed", b"hello", b"HELLO"),
         ("filter", b"a secret", b"A ******"),
         ("async", b"hello\n", b"olleh\n"),
     ],

@@ -14,9 +14,10 @@ import pytest
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.worker.deadlines import Deadlines
 from tests.dispatcher.test_limits import os_parent
+from tests.helpers.certificates import NEW_KEY
 from tests.helpers.plugins import ask, closed, listener, served, settle, who_says
 from tests.helpers.server import ServerProcess, context_switches, receive_all, receive_exactly, wait_until
-from tests.worker.test_tls import NEW_KEY, tls
+from tests.worker.test_tls import tls
 
 TIMEOUT = 0.5  # seconds; what is to come must come later than that, but no test asks how much later
 
