@@ -13,13 +13,10 @@ The supervisor imports this: nothing but the standard library, and at once.
 
 from __future__ import annotations
 
-import ctypes
-import os
+from .libc import prctl
 
 _PR_GET_DUMPABLE = 3  # linux/prctl.h
 _PR_SET_DUMPABLE = 4
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def set_dumpable(dumpable: bool) -> None:
@@ -27,11 +24,9 @@ def set_dumpable(dumpable: bool) -> None:
 
     :raises OSError: the kernel refuses.
     """
-    if _libc.prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def is_dumpable() -> bool:
     """Whether others of the same user may look into this process."""
-    return bool(_libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 1)
+    return prctl(_PR_GET_DUMPABLE) == 1

@@ -10,17 +10,18 @@ capability is kept until they are: to read.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import resource
 import struct
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import StartError
+from .libc import last_error, libc, prctl
 
 _PR_SET_KEEPCAPS = 8  # linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
@@ -30,7 +31,6 @@ _CAP_DAC_READ_SEARCH = 2
 
 log = logging.getLogger("poolsrv.privileges")
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _keeps_reading = False
 
 
@@ -71,7 +71,7 @@ def become(identity: Identity, keep_reading: bool = False) -> None:
             os.setgroups([gid])
         os.setresgid(gid, gid, gid)
         if keep_reading:
-            _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+            prctl(_PR_SET_KEEPCAPS, 1)
         os.setresuid(uid, uid, uid)
         if keep_reading:
             _keep_reading()
@@ -118,10 +118,12 @@ def _first_unreadable(identity: Identity, folders: Iterable[str]) -> str:
 
 
 def _keep_reading() -> None:
-    """Of all capabilities keep the one to read; where root has not even that, as in containers, to read and write."""
-    if _set_capabilities(1 << _CAP_DAC_READ_SEARCH) and _set_capabilities(1 << _CAP_DAC_OVERRIDE):
-        _set_capabilities(0)
-    _libc.prctl(_PR_SET_KEEPCAPS, 0, 0, 0, 0)
+    """Keep only the capability to read; where root lacks even that, as in containers, the one to read and write."""
+    for kept in (1 << _CAP_DAC_READ_SEARCH, 1 << _CAP_DAC_OVERRIDE, 0):
+        with suppress(OSError):
+            _set_capabilities(kept)
+            break
+    prctl(_PR_SET_KEEPCAPS, 0)
 
 
 def stop_reading() -> None:
@@ -133,18 +135,21 @@ def stop_reading() -> None:
     if not _keeps_reading:
         return
     _keeps_reading = False
-    if error := _set_capabilities(0):
-        raise StartError(f"can't give up capabilities: {os.strerror(error)}")
+    try:
+        _set_capabilities(0)
+    except OSError as error:
+        raise StartError(f"can't give up capabilities: {error.strerror}") from None
 
 
-def _set_capabilities(wanted: int) -> int:
-    """Effective and permitted ones, all below 32 (capset(2)).
+def _set_capabilities(wanted: int) -> None:
+    """Set the effective and the permitted capabilities, all of them below 32 (capset(2)).
 
-    :returns: 0, or the error's number.
+    :raises OSError: the kernel refuses.
     """
     header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
     data = struct.pack("6I", wanted, wanted, 0, 0, 0, 0)
-    return ctypes.get_errno() if _libc.capset(header, data) != 0 else 0
+    if libc.capset(header, data) != 0:
+        raise last_error()
 
 
 def _can_go_back() -> bool:
@@ -160,8 +165,10 @@ def forbid_new() -> None:
 
     :raises StartError: the kernel refuses.
     """
-    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise StartError(f"can't set no_new_privs: {os.strerror(ctypes.get_errno())}")
+    try:
+        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    except OSError as error:
+        raise StartError(f"can't set no_new_privs: {error.strerror}") from None
 
 
 def enter(folder: Path | None) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-from collections.abc import Container
+from collections.abc import Callable, Container
 
+from .event_loop import EventLoop
+from .libc import libc, prctl
 from .procfs import children_of_this_process
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -14,8 +15,6 @@ _PR_SET_CHILD_SUBREAPER = 36
 _CLOSE_RANGE_CLOEXEC = 4  # linux/close_range.h
 _SYS_CLOSE_RANGE = 436  # the same number on every architecture
 _MAX_UINT = 0xFFFFFFFF
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def describe_exit(returncode: int) -> str:
@@ -49,9 +48,7 @@ def become_subreaper() -> None:
 
     :raises OSError: the kernel refuses.
     """
-    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def signal_when_parent_dies(number: signal.Signals) -> None:
@@ -59,9 +56,7 @@ def signal_when_parent_dies(number: signal.Signals) -> None:
 
     :raises OSError: the kernel refuses.
     """
-    if _libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    prctl(_PR_SET_PDEATHSIG, number)
 
 
 def close_on_exec_from(first: int) -> None:
@@ -69,14 +64,15 @@ def close_on_exec_from(first: int) -> None:
 
     A kernel before 5.11 can't; there only what Python opened is sure to be marked (PEP 446).
     """
-    _libc.syscall(_SYS_CLOSE_RANGE, first, _MAX_UINT, _CLOSE_RANGE_CLOEXEC)
+    libc.syscall(_SYS_CLOSE_RANGE, first, _MAX_UINT, _CLOSE_RANGE_CLOEXEC)
 
 
 def kill_children(spare: Container[int] = ()) -> set[int]:
-    """Kill every child of this process but those to spare, adopted ones included. They are not reaped here, and what
-    they leave behind becomes children in turn: call again when one has been reaped.
+    """Kill every child of this process, adopted ones included, except those to spare.
 
-    :returns: whom it has tried to kill.
+    They are not reaped here. Their own children are adopted in turn: call again when one has been reaped.
+
+    :returns: the pids of those that it has tried to kill.
     """
     strangers = {pid for pid in children_of_this_process() if pid not in spare}
     for pid in strangers:
@@ -85,6 +81,18 @@ def kill_children(spare: Container[int] = ()) -> set[int]:
         except (ProcessLookupError, PermissionError):
             pass
     return strangers
+
+
+def kill_until_none(loop: EventLoop, seconds: float, reap: Callable[[], object], spare: Container[int] = ()) -> None:
+    """Kill children, and what they leave behind, until none is left or the time is over.
+
+    :param loop: runs meanwhile.
+    :param reap: reaps those that have ended.
+    """
+    deadline = loop.now + seconds
+    while kill_children(spare) and loop.now < deadline:
+        loop.turn(0.02)
+        reap()
 
 
 def reap_all() -> None:

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+# Places in /proc/PID/stat, counted from the first field after the name.
+_STATE, _PARENT, _USER_TIME, _SYSTEM_TIME, _START_TIME, _RESIDENT = 0, 1, 11, 12, 19, 21
+
 
 def children_of_this_process() -> set[int]:
     """The process ids of all children of this process, adopted and dead ones included.
@@ -34,17 +37,30 @@ def _all_processes() -> Iterable[int]:
 
 
 def _parent_of(pid: int) -> int:
-    return int(_stat(pid)[1])
-
-
-def _stat(pid: int) -> tuple[bytes, bytes, bytes]:
-    """State, parent and process group of a process (proc_pid_stat(5)); ``X``, 0, 0 where it is gone."""
     try:
-        # They come after the command's name, which may hold anything, in the last parentheses.
-        state, parent, group = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:3]
+        return int(_stat(pid)[1][_PARENT])
     except (FileNotFoundError, ProcessLookupError):
-        return b"X", b"0", b"0"
-    return state, parent, group
+        return 0
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie; False where it can't be looked at."""
+    try:
+        return _stat(pid)[1][_STATE] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def _stat(pid: int) -> tuple[bytes, list[bytes]]:
+    """Read /proc/PID/stat (proc_pid_stat(5)): the program's name, and the fields after it.
+
+    :raises OSError: the process is gone, or no descriptor is left to look with.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        text = file.read()
+    # The name is in parentheses, and may itself contain any character: the last parenthesis ends it.
+    name, _, rest = text.partition(b"(")[2].rpartition(b")")
+    return name, rest.split()
 
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")  # per second, of CPU time and start times
@@ -81,15 +97,15 @@ def seconds_since_boot() -> float:
 def usage(pid: int) -> Usage | None:
     """What a process uses (proc_pid_stat(5)); None where it is gone, or there is no descriptor to look with."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+        name, fields = _stat(pid)
     except OSError:
         return None
-    # The name is in the last parentheses, and may hold anything. The first field after it is the third of all.
-    name, _, rest = text.partition(b"(")[2].rpartition(b")")
-    fields = rest.split()
-    cpu = (int(fields[11]) + int(fields[12])) / TICKS
-    return Usage(name.decode(errors="backslashreplace"), int(fields[19]) / TICKS, cpu, int(fields[21]) * PAGE_SIZE)
+    return Usage(
+        name.decode(errors="backslashreplace"),
+        started=int(fields[_START_TIME]) / TICKS,
+        cpu=(int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) / TICKS,
+        memory=int(fields[_RESIDENT]) * PAGE_SIZE,
+    )
 
 
 def command(pid: int) -> str:

@@ -273,10 +273,7 @@ class DispatcherProcess:
     def _finish(self) -> None:
         """End what dead workers have left, and close everything."""
         self._dispatcher.drop_unassigned()
-        deadline = self._loop.now + STOP_NOW_MARGIN
-        while processes.kill_children() and self._loop.now < deadline:
-            self._loop.turn(0.02)
-            self._workers.reap()
+        processes.kill_until_none(self._loop, STOP_NOW_MARGIN, self._workers.reap)
         self._loop.close()
 
 

@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from ..core.listening_sockets import ListeningSocket
+from .descriptors import DESCRIPTOR_SIZE, descriptors_in
 
 VERSION: Final = 2
 
@@ -41,10 +42,9 @@ LONGEST_PATH: Final = 4096  # characters, PATH_MAX
 _SIZE: Final = 262144  # bytes; no message comes near it
 
 _SEND_FLAGS: Final = int(socket.MSG_NOSIGNAL)
-_DESCRIPTOR_SIZE: Final = array.array("i").itemsize
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred, unix(7)
 # As many descriptors as the kernel passes on: fewer would be cut off, and that is an error.
-_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(253 * _DESCRIPTOR_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.size)
+_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(253 * DESCRIPTOR_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
 class BadMessage(ValueError):
@@ -152,13 +152,11 @@ class PoolLink:
 
 
 def _unpack(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[list[int], Sender | None]:
-    fds, sender = array.array("i"), None
+    sender = None
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_SIZE])
-        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(data) >= _CREDENTIALS.size:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(data) >= _CREDENTIALS.size:
             sender = Sender(*_CREDENTIALS.unpack_from(data)[:2])
-    return list(fds), sender
+    return list(descriptors_in(ancillary)), sender
 
 
 def _parse(payload: bytes) -> tuple[str, dict[str, Any]]:

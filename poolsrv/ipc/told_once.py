@@ -7,14 +7,13 @@ a process of its own and knows of none before it. The traceback is logged once; 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import time
 from contextlib import suppress
 from traceback import walk_tb
 from typing import Final
 
-_SIZE: Final = 16  # bytes of a digest
+_SIZE: Final = 8  # bytes of a hash
 _MAX_SIZE: Final = 4096  # bytes that are read; errors beyond are logged again
 _LOCK_TIMEOUT: Final = 0.1  # seconds to wait for another worker
 
@@ -31,9 +30,8 @@ class ToldOnce:
         :param source: what has failed.
         """
         places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-        digest = hashlib.sha256(repr((source, type(error).__qualname__, places)).encode(errors="replace")).digest()[
-            :_SIZE
-        ]
+        # The workers are forks of one process, so they share the seed of this hash. hashlib would load OpenSSL.
+        digest = hash(repr((source, type(error).__qualname__, places))).to_bytes(_SIZE, "little", signed=True)
         locked = self._lock()
         try:
             told = os.pread(self._fd, _MAX_SIZE, 0)

@@ -35,6 +35,8 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from .descriptors import DESCRIPTOR_SIZE, descriptors_in
+
 # The states that a worker reports. The dispatcher adds its own (dispatcher/worker_slot.py).
 SERVING: Final = "serving"
 FULL: Final = "full"  # no descriptors left: the worker takes no connections for the moment
@@ -58,9 +60,8 @@ _DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 _SEND_FLAGS: Final = _DONTWAIT | int(socket.MSG_NOSIGNAL)
 _RECEIVE_FLAGS: Final = _DONTWAIT | int(socket.MSG_CMSG_CLOEXEC)
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)
-_DESCRIPTOR_SIZE: Final = array.array("i").itemsize
 # A little more: what else a plugin may have the kernel add (SO_PASSCRED) must not push descriptors out.
-_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_PER_MESSAGE * _DESCRIPTOR_SIZE) + 512
+_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_PER_MESSAGE * DESCRIPTOR_SIZE) + 512
 _DOWN_SIZE: Final = 16384  # 16 peers with the longest unix socket path (108 bytes) stay far below this
 _UP_SIZE: Final = 32768
 
@@ -293,10 +294,7 @@ def _receive_connections(sock: socket.socket) -> list[AcceptedConnection] | None
         raise EOFError from None
     if not payload:
         raise EOFError
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_SIZE])
+    fds = descriptors_in(ancillary)
     connections = marshal.loads(payload)
     if flags & _TRUNCATED:
         fds.extend([LOST] * (len(connections) - len(fds)))

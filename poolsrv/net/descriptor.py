@@ -16,7 +16,6 @@ come. A descriptor with such a transport is on the ready list: it is looked at a
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from ..core.event_loop import READ, EventLoop, Timer
+from ..core.libc import libc
 from .transport import RAW, SharedTransport, Transport
 
 CONNECTING, OPEN, CLOSING, LINGERING, CLOSED = range(5)
@@ -43,8 +43,6 @@ UNWATCHED: Final = -8
 
 RESET_AT_CLOSE = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
 _UNSPECIFIED = bytes(16)  # struct sockaddr with AF_UNSPEC
-
-_libc = ctypes.CDLL(None)
 
 
 class IllegalMove(RuntimeError):
@@ -298,7 +296,7 @@ class Descriptor:
             try:
                 if self._shared:
                     # SO_LINGER would wait for the last copy to be closed; this disconnects all of them (connect(2)).
-                    _libc.connect(self._fd, _UNSPECIFIED, len(_UNSPECIFIED))
+                    libc.connect(self._fd, _UNSPECIFIED, len(_UNSPECIFIED))
                 else:
                     self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             except OSError:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container
-from pathlib import Path
 from typing import Final
 
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.processes import group_of
-from ..core.procfs import children_of, children_of_this_process
+from ..core.procfs import children_of, children_of_this_process, is_alive
 
 FIRST_LOOK: Final = 0.05  # seconds; each next one comes after twice the time
 LONGEST_LOOK: Final = 1.0
@@ -122,7 +121,7 @@ class Handover:
             names = os.listdir(folder)
         except PermissionError:
             # A set-user-ID program. What is in the program's own group is taken for one that has it.
-            return group_of(pid) == self._group and _is_alive(pid)
+            return group_of(pid) == self._group and is_alive(pid)
         except OSError:
             return False
         return any(_link_of(f"{folder}/{name}") == self._link for name in names)
@@ -133,10 +132,3 @@ def _link_of(path: str) -> str:
         return os.readlink(path)
     except OSError:
         return ""
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except (OSError, IndexError):
-        return False

@@ -394,10 +394,7 @@ class Supervisor:
     def _finish(self) -> None:
         """All pools have ended: nothing of theirs is to be left."""
         self._belongings.give_up_sockets()
-        deadline = self._loop.now + ORPHANS_PATIENCE
-        while processes.kill_children(self._not_ours) and self._loop.now < deadline:
-            self._loop.turn(0.02)
-            self._reap()
+        processes.kill_until_none(self._loop, ORPHANS_PATIENCE, self._reap, spare=self._not_ours)
         self._belongings.give_up()
         self._loop.close()
         if self._stopping:

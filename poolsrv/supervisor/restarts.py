@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..core.delays import growing
+from ..core.backoff import backoff
 from ..core.event_loop import EventLoop, Timer
 
 FIRST_DELAY: Final = 0.1  # seconds before a pool that could not serve is tried again; doubled each time
@@ -47,7 +47,7 @@ class Restarts:
     def failed(self) -> float:
         """A pool could not serve; the delay."""
         self._failed += 1
-        return growing(FIRST_DELAY, LONGEST_DELAY, self._failed - 1)
+        return backoff(FIRST_DELAY, LONGEST_DELAY, self._failed - 1)
 
     def later(self, delay: float) -> None:
         """Start a pool after so many seconds."""

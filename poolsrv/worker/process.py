@@ -277,10 +277,7 @@ class Worker:
             loop.turn(0.2)
         if self._exit_code == EXIT_DISPATCHER_GONE:
             # Otherwise the dispatcher adopts and ends what is left.
-            deadline = loop.now + 1.0
-            while processes.kill_children() and loop.now < deadline:
-                loop.turn(0.02)
-                processes.reap_all()
+            processes.kill_until_none(loop, 1.0, processes.reap_all)
 
     def _kill_programs(self) -> None:
         for child in self._reaper.running.values():
