@@ -152,3 +152,16 @@ def test_dropped_lines_are_counted_to_the_last() -> None:
     assert 10 <= len(logged) < 1000
     assert told == f"{1001 - len(logged)} lines dropped: more than stderr_rate allows"
     assert said.log.last_lines[-1] == "the end"
+
+
+def test_a_flood_is_read_in_larger_pieces() -> None:
+    """A program with much to say waits less often for the pipe, which is emptied with pauses."""
+    said = Said(rate=2)
+    os.set_blocking(said.writer, False)
+    os.write(said.writer, b"y\n" * 1000)
+    while said.turns.reader is not None:  # until the first pause
+        said.turns.turn()
+    assert os.write(said.writer, b"y\n" * 100_000) == 200_000
+    said.turns.turn()
+    assert os.write(said.writer, b"y\n" * 100_000) == 200_000
+    said.close()

@@ -1,13 +1,14 @@
-"""A program's standard error on its way to the log: by line, and never so much that others have to wait.
+"""A program's standard error on its way to the log: by line, and never so much that other connections have to wait.
 
-In one turn of the worker only some lines of a program are logged; until they are, nothing more is read, and a program
-that writes on waits for the pipe. Of what exceeds `stderr_rate` lines are dropped, and only their number is logged:
-then the pipe is emptied with pauses, so that the flood costs the worker little, and yet a program that has much to say
-gets on with its work.
+In one iteration of the worker only some lines of a program are logged. Until they are, no more is read, and a program
+that writes on waits for the pipe. Lines above `stderr_rate` are dropped, and only their number is logged. The pipe is
+then emptied with pauses, so that a flood costs the worker little; and it is made larger, so that a program that has
+much to say gets on with its work all the same, also where a pause takes longer than it should.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections import deque
@@ -17,12 +18,13 @@ from poolsrv import Handle, Timer, Worker
 
 __all__ = ["ErrorLog", "LineRate"]
 
-READ_SIZE = 65536
-READS_AFTER_END = 16  # at most, once the program has ended; others may write on
-MAX_LOG_LINE = 4096  # bytes of one line; what is longer becomes several
+READ_SIZE = 65536  # bytes; what a pipe holds at first
+FLOOD_SIZE = 262144  # bytes; what it holds, and a read takes, while lines are dropped
+READS_AFTER_END = 16  # at most, once the program has ended: processes that it has left may write on
+MAX_LOG_LINE = 4096  # bytes; a longer line becomes several
 LINES_PER_TURN = 32
 LINES_KEPT = 5  # for the log entry of a failure
-BURST = 5.0  # seconds for which a program may have saved its rate up
+BURST = 5.0  # seconds of its rate that a program may save up
 LISTENER_SHARE = 10  # programs that may write at their full rate at the same time
 COST_UNIT = 256  # bytes of a line that count as one
 MUTE_TIME = 1.0  # seconds for which lines are dropped, once there are too many
@@ -30,7 +32,7 @@ PAUSE = 0.02  # seconds between two reads meanwhile
 
 
 class LineRate:
-    """A token bucket: so many lines per second, and some that were saved up.
+    """A token bucket of lines.
 
     :param rate: lines per second; 0 is no limit.
     """
@@ -43,7 +45,7 @@ class LineRate:
         self._at = time.monotonic()
 
     def is_empty(self) -> bool:
-        """Whether nothing may be logged now."""
+        """Whether no line may be logged now."""
         if not self._rate:
             return False
         now = time.monotonic()
@@ -52,16 +54,16 @@ class LineRate:
         return self._level < 1
 
     def take(self, cost: int) -> None:
-        """Something has been logged; what it costs may be more than there was."""
+        """Pay for what has been logged; that may be more than there was."""
         self._level -= cost
 
 
 class ErrorLog:
     """The standard error of one program.
 
-    :param rates: what each line is counted against.
+    :param rates: what each line counts against.
     :param log: called with each line.
-    :ivar last_lines: the last that it has said, logged or not.
+    :ivar last_lines: the last lines of the program, logged or not.
     """
 
     __slots__ = (
@@ -75,7 +77,7 @@ class ErrorLog:
         self._log = log
         self._fd = -1
         self._watch: Handle | None = None
-        self._timer: Timer | None = None  # for the next turn, or the end of a pause
+        self._timer: Timer | None = None  # for the next iteration, or the end of a pause
         self._data = b""  # read, and not logged
         self._position = 0  # in it
         self._dropped = 0
@@ -83,9 +85,10 @@ class ErrorLog:
         self.last_lines: deque[str] = deque(maxlen=LINES_KEPT)
 
     def open(self) -> int:
-        """Make the pipe; the program's end of it, which is the caller's.
+        """Make the pipe.
 
-        :raises OSError: no descriptors.
+        :returns: the program's end, which the caller closes.
+        :raises OSError: there are no descriptors left.
         """
         self._fd, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._fd, False)
@@ -97,14 +100,14 @@ class ErrorLog:
             self._watch = self._worker.add_reader(self._fd, self._on_readable)
 
     def discard(self) -> None:
-        """There was no program."""
+        """Close the pipe, and log nothing that is still in it."""
         self._stop()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def finish(self) -> None:
-        """The program has ended: what it has said is logged, some of it now; its pipe is closed."""
+        """Log what is left, some of it now, and close the pipe: the program has ended."""
         if self._fd < 0:
             return
         pieces = [self._data[self._position :]]
@@ -119,7 +122,7 @@ class ErrorLog:
     # --- reading
 
     def _stop(self) -> None:
-        """Neither read nor go on."""
+        """Cancel what would read or log more."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -128,9 +131,9 @@ class ErrorLog:
             self._timer = None
 
     def _read(self) -> bytes | None:
-        """A piece; nothing at the end, None where nothing is there now."""
+        """A piece; empty at the end, None where nothing is there now."""
         try:
-            return os.read(self._fd, READ_SIZE)
+            return os.read(self._fd, FLOOD_SIZE if self._unmute_at else READ_SIZE)
         except BlockingIOError:
             return None
 
@@ -154,7 +157,7 @@ class ErrorLog:
         self._timer = self._worker.call_later(0.0 if more else PAUSE, self._on_timer)
 
     def _on_timer(self) -> None:
-        """The next turn, or the end of a pause."""
+        """Go on in the next iteration, or after a pause."""
         self._timer = None
         if self._position < len(self._data) and b"\n" in self._data:
             self._go_on()
@@ -162,7 +165,7 @@ class ErrorLog:
             self._on_readable()
 
     def _end(self) -> None:
-        """All has been read."""
+        """Close the pipe and log the rest: all has been read."""
         self.discard()
         if self._data and not self._data.endswith(b"\n"):
             self._data += b"\n"
@@ -171,15 +174,15 @@ class ErrorLog:
             self._keep_last(self._data)
 
     def _log_rest(self) -> None:
-        """After the end, a part in each turn."""
+        """Log a part in each iteration, after the end."""
         more = self._log_lines()
-        while more and self._worker.draining:  # there may be no further turn
+        while more and self._worker.draining:  # there may be no further iteration
             more = self._log_lines()
         if more:
             self._worker.call_later(0.0, self._log_rest)
         else:
-            self._tell_dropped()
-            self._log = _nothing  # no circle
+            self._log_dropped()
+            self._log = _nothing  # no reference cycle
 
     # --- lines
 
@@ -198,8 +201,7 @@ class ErrorLog:
                 continue
             if any(rate.is_empty() for rate in self._rates):
                 self._position = start
-                self._unmute_at = time.monotonic() + MUTE_TIME
-                self._drop()
+                self._mute()
                 return False
             for rate in self._rates:
                 rate.take(1 + len(line) // COST_UNIT)
@@ -218,14 +220,26 @@ class ErrorLog:
         self._position = start + MAX_LOG_LINE
         return data[start : self._position]
 
+    # --- dropping
+
+    def _mute(self) -> None:
+        """Drop lines for a while, and let the program write more between two reads."""
+        self._unmute_at = time.monotonic() + MUTE_TIME
+        if self._fd >= 0:
+            try:
+                fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, FLOOD_SIZE)
+            except OSError:
+                pass  # the user has too many large pipes (pipe(7)): the program has to wait more often
+        self._drop()
+
     def _is_muted(self) -> bool:
         if self._unmute_at and time.monotonic() >= self._unmute_at:
             self._unmute_at = 0.0
-            self._tell_dropped()
+            self._log_dropped()
         return bool(self._unmute_at)
 
     def _drop(self) -> None:
-        """Of what has been read only the last lines are kept, and the number of all."""
+        """Drop what has been read, but for the last lines and the number of all."""
         whole, end, rest = self._data[self._position :].rpartition(b"\n")
         if len(rest) > MAX_LOG_LINE:
             whole, end, rest = whole + end + rest, b"\n", b""
@@ -239,7 +253,7 @@ class ErrorLog:
         texts = [line[-MAX_LOG_LINE:].decode("utf-8", "backslashreplace").rstrip() for line in lines]
         self.last_lines.extend(text for text in texts if text)
 
-    def _tell_dropped(self) -> None:
+    def _log_dropped(self) -> None:
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             lines = "1 line" if dropped == 1 else f"{dropped} lines"
@@ -247,4 +261,4 @@ class ErrorLog:
 
 
 def _nothing(line: str) -> None:
-    """In the place of a `log` that is not called any more."""
+    """Stand in for a `log` that is not called any more."""
