@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Shows a program's environment: it has what CGI defines and what the config gives it, nothing else of the server's.
+"""Shows a program's environment: what CGI defines and what the config sets, and nothing else of the server's.
 
-(LC_CTYPE, where it is there, is Python's own: it sets it at its start where no locale is set.)
+(If there is an LC_CTYPE, Python itself has set it at its start, because no locale was set.)
 """
 
 import os

@@ -13,13 +13,13 @@ class Shout:
     """Sends every line back in capitals."""
 
     class Options(msgspec.Struct, frozen=True):
-        """What ``[listeners.NAME.shout]`` may have. Unknown keys and wrong types are poolsrv's to refuse."""
+        """What ``[listeners.NAME.shout]`` may have. poolsrv refuses unknown keys and wrong types."""
 
         ending: str = "!"
         longest_line: Annotated[int, msgspec.Meta(ge=1)] = 4096
 
     def __init__(self, options: Options) -> None:
-        # What a type can't say. Here nothing is opened and no thread is started: on_worker_start is for that.
+        # A check that a type can't express. Open files and start threads in on_worker_start, not here.
         if "\n" in options.ending:
             raise ConfigError("ending", "has a line break, expected none: each answer is one line")
         self.ending = options.ending.encode()
@@ -27,7 +27,7 @@ class Shout:
 
     @hookimpl
     def on_readable(self, conn: Connection) -> None:
-        # All lines that are there: what is left in the buffer causes no further call by itself.
+        # Take all lines: those left in the buffer cause no further call by themselves.
         try:
             while (line := conn.recv_line(self.longest_line)) is not None:
                 text = line.rstrip(b"\r\n")
