@@ -1,2 +1,4 @@
-"""The dispatcher and the commands. From the config file to frozen structs, with every error at once. Imports core
-and net."""
+"""From the config file to frozen structs, with every error at once.
+
+Runs in the dispatcher and in commands. Imports core and net.
+"""

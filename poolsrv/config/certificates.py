@@ -1,4 +1,4 @@
-"""Certificates and keys: from the config's files to TLS contexts, with every error."""
+"""From the certificates and keys that a config names to TLS contexts, with every error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 def load(table: TlsTable, key: Key, problems: Problems) -> ServerTls | None:
-    """Read the certificates of a listener.
+    """Read the certificates and keys of a listener.
 
-    :param key: where its table is.
-    :returns: None where something is wrong; it is among the problems then.
+    :param key: where the listener's table is.
+    :returns: None if there are errors, which are added to ``problems``.
     """
     before = len(problems)
     default = _context(table, table.certificate, table.key, key, problems)
@@ -30,7 +30,9 @@ def load(table: TlsTable, key: Key, problems: Problems) -> ServerTls | None:
                 expected = 'expected a host name such as "example.org" or "*.example.org"'
                 problems.add((*place, "names", position), f"got {quoted(name)}, {expected}")
             elif name.lower() in by_name:
-                problems.add((*place, "names", position), f"{quoted(name)} a second time, expected each name once")
+                problems.add(
+                    (*place, "names", position), f"{quoted(name)} a second time, expected each name once"
+                )
             else:
                 by_name[name.lower()] = context
     for index, protocol in enumerate(table.alpn):
@@ -84,7 +86,7 @@ def _load_certificate(
     except ssl.SSLError as error:
         reason = error.reason or ""
         described = reason_of(error)
-    except ValueError:  # an empty password is refused where one is needed
+    except ValueError:  # OpenSSL refuses the empty password
         reason, described = "", ""
     where = "key" if private is not None else "certificate"
     if asked:

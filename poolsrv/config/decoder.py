@@ -1,7 +1,7 @@
-"""Values of a TOML document to the types that a ``msgspec.Struct`` declares, with every error in words of the config.
+"""Decode the values of a TOML document to the types that a ``msgspec.Struct`` declares, with every error.
 
-msgspec decides what fits and does the decoding. Since it stops at the first error and speaks of Python's types, the
-value is first walked along its type, piece by piece, to find all the errors and where they are.
+msgspec decides what fits and does the decoding. But it stops at the first error, and its messages name Python types.
+So the decoder first walks a value and its type together, piece by piece, to find all errors and their places.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .errors import Key, Problems
 class Decoder:
     """Decodes parts of one document.
 
-    :param problems: where the errors go.
+    :param problems: receives the errors.
     :param base: the directory that relative paths are relative to.
     """
 
@@ -30,8 +30,9 @@ class Decoder:
         self.base = base
 
     def decode(self, annotation: Any, value: object, key: Key) -> Any:
-        """The value as the annotated type; None, and the errors among ``problems``, where it does not fit.
+        """Decode a value to a type.
 
+        :returns: None if the value does not fit; the errors are in ``problems``.
         :raises TypeError: msgspec can't decode to such a type at all.
         """
         before = len(self.problems)
@@ -41,13 +42,16 @@ class Decoder:
         try:
             return self._convert(annotation, value)
         except msgspec.ValidationError as error:
-            # What only shows in the whole: a __post_init__, the length of a list, tagged unions.
+            # Errors that only the whole value shows: from __post_init__, the length of a list, tagged unions.
             message, where = _split_error(error)
             self.problems.add((*key, *where), message)
             return None
 
     def decode_table(self, schema: type[msgspec.Struct], table: Mapping[str, object], key: Key) -> dict[str, Any]:
-        """Those fields of a table that fit, decoded. Unknown and missing ones are left to the caller."""
+        """Decode the fields of a table, and return those that fit.
+
+        Unknown and missing fields are left to the caller.
+        """
         decoded = {}
         for field in msgspec.structs.fields(schema):
             if field.encode_name in table:
@@ -73,7 +77,7 @@ class Decoder:
         kind = origin or wanted
         before = len(self.problems)
         if origin in UNIONS:
-            # A table or a list can only be meant for the one member that takes such.
+            # A table or a list can only be meant for the one member that takes a table or a list.
             members = [m for m in get_args(wanted) if _takes(m, value)]
             if len(members) == 1:
                 self._walk(members[0], value, key)
@@ -120,12 +124,12 @@ class Decoder:
 
 
 def keys(schema: type[msgspec.Struct]) -> tuple[str, ...]:
-    """The names that a table of this type may have."""
+    """The keys that a table of this type may have."""
     return tuple(field.encode_name for field in msgspec.structs.fields(schema))
 
 
 def _split_error(error: msgspec.ValidationError) -> tuple[str, Key]:
-    """msgspec's message, and the place that it names at its end (``... - at `$.limits.cpu```)."""
+    """Split off the place at the end of msgspec's message: ``... - at `$.limits.cpu```."""
     message, _, place = str(error).partition(" - at `$")
     names: list[str | int] = []
     for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", place.removesuffix("`")):

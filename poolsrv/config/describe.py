@@ -1,4 +1,4 @@
-"""Types and values in words: what an error message, and the list of a plugin's options, says of them."""
+"""Describe types and values in words, for error messages and for the list of a plugin's options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def unknown(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """The message for a key that nothing knows."""
+    """The message for an unknown key."""
     if not known:
         return "unknown key, expected none here"
     return f"unknown key{did_you_mean(name, known)}, expected {shortlist(known)}"
@@ -45,7 +45,7 @@ def mismatch(annotation: Any, value: object) -> str:
 
 
 def show(value: object, expected: str = "") -> str:
-    """A value as the config writes it, with its kind where that is not among what was expected."""
+    """Write a value as the config has it, and name its kind if that is not what was expected."""
     if isinstance(value, str):
         return quoted(value) if re.search(r'string|path|"', expected) else f"{quoted(value)} (a string)"
     if isinstance(value, bool):
@@ -62,7 +62,7 @@ def show(value: object, expected: str = "") -> str:
 
 
 def to_toml(value: object) -> str:
-    """A value as TOML writes it, for a reader."""
+    """Write a value in TOML, on one line, for a reader."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -86,7 +86,7 @@ def to_toml(value: object) -> str:
 
 
 def describe(annotation: Any) -> str:
-    """A type in words: ``a whole number from 1 or "auto"``; or those of its ``Meta(extra={"words": ...})``."""
+    """Describe a type: ``a whole number from 1 or "auto"``. ``Meta(extra={"words": ...})`` gives other words."""
     for meta in metas(annotation):
         if meta.extra and "words" in meta.extra:
             return str(meta.extra["words"])
@@ -94,7 +94,7 @@ def describe(annotation: Any) -> str:
     origin, members = get_origin(wanted), get_args(wanted)
     kind = origin or wanted
     if origin in UNIONS:
-        # A union in Annotated has its constraints outside: they are for all of its members.
+        # Constraints of an annotated union hold for each of its members.
         return one_of([describe(_constrained(m, annotation)) for m in members if m is not types.NoneType])
     if origin is Literal or (isinstance(kind, type) and issubclass(kind, enum.Enum)):
         return one_of([to_toml(choice) for choice in _choices(annotation)])
@@ -150,7 +150,7 @@ def _plural(description: str) -> str:
 
 
 def _write_number(annotation: Any, text: str) -> str:
-    """How to write what was given as a string with a unit, where a number is wanted."""
+    """Suggest the number for a string with a number, and perhaps a unit, in it."""
     wanted = plain(annotation)
     numbers = {plain(member) for member in (get_args(wanted) or (wanted,))} & {int, float}
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
@@ -168,7 +168,7 @@ def _write_number(annotation: Any, text: str) -> str:
 
 
 def plain(annotation: Any) -> Any:
-    """A type without ``Annotated``, and without names for types."""
+    """Strip a type of ``Annotated``, ``NewType`` and type aliases."""
     while True:
         if get_origin(annotation) is Annotated:
             annotation = get_args(annotation)[0]
@@ -181,7 +181,7 @@ def plain(annotation: Any) -> Any:
 
 
 def metas(annotation: Any) -> list[msgspec.Meta]:
-    """The constraints of a type."""
+    """The constraints of an annotated type."""
     if get_origin(annotation) is not Annotated:
         return []
     return [meta for meta in get_args(annotation)[1:] if isinstance(meta, msgspec.Meta)]
@@ -193,7 +193,7 @@ def _constrained(member: Any, annotation: Any) -> Any:
 
 
 def _choices(annotation: Any) -> list[object]:
-    """All values that the Literals and Enums of a type allow."""
+    """All values that the literals and enums in a type allow."""
     wanted = plain(annotation)
     if get_origin(wanted) is Literal:
         return list(get_args(wanted))
@@ -205,5 +205,5 @@ def _choices(annotation: Any) -> list[object]:
 
 
 def is_struct(kind: Any) -> bool:
-    """True for a struct that is written as a table."""
+    """Whether a type is a struct that TOML writes as a table."""
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not kind.__struct_config__.array_like

@@ -1,4 +1,4 @@
-"""What is wrong with a config file: every error of it is collected, and all of them are reported at once."""
+"""The errors of a config file, collected so that all of them are reported at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from ..core.words import bare_or_quoted
 from ..errors import PoolsrvError
 
-# Where a value stands in the file: names of tables and keys, and indexes (from 0) of lists.
+# The place of a value in the file: names of tables and keys, and indexes (from 0) in lists.
 Key: TypeAlias = tuple[str | int, ...]
 
 
@@ -19,9 +19,9 @@ class Problem(msgspec.Struct, frozen=True):
     """One error of a config file.
 
     :ivar file: the file, as the user named it.
-    :ivar key: the key path (``listeners.www.cgi.root``, ``listeners.www.bind[1]``), of a syntax error its line and
-        column; empty where the file as a whole is meant.
-    :ivar message: what is wrong, what was expected; one line.
+    :ivar key: the key path (``listeners.www.cgi.root``, ``listeners.www.bind[1]``), or the line and column of a syntax
+        error; empty if the error is about the whole file.
+    :ivar message: one line: what is wrong, what was expected.
     """
 
     file: Path
@@ -33,7 +33,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ConfigErrors(PoolsrvError):
-    """A config that can't be used. ``problems`` has every error, in the order of the file."""
+    """A config that can't be used.
+
+    :ivar problems: every error, in the order of the file.
+    """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -41,7 +44,7 @@ class ConfigErrors(PoolsrvError):
 
 
 class Problems:
-    """Collects the errors of one file."""
+    """Collect the errors of one file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -52,16 +55,16 @@ class Problems:
 
     @property
     def keys(self) -> list[Key]:
-        """Where there are errors."""
+        """The places that have errors."""
         return [key for key, _ in self._found]
 
     def add(self, key: Key, message: str) -> None:
-        """Add an error, unless it is there."""
+        """Add an error, unless it has been added already."""
         if (key, message) not in self._found:
             self._found.append((key, message))
 
     def error(self, document: Mapping[str, object]) -> ConfigErrors:
-        """The exception that holds them all, in the order of the document that they were found in."""
+        """Make the exception that has all errors, in the order of the document."""
         order = {key: rank for rank, key in enumerate(_keys(document))}
 
         def rank(found: tuple[Key, str]) -> int:
@@ -74,7 +77,7 @@ class Problems:
 
 
 def format_key(key: Key) -> str:
-    """``("listeners", "www", "bind", 1)`` as ``listeners.www.bind[1]``."""
+    """Write a place: ``listeners.www.bind[1]`` for ``("listeners", "www", "bind", 1)``."""
     text = ""
     for part in key:
         if isinstance(part, int):

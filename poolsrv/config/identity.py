@@ -1,4 +1,4 @@
-"""Users and groups of the config."""
+"""Look up the users and groups that a config names."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from ..core.words import did_you_mean, quoted
 
 
 def user_of(wanted: str | int) -> tuple[int, int | None, str]:
-    """The number of a user, its primary group, and its name.
+    """Look up a user.
 
-    :raises ValueError: with what is wrong, and what was expected.
+    :param wanted: a user's name or number.
+    :returns: the user's number, primary group and name. A number that the user database does not have is returned
+        with None and an empty name.
+    :raises ValueError: there is no such user; the message says what was expected.
     """
     try:
         entry = pwd.getpwuid(wanted) if isinstance(wanted, int) else pwd.getpwnam(wanted)
@@ -24,9 +27,10 @@ def user_of(wanted: str | int) -> tuple[int, int | None, str]:
 
 
 def group_of(wanted: str | int) -> int:
-    """The number of a group.
+    """Look up the number of a group.
 
-    :raises ValueError: with what is wrong, and what was expected.
+    :param wanted: a group's name or number.
+    :raises ValueError: there is no such group; the message says what was expected.
     """
     if isinstance(wanted, int):
         return wanted

@@ -1,4 +1,4 @@
-"""Text to TOML; and of what is not TOML, where that is, and what was probably meant."""
+"""Parse a TOML file. A syntax error is reported with its place, and with what was probably meant."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _ADDRESS: Final = re.compile(
 _BARE: Final = re.compile(r"[\w./:*~@\[-][^\"'{}=]*")
 _BOOLEANS: Final = {**dict.fromkeys(("true", "yes", "on"), "true"), **dict.fromkeys(("false", "no", "off"), "false")}
 _ENCODINGS: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-_MARK: Final = "\N{ZERO WIDTH NO-BREAK SPACE}"  # the byte order mark, where it is not at the start
+_MARK: Final = "\N{ZERO WIDTH NO-BREAK SPACE}"  # a byte order mark in the middle of a file
 _QUOTES: Final = "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{DOUBLE LOW-9 QUOTATION MARK}"
 
 
 def read(path: Path) -> tuple[dict[str, Any], str]:
-    """The document that is in a file, and its text. A byte order mark at its start does not matter.
+    """Read a file, with or without a byte order mark.
 
-    :raises ConfigErrors: it can't be read, or is not TOML: line and column, and what is wrong.
+    :returns: the document and its text.
+    :raises ConfigErrors: the file can't be read, or is not TOML.
     """
     import tomli
 
@@ -48,16 +49,16 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         where, message = "", f"can't be read: {error.strerror or error}"
     except RecursionError:
         where, message = "", "can't be read: it is nested too deeply"
-    except ValueError as error:  # a NUL in the path; a number without end
+    except ValueError as error:  # a NUL in the path; a number with too many digits
         where, message = "", f"can't be read: {error}"
     raise ConfigErrors([Problem(path, where, message)])
 
 
 def is_decimal(text: str, keys: Key) -> bool:
-    """Whether a number is written in decimal digits, which the document itself does not tell.
+    """Whether the file writes a number in decimal digits, which the parsed document does not tell.
 
-    :param text: the file's, which is known to be TOML.
-    :param keys: names of tables, and last that of the number.
+    :param text: the file's text, which is valid TOML.
+    :param keys: the place of the number.
     """
     import tomli
 
@@ -66,7 +67,7 @@ def is_decimal(text: str, keys: Key) -> bool:
         value: Any = tomli.loads(marked)
         for key in keys:
             value = value[key]
-    except (tomli.TOMLDecodeError, LookupError, TypeError):  # it stands in another text too
+    except (tomli.TOMLDecodeError, LookupError, TypeError):  # the substitution hit some other text too
         return False
     return isinstance(value, int)
 
@@ -95,7 +96,7 @@ def _explain(error: Exception, text: str) -> tuple[str, str]:
 
 
 def _meant(line: str, column: int) -> str:
-    """What is wrong, and what was probably meant; empty where nobody knows."""
+    """What is wrong with a line, and what was probably meant; empty if that is unclear."""
     if _MARK in line:
         return "a byte order mark (U+FEFF), expected none, or one at the start of the file"
     if any(quote in line for quote in _QUOTES):
@@ -118,7 +119,7 @@ def _meant(line: str, column: int) -> str:
 
 
 def _guess(value: str) -> tuple[str, str] | None:
-    """What is wrong with a value, and how it is written; None where it is right, or nobody knows."""
+    """What is wrong with a value, and how to write it; None if it is right, or that is unclear."""
     if _is_toml(f"x = {value}"):
         return None
     if (folded := value.lower()) in _BOOLEANS:

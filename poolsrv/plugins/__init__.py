@@ -1,2 +1,4 @@
-"""The dispatcher, before it forks, and the commands. Finds, checks and loads plugins. Imports core, net, config and
-worker."""
+"""Find, check and load plugins.
+
+Runs in the dispatcher before it forks, and in commands. Imports core, net, config and worker.
+"""
