@@ -30,9 +30,7 @@ def load(table: TlsTable, key: Key, problems: Problems) -> ServerTls | None:
                 expected = 'expected a host name such as "example.org" or "*.example.org"'
                 problems.add((*place, "names", position), f"got {quoted(name)}, {expected}")
             elif name.lower() in by_name:
-                problems.add(
-                    (*place, "names", position), f"{quoted(name)} a second time, expected each name once"
-                )
+                problems.add((*place, "names", position), f"{quoted(name)} a second time, expected each name once")
             else:
                 by_name[name.lower()] = context
     for index, protocol in enumerate(table.alpn):

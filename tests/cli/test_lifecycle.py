@@ -1,4 +1,4 @@
-"""``poolsrv reload`` and ``poolsrv stop``, against a running server, as a user types them."""
+"""``poolsrv reload`` and ``poolsrv stop``, as a user types them, with a running server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_reload_waits_until_the_new_pool_serves(serve: Serve, site: Path) -> Non
 
 
 @pytest.mark.server
-def test_reload_says_every_error_where_it_fails(serve: Serve, site: Path) -> None:
+def test_a_failed_reload_prints_every_error(serve: Serve, site: Path) -> None:
     server = serve(config(POOL), paths=(site,))
     server.file.write_text(server.file.read_text().replace("[listeners", "wokers = 1\ndispath = 2\n[listeners"))
     done = poolsrv("reload", "--config", server.file)
@@ -73,7 +73,7 @@ def test_stop_waits_for_the_end(serve: Serve, site: Path) -> None:
 
 
 @pytest.mark.server
-def test_stop_now_waits_for_nobody(serve: Serve, site: Path) -> None:
+def test_stop_now_waits_for_no_client(serve: Serve, site: Path) -> None:
     server = serve(config(f"graceful_timeout = 1000.0\n{POOL}"), paths=(site,))
     with Client(server) as client:
         assert client.ask("pid")
@@ -84,18 +84,18 @@ def test_stop_now_waits_for_nobody(serve: Serve, site: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["reload", "stop"])
-def test_where_no_server_runs(tmp_path: Path, command: str) -> None:
+def test_no_server_runs(tmp_path: Path, command: str) -> None:
     file = tmp_path / "poolsrv.toml"
     file.write_text('[pool]\npidfile = "p.pid"\n[listeners.a]\nbind = ":0"\nhandler = "echo"\n')
     done = poolsrv(command, "--config", file)
     assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: no process holds {tmp_path}/p.pid\n")
-    (tmp_path / "p.pid").write_text(f"{os.getpid()}\n")  # what a crash has left, and somebody else's pid by now
+    (tmp_path / "p.pid").write_text(f"{os.getpid()}\n")  # left by a crash; the pid is another process's by now
     done = poolsrv(command, "--config", file)
     assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: no process holds {tmp_path}/p.pid\n")
 
 
 @pytest.mark.parametrize("command", ["reload", "stop"])
-def test_without_a_pid_file_in_the_config(tmp_path: Path, command: str) -> None:
+def test_the_config_has_no_pid_file(tmp_path: Path, command: str) -> None:
     file = tmp_path / "poolsrv.toml"
     file.write_text('[listeners.a]\nbind = ":0"\nhandler = "echo"\n')
     done = poolsrv(command, "--config", file)

@@ -19,7 +19,7 @@ PLAIN = "from poolsrv import hookimpl\n\nclass Plain:\n    @hookimpl\n    def on
 
 
 def poolsrv(*arguments: str, site: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end, with the plugins of a directory besides the installed ones."""
+    """Run the program to its end, with the plugins in ``site`` besides the installed ones."""
     path = os.pathsep.join(filter(None, [str(site) if site else "", os.environ.get("PYTHONPATH", "")]))
     return subprocess.run(
         [sys.executable, "-m", "poolsrv", *arguments],
@@ -37,7 +37,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_check_of_a_right_config_is_a_summary(tmp_path: Path) -> None:
+def test_check_prints_a_summary_of_a_right_config(tmp_path: Path) -> None:
     write(
         tmp_path / "a.toml",
         '[pool]\nworkers = 2\n[listeners.hello]\nbind = ["127.0.0.1:7007", ":7009"]\nhandler = "echo"\n'
@@ -60,7 +60,7 @@ def test_check_shows_further_plugins_in_calling_order(tmp_path: Path) -> None:
     assert "a         two > one > echo  :0\n" in poolsrv("check", "-c", str(config), site=tmp_path / "site").stdout
 
 
-def test_check_imports_no_engine(tmp_path: Path) -> None:
+def test_check_does_not_import_the_engine(tmp_path: Path) -> None:
     config = write(tmp_path / "a.toml", '[listeners.a]\nbind = ":0"\nhandler = "echo"\n')
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "poolsrv", "--version"], capture_output=True, text=True, check=True
@@ -79,7 +79,7 @@ def test_check_imports_no_engine(tmp_path: Path) -> None:
     assert "asyncio" not in result.stderr
 
 
-def test_the_names_for_plugins_are_imported_when_asked_for() -> None:
+def test_the_names_for_plugins_are_imported_on_demand() -> None:
     program = (
         "import sys, poolsrv\n"
         "assert set(poolsrv.__all__) <= set(dir(poolsrv))\n"
@@ -139,14 +139,14 @@ def test_every_error_is_one_line_and_exit_2(command: tuple[str, ...], tmp_path: 
         ("", "no listeners, expected at least one table [listeners.NAME] with `bind` and `handler`"),
     ],
 )
-def test_a_file_that_is_no_config_is_one_line_and_exit_2(content: str | None, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_config_is_one_line_and_exit_2(content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         write(tmp_path / "c.toml", content)
     result = poolsrv("--config", "c.toml", cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (2, "", f"c.toml: {message}\n")
 
 
-def test_an_address_in_use_is_a_failure_at_run_time_and_exit_1(tmp_path: Path) -> None:
+def test_an_address_in_use_is_exit_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         write(tmp_path / "a.toml", f'[listeners.a]\nbind = "{address}"\nhandler = "echo"\n')
@@ -172,20 +172,20 @@ def test_an_address_in_use_is_a_failure_at_run_time_and_exit_1(tmp_path: Path) -
         ),
     ],
 )
-def test_wrong_usage_is_told_what_was_meant_and_exits_2(arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_usage_is_exit_2_with_a_suggestion(arguments: tuple[str, ...], message: str) -> None:
     result = poolsrv(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert re.sub(r"['.]", "", result.stderr.splitlines()[-1]).startswith(re.sub(r"['.]", "", f"Error: {message}"))
 
 
-def test_nothing_at_all_is_help_and_exit_2() -> None:
+def test_no_arguments_print_the_help_and_exit_2() -> None:
     bare, asked = poolsrv(), poolsrv("--help")
     assert (bare.returncode, bare.stdout) == (2, "")
     assert (asked.returncode, asked.stderr) == (0, "")
     assert bare.stderr == asked.stdout
 
 
-def test_help_teaches() -> None:
+def test_help_has_commands_config_signals_and_exit_codes() -> None:
     text = poolsrv("--help").stdout
     for part in ["poolsrv --config poolsrv.toml", "poolsrv check", "poolsrv plugins", "[listeners.hello]", "Signals:"]:
         assert part in text
@@ -252,7 +252,7 @@ def site_with_all_kinds(tmp_path: Path) -> Path:
     return site
 
 
-def test_plugins_are_listed_with_hooks_and_options_and_a_broken_one_hides_no_other(site_with_all_kinds: Path) -> None:
+def test_plugins_lists_all_with_hooks_and_options_and_broken_ones_with_their_error(site_with_all_kinds: Path) -> None:
     result = poolsrv("plugins", site=site_with_all_kinds)
     assert (result.returncode, result.stderr) == (0, "")
     entries = {entry.split(" ")[0]: entry for entry in result.stdout.rstrip("\n").split("\n\n")}

@@ -43,16 +43,14 @@ def test_entry_points_are_found_as_importlib_finds_them(tmp_path: Path, monkeypa
     }
 
 
-def test_a_name_that_is_there_twice_is_left_to_the_thorough_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_exists_twice_is_not_found_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path / "site", "one", "[poolsrv]\na = a:A\nb = b:B\n")
     distribution(tmp_path / "more", "two", "[poolsrv]\na = other:A\n")
     monkeypatch.setattr("sys.path", [str(tmp_path / "site"), str(tmp_path / "more"), str(tmp_path / "site")])
     assert list(entry_points.find("poolsrv")) == ["b"]
 
 
-def test_folders_of_the_present_directory_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_directory_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path, "one", "[poolsrv]\na = a:A\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [""])

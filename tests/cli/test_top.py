@@ -1,4 +1,4 @@
-"""``poolsrv top`` in a real terminal, or what the kernel takes for one, with a real server."""
+"""``poolsrv top`` in a pseudoterminal, with a running server."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ bind = "127.0.0.1:0"
 handler = "puppet"
 deny = ["127.0.0.1"]
 """
-CLEAR = "\x1b[H"  # the cursor goes home before each new screen
-LEAVE = "\x1b[?1049l"  # the former screen comes back
+CLEAR = "\x1b[H"  # the cursor goes home before each screen
+LEAVE = "\x1b[?1049l"  # back to the normal screen
 ESCAPE = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")
 
 
@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 class Terminal:
-    """``poolsrv top`` with a terminal of its own, which is its controlling one: Ctrl-C comes as a signal."""
+    """``poolsrv top`` in a terminal that is its controlling terminal, so that Ctrl-C sends a signal."""
 
     def __init__(self, config: Path, columns: int = 80, lines: int = 24) -> None:
         self._master, slave = os.openpty()
@@ -81,11 +81,11 @@ class Terminal:
         os.write(self._master, keys)
 
     def screens(self) -> list[list[str]]:
-        """Every whole screen so far, without colours."""
+        """Every complete screen so far, without colours."""
         return [ESCAPE.sub("", screen).split("\r\n") for screen in self.output.split(CLEAR)[1:-1]]
 
     def wait_for(self, pattern: str, after: int = 0) -> list[str]:
-        """Wait for a screen with that, not one of the first ``after``."""
+        """Wait for a screen that matches, and is not one of the first ``after``."""
         deadline = time.monotonic() + TIMEOUT
         while True:
             for screen in self.screens()[after:]:
@@ -95,7 +95,7 @@ class Terminal:
             self._read(0.1)
 
     def wait(self) -> int:
-        """Its exit code."""
+        """Wait for its end, and return its exit code."""
         deadline = time.monotonic() + TIMEOUT
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.output
@@ -111,7 +111,7 @@ class Terminal:
                 return
             patience = 0
 
-    def is_as_it_was(self) -> bool:
+    def is_restored(self) -> bool:
         shown = self.output.rfind("\x1b[?25h") > self.output.rfind("\x1b[?25l")  # the cursor
         left = self.output.rfind(LEAVE) > self.output.rfind("\x1b[?1049h")
         return shown and left and termios.tcgetattr(self._slave) == self.attributes
@@ -136,12 +136,12 @@ def test_a_small_terminal(server: ServerProcess) -> None:
         assert top.KEYS in screen[-1] or top.KEYS in text
         terminal.type(b"q")
         assert terminal.wait() == 0
-        assert terminal.is_as_it_was()
+        assert terminal.is_restored()
         assert "Traceback" not in terminal.output
 
 
 @pytest.mark.server
-def test_it_goes_on_and_follows_the_size(server: ServerProcess) -> None:
+def test_the_view_follows_the_size_of_the_terminal(server: ServerProcess) -> None:
     with Terminal(server.file) as terminal:
         narrow = terminal.wait_for("serving")
         assert "restarts" not in "\n".join(narrow)
@@ -156,22 +156,22 @@ def test_it_goes_on_and_follows_the_size(server: ServerProcess) -> None:
         terminal.wait_for("serving", after=len(terminal.screens()) + 1)
         terminal.type(b"\x03")
         assert terminal.wait() == 0
-        assert terminal.is_as_it_was()
+        assert terminal.is_restored()
         assert "Traceback" not in terminal.output
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_the_terminal_as_it_was(server: ServerProcess, number: signal.Signals) -> None:
+def test_a_signal_restores_the_terminal(server: ServerProcess, number: signal.Signals) -> None:
     with Terminal(server.file) as terminal:
         terminal.wait_for("serving")
         terminal.process.send_signal(number)
         assert terminal.wait() == 128 + number
-        assert terminal.is_as_it_was()
+        assert terminal.is_restored()
 
 
 @pytest.mark.server
-def test_it_waits_for_a_server_that_is_gone(tmp_path: Path) -> None:
+def test_the_view_waits_for_a_server_that_has_stopped(tmp_path: Path) -> None:
     first = ServerProcess(CONFIG, tmp_path, paths=(install_puppet(tmp_path / "site"),))
     try:
         first.wait_ready()
@@ -191,7 +191,7 @@ def test_it_waits_for_a_server_that_is_gone(tmp_path: Path) -> None:
         first.close()
 
 
-def test_no_server_is_said_without_a_screen(tmp_path: Path) -> None:
+def test_no_server_is_a_message_without_a_screen(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(CONFIG)
     with Terminal(tmp_path / "a.toml") as terminal:
         assert terminal.wait() == 1

@@ -1,0 +1,90 @@
+"""Syntax errors, and what was probably meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from poolsrv.config.errors import ConfigErrors
+from poolsrv.config.reader import read
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a = 1\nb = ", "line 2, column 5: Invalid value"),
+        (b"a = 1\n\nb == 1", "line 3, column 4: Invalid value"),
+        (b"[pool\n", "line 1, column 6: Expected ']' at the end of a table declaration"),
+        (b"a = [1,\n 2", "line 2, column 3: Unclosed array"),
+        (b"[listeners.a]\n[listeners.a]\n", "line 2, column 13: Cannot declare listeners.a twice"),
+        (b"# \xc3\xa9\nb = \xff", "line 2, column 5: not UTF-8, expected TOML, which is always in UTF-8"),
+    ],
+)
+def test_a_syntax_error_has_its_line_and_column(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigErrors) as error:
+        read(path)
+    assert str(error.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bind = 127.0.0.1:7007", 'line 1, column 13: text without quotes, expected bind = "127.0.0.1:7007"'),
+        ("bind = 127.0.0.1:7007  # here", 'line 1, column 13: text without quotes, expected bind = "127.0.0.1:7007"'),
+        ("bind = :8080", 'line 1, column 8: text without quotes, expected bind = ":8080"'),
+        ("bind = [::1]:80", 'line 1, column 9: text without quotes, expected bind = "[::1]:80"'),
+        ('bind = ["a", :80]', 'line 1, column 14: text without quotes, expected bind = ["a", ":80"]'),
+        ("bind = [\n  127.0.0.1:80,\n]", 'line 2, column 8: text without quotes, expected "127.0.0.1:80"'),
+        ("[a]\nb.root = /srv", 'line 2, column 10: text without quotes, expected b.root = "/srv"'),
+        ("user = www-data", 'line 1, column 8: text without quotes, expected user = "www-data"'),
+        ("a = yes", "line 1, column 5: yes is no value, expected a = true"),
+        ("umask = 027", "line 1, column 10: a number with a zero in front, expected umask = 0o27"),
+        (
+            "a = 30s",
+            "line 1, column 7: a number with a unit (times are in seconds, sizes in bytes), expected a = 30",
+        ),
+        ("workers: 4", "line 1, column 8: a colon after the key, expected workers = 4"),
+        ("a = \u201cecho\u201d", 'line 1, column 5: typographic quotation marks, expected straight ones: "echo"'),
+        ("a\u00a0= 1", "line 1, column 2: U+00A0 (no-break space), expected TOML: `key = value`, or a [table]"),
+        ("a = 1\n\ufeffb = 2", "line 2, column 1: a byte order mark (U+FEFF), expected none, or one at the start"),
+        ("a = b = c", "line 1, column 5: Invalid value"),
+        ("a = " + "[" * 5000, "can't be read: it is nested too deeply"),
+    ],
+)
+def test_a_common_syntax_error_names_what_was_probably_meant(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigErrors) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
+def test_a_byte_order_mark_at_the_start_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(b'\xef\xbb\xbf[listeners.a]\r\nbind = ":1"\r\nhandler = "echo"\r\n')
+    assert read(path).finish().listeners[0].handler == "echo"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\nb = \xff")
+    assert errors_of(path) == ["line 2, column 5: not UTF-8, expected TOML, which is always in UTF-8"]
+    path.write_bytes("a = 1".encode("utf-16"))
+    assert errors_of(path) == ["line 1, column 1: in UTF-16, expected TOML, which is always in UTF-8"]
+
+
+def errors_of(path: Path) -> list[str]:
+    with pytest.raises(ConfigErrors) as error:
+        read(path)
+    return [line.removeprefix(f"{path}: ") for line in str(error.value).splitlines()]
+
+
+def test_the_message_says_why_a_file_can_not_be_read(tmp_path: Path) -> None:
+    for path, message in [
+        (tmp_path / "nothere.toml", "no such file, expected a config file"),
+        (tmp_path, "a directory, expected a config file"),
+        (Path("/proc/self/mem"), "can't be read: Input/output error"),
+        (tmp_path / "a\0b", "can't be read: embedded null byte"),
+    ]:
+        with pytest.raises(ConfigErrors) as error:
+            read(path)
+        assert str(error.value) == f"{path}: {message}"
