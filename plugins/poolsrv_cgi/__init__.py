@@ -1,11 +1,9 @@
 """Run programs for clients: CGI/1.1 over HTTP, the classic raw protocol of one line, or inetd's.
 
-The parts: `options` (what can be set), `request`, `body`, `forwarding`, `paths` and `environment` (from a request to a
-program), `programheader`, `response` and `errorpage` (from its output to a response), `accesslog`. These know of no
-connection.
-`admission` and `running` are how many programs run, and one that runs; `warm`, `warmclient` and `warmpool` are Python
-programs without the start of an interpreter. A server for each protocol puts them together on a connection:
-`lineserver`, `inetdserver`, and `httpserver` with `exchange`, `requestbody` and `output`.
+`options` is what can be set. `scripts` finds what to run; `environment` is what goes into a program, `cgi_header` what
+comes out of it; these three know of no connection. `programs` runs it, within limits, and `warm` does so for Python
+without the start of an interpreter. A server for each protocol puts them together on a connection: `line_server`,
+`inetd_server`, and for CGI `httpserver` with `exchange`, `requestbody` and `output`. HTTP itself is `poolsrv_http`.
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
 """The header that a CGI program prints before its document (RFC 3875 section 6).
 
-The four shapes of a response (section 6.2) come out as three, since the last two differ only in what follows:
+The four kinds of response (section 6.2) become three here, since the last two differ only in what follows:
 
-| shape | known by | here |
+| response | recognised by | here |
 | --- | --- | --- |
 | document | Content-Type or Status, no Location | status 200 or what Status says |
 | local redirect | Location alone, a path and query | `local` is True: the server makes a new request of `location` |
 | client redirect, with or without document | any other Location | status 302 or what Status says |
 
-A Location that begins with "/" goes to the client when there is anything beside it: RFC 3875 section 6.2.2 allows
-nothing there, and what a program has to say, a cookie above all, would be lost. It goes there, too, when it is more
-than path and query: the client has use for a fragment. RFC 9110 section 10.2.2 allows both. What can't stand in a URI
-(a space, UTF-8) is percent-encoded on the way to the client.
+A Location that begins with "/" goes to the client if there is any other field: RFC 3875 section 6.2.2 allows none, and
+what the program sets there, above all a cookie, would be lost. It also goes to the client if it is more than path and
+query, since the client has use for a fragment. RFC 9110 section 10.2.2 allows both. What can't stand in a URI (a space,
+UTF-8) is percent-encoded on the way to the client.
 
-Lines may end with CRLF or LF (section 6.2, "NL"), also by turns. Beyond that nothing is mended: a line that is no
-field, a repeated CGI field, a control character in a value or a header without any CGI field is a `BadResponse`,
-answered with 502: a program that prints its errors, or a stack trace, where its header should be must not have them
-taken for one. CR, LF and NUL never get into the header that goes to the client.
+Lines may end with CRLF or LF (section 6.2, "NL"), also mixed. Nothing else is repaired: a line that is no field, a
+repeated CGI field, a control character in a value, or a header without any CGI field is a `BadResponse`, answered with
+502. Errors or a stack trace that a program prints in place of its header must not be taken for one. CR, LF and NUL
+never get into the header that goes to the client.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from poolsrv_http import ResponseHeader
 
 __all__ = ["BadResponse", "CgiHeader", "CgiHeaderParser"]
 
-_find_end = re.compile(rb"(?:\A|\n)\r?\n").search  # \A is the buffer's start, also in a search from a later place
+_find_end = re.compile(rb"(?:\A|\n)\r?\n").search  # \A is the buffer's start, also in a search that begins later
 _match_name = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _match_status = re.compile(rb"([1-9][0-9]{2})(?:[ \t]+(.*))?").fullmatch
 _match_length = re.compile(rb"[0-9]{1,18}").fullmatch
-# What is in no URI (RFC 3986 section 2), percent signs that begin no escape included.
+# What no URI contains (RFC 3986 section 2), percent signs that begin no escape included.
 _replace_bad = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^!#-;=?-\[\]_a-z~]").sub
 _HEADER_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 
-# About this server's connection, which the program does not know (RFC 9110 section 7.6.1); and Status, which becomes
-# the status line. X-CGI-* is for the server alone (RFC 3875 section 6.3.5).
+# Fields about the connection, which is not the program's (RFC 9110 section 7.6.1), and Status, which becomes the
+# status line. X-CGI-* is for the server alone (RFC 3875 section 6.3.5).
 _NOT_PASSED = frozenset(
     (
         b"connection",
@@ -53,7 +53,7 @@ _NOT_PASSED = frozenset(
 
 
 class BadResponse(Exception):
-    """What the program printed is no CGI response: 502. The text is one line, for the log."""
+    """The program's output is no CGI response: 502. The text is one line, for the log."""
 
 
 class CgiHeader(ResponseHeader, frozen=True, kw_only=True):
@@ -68,11 +68,11 @@ class CgiHeader(ResponseHeader, frozen=True, kw_only=True):
 
 
 class CgiHeaderParser:
-    """Feed it a program's output until the header is there.
+    """Parses a header that arrives in pieces.
 
     :param max_size: bytes that the header may have, its empty line included.
     :param max_fields: lines that it may have.
-    :ivar surplus: once the header is there, the bytes behind it: the beginning of the document.
+    :ivar surplus: once the header is whole, the bytes behind it: the beginning of the document.
     """
 
     __slots__ = ("_buffer", "_max_fields", "_max_size", "surplus")
@@ -89,7 +89,7 @@ class CgiHeaderParser:
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> CgiHeader | None:
-        """Take output; the header once it is whole, else None.
+        """Take output. Returns the header once it is whole, else None.
 
         :raises BadResponse: the header is malformed or too large.
         """
@@ -106,7 +106,7 @@ class CgiHeaderParser:
         return _parse(buffer[: end.start()], self._max_fields)
 
     def end(self) -> BadResponse:
-        """What to log when the output has ended before its header has."""
+        """The error of an output that has ended before its header has."""
         if not self._buffer:
             return BadResponse("the program printed nothing")
         return BadResponse(f"the program ended within its header: {self._buffer[-100:]!r}")
@@ -121,7 +121,7 @@ def _parse(header: bytes, max_fields: int) -> CgiHeader:
     cgi: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     hop_by_hop: list[bytes] = []
-    beside = 0  # fields, but for those that are for this server alone
+    others = 0  # fields besides Location that are not for this server alone
     for line in lines:
         name, colon, value = line.removesuffix(b"\r").partition(b":")
         if not colon or not _match_name(name):
@@ -138,18 +138,19 @@ def _parse(header: bytes, max_fields: int) -> CgiHeader:
             hop_by_hop = [option.strip(b" \t") for option in value.lower().split(b",")]
         if lower.startswith(b"x-cgi-"):
             continue
-        beside += lower != b"location"
+        others += lower != b"location"
         if lower not in _NOT_PASSED:
             fields.append((name, encoded_location(value) if lower == b"location" else value))
     if hop_by_hop:
         fields = [field for field in fields if field[0].lower() not in hop_by_hop]
-    return _shape(cgi, fields, alone=not beside)
+    return _header_of(cgi, fields, alone=not others)
 
 
 def encoded_location(value: bytes) -> bytes:
-    """A program's Location as a URI reference (RFC 9110 section 10.2.2): what can't be in one is percent-encoded.
+    """Percent-encode in a Location what can't stand in a URI reference (RFC 9110 section 10.2.2).
 
-    What is encoded already stays as it is. Clients take a backslash for a slash, so that `/\\a` would name a host.
+    What is encoded already stays as it is. A backslash is encoded too. Clients take it for a slash, so `/\\a` would
+    name a host.
     """
     reference, hash_sign, fragment = value.partition(b"#")
     fragment = _replace_bad(_escape, fragment).replace(b"#", b"%23")
@@ -157,7 +158,7 @@ def encoded_location(value: bytes) -> bytes:
 
 
 def _is_local(location: bytes) -> bool:
-    """Whether it is path and query, without fragment, as they stand in a request (RFC 3875 section 6.2.2)."""
+    """Whether a Location is path and query without a fragment, as in a request (RFC 3875 section 6.2.2)."""
     return location.startswith(b"/") and b"#" not in location and encoded_location(location) == location
 
 
@@ -165,10 +166,10 @@ def _escape(match: re.Match[bytes]) -> bytes:
     return b"%%%02X" % match[0][0]
 
 
-def _shape(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]], alone: bool) -> CgiHeader:
-    """Which of the shapes it is (RFC 3875 section 6.2).
+def _header_of(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]], alone: bool) -> CgiHeader:
+    """Decide which kind of response it is (RFC 3875 section 6.2).
 
-    :param alone: whether there is one field.
+    :param alone: whether Location is the only field.
     """
     location = cgi.get(b"location")
     if location is not None and alone and _is_local(location):
@@ -180,7 +181,7 @@ def _shape(cgi: dict[bytes, bytes], fields: list[tuple[bytes, bytes]], alone: bo
     status, reason = (200 if location is None else 302), b""
     if b"status" in cgi:
         matched = _match_status(cgi[b"status"])
-        # 1xx would leave the client waiting for the real response; above 599 there is no class (RFC 9110 section 15).
+        # After 1xx the client would wait for the real response; above 599 there is no class (RFC 9110 section 15).
         if matched is None or not 200 <= int(matched[1]) <= 599:
             raise BadResponse(f"Status {cgi[b'status'][:100]!r}")
         status, reason = int(matched[1]), matched[2] or b""

@@ -1,24 +1,24 @@
-"""A request as environment variables (RFC 3875 section 4.1), by functions without side effects.
+"""The environment of programs: a request as variables (RFC 3875 section 4.1). Functions without side effects.
 
-A program's environment has three layers, a later one wins:
+A program's environment has three layers, of which a later one wins:
 
-1. `base_environment`: PATH and what the config passes on from the server's own environment. The same for every
-   program of a listener, so it is made once. Nothing else of the server's environment is seen by programs.
+1. `base_environment`: PATH and what the config passes on from the server's own environment. It is the same for all
+   programs of a listener, so it is made once. Programs see nothing else of the server's environment.
 2. The variables of the request.
-3. What the config sets (`environment`). It comes last, so that an administrator can say HTTPS=on behind a proxy.
+3. What the config sets (`environment`). It comes last, so that an administrator can set HTTPS=on behind a proxy.
 
 Header fields become HTTP_* variables, except those that would be wrong or dangerous there:
 
-- `Proxy`, which would become HTTP_PROXY, which programs take for their own outgoing proxy ("httpoxy");
-- `Redirect-Status`, which older versions of php-cgi take for the server's own word (REDIRECT_STATUS, below);
-- names with an underscore, which can't be told from a hyphen in a variable, so that a client could get past a proxy in
-  front that filters a header; and names with any other character that no shell variable can have;
+- `Proxy`: programs take HTTP_PROXY for their own outgoing proxy ("httpoxy");
+- `Redirect-Status`: older versions of php-cgi take it for the server's own REDIRECT_STATUS (below);
+- names with an underscore: a variable does not tell it from a hyphen, so a client could get past a proxy in front that
+  filters a field; and names with any other character that no shell variable can have;
 - Content-Type and Content-Length, which have variables of their own; Transfer-Encoding, Trailer and TE, which are
   about a framing that the program does not see; Connection, Keep-Alive and Upgrade, which are about the connection
   (RFC 3875 section 4.1.18); Expect, which the server has answered;
-- Authorization and Proxy-Authorization, as long as the config does not pass Authorization on.
+- Proxy-Authorization; and Authorization, unless the config passes it on.
 
-All values are str as `os.fsdecode` gives them: the bytes arrive in the program as they came.
+All values are str as `os.fsdecode` gives them, so that the bytes reach the program as they came.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "line_environment",
 ]
 
-# Where nothing else is configured; without a PATH git-http-backend does not find git, and dash does not export one.
+# For programs of a config without a PATH. They need one: git-http-backend has to find git, and dash exports none.
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 _ENCODING = sys.getfilesystemencoding()
@@ -64,18 +64,18 @@ _HIDDEN = frozenset(
 
 @lru_cache(maxsize=1024)
 def _variable(name: bytes) -> str | None:
-    """The variable for a header field's name in lower case, None if it gets none."""
+    """The variable for a header field, whose name is in lower case; None if it gets none."""
     if name in _HIDDEN or not name.replace(b"-", b"").isalnum():
         return None
     return "HTTP_" + name.decode("ascii").upper().replace("-", "_")
 
 
 def base_environment(server: Mapping[str, str], passed: Iterable[str], fixed: Mapping[str, str]) -> dict[str, str]:
-    """What is the same for every program of a listener.
+    """The variables that are the same for all programs of a listener.
 
     :param server: the server's own environment (`os.environ`).
     :param passed: names of variables to take from it, where they are set.
-    :param fixed: what the config sets; only a PATH among it counts here.
+    :param fixed: what the config sets; only its PATH counts here.
     """
     base = {"PATH": DEFAULT_PATH}
     for name in passed:
@@ -88,7 +88,7 @@ def base_environment(server: Mapping[str, str], passed: Iterable[str], fixed: Ma
 
 def http_environment(
     request: RequestHead,
-    program: Script,
+    script: Script,
     endpoints: Endpoints,
     *,
     base: Mapping[str, str],
@@ -103,14 +103,14 @@ def http_environment(
     """The environment of a CGI program (RFC 3875 section 4.1).
 
     :param base: from `base_environment`.
-    :param fixed: what the config sets: wins over all else.
+    :param fixed: what the config sets; it wins over all else.
     :param document_root: absolute path of the programs' root directory.
     :param software: name and version of this server (SERVER_SOFTWARE).
-    :param body_length: bytes that the program will find on its standard input, decoded; None where the request has no
-        body (section 4.1.2).
+    :param body_length: bytes of the body on the program's standard input, decoded; None where the request has no body
+        (section 4.1.2).
     :param pass_authorization: whether the program gets HTTP_AUTHORIZATION.
-    :param user: whom somebody who is believed has authenticated (section 4.1.11); "" for nobody.
-    :param auth_type: how (section 4.1.1).
+    :param user: the user that a trusted proxy has authenticated (section 4.1.11), or "".
+    :param auth_type: how the proxy did that (section 4.1.1).
     """
     environment = dict(base)
     environment["GATEWAY_INTERFACE"] = "CGI/1.1"
@@ -121,23 +121,23 @@ def http_environment(
     environment["REQUEST_METHOD"] = request.method
     environment["REQUEST_URI"] = request.target
     environment["QUERY_STRING"] = request.query
-    environment["SCRIPT_NAME"] = program.script_name
-    environment["SCRIPT_FILENAME"] = program.filename
+    environment["SCRIPT_NAME"] = script.script_name
+    environment["SCRIPT_FILENAME"] = script.filename
     environment["DOCUMENT_ROOT"] = document_root
-    # A unix socket's client has no address. The name says so: neither an empty string nor 127.0.0.1 would be true.
+    # A client of a unix socket has no address, and the value says so: "" or 127.0.0.1 would not be true.
     environment["REMOTE_ADDR"] = endpoints.remote_address or "unix:"
     environment["REMOTE_PORT"] = str(endpoints.remote_port)
     if endpoints.tls:
         environment["HTTPS"] = "on"
-    if program.interpreted:
-        # As after Apache's redirect to the handler of an Action; php-cgi insists on it (cgi.force_redirect).
+    if script.interpreted:
+        # php-cgi insists on it (cgi.force_redirect). Apache sets it when it redirects to the handler of an Action.
         environment["REDIRECT_STATUS"] = "200"
     if user:
         environment["REMOTE_USER"] = user
         environment["AUTH_TYPE"] = auth_type
-    if program.path_info:
-        environment["PATH_INFO"] = program.path_info
-        environment["PATH_TRANSLATED"] = document_root.rstrip("/") + program.path_info
+    if script.path_info:
+        environment["PATH_INFO"] = script.path_info
+        environment["PATH_TRANSLATED"] = document_root.rstrip("/") + script.path_info
     if body_length is not None:
         environment["CONTENT_LENGTH"] = str(body_length)
     headers = request.headers
@@ -151,7 +151,7 @@ def http_environment(
     if not pass_authorization:
         environment.pop("HTTP_AUTHORIZATION", None)
     if b"host" in headers:
-        # With an absolute target, its host replaces the field's (RFC 9112 section 3.2.2).
+        # The host of an absolute target replaces the one of the field (RFC 9112 section 3.2.2).
         environment["HTTP_HOST"] = request.host.decode("ascii")
     if fixed:
         environment.update(fixed)
@@ -161,8 +161,8 @@ def http_environment(
 def inetd_environment(endpoints: Endpoints, *, base: Mapping[str, str], fixed: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program with the connection on its descriptors 0 and 1.
 
-    The variables of the UCSPI convention (https://cr.yp.to/proto/ucspi.txt, tcp-environ(5)): PROTO is TCP for IPv4 and
-    IPv6, or UNIX; the host names and the remote user's name, which would have to be looked up, are left out.
+    The variables are those of UCSPI (https://cr.yp.to/proto/ucspi.txt, tcp-environ(5)). PROTO is TCP for IPv4 and IPv6,
+    or UNIX. Host names and the name of the remote user are left out, since they would have to be looked up.
     """
     if not endpoints.remote_address:
         return {**base, "PROTO": "UNIX", "UNIXLOCALPATH": endpoints.local_address, **fixed}
@@ -180,7 +180,7 @@ def inetd_environment(endpoints: Endpoints, *, base: Mapping[str, str], fixed: M
 def line_environment(
     endpoints: Endpoints, *, base: Mapping[str, str], fixed: Mapping[str, str], software: str
 ) -> dict[str, str]:
-    """The environment of a program of the "line" protocol: who calls, and where."""
+    """The environment of a program of the "line" protocol: the two ends of its connection."""
     return {
         **base,
         "SERVER_SOFTWARE": software,
@@ -193,7 +193,7 @@ def line_environment(
 
 
 def _own_name(endpoints: Endpoints) -> str:
-    """For a client that names no host: the address that it connected to, in brackets if it is an IPv6 one."""
+    """The server's name for a client that names no host: the address that it connected to, in brackets for IPv6."""
     address = endpoints.local_address
     if not endpoints.local_port:
         return "localhost"
@@ -201,7 +201,7 @@ def _own_name(endpoints: Endpoints) -> str:
 
 
 def _server_port(request: RequestHead, endpoints: Endpoints) -> str:
-    """RFC 3875 section 4.1.15: the port that the request came in on; a unix socket has none, so the client's word."""
+    """The port that the request came in on (RFC 3875 section 4.1.15); on a unix socket, the one in its host."""
     if endpoints.server_port or endpoints.local_port:
         return str(endpoints.server_port or endpoints.local_port)
     return port_of(request.host) or ("443" if endpoints.tls else "80")

@@ -1,9 +1,9 @@
-"""What can be set in `[listeners.NAME.cgi]`, and what of it is a mistake.
+"""The options of `[listeners.NAME.cgi]`, and the mistakes in them.
 
-Types and ranges are declared, for the config reader to check; `problems` finds what no type can say: options of one
-protocol next to another protocol, directories that are not there, names that no environment can hold.
+The config reader checks the declared types and ranges. `problems` finds what no type can express: options of one
+protocol under another, directories that do not exist, names that no environment can hold.
 
-All times are seconds, all sizes bytes; 0 switches a limit off where that is said.
+All times are seconds, all sizes bytes. 0 is no limit where that is said.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Positive = Annotated[int, Meta(ge=1)]
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Resource limits of each program (setrlimit(2)); None leaves the server's own.
 
-    :ivar address_space: bytes of memory that it may map.
-    :ivar cpu_seconds: CPU time; at the end of it the program gets SIGXCPU, a second later SIGKILL.
+    :ivar address_space: bytes of address space.
+    :ivar cpu_seconds: CPU time; when it is used up the program gets SIGXCPU, a second later SIGKILL.
     :ivar open_files: one more than the highest descriptor that it may have.
-    :ivar processes: how many processes the server's user may have, over all programs and beyond.
+    :ivar processes: how many processes the server's user may have, those of other programs included.
     """
 
     address_space: Positive | None = None
@@ -50,37 +50,37 @@ class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
         (one fixed program with the connection on its descriptors).
     :ivar environment: variables to set; they win over those of the request.
     :ivar pass_environment: names of variables to pass on from the server's own environment, which is otherwise hidden.
-    :ivar timeout: how long a program may run; then it is ended with its whole process group. 0: for ever.
-    :ivar max_programs: how many may run at a time, over all workers. 0: any number.
-    :ivar queue_size: how many requests may wait for that; past it they are refused (http: 503).
-    :ivar queue_timeout: how long a request may wait. 0: for ever.
+    :ivar timeout: how long a program may run; then its whole process group is ended. 0: no limit.
+    :ivar max_programs: how many may run at a time, over all workers. 0: no limit.
+    :ivar queue_size: how many requests may wait for one of these to end; further ones are refused (http: 503).
+    :ivar queue_timeout: how long a request may wait. 0: no limit.
     :ivar limits: resource limits of each program.
-    :ivar stderr_rate: lines of standard error per second that a program may have logged. 0: any number.
+    :ivar stderr_rate: lines of standard error that are logged for a program, per second. 0: no limit.
 
     For http and line:
 
     :ivar root: the directory of the programs; nothing outside of it runs, except by `aliases`.
-    :ivar interpreters: suffix to the command that runs such files, `{".py" = ["python3"]}`. They need not be executable
-        then. Other files have to be.
-    :ivar extensions: the suffixes that may run, `[".cgi", ".sh"]`; empty: any.
+    :ivar interpreters: suffix to the command that runs such files, `{".py" = ["python3"]}`; these need not be
+        executable, other files have to be.
+    :ivar extensions: the suffixes of files that may run, `[".cgi", ".sh"]`; empty: all.
 
     For http:
 
-    :ivar output_timeout: how long a program may be silent. 0: for ever.
+    :ivar output_timeout: how long a program may print nothing. 0: no limit.
     :ivar warm: run Python programs in children of a warm interpreter: true, or patterns of SCRIPT_NAME (`["/app/*"]`).
     :ivar warm_modules: modules that the warm interpreters import beforehand.
     :ivar prefix: the URL path that stands for `root`.
-    :ivar index: the program in a directory that answers for the directory, "index.cgi"; "": none.
-    :ivar aliases: URL path to a program anywhere, `{"/git" = "/usr/lib/git-core/git-http-backend"}`; what follows it in
-        a URL is PATH_INFO.
+    :ivar index: the name of the program that answers for its directory, "index.cgi"; "": none.
+    :ivar aliases: URL path to a program anywhere, `{"/git" = "/usr/lib/git-core/git-http-backend"}`; the rest of the
+        URL path is PATH_INFO.
     :ivar nph: patterns of SCRIPT_NAME (`["*/nph-*"]`) whose programs write the whole response themselves.
     :ivar pass_authorization: give programs the Authorization header field, with the password in it.
-    :ivar max_local_redirects: in a row (502).
+    :ivar max_local_redirects: local redirects in a row (502).
 
     For line:
 
     :ivar arguments: whether a client may give arguments to the program.
-    :ivar max_line: the longest line; a longer one is refused.
+    :ivar max_line: bytes of the longest line; a longer one is refused.
 
     For line and inetd:
 
@@ -123,7 +123,7 @@ class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     program: tuple[str, ...] = ()
 
 
-# The options that are not for every protocol, by those that they are for.
+# The protocols of each option that is not for all of them.
 _HTTP_AND_LINE = "root interpreters extensions"
 _HTTP = (
     "output_timeout warm warm_modules prefix index aliases nph pass_authorization user_field auth_type_field"
@@ -142,9 +142,11 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
 
 
 def problems(options: Options) -> list[tuple[str, str]]:
-    """Every mistake in options whose types are right: key and message, what is wrong and what was expected.
+    """Find every mistake in options whose types are right.
 
-    It looks at the file system, so it belongs to the start. An option that has its default value counts as not set.
+    It looks at the file system, so it belongs to the start. An option with its default value counts as not set.
+
+    :returns: pairs of key and message: what is wrong and what was expected.
     """
     return [
         *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *http_problems(options),
@@ -174,11 +176,11 @@ def _paths(options: Options) -> Iterator[tuple[str, str]]:
         yield "root", f"{options.root} is not a directory"
     for url, file in options.aliases.items():
         if not url.startswith("/"):
-            yield "aliases", f'"{url}" is no URL path, expected one with a slash in front'
+            yield "aliases", f'"{url}" is not a URL path, expected one that begins with a slash'
         if wrong := _not_a_file(file) if file.suffix in options.interpreters else _not_executable(file):
             yield "aliases", f'"{url}": {wrong}'
     if not options.prefix.startswith("/") or any(bad in options.prefix for bad in ("//", "/.", "%", "?", "#")):
-        yield "prefix", f'"{options.prefix}" is no URL path, expected one such as "/cgi-bin/"'
+        yield "prefix", f'"{options.prefix}" is not a URL path, expected one such as "/cgi-bin/"'
     if "/" in options.index or options.index in (".", ".."):
         yield "index", "expected the name of a file, without a slash"
 
@@ -186,32 +188,32 @@ def _paths(options: Options) -> Iterator[tuple[str, str]]:
 def _names(options: Options) -> Iterator[tuple[str, str]]:
     for name, value in options.environment.items():
         if not name or "=" in name or "\0" in name:
-            yield "environment", f'"{name}" is no name for a variable'
+            yield "environment", f'"{name}" is not a name for a variable'
         if "\0" in value:
-            yield "environment", f'the value of "{name}" has a NUL in it'
+            yield "environment", f'the value of "{name}" contains a NUL'
     for name in options.pass_environment:
         if not name or "=" in name or "\0" in name:
-            yield "pass_environment", f'"{name}" is no name for a variable'
+            yield "pass_environment", f'"{name}" is not a name for a variable'
     for suffix, argv in options.interpreters.items():
         if not _is_suffix(suffix):
-            yield "interpreters", f'"{suffix}" is no suffix, expected one such as ".py"'
+            yield "interpreters", f'"{suffix}" is not a suffix, expected one such as ".py"'
         if not argv or not all(argv):
             yield "interpreters", f'"{suffix}" has no command, expected one such as ["python3"]'
         elif wrong := _no_command(argv):
             yield "interpreters", f'"{suffix}": {wrong}'
     for suffix in options.extensions:
         if not _is_suffix(suffix):
-            yield "extensions", f'"{suffix}" is no suffix, expected one such as ".cgi"'
+            yield "extensions", f'"{suffix}" is not a suffix, expected one such as ".cgi"'
     for name in options.warm_modules:
         if not all(part.isidentifier() for part in name.split(".")):
-            yield "warm_modules", f'"{name}" is no name of a module'
+            yield "warm_modules", f'"{name}" is not the name of a module'
 
 
 def _patterns(options: Options) -> Iterator[tuple[str, str]]:
     for key, patterns in (("nph", options.nph), ("warm", options.warm)):
         for pattern in () if isinstance(patterns, bool) else patterns:
             if pattern[:1] not in ("/", "*"):
-                yield key, f'"{pattern}" never fits: a SCRIPT_NAME begins with a slash'
+                yield key, f'"{pattern}" never matches: a SCRIPT_NAME begins with a slash'
     if options.warm_modules and not options.warm:
         yield "warm_modules", "has no meaning without warm"
 
@@ -229,11 +231,11 @@ def _not_a_file(file: Path) -> str:
 
 
 def _no_command(argv: tuple[str, ...]) -> str:
-    """What is wrong with a command, which is searched for as the server's own PATH says. A relative path is not looked
-    at: it counts from a directory that is known only when the program is started."""
+    """What is wrong with a command, or "". A name is searched for in the server's own PATH. A relative path is not
+    checked: it counts from a directory that is known only when the program is started."""
     name = argv[0]
     if any("\0" in word for word in argv):
-        return "there is a NUL in the command"
+        return "the command contains a NUL"
     if name.startswith("/"):
         return _not_executable(Path(name))
     if not name or ("/" not in name and shutil.which(name) is None):

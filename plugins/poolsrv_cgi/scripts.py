@@ -1,21 +1,21 @@
-"""From a URL path to the program that answers it, or to the reason why none does.
+"""From a URL path to the script that answers it, or to the reason why none does.
 
-The order of the steps is what makes it safe; servers that took them in another order have run, or shown, what they
+The order of the steps is what makes it safe. Servers that took them in another order have run, or shown, what they
 should not have:
 
 1. Decode percent escapes, once. Control characters and an encoded slash are refused: NUL and a slash can't be part of
    a file's name, a line end in SCRIPT_NAME or PATH_INFO ends up in a program's header or log, and a decoded slash would
-   be a path of another shape than the one that a proxy in front has judged.
-2. Normalise: empty segments and "." vanish, ".." takes its predecessor with it; above the top it is refused.
-3. Split into what names the program and the rest: the longest path that exists as a file is SCRIPT_NAME, what follows
-   is PATH_INFO (RFC 3875 sections 4.1.5 and 4.1.13).
+   give the path another shape than the one that a proxy in front has judged.
+2. Normalise: drop empty segments and ".", let ".." drop its predecessor too, and refuse ".." above the top.
+3. Split the path into the part that names the script and the rest: the longest path that exists as a file is
+   SCRIPT_NAME, what follows is PATH_INFO (RFC 3875 sections 4.1.5 and 4.1.13).
 4. Let the kernel resolve the file, symbolic links and all, and ask it where that led: /proc/self/fd of an O_PATH
    descriptor gives the name of the very file that was examined. It has to be in `root`, by whole components.
-5. Only regular files, executable ones unless an interpreter for the suffix is configured, are programs.
+5. Accept regular files only, and only executable ones unless an interpreter for the suffix is configured.
 
-What happens to the file between this and the exec can't be excluded, since the kernel's exec of a script needs a name:
-who may change directories under `root` while the server runs decides what runs. The program is started by the name
-under `root`, not by the resolved one, as a program that is linked under several names expects.
+The file may be exchanged between this and the exec, since the kernel's exec of a script needs a name: anyone who may
+change directories under `root` while the server runs decides what runs. The script is started by its name under `root`,
+not by the resolved one, as a program that is linked under several names expects.
 
 In the common case this costs four system calls: open, fstat, readlink, close.
 """
@@ -34,21 +34,21 @@ import msgspec
 
 __all__ = ["NoScript", "Script", "ScriptPaths", "decode_path", "find_script", "resolve_line"]
 
-# Percent signs that begin no escape.
+# A percent sign that begins no escape.
 _find_broken_escape = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 _find_control = re.compile(rb"[\x00-\x1f\x7f]").search
 _ENCODED_SLASH = re.compile(r"%2[Ff]")
-# Left unescaped in a Location, beside letters and digits (RFC 3986 section 3.3, pchar).
+# Not escaped in a Location, besides letters and digits (RFC 3986 section 3.3, pchar).
 _SAFE_IN_PATH = "/:@!$&'()*+,;=-._~"
-MAX_KNOWN = 1024  # paths that are remembered, and their greatest length
-MAX_KNOWN_PATH = 200
+MAX_KNOWN = 1024  # paths that are remembered
+MAX_KNOWN_PATH = 200  # bytes of each
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """A program to run, and how the path was divided.
+    """A script to run, and how the path was divided.
 
-    :ivar argv: what to execute: the file, behind the configured interpreter if there is one for its suffix.
-    :ivar filename: the program's file, absolute (SCRIPT_FILENAME).
+    :ivar argv: what to execute: the file, behind the interpreter that the config has for its suffix, if there is one.
+    :ivar filename: its file, absolute (SCRIPT_FILENAME).
     :ivar directory: its working directory, where the file is (RFC 3875 section 7.2).
     :ivar script_name: the part of the URL path that names it, decoded (RFC 3875 section 4.1.13).
     :ivar path_info: the rest, decoded, empty or with a slash in front (section 4.1.5).
@@ -56,7 +56,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     :ivar interpreted: `argv` begins with an interpreter that the config has for its suffix.
     :ivar warm: it is to run in a child of a warm interpreter.
 
-    Bytes that aren't text in the file system's encoding are in it as surrogate escapes (PEP 383).
+    Bytes that are not text in the file system's encoding are surrogate escapes (PEP 383).
     """
 
     argv: tuple[str, ...]
@@ -70,10 +70,10 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoScript(msgspec.Struct, frozen=True):
-    """No program answers this path: the server does.
+    """The reason why no script answers a path: the server does.
 
     :ivar status: 204 (`OPTIONS *`), 301 (a directory without its slash), 400, 403 or 404.
-    :ivar reason: one line for the log; it may name files and is not for the client.
+    :ivar reason: one line for the log; it may name files, so it is not for the client.
     :ivar location: with 301 the path to send the client to, percent-encoded, without query.
     """
 
@@ -83,20 +83,20 @@ class NoScript(msgspec.Struct, frozen=True):
 
 
 class ScriptPaths:
-    """Where programs are: the options of this matter, made ready once.
+    """Where the scripts are: the options about that, prepared once.
 
-    :param root: the directory of the programs. It need not exist yet; its symbolic links are resolved here, once.
+    :param root: the directory of the scripts. It need not exist yet; its symbolic links are resolved here, once.
     :param prefix: the URL path that stands for `root`, "/" or "/cgi-bin/".
-    :param index: name of the program that answers for a directory, "" for none.
+    :param index: name of the script that answers for a directory, "" for none.
     :param extensions: suffixes that may run (".cgi"); empty: any.
-    :param interpreters: suffix to argument list that is put in front of the file.
-    :param aliases: URL path to a program anywhere, of which the longest one that fits is taken.
-    :param nph: patterns of SCRIPT_NAME (as `fnmatch` has them) whose programs write the response themselves.
+    :param interpreters: suffix to the argument list that is put in front of the file.
+    :param aliases: URL path to a script anywhere; the longest one that fits is taken.
+    :param nph: patterns of SCRIPT_NAME (`fnmatch`) whose scripts write the response themselves.
     :param warm: True, or patterns of SCRIPT_NAME.
     """
 
     __slots__ = (
-        "aliases", "extensions", "index", "interpreters", "known", "nph", "prefix", "real_root", "root", "warm",
+        "aliases", "extensions", "found", "index", "interpreters", "nph", "prefix", "real_root", "root", "warm",
     )  # fmt: skip
 
     def __init__(
@@ -121,15 +121,15 @@ class ScriptPaths:
         self.aliases = [
             (os.fsencode("/" + url.strip("/")), os.fsencode(os.path.abspath(file))) for url, file in by_length
         ]
-        self.known: dict[str, tuple[bytes, int, bytes, Script]] = {}
+        self.found: dict[str, tuple[bytes, int, bytes, Script]] = {}
         self.nph = tuple(nph)
         self.warm = warm
 
 
 def decode_path(path: str) -> bytes | NoScript:
-    """Steps 1 and 2: a URL path, percent-encoded, to bytes without empty and dot segments (RFC 3986 section 5.2.4).
+    """Decode and normalise a URL path (steps 1 and 2; RFC 3986 section 5.2.4).
 
-    A slash at the end stays (also where it came of a dot segment).
+    A slash at the end stays, also where it comes from a dot segment.
     """
     if path[:1] != "/":
         if path == "*":
@@ -161,19 +161,19 @@ def decode_path(path: str) -> bytes | NoScript:
 
 
 def find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
-    """All steps: the program for a URL path as `Request.path` has it. Raises nothing; costs four system calls.
+    """Find the script for a URL path, percent-encoded and without the query (all steps). Costs four system calls.
 
-    What a path has led to is remembered, and holds as long as the file is where it was and what it was.
+    What a path has led to is remembered, and used as long as the file is where it was and what it was.
     """
-    known = paths.known.get(path)
+    known = paths.found.get(path)
     if known is not None:
-        file, mode, real, program = known
+        file, mode, real, script = known
         try:
             if _look_at(file) == (mode, real):
-                return program
+                return script
         except OSError:
             pass
-        del paths.known[path]
+        del paths.found[path]
     return _find_script(paths, path)
 
 
@@ -199,7 +199,7 @@ def _find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
 def _examine(
     paths: ScriptPaths, wanted: bytes, rest: bytes, decoded: bytes, remember_as: str = ""
 ) -> Script | NoScript:
-    """Look at `wanted` below the root; `rest` is what follows it in the URL path `decoded`: "", "/", "/more"."""
+    """Examine `wanted` below the root; `rest` is what follows it in the URL path `decoded`: "", "/", "/more"."""
     file = paths.root + b"/" + wanted if wanted else paths.root
     try:
         mode, real = _look_at(file)
@@ -213,12 +213,12 @@ def _examine(
         return NoScript(403, f"{os.fsdecode(file)} is outside of root")
     if stat.S_ISDIR(mode):
         return _directory(paths, file, decoded)
-    program = _program(paths, file, mode, decoded[: len(decoded) - len(rest)], rest)
-    if 0 < len(remember_as) <= MAX_KNOWN_PATH and isinstance(program, Script):
-        if len(paths.known) >= MAX_KNOWN:
-            paths.known.clear()
-        paths.known[remember_as] = file, mode, real, program
-    return program
+    script = _script(paths, file, mode, decoded[: len(decoded) - len(rest)], rest)
+    if 0 < len(remember_as) <= MAX_KNOWN_PATH and isinstance(script, Script):
+        if len(paths.found) >= MAX_KNOWN:
+            paths.found.clear()
+        paths.found[remember_as] = file, mode, real, script
+    return script
 
 
 def _is_inside(real: bytes, real_root: bytes) -> bool:
@@ -226,7 +226,7 @@ def _is_inside(real: bytes, real_root: bytes) -> bool:
 
 
 def _mode_inside(file: bytes, real_root: bytes) -> int | None:
-    """The mode of what `file` leads to, None where that is outside of `real_root`. Raises OSError."""
+    """The mode of what `file` leads to; None where that is outside of `real_root`. Raises OSError."""
     mode, real = _look_at(file)
     return mode if _is_inside(real, real_root) else None
 
@@ -246,9 +246,9 @@ def _look_at(file: bytes) -> tuple[int, bytes]:
 
 
 def _script_length(root: bytes, wanted: bytes) -> int:
-    """The length of the first part of `wanted`, by whole segments, that is no directory; its whole length if all are.
+    """The length of the shortest part of `wanted`, by whole segments, that is no directory; all of it if there is none.
 
-    Goes from the top down: the number of system calls is bounded by the depth of real directories, not by the URL.
+    Goes from the top down, so the depth of real directories bounds the number of system calls, not the URL.
     """
     end = 0
     while end < len(wanted):
@@ -265,7 +265,7 @@ def _script_length(root: bytes, wanted: bytes) -> int:
 
 
 def _directory(paths: ScriptPaths, file: bytes, decoded: bytes) -> Script | NoScript:
-    """A path that names a directory: its index program, once the client has the slash that relative links need."""
+    """The index script of a directory, once the client has the slash that relative links need."""
     if not paths.index:
         return NoScript(403, f"{os.fsdecode(file)} is a directory")
     index = file + b"/" + paths.index
@@ -278,22 +278,22 @@ def _directory(paths: ScriptPaths, file: bytes, decoded: bytes) -> Script | NoSc
         return NoScript(403, f"{os.fsdecode(index)} is outside of root")
     if not decoded.endswith(b"/"):
         return NoScript(301, "a directory without its slash", quote_from_bytes(decoded + b"/", _SAFE_IN_PATH))
-    return _program(paths, index, mode, decoded + paths.index, b"")
+    return _script(paths, index, mode, decoded + paths.index, b"")
 
 
 def _alias(paths: ScriptPaths, file: bytes, name: bytes, rest: bytes) -> Script | NoScript:
-    """A program that the config names: it may be anywhere and have any suffix."""
+    """A script that the config names: it may be anywhere and have any suffix."""
     try:
         mode = os.stat(file).st_mode
     except OSError as error:
         return NoScript(404, f"alias {os.fsdecode(name)}: {os.fsdecode(file)}: {error.strerror}")
-    return _program(paths, file, mode, name, rest, any_suffix=True)
+    return _script(paths, file, mode, name, rest, any_suffix=True)
 
 
-def _program(
+def _script(
     paths: ScriptPaths, file: bytes, mode: int, name: bytes, rest: bytes, any_suffix: bool = False
 ) -> Script | NoScript:
-    """Step 5."""
+    """Judge the file itself (step 5)."""
     filename = os.fsdecode(file)
     if not stat.S_ISREG(mode):
         return NoScript(403, f"{filename} is not a regular file")
@@ -319,16 +319,16 @@ def _program(
 
 
 def _refuse(error: OSError, file: bytes) -> NoScript:
-    """ENOENT and the like: 404. What may not be looked at: 403."""
+    """The refusal for an error: 403 where permission is missing, else 404."""
     status = 403 if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP) else 404
     return NoScript(status, f"{os.fsdecode(file)}: {error.strerror}")
 
 
 def resolve_line(paths: ScriptPaths, name: bytes) -> Script | NoScript:
-    """The program that a client of the "line" protocol names: a path below `root`, taken as it is, never decoded.
+    """Find the script that a client of the "line" protocol names: a path below `root`, taken as it is, never decoded.
 
-    The status of a refusal is for the log; clients get the same text for each, so that nobody can find out by it what
-    files there are.
+    The status of a refusal is for the log. Clients get one text for all of them, so that it does not tell which files
+    exist.
     """
     if not name:
         return NoScript(400, "an empty name")
@@ -346,4 +346,4 @@ def resolve_line(paths: ScriptPaths, name: bytes) -> Script | NoScript:
         return _refuse(error, file)
     if mode is None:
         return NoScript(403, f"{os.fsdecode(file)} is outside of root")
-    return _program(paths, file, mode, b"/" + name, b"")
+    return _script(paths, file, mode, b"/" + name, b"")

@@ -1,7 +1,7 @@
 """Deadlines of many programs.
 
-A timer for each program would cost more than parsing its request. So all of one listener share one: those with the same
-timeout come due in the order in which they began.
+A timer for each program would cost more than parsing its request. So all programs of a listener share one: with the
+same timeout they come due in the order in which they began.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ __all__ = ["Deadlines"]
 
 
 class Deadlines:
-    """Calls each back that is still there after so many seconds.
+    """Calls back whatever is still there when its time is over.
 
-    :param seconds: 0 is for ever.
+    :param seconds: the time of each; 0 is no limit.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._due: dict[Callable[[], object], float] = {}  # monotonic; the earliest first
         self._worker: Worker
-        self._set = False
+        self._timer_is_set = False
 
     def open(self, worker: Worker) -> None:
-        """In a worker, before the first."""
+        """Prepare a worker, before the first is added."""
         self._worker = worker
 
     def add(self, callback: Callable[[], object]) -> None:
-        """Call it back, once."""
+        """Call it back once, unless it is removed before."""
         if self._seconds:
             self._due[callback] = time.monotonic() + self._seconds
-            if not self._set:
-                self._set = True
+            if not self._timer_is_set:
+                self._timer_is_set = True
                 self._worker.call_later(self._seconds, self._on_timer)
 
     def remove(self, callback: Callable[[], object]) -> None:
-        """It is no longer to be called. Harmless when it is not there."""
+        """Remove it. Harmless where it is not there."""
         self._due.pop(callback, None)
 
     def _on_timer(self) -> None:
-        self._set = False
+        self._timer_is_set = False
         while self._due:
             callback, due = next(iter(self._due.items()))
             left = due - time.monotonic()
             if left > 0:
-                self._set = True
+                self._timer_is_set = True
                 self._worker.call_later(left, self._on_timer)
                 return
             del self._due[callback]

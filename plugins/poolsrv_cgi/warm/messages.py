@@ -1,4 +1,5 @@
-"""The server's side of the warm helper: messages as bytes, and the socket without waiting. See `helper.py`."""
+"""What the server and a fork server say to each other, as `helper` defines it: messages as bytes, and a socket that is
+never waited for."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ __all__ = [
 
 HELPER = Path(__file__).with_name("helper.py")
 VERSION = 1
-_MAX_MESSAGE = 1 << 18  # bytes; what the helper takes
+_MAX_MESSAGE = 1 << 18  # bytes; the most that the helper takes
 
 _match_python = re.compile(r"python(?:3(?:\.[0-9]+)?)?t?").fullmatch
 
@@ -77,9 +78,10 @@ Reply = Ready | Pong | Started | Exited | Failed
 
 
 def python_command(first_line: bytes) -> tuple[str, ...] | None:
-    """The interpreter that a script's first line names, with its flags; None if that is no Python.
+    """The interpreter that a script's first line names, with its flags; None if that is not Python.
 
-    As the kernel has it (execve(2)): the interpreter and at most one argument. `env python3` counts, `env -S` does not.
+    As the kernel reads it (execve(2)): the interpreter and at most one argument. `env python3` counts, `env -S` does
+    not.
     """
     if not first_line.startswith(b"#!"):
         return None
@@ -92,10 +94,10 @@ def python_command(first_line: bytes) -> tuple[str, ...] | None:
 
 
 def helper_argv(command: Sequence[str], descriptor: int, modules: Iterable[str] = ()) -> list[str]:
-    """The command to start a helper with.
+    """The command that starts a helper.
 
-    Start it in a process group of its own, with the null device on 0, 1 and 2 and with the environment that programs
-    of this listener have in common: the locale and the PYTHON* variables count when an interpreter starts.
+    It is to be started in a process group of its own, with the null device on 0, 1 and 2, and with the environment that
+    the programs of a listener have in common: the locale and the PYTHON* variables count when an interpreter starts.
 
     :param command: from `python_command`.
     :param descriptor: the number that the helper's end of a SOCK_SEQPACKET pair has in it.
@@ -116,7 +118,7 @@ def encode_run(
     :param request_id: from 1; replies carry it.
     :param argv: the script's path, absolute, then its arguments.
     :param limits: resource number (`resource.RLIMIT_*`), soft limit, hard limit.
-    :raises ValueError: a NUL in a value, or too long: start the program the ordinary way, which may well take it.
+    :raises ValueError: there is a NUL in a value, or it is too long. A cold start may still be possible.
     """
     fields = [
         "run",
@@ -137,9 +139,9 @@ def encode_run(
 
 
 def send_run(control: socket.socket, message: bytes, descriptors: tuple[int, int, int]) -> bool:
-    """Send a request without waiting; False if the helper has too much before it already.
+    """Send a request without waiting; False if too many requests wait for the helper already.
 
-    The caller may close its descriptors after it. They have to be blocking ones: O_NONBLOCK goes with them.
+    The caller may close its descriptors afterwards. They have to be blocking ones: O_NONBLOCK is passed on with them.
 
     :param descriptors: standard input, output and error of the script.
     :raises OSError: the helper is gone, or the message is too long for the socket (EMSGSIZE).
@@ -153,7 +155,7 @@ def send_run(control: socket.socket, message: bytes, descriptors: tuple[int, int
 
 
 def send_ping(control: socket.socket) -> None:
-    """Ask whether the helper is alive, without waiting. Nothing where it can't be asked: it does not answer either."""
+    """Ask whether the helper is alive, without waiting. Nothing is sent if the socket is full; no answer comes then."""
     try:
         control.send(b"ping", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
@@ -161,7 +163,7 @@ def send_ping(control: socket.socket) -> None:
 
 
 def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Reply], bool]:
-    """What the helper has said, without waiting, at most `limit` messages; and whether it is gone."""
+    """Read the helper's messages so far, at most `limit`, without waiting; and whether it is gone."""
     replies: list[Reply] = []
     while len(replies) < limit:
         try:
@@ -177,9 +179,9 @@ def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Reply], 
 
 
 def decode_reply(message: bytes) -> Reply:
-    """One message of the helper.
+    """Decode a message of the helper.
 
-    :raises ValueError: it is none; the helper is not to be trusted any more.
+    :raises ValueError: it is malformed; the helper can't be trusted any more.
     """
     kind, *fields = message.decode("utf-8", "replace").split("\0")
     try:
