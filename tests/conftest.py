@@ -1,4 +1,4 @@
-"""Around every test: what it opened is closed, what it started is gone, and its mark ``server`` is true."""
+"""Checks around every test: it leaves nothing open or running, and its mark ``server`` is true."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def in_the_foreground() -> None:
-    """A shell starts its jobs in the background with INT and QUIT ignored, and their programs inherit that."""
+    """Restore INT and QUIT: a shell starts background jobs with both ignored, and their programs inherit that."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
@@ -51,19 +51,19 @@ def in_the_foreground() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Descriptors, children and threads of the test process are after each test what they were before."""
+    """Compare descriptors, children and threads of the test process before and after each test."""
     descriptors = open_descriptors(os.getpid())
     children = children_of(os.getpid())
     threads = threading.active_count()
     yield
-    wait_until(lambda: threading.active_count() <= threads, "threads that end")
-    wait_until(lambda: children_of(os.getpid()) == children, "children that end")
+    wait_until(lambda: threading.active_count() <= threads, "the end of threads")
+    wait_until(lambda: children_of(os.getpid()) == children, "the end of children")
     assert open_descriptors(os.getpid()) == descriptors
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """``serve(config, ...)`` starts a server and waits until it is ready; it is gone after the test."""
+    """``serve(config, ...)`` starts a server and waits until it is ready. The server is stopped after the test."""
     started: list[ServerProcess] = []
 
     def start(

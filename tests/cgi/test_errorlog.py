@@ -82,7 +82,7 @@ class Turns:
         return Timer()
 
     def turn(self) -> bool:
-        """What happens in one turn; False where nobody wanted to be called."""
+        """Run one iteration; False if no callback was due."""
         later, self.later = self.later, []
         for callback in later:
             callback()

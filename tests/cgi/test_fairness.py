@@ -1,4 +1,4 @@
-"""The cgi plugin: nobody has others wait for what he sends at once, and nothing of it is lost."""
+"""The cgi plugin: a client that sends much at once does not make others wait, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -68,8 +68,10 @@ def test_pipelined_requests_before_the_end_of_stream(serve: Callable[..., Server
 
 
 @pytest.mark.server
-def test_who_does_not_read_answers_gets_no_more_of_them(serve: Callable[..., ServerProcess], root: Path) -> None:
-    """What is kept for him stays far below `max_unsent`, and he gets it all once he reads."""
+def test_a_client_that_does_not_read_answers_gets_no_more_of_them(
+    serve: Callable[..., ServerProcess], root: Path
+) -> None:
+    """What is kept for it stays far below `max_unsent`, and it gets everything once it reads."""
     server = serve(pool() + cgi_listener(root=root, keys='half_close = "finish"\nmax_unsent = 600000'))
     with Client(server, receive_buffer=4096) as client:
         client.send(NOWHERE * 10_000)

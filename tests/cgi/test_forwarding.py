@@ -84,7 +84,7 @@ def test_nothing() -> None:
 
 
 def test_only_fields_that_are_named_count() -> None:
-    """A field that nobody has configured is any client's."""
+    """A field that is not configured may come from any client."""
     found = believed(
         "X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.8;proto=https", "X-User: x", user_field="X-U"
     )
@@ -121,7 +121,7 @@ def test_a_user_can_not_be_told_twice(fields: tuple[str, ...]) -> None:
     assert caught.value.status == 400
 
 
-def test_who_and_how() -> None:
+def test_the_user_and_the_way_of_authentication() -> None:
     """RFC 3875 section 4.1.1: AUTH_TYPE is there with REMOTE_USER."""
     assert believed("X-User: jo", "Authorization: Basic eDp5")["AUTH_TYPE"] == "Basic"
     assert believed("X-User: jo")["AUTH_TYPE"] == "Proxy"

@@ -107,7 +107,7 @@ def test_every_kind_of_request(server: ServerProcess) -> None:
 
 
 def test_more_requests_than_are_read_ahead(server: ServerProcess) -> None:
-    """The end of the stream comes while nobody reads: it is noticed by itself, and the rest is read after it."""
+    """The end of the stream comes while nothing is read: it is noticed all the same, and the rest is read after it."""
     count = 40
     with Client(server) as client:
         for number in range(count):
@@ -134,7 +134,7 @@ def test_a_warm_script(server: ServerProcess) -> None:
             assert client.response().body == b"100000"
 
 
-def test_who_waits_for_a_place_is_answered_too(server: ServerProcess) -> None:
+def test_a_client_that_waits_for_a_permit_is_answered_too(server: ServerProcess) -> None:
     with Client(server, "one") as first, Client(server, "one") as second:
         for client in (first, second):
             client.request("/slow.sh")
@@ -160,7 +160,7 @@ def test_a_reset_ends_the_program_at_any_time(server: ServerProcess, root: Path)
             wait_for_end(pid)
 
 
-def test_who_waits_for_a_place_and_leaves_later_gives_it_up(server: ServerProcess, root: Path) -> None:
+def test_a_client_that_waits_for_a_permit_and_leaves_gives_it_up(server: ServerProcess, root: Path) -> None:
     """No program is started for a client that is gone."""
     with Client(server, "one") as first, Client(server, "one") as second:
         pid = silent_program(first, root)

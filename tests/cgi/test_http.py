@@ -135,7 +135,7 @@ def test_content_length_is_there_if_and_only_if_there_is_a_body(client: Client) 
 
 
 def test_authorization_is_hidden_unless_the_config_passes_it(server: ServerProcess, client: Client) -> None:
-    """RFC 3875 sections 4.1.1, 4.1.11 and 4.1.18; the server authenticates nobody."""
+    """RFC 3875 sections 4.1.1, 4.1.11 and 4.1.18; the server does not authenticate users."""
     environment = client.get("/env.sh", "Authorization: Basic eA==").environment
     assert not {"HTTP_AUTHORIZATION", "AUTH_TYPE", "REMOTE_USER"} & set(environment)
     with Client(server, "auth") as other:

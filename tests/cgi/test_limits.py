@@ -73,7 +73,7 @@ def test_fields_of_a_request(server: ServerProcess) -> None:
 
 
 def test_fields_of_a_program(server: ServerProcess) -> None:
-    """RFC 9110 section 15.6.3: so many of a program's are no fault of it."""
+    """RFC 9110 section 15.6.3: that many are not the program's fault."""
     with Client(server) as client:
         answer = client.get("/fields.sh?400")
         assert (answer.status, answer.body, answer.headers[b"x-399"]) == (200, b"hello", b"y")

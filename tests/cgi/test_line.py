@@ -154,7 +154,7 @@ def test_arguments_where_the_config_allows_them(server: ServerProcess) -> None:
 
 
 def test_a_clean_environment(server: ServerProcess, root: Path) -> None:
-    """PATH, who calls and where; more where the config says so."""
+    """PATH, the client and the address; more only if the config says so."""
     with server.connect("raw") as sock:
         port = sock.getsockname()[1]
         sock.sendall(b"env.sh\n")
@@ -209,7 +209,7 @@ def test_a_slow_reader_gets_all(server: ServerProcess) -> None:
 
 
 def test_a_client_that_sends_more_than_the_line(server: ServerProcess) -> None:
-    """It is nobody's; and it costs the client none of the output."""
+    """No process reads it; and the client still gets all of the output."""
     with server.connect("raw") as sock:
         sock.sendall(b"big.sh\n" + b"x" * 100_000)
         assert len(receive_all(sock)) == 20_000_000

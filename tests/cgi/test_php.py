@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in SCRIPTS.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text)
-    # In the place where an administrator would have it who forgets what it does there.
+    # Where an administrator might put it by mistake.
     assert PHP is not None
     (root / "php").write_text(f'#!/bin/sh\nexec {PHP} "$@"\n')
     (root / "php").chmod(0o755)
@@ -119,7 +119,7 @@ def test_status_and_fields(client: Client) -> None:
 
 
 def test_the_interpreter_itself_is_not_to_be_called(client: Client, server: ServerProcess) -> None:
-    """It would run any file that PATH_INFO names; only who runs it as an interpreter says REDIRECT_STATUS."""
+    """It would run any file that PATH_INFO names; only a program run by an interpreter gets REDIRECT_STATUS."""
     before = len(server.lines)
     for fields in ((), ("Redirect-Status: 200",), ("REDIRECT_STATUS: 200",), ("Redirect_Status: 200",)):
         assert client.get("/php/app.php", *fields).status == 502

@@ -169,7 +169,7 @@ def test_a_program_that_closes_its_output_early(client: Client, root: Path, serv
     wait_until((root / "closed.late").exists, "the program that goes on")
 
 
-def test_standard_error_is_heard_after_the_client_has_left(server: ServerProcess, root: Path) -> None:
+def test_standard_error_is_logged_after_the_client_has_left(server: ServerProcess, root: Path) -> None:
     """A program that has said all to its client, and then something to the log, is not killed for it."""
     with Client(server) as client:
         client.send(b"GET /stderrlate.sh HTTP/1.0\r\n\r\n")
@@ -316,7 +316,7 @@ def let_end(root: Path, *pids: int) -> None:
 
 
 def test_max_programs_queue_and_503(serve: Callable[..., ServerProcess], root: Path) -> None:
-    """RFC 9110 section 15.6.4: so many at a time, then a bounded queue, then 503 with Retry-After."""
+    """RFC 9110 section 15.6.4: up to the limit at a time, then a bounded queue, then 503 with Retry-After."""
     server = serve(pool() + cgi_listener(root=root, max_programs=2, queue_size=2))
     running = [waiting(server, root) for _ in range(2)]
     queued = [Client(server) for _ in range(2)]

@@ -111,7 +111,7 @@ def test_nobody_else_is_believed(server: ServerProcess) -> None:
 
 
 def test_peers_on_unix_sockets_are_believed(server: ServerProcess) -> None:
-    """The permissions of the socket say who may connect."""
+    """The permissions of the socket decide which clients may connect."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(TIMEOUT)
         sock.connect(str(server.folder / "www.sock"))

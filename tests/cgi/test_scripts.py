@@ -216,7 +216,7 @@ class TestLine:
         ],
     )  # fmt: skip
     def test_refused(self, root: Path, name: bytes) -> None:
-        """RFC 3875 section 9.5: one answer for all of them, so that nobody learns what files there are."""
+        """RFC 3875 section 9.5: one answer for all of them, so that a client does not learn what files exist."""
         answer = find_script_of_line(ScriptPaths(root=root), name + b"\r\n", arguments=False)
         assert isinstance(answer, NoScript)
         assert refusal(answer) == b"refused: no such program\r\n"

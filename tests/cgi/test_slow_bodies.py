@@ -63,7 +63,9 @@ def test_a_large_body_starts_its_program_by_its_first_part(serve: Callable[..., 
         assert client.take(5) == b"0\r\n\r\n"
 
 
-def test_who_leaves_before_its_body_is_here_starts_nothing(serve: Callable[..., ServerProcess], root: Path) -> None:
+def test_a_client_that_leaves_before_its_body_is_here_starts_nothing(
+    serve: Callable[..., ServerProcess], root: Path
+) -> None:
     server = serve(pool() + cgi_listener(root=root, keys='half_close = "finish"'))
     for head in (b"Content-Length: 5\r\n\r\nhell", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"):
         with Client(server) as client:

@@ -315,7 +315,7 @@ def test_standard_streams_that_are_pipes(helper: Helper, tmp_path: Path) -> None
     os.write(feed, b"hello")
     os.close(feed)
     with open(drain, "rb") as result:
-        assert result.read() == b"False False hello\n"  # and end of file: nobody else holds the pipe
+        assert result.read() == b"False False hello\n"  # and end of file: no other process holds the pipe
     assert isinstance(helper.reply(), Exited)
 
 

@@ -1,4 +1,4 @@
-"""Warm Python on a running server: scripts in children of a warm interpreter, as if each had been started anew."""
+"""Warm Python on a running server: scripts in children of a warm interpreter, as if each had a fresh Python."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def warm(server: ServerProcess, listener: str = "www", target: str = "/where.py"
 
 
 def test_a_script_can_not_tell(server: ServerProcess, root: Path) -> None:
-    """What it sees is what it sees when it is started anew; only the modules that the config names are there."""
+    """It sees what it sees in a fresh Python; only the modules that the config names are there in addition."""
     with warm(server) as client, Client(server, "cold") as other:
         for target in ("/tell.py?q", "/tell.py/info"):
             seen, expected = (json.loads(one.get(target, "X-A: b").body) for one in (client, other))

@@ -19,7 +19,7 @@ Serve = Callable[..., ServerProcess]
 __all__ = ["open_tmp"]
 pytestmark = [pytest.mark.server, ROOT]
 
-# An ordinary user, who may enter the folder that the interpreter is in. What programs can read beyond their own files
+# An ordinary user that may enter the folder that the interpreter is in. What programs can read beyond their own files
 # only makes them stronger: to look into a process takes another capability.
 PREFIX = (
     "setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", "--no-new-privs",
@@ -139,7 +139,7 @@ def test_what_the_server_does_with_its_own_processes_goes_on(serve: Serve, open_
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0, 0), (1 << 20, STRANGER)])
-def test_core_dumps_are_had_only_by_who_asks_for_them(serve: Serve, size: int, expected: int) -> None:
+def test_core_dumps_are_only_made_on_request(serve: Serve, size: int, expected: int) -> None:
     text = '[listeners.a]\nbind = "127.0.0.1:0"\nhandler = "echo"\n'
     server = serve(f"[pool]\nworkers = 1\n[limits]\ncore_size = {size}\n{text}", prefix=PREFIX)
     assert [owner(pid) for pid in (server.dispatcher_pid, *server.worker_pids())] == [expected] * 2

@@ -72,7 +72,7 @@ def running(folder: Path, log: str, *listeners: str, ready_in: str | None = "ser
 
 
 def wait_for(path: Path, pattern: str, count: int = 1) -> list[str]:
-    """Wait until so many lines of a file match; these."""
+    """Wait until this many lines of a file match; return them."""
     found: list[str] = []
 
     def look() -> bool:
@@ -107,7 +107,7 @@ def wait_reopened(server: ServerProcess, path: Path) -> None:
     everybody = [server.pid, *descendants_of(server.pid)]
     assert len(everybody) == 4
     wait_until(
-        lambda: all(logs_open(pid, server.folder) == [str(path)] for pid in everybody), "processes that open it anew"
+        lambda: all(logs_open(pid, server.folder) == [str(path)] for pid in everybody), "processes that reopen it"
     )
 
 
@@ -216,7 +216,7 @@ def test_a_rotation_under_load_loses_no_line_and_doubles_none(tmp_path: Path) ->
 
 
 @pytest.mark.server
-def test_plugins_are_told_to_open_their_files_anew(tmp_path: Path) -> None:
+def test_plugins_are_told_to_reopen_their_files(tmp_path: Path) -> None:
     with running(tmp_path, 'file = "server.log"') as server:
         server.signal(signal.SIGUSR1)
         wait_for(tmp_path / "server.log", r"worker 0\[\d+\] told$")
@@ -234,7 +234,7 @@ def test_one_process_can_be_told_alone(tmp_path: Path) -> None:
         first, second = children_of(dispatcher)
         path.rename(tmp_path / "server.log.1")
         os.kill(first, signal.SIGUSR1)
-        wait_until(lambda: logs_open(first, tmp_path) == [str(path)], "a worker that opens it anew")
+        wait_until(lambda: logs_open(first, tmp_path) == [str(path)], "a worker that reopens it")
         assert logs_open(second, tmp_path) == [f"{path}.1"]
         os.kill(dispatcher, signal.SIGUSR1)
         wait_until(lambda: logs_open(second, tmp_path) == [str(path)], "the other one")
@@ -342,7 +342,7 @@ def test_a_pipe_that_nobody_empties_holds_up_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_gives_the_file_to_the_user_that_the_pool_runs_as(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.name.startswith(("pytest-", "popen-", "test_")):

@@ -1,4 +1,4 @@
-"""The log of a whole server, when nobody reads it."""
+"""The log of a whole server whose reader is stuck or gone."""
 
 from __future__ import annotations
 

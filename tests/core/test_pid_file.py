@@ -1,4 +1,4 @@
-"""The pid file: whose lock counts, and that nobody else is ever signalled."""
+"""The pid file: which lock counts, and that no other process is ever signalled."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_lock_of_another_users_is_in_nobodys_way(serve: Serve, open_tmp: Path)
 
 
 @ROOT
-def test_who_locks_the_file_of_another_user_is_not_the_server(tmp_path: Path, open_tmp: Path) -> None:
+def test_a_process_that_locks_the_file_of_another_user_is_not_the_server(tmp_path: Path, open_tmp: Path) -> None:
     path = open_tmp / "p.pid"
     config = tmp_path / "poolsrv.toml"
     config.write_text(text(path))

@@ -1,4 +1,4 @@
-"""Whom the pool runs as: bound as root, served as somebody else. What needs root is tried where the tests have it."""
+"""The pool's user: bind as root, serve as another user. What needs root is tried if the tests run as root."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-# --- somebody else
+# --- another user
 
 
 @pytest.mark.server
@@ -45,7 +45,7 @@ def test_the_addresses_are_roots_and_all_else_is_somebody_elses(serve: Serve, op
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            pytest.skip("somebody listens on port 7")
+            pytest.skip("another process listens on port 7")
     root = write_programs(
         open_tmp / "bin", {"id.sh": "printf 'Content-Type: text/plain\\n\\n'; id; cat /proc/self/status"}
     )
@@ -89,7 +89,7 @@ def test_a_bare_number_and_a_group_of_its_own(serve: Serve) -> None:
 
 @pytest.mark.server
 @ROOT
-def test_unix_sockets_belong_to_whom_the_pool_runs_as(serve: Serve, open_tmp: Path) -> None:
+def test_unix_sockets_belong_to_the_pools_user(serve: Serve, open_tmp: Path) -> None:
     path = open_tmp / "s"
     text = (
         '[pool]\nworkers = 1\nuser = "nobody"\n' + ECHO.replace("127.0.0.1:0", f"unix:{path}") + "socket_mode = 0o660\n"
@@ -101,7 +101,7 @@ def test_unix_sockets_belong_to_whom_the_pool_runs_as(serve: Serve, open_tmp: Pa
     assert not path.exists()
 
 
-def test_who_is_not_root_can_not_become_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_root_can_become_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     with pytest.raises(StartError, match=r"^pool\.user: only root can become somebody else, and this is user \d+$"):
         privileges.become(privileges.Identity(os.getuid() + 1, os.getgid()))

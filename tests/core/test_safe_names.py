@@ -221,7 +221,7 @@ def test_a_race_for_the_name_of_a_socket(theirs: Path, victim: Path) -> None:
 
 
 @pytest.mark.server
-def test_a_server_beside_somebody_who_swaps_its_socket(serve: Serve, theirs: Path, victim: Path) -> None:
+def test_a_server_whose_socket_another_user_swaps(serve: Serve, theirs: Path, victim: Path) -> None:
     text = f"[pool]\nworkers = 1\nuser = {STRANGER}\ngroup = {STRANGER}\n" + ECHO.format(path=theirs / "s")
     with stranger(lambda: swap(theirs, "s", victim)):
         for _ in range(5):

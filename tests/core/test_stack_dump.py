@@ -22,7 +22,7 @@ def dump(file: StackDumpFile, **options: bool) -> None:
     faulthandler.dump_traceback(file.fileno(), **options)
 
 
-def test_the_plugin_is_named_in_whose_code_the_worker_hangs() -> None:
+def test_the_plugin_in_which_the_worker_hangs_is_named() -> None:
     file = StackDumpFile()
     dump(file)
     plugins = [NamedPlugin("other", socketless()), NamedPlugin("here", Here())]

@@ -30,7 +30,7 @@ def test_a_number_agrees_with_its_noun(number: int, words: tuple[str, ...], text
 
 
 def texts() -> list[tuple[str, str]]:
-    """Every text of the sources, with ``%d`` for each number, of which nobody knows that it is above one."""
+    """Every text of the sources, with ``%d`` for each number that may be one."""
     found = []
     for path in sorted([*(ROOT / "poolsrv").glob("*.py"), *(ROOT / "plugins").glob("*/*.py")]):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""What nobody catches: it goes to the log, and waits for nobody who reads that."""
+"""Uncaught exceptions go to the log, and never wait for a reader of standard error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.worker.test_tls import tls
 
 RAISES = """
 class Raises:
-    # In the ways in which Python has nobody to raise to.
+    # The ways in which Python can't raise to a caller.
     @hookimpl
     def on_readable(self, conn):
         import logging, warnings
@@ -106,7 +106,7 @@ def test_a_system_exit_of_a_thread_is_none() -> None:
     assert in_a_process("t = threading.Thread(target=sys.exit)\nt.start()\nt.join()\n").stderr == ""
 
 
-# --- a standard error that another user has made, and that nobody reads
+# --- a standard error that another user has made, without a reader
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a pipe that it may not open once more")

@@ -51,7 +51,7 @@ IPV6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on 127.0.0.1 where somebody listens."""
+    """A port on 127.0.0.1 where another process listens."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock.getsockname()[1]
 

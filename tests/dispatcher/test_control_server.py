@@ -163,7 +163,7 @@ def test_what_connections_wait_for_is_told(serve: Serve, site: Path) -> None:
                 (puppet,) = query(server)["status"]["listeners"]
                 return (puppet["queued"], puppet["paused"], puppet["open"]) == (1, True, 1)
 
-            wait_until(waits, "one who waits in the kernel's queue")
+            wait_until(waits, "a client in the kernel's queue")
 
 
 @pytest.mark.server
@@ -236,7 +236,7 @@ def test_only_the_owner_may_ask(echo: ServerProcess) -> None:
     assert stat.S_IMODE((echo.folder / "run").stat().st_mode) == 0o700
     if os.geteuid() != 0:
         return
-    # Neither by the file's mode, nor, where somebody has changed that, by what the socket is told.
+    # Neither the file's mode allows it nor, if that has been changed, the check of the client's user.
     (echo.folder / "run" / "ctl").chmod(0o666)
     script = (
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX); os.chdir(sys.argv[1]); os.setuid(65534)\n"

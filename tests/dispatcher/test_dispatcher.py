@@ -1,4 +1,4 @@
-"""The dispatcher: who gets which connection, and that none is lost; whole servers, real workers, real signals."""
+"""The dispatcher: which worker gets a connection, and that none is lost; whole servers, real workers, real signals."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_of_clients_that_connect_at_once_all_are_answered(serve: Serve, site: Pa
 
 def test_round_robin_is_fair(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 4"), paths=(site,))
-    with Crowd(address_of(server), 200) as crowd:  # fewer than fit in the channels: nobody is passed over
+    with Crowd(address_of(server), 200) as crowd:  # fewer than fit in the channels: no worker is passed over
         shares = Counter(crowd.run())
     assert sorted(shares.values()) == [50] * 4
 
@@ -91,7 +91,7 @@ def test_round_robin_takes_turns_whatever_is_open(serve: Serve, site: Path) -> N
 
 
 def test_least_connections_is_exact(serve: Serve, site: Path) -> None:
-    """Whatever has been closed before, the next connection goes to who has the fewest."""
+    """Whatever has been closed before, the next connection goes to the worker with the fewest."""
     server = serve(config('workers = 4\ndispatch = "least-connections"'), paths=(site,))
     by_worker: dict[str, list[Client]] = {str(pid): [] for pid in server.worker_pids()}
 
@@ -142,7 +142,7 @@ def test_what_a_stopped_worker_has_not_taken_is_served_by_another(serve: Serve, 
 
 
 def test_what_a_killed_worker_has_not_taken_is_served_by_another(serve: Serve, site: Path) -> None:
-    """Also where nobody had room when it died: a sole worker, whose successor serves them."""
+    """Also if no other worker had room when it died: a sole worker, whose successor serves them."""
     server = serve(config("workers = 1"), paths=(site,))
     (victim,) = server.worker_pids()
     stop_worker(server, victim)
@@ -196,9 +196,7 @@ def test_what_a_stuck_worker_has_not_taken_is_served_by_another(serve: Serve, si
     close_all([blocker, *clients, *more])
 
 
-def test_a_worker_that_was_stuck_and_has_nothing_to_do_is_heard_of_again(
-    serve: Serve, site: Path, tmp_path: Path
-) -> None:
+def test_a_worker_that_was_stuck_and_has_nothing_to_do_responds_again(serve: Serve, site: Path, tmp_path: Path) -> None:
     """What it had not taken is gone when it comes back, from a timer: no event would have it report."""
     server = serve(config("workers = 2"), paths=(site,))
     stuck, other = server.worker_pids()
@@ -298,7 +296,7 @@ def test_connections_without_a_worker_are_served_on_stop(serve: Serve, site: Pat
 
 
 def test_a_worker_near_its_descriptor_limit_loses_nothing(serve: Serve, site: Path) -> None:
-    """More clients than both workers can hold: those who find no room are answered as others go."""
+    """More clients than both workers can hold: the rest are answered as others leave."""
     server = serve(config("workers = 2"), paths=(site,), descriptors=120)
     address = address_of(server)
     with Crowd(address, 500, leave=True) as crowd:

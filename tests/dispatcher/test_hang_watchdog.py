@@ -152,7 +152,7 @@ class Fifth:
 """
 
 
-def test_of_plugins_in_one_module_the_one_is_named_whose_hook_runs(tmp_path: Path) -> None:
+def test_the_plugin_whose_hook_runs_is_named_among_those_of_one_module(tmp_path: Path) -> None:
     """Also where they inherit it from one class, where a function of the module runs, and in a callback."""
     names = ["first", "second", "third", "fourth", "fifth"]
     with served(

@@ -95,7 +95,7 @@ def test_a_clients_connections_are_counted_over_all_workers(server: ServerProces
     pids = [clients.is_admitted("source", one) for _ in range(2)]
     assert len(set(pids)) == 2
     assert [clients.is_admitted("source", one) for _ in range(3)] == [0, 0, 0]
-    # No plugin has heard of these; and others are not concerned.
+    # No plugin was called for these, and others are not affected.
     server.wait_for_line("203.0.113.1:50000: here", count=2, after=after)
     assert len([line for line in server.lines[after:] if line.endswith("203.0.113.1:50000: here")]) == 2
     assert clients.is_admitted("source", header("203.0.113.2"))
@@ -162,7 +162,7 @@ def test_what_a_dead_worker_had_no_longer_counts(server: ServerProcess, clients:
     assert clients.is_admitted("source", one)
 
 
-def test_who_is_known_while_the_worker_drains_is_served_and_drained(server: ServerProcess, clients: Clients) -> None:
+def test_a_client_known_while_the_worker_drains_is_served_and_drained(server: ServerProcess, clients: Clients) -> None:
     """Those whose header comes late: their worker takes nothing new, but goes on asking."""
     after = len(server.lines)
     late = [clients.connect("source", header(f"203.0.113.{number}")[:-1]) for number in range(100, 106)]

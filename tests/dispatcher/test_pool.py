@@ -1,4 +1,4 @@
-"""The pool: reaping and replacing, stopping, and what is left of whom; whole servers, real kills."""
+"""The pool: reaping and replacing, stopping, and what is left behind; whole servers, real kills."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
 
 
 def stray_pid(path: Path) -> int:
-    """Who has written its pid into the file."""
+    """The process that has written its pid into the file."""
     wait_until(lambda: path.exists() and path.read_text().endswith("\n"), "a stray process")
     return int(path.read_text())
 

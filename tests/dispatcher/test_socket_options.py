@@ -103,7 +103,7 @@ def test_servers_that_share_a_port(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-def test_who_does_not_share_is_not_made_to_until_a_reload_allows_it(tmp_path: Path) -> None:
+def test_an_address_is_shared_only_once_a_reload_allows_it(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     with served(tmp_path / "one", OPTIONS, listener("who", reuse_port=False)) as one:

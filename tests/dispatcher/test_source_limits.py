@@ -1,4 +1,4 @@
-"""Limits per source: who counts as one, and what is kept of whom."""
+"""Limits per source: what counts as one source, and what is remembered of it."""
 
 from __future__ import annotations
 

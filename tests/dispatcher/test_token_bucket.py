@@ -64,7 +64,7 @@ def test_never_more_than_the_burst_and_what_has_come_since(
 
 @given(st.floats(0.01, 100_000), st.integers(1, 20), st.floats(0, 1e7))
 def test_after_the_delay_there_is_a_token(rate: float, burst: int, start: float) -> None:
-    """Who waits as long as it says does not wait in vain."""
+    """A client that waits as long as the bucket says finds a token."""
     bucket, now = TokenBucket(rate, burst), start
     for _ in range(burst + 5):
         now += bucket.delay(now)

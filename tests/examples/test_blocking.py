@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 
 PLUGINS = r"""
 class Reads:
-    # Answers with what is in a file: a FIFO here, whose reader blocks until somebody writes.
+    # Answers with what is in a file: here a FIFO, whose reader blocks until there is a writer.
     @hookimpl
     def on_readable(self, conn):
         line = conn.recv_line()

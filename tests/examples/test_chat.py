@@ -1,4 +1,4 @@
-"""A chat: everyone who connects meets in one worker (``workers = 1`` on the listener), and speaks in lines."""
+"""A chat: all clients meet in one worker (``workers = 1`` on the listener), and speak in lines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Chat:
     def tell_all(self, text):
         for member in self.members.values():
             if member.congested:
-                member.abort("too slow")  # one who does not read must not fill the memory
+                member.abort("too slow")  # a client that does not read must not fill the memory
             else:
                 member.send(text + b"\n")
 
@@ -102,7 +102,7 @@ def test_a_line_that_is_too_long_ends_that_connection(server: ServerProcess) -> 
         assert [receive_line(sock) for _ in range(3)] == [b"Your name?\n", b"Too long.\n", b""]
 
 
-def test_one_who_does_not_read_is_put_out(server: ServerProcess) -> None:
+def test_a_client_that_does_not_read_is_aborted(server: ServerProcess) -> None:
     with server.connect("chat") as slow, server.connect("chat") as busy:
         for sock, name in ((slow, b"slow"), (busy, b"busy")):
             receive_line(sock)

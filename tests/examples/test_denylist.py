@@ -73,7 +73,7 @@ def test_others_are_let_through(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("source", ["127.0.0.2", "127.0.0.3"])
-def test_who_is_on_the_list_is_refused(server: ServerProcess, source: str) -> None:
+def test_a_client_on_the_list_is_refused(server: ServerProcess, source: str) -> None:
     after = len(server.lines)
     with pytest.raises(ConnectionResetError):
         exchange(server, source)

@@ -35,7 +35,7 @@ class Relays(Tells):
 
 
 class Copies(Tells):
-    # The same by hand: who can't send to one side pauses the other.
+    # The same by hand: while one side is congested the other is paused.
     class Options(msgspec.Struct):
         to: str
 

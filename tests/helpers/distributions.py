@@ -1,4 +1,4 @@
-"""Plugin distributions as pip leaves them in a directory: what discovery sees, without an installation."""
+"""Plugin distributions as pip leaves them in a directory, without an installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For tests of the cgi plugin on a running server: programs, a config, and a client that is strict about HTTP."""
+"""Programs, a config, and a client that is strict about HTTP, for tests of the cgi plugin on a running server."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import h11
 
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_exactly
 
-# Programs that many tests use. Each is a shell script unless it says otherwise.
+# Programs that many tests use: shell scripts, unless they begin with #!.
 PROGRAMS = {
     "hello.sh": "printf 'Content-Type: text/plain\\n\\nhello'",
     "env.sh": "printf 'Content-Type: text/plain\\n\\n'; exec env -0",
     "cat.sh": "printf 'Content-Type: application/octet-stream\\n\\n'; exec cat",
     "length.sh": "printf 'Content-Type: text/plain\\nContent-Length: 5\\n\\nhello'",
     "sub/deep.sh": "printf 'Content-Type: text/plain\\n\\n'; pwd",
-    # Prints its number, then waits until the file of that number is there.
+    # Prints its pid, then waits until the file go.PID exists.
     "wait.sh": "printf 'Content-Type: text/plain\\n\\n%s\\n' $$; while [ ! -e go.$$ ]; do sleep 0.02; done; echo end",
-    # Prints its number and that of a child in its group; both heed no TERM.
+    # Prints its pid and that of a child in its group; both ignore TERM.
     "stubborn.sh": "trap '' TERM; sleep 1000 & printf 'Content-Type: text/plain\\n\\n%s %s\\n' $$ $!; "
     "while :; do sleep 0.1; done",
 }
 
 
 def write_programs(root: Path, programs: dict[str, str]) -> Path:
-    """Make files that can be run; text without a first line of its own is a shell script."""
+    """Write executable files. A text that does not begin with ``#!`` becomes a shell script."""
     for name, text in programs.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def write_programs(root: Path, programs: dict[str, str]) -> Path:
 
 
 def cgi_listener(name: str = "www", /, bind: str = "127.0.0.1:0", keys: str = "", **options: Any) -> str:
-    """A listener's part of a config. Strings, numbers and lists look the same in JSON and TOML."""
+    """A listener's table of a config. Strings, numbers and lists look the same in JSON and TOML."""
     lines = [f"[listeners.{name}]", f'bind = "{bind}"', 'handler = "cgi"', keys, f"[listeners.{name}.cgi]"]
     return "\n".join([*lines, *(f"{key} = {_toml(value)}" for key, value in options.items()), ""])
 
@@ -58,7 +58,7 @@ def pool(workers: int = 1, **keys: Any) -> str:
 
 
 class Response:
-    """What a client has got; the header's names are in lower case."""
+    """What a client has received; names of header fields are in lower case."""
 
     def __init__(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self.status = status
@@ -69,13 +69,13 @@ class Response:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a program that prints `env -0`."""
+        """The environment of a program that prints `env -0`."""
         variables = (entry.partition(b"=") for entry in self.body.split(b"\0") if entry)
         return {os.fsdecode(name): os.fsdecode(value) for name, _, value in variables}
 
 
 class Client:
-    """A connection over which requests are written as bytes and responses are read by h11, which forgives nothing."""
+    """A connection that writes requests as bytes and reads responses with h11, which is strict."""
 
     def __init__(self, server: ServerProcess, listener: str = "www", receive_buffer: int = 0) -> None:
         self.sock = server.connect(listener) if not receive_buffer else _small(server, listener, receive_buffer)
@@ -92,7 +92,7 @@ class Client:
         return self
 
     def get(self, target: str, *fields: str, method: str = "GET", body: bytes | None = None) -> Response:
-        """One request and its response."""
+        """Send one request, and return its response."""
         self.request(target, *fields, method=method, body=body)
         return self.response(method)
 
@@ -103,9 +103,9 @@ class Client:
         self.send(head.encode("latin-1") + (body or b""))
 
     def response(self, method: str = "GET") -> Response:
-        """Read one response, to its very end.
+        """Read one response, to its end.
 
-        :raises h11.RemoteProtocolError: it is malformed, or the connection closed before it was whole.
+        :raises h11.RemoteProtocolError: it is malformed, or the connection closed before it was complete.
         """
         parser = h11.Connection(h11.CLIENT)
         parser.send(h11.Request(method=method, target="/", headers=[("Host", "test")]))
@@ -130,19 +130,19 @@ class Client:
         return Response(head.status_code, bytes(head.reason), list(head.headers), b"".join(body))
 
     def head(self) -> bytes:
-        """The bytes up to the empty line; what follows is left in the socket."""
+        """Read the bytes up to the empty line; the rest stays in the socket."""
         head = b""
         while not head.endswith(b"\r\n\r\n") and (byte := self.take(1)):
             head += byte
         return head
 
     def take(self, size: int) -> bytes:
-        """So many bytes of what comes."""
+        """Read this many bytes."""
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken + (receive_exactly(self.sock, size - len(taken)) if len(taken) < size else b"")
 
     def is_closed(self) -> bool:
-        """Whether nothing more comes; waits for it."""
+        """Whether the server closes without sending more; waits for that."""
         try:
             return not self._rest and not self.sock.recv(1)
         except ConnectionResetError:
@@ -165,7 +165,7 @@ def chunked(*pieces: bytes) -> bytes:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has in use."""
+    """The resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

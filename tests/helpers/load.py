@@ -1,4 +1,4 @@
-"""A steady load of HTTP requests, of which each is counted, by the standard library's client."""
+"""A steady load of HTTP requests, each of which is counted, by the standard library's client."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.helpers.server import TIMEOUT
 
 
 class Load:
-    """Clients that go on asking until the end of the block.
+    """Clients that send requests until the end of the block.
 
-    :param keep_alive: how many ask one request after another on their connection, and connect anew where the server
-        has said that it closes.
-    :param single: how many connect anew for each request.
-    :ivar answers: how often each body has come.
-    :ivar failures: what has failed, in words.
+    :param keep_alive: the number of clients that send one request after another on their connection, and connect again
+        when the server has said that it closes.
+    :param single: the number of clients that connect again for each request.
+    :ivar answers: how often each body was received.
+    :ivar failures: each failure, in words.
     """
 
     def __init__(self, address: tuple[str, int], path: str, keep_alive: int = 2, single: int = 2) -> None:
@@ -56,11 +56,11 @@ class Load:
 
     @property
     def count(self) -> int:
-        """How many requests have been answered."""
+        """The number of requests that have been answered."""
         return sum(self.answers.values())
 
     def has_gone_on(self, before: int) -> bool:
-        """Whether more than so many have been answered."""
+        """Whether more requests have been answered than ``before``."""
         return self.count > before
 
     def __enter__(self) -> Load:

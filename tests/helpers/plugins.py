@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.helpers.distributions import install
 from tests.helpers.server import ServerProcess, receive_line
 
-# What the plugins of most tests have in common: they say how each of their connections ended.
+# Shared by the plugins of most tests: Tells logs how each of its connections ended.
 IMPORTS = """
 import errno, os, socket, subprocess, sys, threading, time
 from pathlib import Path
@@ -30,8 +30,8 @@ class Tells:
 
 
 class Ping:
-    # Answers each line; "turns" with the number of turns that the worker's loop makes in 0.2 seconds, "alone" in the
-    # log, as soon as there is no other connection.
+    # Sends each line back. "turns" gets the number of iterations of the worker's loop in 0.2 seconds. "alone" gets a
+    # line in the log, as soon as there is no other connection.
     @hookimpl
     def on_readable(self, conn):
         while (line := conn.recv_line()) is not None:
@@ -56,14 +56,14 @@ _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 
 
 def listener(name: str, handler: str | None = None, bind: str = "127.0.0.1:0", **keys: object) -> str:
-    """A listener's part of a config. Strings, numbers and lists look the same in JSON and TOML."""
+    """A listener's table of a config. Strings, numbers and lists look the same in JSON and TOML."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
     return "\n".join([f"[listeners.{name}]", f'bind = "{bind}"', f'handler = "{handler or name}"', *lines, ""])
 
 
 @contextmanager
 def served(folder: Path, module: str, *listeners: str, pool: str = "workers = 1") -> Iterator[ServerProcess]:
-    """A server in ``folder`` with these listeners, and a plugin for each class of the module, in lower case."""
+    """Run a server in ``folder``. Each class of the module is a plugin, with its name in lower case."""
     site = folder / "site"
     text = IMPORTS + module
     names = _CLASS.findall(text)
@@ -76,14 +76,14 @@ def served(folder: Path, module: str, *listeners: str, pool: str = "workers = 1"
 
 
 def reset(sock: socket.socket) -> None:
-    """Close in such a way that the peer sees a reset."""
+    """Close so that the peer sees a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 @contextmanager
-def who_says(server: ServerProcess, listener: str, data: bytes, seconds: float) -> Iterator[socket.socket]:
-    """A client that has sent this within so many seconds; where the machine had no time for that, another one."""
+def prompt_client(server: ServerProcess, listener: str, data: bytes, seconds: float) -> Iterator[socket.socket]:
+    """A client that has sent the data within this time. If the machine was too slow, another client tries again."""
     for _ in range(100):
         began = time.monotonic()
         with server.connect(listener) as sock:
@@ -94,33 +94,33 @@ def who_says(server: ServerProcess, listener: str, data: bytes, seconds: float) 
             if time.monotonic() - began < seconds:
                 yield sock
                 return
-    raise AssertionError(f"{data!r} is late, again and again")
+    raise AssertionError(f"{data!r} was too late a hundred times")
 
 
 def ask(sock: socket.socket, line: bytes) -> bytes:
-    """Send a line; the answer, without its end."""
+    """Send a line, and return the answer without its end."""
     sock.sendall(line + b"\n")
     return receive_line(sock).rstrip(b"\n")
 
 
 def nothing_to_read(sock: socket.socket) -> bool:
-    """Whether neither bytes nor the end has come."""
+    """Whether neither bytes nor the end of stream have arrived."""
     return not select.select([sock], [], [], 0)[0]
 
 
 def turns(server: ServerProcess) -> int:
-    """How many turns the worker's loop makes in 0.2 seconds; one that spins makes some 100,000."""
+    """The number of iterations of the worker's loop in 0.2 seconds; a loop that spins makes some 100,000."""
     with server.connect("ping") as sock:
         return int(ask(sock, b"turns"))
 
 
 def settle(server: ServerProcess) -> None:
-    """Wait until the server's connections are closed and have said so, lest the next test should hear it."""
+    """Wait until the server has closed all other connections and logged that, so that the next test does not see it."""
     with server.connect("ping") as sock:
         sock.sendall(b"alone\n")
         server.wait_for_line(rf"ping #\d+ 127\.0\.0\.1:{sock.getsockname()[1]}: alone")
 
 
 def closed(server: ServerProcess, listener: str, after: int) -> str:
-    """The reason for which the first connection of a listener, from line ``after`` of the log on, has closed."""
+    """Why the first connection of a listener was closed, according to the log from line ``after`` on."""
     return server.wait_for_line(rf"\b{listener} #\d+ \S+ closed: (.*)", after=after).group(1)

@@ -51,7 +51,7 @@ def wait_for(pid: int) -> int:
 
 
 def in_a_subreaper(function: Callable[[], None]) -> None:
-    """Run it in a forked process, which becomes a subreaper: that can't be undone."""
+    """Call the function in a forked process that becomes a subreaper, which can't be undone."""
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -1,7 +1,7 @@
-"""A plugin whose clients tell it what to do, one line at a time, and clients for it.
+"""A plugin that does what its clients say, one line at a time, and clients for it.
 
-Each line is a command and its arguments; the answer is one line. So a test can have a worker block, die, or start
-programs at a moment of the test's choosing.
+Each line is a command with its arguments; the answer is one line. So a test can make a worker block, die, or start
+programs when the test wants it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 
 from poolsrv import hookimpl
 
-# In a session of its own, with a grandchild by double fork, and deaf to TERM: what is hardest to get rid of.
+# The hardest to get rid of: in a session of its own, double-forked, and ignoring TERM.
 STRAY = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -63,7 +63,7 @@ class Puppet:
         return self.worker.slot
 
     def grow(self, conn, megabytes):
-        """Take that much memory, and say so."""
+        """Use that much memory, then answer."""
         self.ballast = b"x" * (int(megabytes) << 20)
         return megabytes
 
@@ -71,14 +71,14 @@ class Puppet:
         conn.close()
 
     def block(self, conn, path):
-        """Until the file is there. Says so before it blocks."""
+        """Block until the file exists. Answer before that."""
         conn.send(b"blocks\\n")
         while not os.path.exists(path):
             time.sleep(0.005)
         return "unblocked"
 
     def block_until_asked(self, conn, path):
-        """Until there is more in the file in which this worker says where it hangs."""
+        """Block until the file grows in which this worker dumps its stack."""
         size = os.stat(path).st_size
         while os.stat(path).st_size == size:
             time.sleep(0.005)
@@ -98,22 +98,22 @@ class Puppet:
         os.kill(os.getpid(), int(number))
 
     def program(self, conn, *argv):
-        """Its output is the answer."""
+        """Start a program whose output is the answer."""
         conn.spawn([sys.executable, "-c", STRAY, *argv], stdout=conn)
 
     def orphan(self, conn, path):
-        """Its pid goes to the file: it has left its process group, its session, its parent, and the connection."""
+        """Start a program that leaves its group, session, parent and connection, and writes its pid to the file."""
         conn.spawn([sys.executable, "-c", STRAY, path])
         return "started"
 
     def status(self, conn, *fields):
-        """Lines of /proc/self/status, as a spawned program sees them."""
+        """Answer with /proc/self/status and more, as a spawned program sees them."""
         conn.spawn(["/bin/sh", "-c", "ls -l /proc/self/fd; cat /proc/self/status /proc/self/stat"], stdout=conn)
 '''
 
 
 def install_puppet(site: Path) -> Path:
-    """The plugin ``puppet`` in a directory for PYTHONPATH; returns the directory."""
+    """Install the plugin ``puppet`` into a directory for PYTHONPATH; return the directory."""
     install(site, "poolsrv-puppet", {"puppet": "poolsrv_puppet:Puppet"}, PUPPET)
     return site
 
@@ -130,18 +130,18 @@ class Client:
         self.socket = server.connect(listener)
 
     def tell(self, command: str) -> None:
-        """Give a command, and do not wait."""
+        """Send a command, without waiting."""
         self.socket.sendall(f"{command}\n".encode())
 
     def answer(self) -> str:
-        """The next answer; ``""`` where the connection has ended, in order or by a reset."""
+        """The next answer; ``""`` if the connection has ended, by end of stream or a reset."""
         try:
             return receive_line(self.socket).decode().rstrip("\n")
         except ConnectionResetError:
             return ""
 
     def ask(self, command: str) -> str:
-        """Give a command; its answer."""
+        """Send a command, and return its answer."""
         self.tell(command)
         return self.answer()
 
@@ -156,7 +156,7 @@ class Client:
 
 
 def connect_until(server: ServerProcess, pid: int, listener: str = "puppet") -> Client:
-    """A connection that is served by the worker of that process id."""
+    """A connection that the worker with this pid serves."""
     others = []
     try:
         for _ in range(200):
@@ -167,11 +167,11 @@ def connect_until(server: ServerProcess, pid: int, listener: str = "puppet") -> 
     finally:
         for other in others:
             other.close()
-    raise AssertionError(f"worker {pid} gets no connection")
+    raise AssertionError(f"worker {pid} got no connection")
 
 
 def wait_listening(path: Path) -> None:
-    """Until somebody listens on a unix socket: its file is there a moment before."""
+    """Wait until a process listens on a unix socket: the file exists a moment earlier."""
 
     def is_so() -> bool:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -181,7 +181,7 @@ def wait_listening(path: Path) -> None:
 
 
 def wait_passed_on(server: ServerProcess, listener: str = "puppet") -> None:
-    """Until the dispatcher has accepted all that have connected, has passed them on, and sleeps again."""
+    """Wait until the dispatcher has accepted and passed on all connections, and sleeps again."""
     local = f":{address_of(server, listener)[1]:04X}"
 
     def is_so() -> bool:
@@ -195,15 +195,15 @@ def wait_passed_on(server: ServerProcess, listener: str = "puppet") -> None:
 
 
 class Crowd:
-    """Many clients that connect at once, and each ask one thing.
+    """Many clients that connect at once, and send one question each.
 
-    :param leave: each closes as soon as it has its answer.
+    :param leave: each client closes as soon as it has its answer.
     """
 
     def __init__(self, address: tuple[str, int], size: int, question: bytes = b"pid\n", leave: bool = False) -> None:
         self._question = question
         self._leave = leave
-        self.answers: dict[int, bytes] = {}  # by descriptor, as far as they have come
+        self.answers: dict[int, bytes] = {}  # by descriptor, as far as they have arrived
         self.sockets: dict[int, socket.socket] = {}
         self._epoll = select.epoll()
         for _ in range(size):
@@ -217,7 +217,7 @@ class Crowd:
             self._epoll.register(sock.fileno(), select.EPOLLOUT)
 
     def run(self, count: int | None = None) -> list[bytes]:
-        """Until all (or so many) have their answer; the answers, ``b""`` of those that were cut off."""
+        """Wait until all clients, or ``count``, are answered. An answer is ``b""`` if the client was cut off."""
         wanted = len(self.sockets) if count is None else count
         while sum(answer.endswith(b"\n") or answer == b"" for answer in self.answers.values()) < wanted:
             events = self._epoll.poll(TIMEOUT)
@@ -256,6 +256,6 @@ class Crowd:
 
 
 def address_of(server: ServerProcess, listener: str = "puppet") -> tuple[str, int]:
-    """Where its clients connect to."""
+    """The TCP address of a listener."""
     host, _, port = server.addresses(listener)[0].rpartition(":")
     return host, int(port)

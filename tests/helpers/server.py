@@ -1,4 +1,4 @@
-"""What whole-server tests share: a running server, clients that time out, plugins written on the spot."""
+"""A running server, clients with timeouts, and what /proc tells about processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Final
 
 from tests.helpers.server_mark import server_starts
 
-TIMEOUT: Final = 30.0  # seconds; how long a test waits for what must come before it fails
+TIMEOUT: Final = 30.0  # seconds that a test waits before it fails
 
 _ADDRESS = re.compile(r"(\S+) on (\S+?)(?=, | \()")
 _READY = re.compile(r" dispatcher\[(\d+)\] ready: ")
@@ -27,13 +27,13 @@ class ServerFailed(AssertionError):
 
 
 class ServerProcess:
-    """``poolsrv --config FILE`` in a process of its own, as a user would start it.
+    """``poolsrv --config FILE`` in a process of its own, started as a user would.
 
     :param config: the TOML text; it is written to ``folder/poolsrv.toml``.
-    :param paths: folders for PYTHONPATH, with a test's own plugins (see distributions.py).
+    :param paths: folders for PYTHONPATH, with the plugins of a test (see distributions.py).
     :param descriptors: the limit of open descriptors.
-    :param prefix: a program and its arguments, that starts what comes after them.
-    :param program: the server's, with its arguments; None: this tree's.
+    :param prefix: a program with arguments that starts the command that follows them.
+    :param program: the server's program with its arguments; None: that of this tree.
     :param arguments: further arguments.
     """
 
@@ -88,7 +88,7 @@ class ServerProcess:
         return self.process.pid
 
     def wait_for_line(self, pattern: str, count: int = 1, after: int = 0) -> re.Match[str]:
-        """Wait until ``count`` lines of the log match, from line ``after`` on; the last match."""
+        """Wait until ``count`` lines of the log match, from line ``after`` on; return the last match."""
         expression = re.compile(pattern)
         deadline = time.monotonic() + TIMEOUT
         with self._grown:
@@ -106,15 +106,15 @@ class ServerProcess:
         return self
 
     def addresses(self, listener: str) -> list[str]:
-        """Where a listener really listens, as the line with ``ready`` says."""
+        """The addresses that a listener is bound to, from the line with ``ready``."""
         line = self.wait_for_line(r"ready: .*").group()
         return [address for name, address in _ADDRESS.findall(line.removeprefix("ready: ")) if name == listener]
 
     def connect(self, listener: str, timeout: float = TIMEOUT) -> socket.socket:
         """A client's socket, connected to the first address of a listener.
 
-        Its receive buffer is small: the kernel would let it grow until even 15 MB fit into one ``send`` of the
-        server's, and then nothing is ever congested.
+        Its receive buffer is small. Otherwise the kernel would let it grow until one ``send`` of the server could be
+        15 MB, and nothing would ever be congested.
         """
         address = self.addresses(listener)[0]
         if address.startswith("unix:"):
@@ -143,17 +143,17 @@ class ServerProcess:
 
     @property
     def dispatcher_pid(self) -> int:
-        """The parent of the workers: of the pool that was the last to serve."""
+        """The dispatcher of the pool that was the last to serve."""
         with self._grown:
             pids = [match[1] for line in self.lines if (match := _READY.search(line))]
         return int(pids[-1])
 
     def worker_pids(self) -> list[int]:
-        """The workers that run now."""
+        """The pids of the workers that run now."""
         return children_of(self.dispatcher_pid)
 
     def reload(self) -> None:
-        """HUP, and wait until the new pool serves, and the old one accepts no more."""
+        """Send HUP, and wait until the new pool serves and the old one no longer accepts."""
         after = len(self.lines)
         self.signal(signal.SIGHUP)
         self.wait_for_line(r"supervisor\[\d+\] generation \d+ \(pid \d+\) serves", after=after)
@@ -164,19 +164,19 @@ class ServerProcess:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """The server's exit code, once it has ended."""
+        """Wait for the server's end, and return its exit code."""
         code = self.process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         return code
 
     def stop(self) -> int:
-        """TERM, then the exit code."""
+        """Send TERM, and return the exit code."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         return self.wait()
 
     def close(self) -> None:
-        """Whatever has happened: nothing of it is left. What it has started is in its session, or its descendants'."""
+        """Kill the server and all its descendants, whatever has happened."""
         descendants = descendants_of(self.pid) if self.process.poll() is None else []
         if self.process.poll() is None:
             self.process.kill()
@@ -192,7 +192,7 @@ class ServerProcess:
 
 
 def receive_all(sock: socket.socket) -> bytes:
-    """Until end of stream."""
+    """Receive until end of stream."""
     pieces = []
     while piece := sock.recv(65536):
         pieces.append(piece)
@@ -200,7 +200,7 @@ def receive_all(sock: socket.socket) -> bytes:
 
 
 def receive_exactly(sock: socket.socket, size: int) -> bytes:
-    """That many bytes, or as many as there are before end of stream."""
+    """Receive this many bytes, or fewer at end of stream."""
     pieces = []
     while size and (piece := sock.recv(min(size, 65536))):
         pieces.append(piece)
@@ -209,7 +209,7 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def receive_line(sock: socket.socket) -> bytes:
-    """One line with its end, byte by byte: nothing after it is taken."""
+    """Receive one line with its end, byte by byte, so that nothing after it is taken."""
     line = b""
     while not line.endswith(b"\n") and (piece := sock.recv(1)):
         line += piece
@@ -217,15 +217,15 @@ def receive_line(sock: socket.socket) -> bytes:
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Poll for what no handshake tells, such as another process's end."""
+    """Poll for a condition without a handshake, such as the end of another process."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, f"in vain: {what}"
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
         time.sleep(0.005)
 
 
 def children_of(pid: int) -> list[int]:
-    """Living and dead children."""
+    """The pids of living and dead children."""
     try:
         return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     except (FileNotFoundError, ProcessLookupError):
@@ -240,7 +240,7 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def process_state(pid: int) -> str:
-    """The letter of proc_pid_stat(5), or ``""`` where the process is gone."""
+    """The state letter of proc_pid_stat(5), or ``""`` if the process is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -252,30 +252,30 @@ def is_alive(pid: int) -> bool:
 
 
 def open_descriptors(pid: int) -> list[str]:
-    """What the descriptors of a process are open on."""
+    """The targets of the open descriptors of a process."""
     found = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
             found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
         except FileNotFoundError:
-            pass  # the one of the listing itself
+            pass  # the descriptor of the listing itself
     return sorted(found)
 
 
 def context_switches(pid: int) -> int:
-    """How often a process has gone to sleep by itself: of one that waits in epoll, about once per turn."""
+    """How often a process has gone to sleep by itself: with epoll, about once per iteration."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def cpu_ticks(pid: int) -> int:
-    """The CPU time of a process, in ticks of mostly 10 ms."""
+    """The CPU time of a process, in ticks of usually 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
 def assert_rests(pid: int, seconds: float = 0.6) -> None:
-    """Once it has done what it was about, a process wakes up a few times at most, and uses next to no CPU."""
+    """Wait until a process is idle: it wakes up a few times at most, and uses next to no CPU."""
 
     def rests() -> bool:
         ticks, switches = cpu_ticks(pid), context_switches(pid)

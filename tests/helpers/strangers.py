@@ -1,4 +1,4 @@
-"""What another user does beside the tests, where these run as root."""
+"""What another user does beside the tests, if the tests run as root."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-STRANGER = 45001  # a user that nothing belongs to
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+STRANGER = 45001  # a user that owns nothing
 
 
 def swap(folder: Path, name: str, victim: Path) -> None:
-    """As soon as the name in the folder is a socket's it becomes a link to the victim, again and again."""
+    """Replace the name in the folder by a link to the victim as soon as it is a socket, again and again."""
     os.chdir(folder)
     while True:
         with suppress(OSError):
@@ -28,13 +28,13 @@ def swap(folder: Path, name: str, victim: Path) -> None:
 
 
 def wait() -> None:
-    """Until it is killed."""
+    """Wait to be killed."""
     while True:
         signal.pause()
 
 
 def lock(path: Path) -> int:
-    """In every way that there is to who may read it."""
+    """Lock a file in every way that a reader can."""
     fd = os.open(path, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     fcntl.lockf(fd, fcntl.LOCK_SH)
@@ -43,12 +43,12 @@ def lock(path: Path) -> int:
 
 @contextmanager
 def stranger(act: Callable[[], object], begin: Callable[[], object] = lambda: None) -> Iterator[int]:
-    """Another user's process; its pid.
+    """Run a process of another user, and yield its pid.
 
     :param act: what it does until it is killed.
-    :param begin: what it has done before, when this returns.
+    :param begin: what it has already done when the block is entered.
 
-    It is forked: the interpreter may be in a folder that this user can't enter.
+    It is forked, because that user may not be able to enter the interpreter's folder.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -74,7 +74,7 @@ def stranger(act: Callable[[], object], begin: Callable[[], object] = lambda: No
 
 @pytest.fixture
 def open_tmp() -> Iterator[Path]:
-    """A folder that everybody can enter, with all above it. pytest keeps its own from others, again at each start."""
+    """A folder that every user can enter, with all above it. pytest makes its own folders private at each start."""
     with TemporaryDirectory(prefix="poolsrv-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name).resolve()

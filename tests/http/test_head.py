@@ -67,7 +67,7 @@ def test_empty_lines_are_no_beginning() -> None:
     ],
 )
 def test_keep_alive(version: bytes, connection: bytes | None, keep: bool) -> None:
-    """RFC 9112 section 9.3: who keeps the connection open."""
+    """RFC 9112 section 9.3: which requests keep the connection open."""
     field = b"" if connection is None else b"Connection: " + connection + b"\r\n"
     assert parse(b"GET / HTTP/" + version + b"\r\nHost: a\r\n" + field + b"\r\n").keep_alive is keep
 
@@ -128,7 +128,7 @@ def test_local_redirect() -> None:
 
 
 def test_length_decoder() -> None:
-    """RFC 9112 section 6.3, rule 6: exactly so many bytes, be they read or moved past."""
+    """RFC 9112 section 6.3, rule 6: exactly this many bytes, read or skipped."""
     decoder = LengthDecoder(10)
     assert decoder.feed(b"abc") == b"abc"
     decoder.advance(4)

@@ -139,7 +139,7 @@ def test_descriptors_that_do_not_belong_there_are_closed() -> None:
     reader, writer = os.pipe()
     with pytest.raises(BadMessage, match="with descriptors"):
         pool_protocol.check(SERVING, Message("alive", {}, [writer], Sender(PID, os.getuid())), PID)
-    assert os.read(reader, 1) == b""  # nobody has the other end
+    assert os.read(reader, 1) == b""  # no process has the other end
     os.close(reader)
 
 
@@ -158,7 +158,7 @@ def link() -> Iterator[tuple[PoolLink, socket.socket]]:
     sock.close()
 
 
-def test_the_kernel_says_who_has_sent_a_message(link: tuple[PoolLink, socket.socket]) -> None:
+def test_the_kernel_names_the_sender_of_a_message(link: tuple[PoolLink, socket.socket]) -> None:
     ours, theirs = link
     child = os.fork()
     if child == 0:

@@ -112,7 +112,7 @@ def verdict(allow: list[str], deny: list[str], address: str) -> str | None:
         (["2001:db8::/32"], ["2001:db8:1::/48"], "2001:db8:2::7", None),
     ],
 )
-def test_who_is_refused(allow: list[str], deny: list[str], address: str, refusal: str | None) -> None:
+def test_which_clients_are_refused(allow: list[str], deny: list[str], address: str, refusal: str | None) -> None:
     assert verdict(allow, deny, address) == refusal
 
 

@@ -47,7 +47,7 @@ def test_a_program_has_three_descriptors_and_a_process_group_of_its_own(tmp_path
 
 
 def test_a_program_has_default_signals_and_none_blocked() -> None:
-    """Python ignores SIGPIPE: a program that inherited that would write on into a pipe that nobody reads."""
+    """Python ignores SIGPIPE: a program that inherited that would go on writing to a pipe without a reader."""
     former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGHUP)}
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGCHLD})
     reader, writer = os.pipe()
@@ -110,7 +110,7 @@ def test_a_program_is_reaped_when_it_has_ended(loop: EventLoop) -> None:
     assert child.rusage.ru_utime + child.rusage.ru_stime > 0
     assert repr(child) == f"<program {child.pid}, exited 7>"
     assert reaper.running == {}
-    child.terminate()  # harmless: its number may be somebody else's by now
+    child.terminate()  # harmless: its number may be another process's by now
     child.kill()
 
 

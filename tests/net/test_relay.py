@@ -267,7 +267,7 @@ def test_both_ways_between_sockets(server: ServerProcess, folder: Path) -> None:
         assert receive_exactly(client, 6) == b"world!"
         client.shutdown(socket.SHUT_WR)
         server.wait_for_line("up moved 5", after=after)
-        server.wait_for_line("readable: b'' True", after=after)  # who asked for done decides what the end means
+        server.wait_for_line("readable: b'' True", after=after)  # the caller with `done` decides what the end means
         peer.close()
         server.wait_for_line("down moved 6", after=after)
         server.wait_for_line("upstream closed: None", after=after)

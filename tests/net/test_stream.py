@@ -476,7 +476,7 @@ def test_nobody_spins_when_a_paused_client_has_closed(server: ServerProcess, nam
         assert turns(server) < 50
         other.sendall(b"resume")
         assert receive_exactly(other, 6) == b"resume"
-        # What it had sent is read, then its end; then writing meets nobody.
+        # What it had sent is read, then its end; then writing fails.
         assert closed(server, name, after) in ("reset", "eof")
 
 

@@ -150,7 +150,7 @@ def test_an_address_that_is_configured_no_longer_is_closed(serve: Serve, site: P
     wait_until(lambda: len(open_descriptors(server.pid)) == before, "descriptors that are closed")
 
 
-def test_a_unix_socket_whose_file_is_gone_is_made_anew(serve: Serve, site: Path, tmp_path: Path) -> None:
+def test_a_unix_socket_whose_file_is_gone_is_made_again(serve: Serve, site: Path, tmp_path: Path) -> None:
     path = tmp_path / "s"
     server = serve(config("workers = 1").replace("127.0.0.1:0", f"unix:{path}"), paths=(site,))
     path.unlink()
@@ -360,7 +360,7 @@ def test_an_old_pool_that_is_stopped_or_stuck_is_ended_all_the_same(serve: Serve
     assert not is_alive(worker)
 
 
-def test_who_waits_in_the_kernels_queue_is_served_by_the_new_pool(serve: Serve, site: Path) -> None:
+def test_clients_in_the_kernels_queue_are_served_by_the_new_pool(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     os.kill(server.dispatcher_pid, signal.SIGSTOP)
     wait_until(lambda: process_state(server.dispatcher_pid) == "T", "a dispatcher that has stopped")

@@ -1,4 +1,4 @@
-"""Signals to a whole server and to its workers, and who has started it how."""
+"""Signals to a whole server and to its workers, and what it inherits from its parent."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_many_signals_that_stop_are_no_more_than_two(serve: Serve, site: Path) -
 def test_handlers_of_signals_stay_until_the_process_is_gone(serve: Serve, site: Path) -> None:
     """Else a late signal kills what has ended in order, or has a traceback printed: see the end of signals.py's theory.
 
-    A zombie still shows them, so nobody may reap it before they have been read.
+    A zombie still shows them, so it must not be reaped before they have been read.
     """
     server = serve(config("workers = 1"), paths=(site,))
     dispatcher = server.dispatcher_pid
@@ -226,7 +226,7 @@ def test_a_worker_that_drains_alone_ends_what_is_open_at_the_deadline(serve: Ser
 
 @pytest.mark.server
 def test_a_worker_that_drains_alone_and_then_hangs_is_killed(serve: Serve, tmp_path: Path) -> None:
-    """Five seconds after graceful_timeout, with nobody waiting for the server to stop."""
+    """Five seconds after graceful_timeout, while no process waits for the server to stop."""
     module = """
         import time
         from poolsrv import hookimpl

@@ -1,4 +1,4 @@
-"""The supervisor: pools that crash, the pid file, and what is left of whom."""
+"""The supervisor: pools that crash, the pid file, and what is left behind."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_there_is_a_supervisor_a_dispatcher_and_workers(serve: Serve, site: Path
 
 
 @pytest.mark.server
-def test_a_pool_that_crashes_is_replaced_and_who_waits_is_served(serve: Serve, site: Path) -> None:
+def test_a_pool_that_crashes_is_replaced_and_waiting_clients_are_served(serve: Serve, site: Path) -> None:
     server = serve(config(), paths=(site,))
     dispatcher, workers = server.dispatcher_pid, server.worker_pids()
     with Client(server) as lost:
@@ -198,7 +198,7 @@ def hang(site: Path) -> str:
 
 
 @pytest.mark.server
-def test_a_crashed_pool_whose_config_is_broken_by_now_is_tried_until_it_is_mended(serve: Serve, site: Path) -> None:
+def test_a_crashed_pool_whose_config_is_broken_by_now_is_tried_until_it_is_fixed(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     sound = server.file.read_text()
     server.file.write_text(sound.replace("workers", "wokers"))
@@ -328,7 +328,7 @@ def test_quit_stops_in_order(serve: Serve, site: Path) -> None:
 def test_the_pid_file_is_there_while_the_server_is(serve: Serve, site: Path) -> None:
     server = serve(config('pidfile = "server.pid"'), paths=(site,))
     path = server.folder / "server.pid"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600  # who can open it can lock it
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600  # a process that can open it can lock it
     assert path.read_text() == f"{server.pid}\n"
     server.signal(signal.SIGHUP)
     server.wait_for_line(r"generation 2 \(pid \d+\) serves")
@@ -347,7 +347,7 @@ def test_a_second_server_with_the_same_pid_file_is_refused(serve: Serve, site: P
     assert path.read_text() == f"{first.pid}\n"
     first.signal(signal.SIGKILL)
     first.wait()
-    assert path.exists()  # and it is nobody's
+    assert path.exists()  # and no process holds it
     third = serve(config(f'pidfile = "{path}"'), paths=(site,))
     assert path.read_text() == f"{third.pid}\n"
 

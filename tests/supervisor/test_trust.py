@@ -20,7 +20,7 @@ from tests.helpers.server import ServerProcess
 
 Serve = Callable[..., ServerProcess]
 
-ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 NOBODY = pwd.getpwnam("nobody")
 
 # Its words are in the file "words", as the arguments of a call.
@@ -138,7 +138,7 @@ def test_a_pool_that_is_no_longer_root_can_not_name_another_pid_file(serve: Serv
 
 @pytest.mark.server
 @ROOT
-def test_plugins_are_imported_by_whom_the_pool_runs_as(serve: Serve, site: Path) -> None:
+def test_plugins_are_imported_as_the_pools_user(serve: Serve, site: Path) -> None:
     server = serve(config('user = "nobody"'), paths=(site,), ready=False)
     server.folder.chmod(0o777)
     server.wait_ready()
@@ -157,7 +157,7 @@ def test_plugins_are_imported_by_whom_the_pool_runs_as(serve: Serve, site: Path)
     ("pool", "imports"),
     [
         ('user = "nobody"', True),
-        ('user = "nobody"\nworkrs = 3', True),  # what else is wrong is found by nobody, too
+        ('user = "nobody"\nworkrs = 3', True),  # user nobody finds what else is wrong, too
         ('user = "nobdy"', False),
         ('usr = "nobody"', False),
         ("user = 54321", False),

@@ -123,7 +123,7 @@ def test_how_long_a_dispatcher_may_be_silent(loop: Any, hang_timeout: float, pat
     assert pool.asked == 1
 
 
-def test_one_that_is_heard_of_is_left_alone(loop: Any) -> None:
+def test_a_dispatcher_that_reports_is_left_alone(loop: Any) -> None:
     pool = Pool(loop, 8.0)
     Watch(loop).begin(pool)  # type: ignore[arg-type]
     for _ in range(100):
@@ -144,7 +144,7 @@ def test_a_supervisor_that_was_held_up_blames_nobody(loop: Any, seconds: float) 
     assert pool.asked == 1
 
 
-def test_one_that_is_heard_of_when_asked_is_spared(loop: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dispatcher_that_responds_when_asked_is_spared(loop: Any, caplog: pytest.LogCaptureFixture) -> None:
     pool = Pool(loop, 8.0)
     Watch(loop).begin(pool)  # type: ignore[arg-type]
     sleep(loop, 12.0)

@@ -94,7 +94,7 @@ def both(made: list[Both]) -> Both:
     return made[-1]
 
 
-def test_who_is_admitted_and_who_is_not(both: Both) -> None:
+def test_which_clients_are_admitted(both: Both) -> None:
     connections = [both.connect("192.0.2.1") for _ in range(3)] + [both.connect("192.0.2.2")]
     both.turn()
     assert both.admitted == [1, 2, 4]
@@ -132,7 +132,7 @@ def test_a_worker_that_dies_takes_its_clients_with_it(both: Both) -> None:
     assert both.listener.admission.admit_client(99, ("192.0.2.1", 1)) is None
 
 
-def test_who_has_no_address_is_admitted(both: Both) -> None:
+def test_a_client_without_an_address_is_admitted(both: Both) -> None:
     for _ in range(5):
         both.connect("unix:/run/x.sock")
     both.turn()

@@ -49,7 +49,7 @@ class Late(Tells):
 
 
 class Freed(Tells):
-    # Says how many of its connections are still objects, itself included, where nobody looks for cycles.
+    # Tells how many of its connections are still objects, itself included, without a garbage collection.
     @hookimpl
     def on_worker_start(self, worker):
         gc.disable()

@@ -15,7 +15,7 @@ from poolsrv.core.event_loop import EventLoop
 from poolsrv.worker.deadlines import Deadlines
 from tests.dispatcher.test_limits import os_parent
 from tests.helpers.certificates import NEW_KEY
-from tests.helpers.plugins import ask, closed, listener, served, settle, who_says
+from tests.helpers.plugins import ask, closed, listener, prompt_client, served, settle
 from tests.helpers.server import ServerProcess, context_switches, receive_all, receive_exactly, wait_until
 from tests.worker.test_tls import tls
 
@@ -117,7 +117,7 @@ def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.server
-def test_who_says_nothing_is_closed_in_order(server: ServerProcess) -> None:
+def test_a_silent_client_is_closed_gracefully(server: ServerProcess) -> None:
     after = len(server.lines)
     began = time.monotonic()
     with server.connect("first") as sock:
@@ -128,7 +128,7 @@ def test_who_says_nothing_is_closed_in_order(server: ServerProcess) -> None:
 
 @pytest.mark.server
 def test_one_byte_is_enough(server: ServerProcess) -> None:
-    with who_says(server, "first", b"x", TIMEOUT) as sock:
+    with prompt_client(server, "first", b"x", TIMEOUT) as sock:
         assert receive_exactly(sock, 7) == b"hello\nx"
         with server.connect("first") as other:
             assert receive_all(other) == b"hello\n"
@@ -145,7 +145,7 @@ def test_while_the_plugin_does_not_read_the_client_is_not_late(server: ServerPro
 
 
 @pytest.mark.server
-def test_who_speaks_to_a_program_is_not_late(server: ServerProcess) -> None:
+def test_a_client_that_speaks_to_a_program_is_not_late(server: ServerProcess) -> None:
     with server.connect("program") as sock, server.connect("first") as other:
         assert receive_all(other) == b"hello\n"
         sock.sendall(b"hello")
@@ -154,7 +154,7 @@ def test_who_speaks_to_a_program_is_not_late(server: ServerProcess) -> None:
 
 @pytest.mark.server
 def test_an_unfinished_handshake_is_no_first_byte(server: ServerProcess) -> None:
-    with who_says(server, "secret", b"\x16\x03\x01\x02\x00", TIMEOUT) as sock:  # the beginning of a TLS record
+    with prompt_client(server, "secret", b"\x16\x03\x01\x02\x00", TIMEOUT) as sock:  # the beginning of a TLS record
         assert receive_all(sock) == b""
 
 
@@ -170,13 +170,13 @@ def test_the_lifetime_of_an_unfinished_handshake(server: ServerProcess) -> None:
 @pytest.mark.server
 def test_after_its_lifetime_a_connection_is_closed_in_order(server: ServerProcess) -> None:
     after = len(server.lines)
-    with who_says(server, "life", b"x", TIMEOUT) as sock:
+    with prompt_client(server, "life", b"x", TIMEOUT) as sock:
         assert receive_all(sock) == b"hello\nx"
     assert closed(server, "life", after) == "connection lifetime"
 
 
 @pytest.mark.server
-def test_whoever_is_busy_is_closed_too(server: ServerProcess) -> None:
+def test_a_busy_connection_is_closed_too(server: ServerProcess) -> None:
     with server.connect("life") as sock:
         sock.settimeout(TIMEOUT / 10)
         deadline = time.monotonic() + 30
@@ -204,7 +204,7 @@ def test_a_plugin_that_knows_what_is_begun_may_finish_it(server: ServerProcess) 
 
 
 @pytest.mark.server
-def test_who_does_not_finish_is_aborted(server: ServerProcess) -> None:
+def test_a_client_that_does_not_finish_is_aborted(server: ServerProcess) -> None:
     after = len(server.lines)
     with server.connect("drains") as sock, pytest.raises(ConnectionResetError):
         receive_all(sock)
@@ -212,9 +212,9 @@ def test_who_does_not_finish_is_aborted(server: ServerProcess) -> None:
 
 
 @pytest.mark.server
-def test_who_does_not_read_the_rest_is_aborted(server: ServerProcess) -> None:
+def test_a_client_that_does_not_read_the_rest_is_aborted(server: ServerProcess) -> None:
     after = len(server.lines)
-    with who_says(server, "heavy", b"x", TIMEOUT) as sock:
+    with prompt_client(server, "heavy", b"x", TIMEOUT) as sock:
         assert closed(server, "heavy", after) == "connection lifetime"
         with pytest.raises(ConnectionResetError):
             receive_all(sock)

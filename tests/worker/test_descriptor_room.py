@@ -109,7 +109,7 @@ def running(folder: Path, name: str, workers: int = 2) -> Iterator[ServerProcess
 
 @pytest.mark.server
 @pytest.mark.parametrize("name", ["leaks", "leaksseven"])
-def test_of_a_worker_whose_plugin_leaks_no_connection_is_lost(tmp_path: Path, name: str) -> None:
+def test_a_worker_whose_plugin_leaks_loses_no_connection(tmp_path: Path, name: str) -> None:
     """They come one by one, and each worker is replaced before it loses one."""
     with running(tmp_path, name) as server:
         first = set(server.worker_pids())
@@ -144,7 +144,7 @@ def test_a_plugin_that_takes_all_descriptors_at_once_costs_one_message_at_most(t
 
 
 @pytest.mark.server
-def test_of_a_burst_into_workers_whose_plugin_leaks_all_are_answered(tmp_path: Path) -> None:
+def test_a_burst_into_workers_whose_plugin_leaks_is_answered(tmp_path: Path) -> None:
     with running(tmp_path, "leaks") as server, Crowd(address_of(server, "leaks"), 500, leave=True) as crowd:
         answers = crowd.run()
         assert len(answers) == 500

@@ -378,7 +378,7 @@ class ChildB(Parent):
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_of_plugins_that_inherit_a_hook_the_one_is_to_blame_whose_instance_it_was(name: str) -> None:
+def test_a_plugin_that_inherits_a_hook_is_blamed_by_its_instance(name: str) -> None:
     hooks = Hooks([NamedPlugin("a", ChildA()), NamedPlugin("b", ChildB())])
     (plugin,) = (one for one in hooks.plugins if one.name == name)
     with pytest.raises(ValueError, match="hook") as raised:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.plugins import ask, closed, listener, reset, served, settle, turns, who_says
+from tests.helpers.plugins import ask, closed, listener, prompt_client, reset, served, settle, turns
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, wait_until
 
 pytestmark = pytest.mark.server
@@ -97,7 +97,7 @@ def test_bytes_from_the_client_count(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("what", ["hold", "program", "stream", "relay", "blocking"])
 def test_what_holds_a_connection_keeps_it_from_being_idle(server: ServerProcess, what: str) -> None:
-    with who_says(server, "idle", what.encode(), TIMEOUT) as sock, server.connect("idle") as other:
+    with prompt_client(server, "idle", what.encode(), TIMEOUT) as sock, server.connect("idle") as other:
         assert receive_exactly(sock, len(what)) == what.encode()
         assert receive_all(other) == b""  # the other one has been idle too long meanwhile
         with server.connect("idle") as another:
@@ -109,7 +109,7 @@ def test_what_holds_a_connection_keeps_it_from_being_idle(server: ServerProcess,
 
 def test_a_reader_that_makes_no_progress_is_idle(server: ServerProcess) -> None:
     after = len(server.lines)
-    with who_says(server, "idle", b"big", TIMEOUT) as sock:
+    with prompt_client(server, "idle", b"big", TIMEOUT) as sock:
         assert closed(server, "idle", after) == "idle timeout"
         with pytest.raises(ConnectionResetError):
             receive_all(sock)  # aborted: it must not take what has come for everything
@@ -117,7 +117,7 @@ def test_a_reader_that_makes_no_progress_is_idle(server: ServerProcess) -> None:
 
 def test_a_closed_connection_is_not_held_and_so_may_be_idle(server: ServerProcess) -> None:
     after = len(server.lines)
-    with who_says(server, "idle", b"closing", TIMEOUT) as sock:
+    with prompt_client(server, "idle", b"closing", TIMEOUT) as sock:
         assert closed(server, "idle", after) == "idle timeout"
         with pytest.raises(ConnectionResetError):
             receive_all(sock)

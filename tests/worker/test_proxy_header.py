@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.http import cgi_listener, write_programs
-from tests.helpers.plugins import ask, listener, nothing_to_read, served, turns, who_says
+from tests.helpers.plugins import ask, listener, nothing_to_read, prompt_client, served, turns
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_exactly, wait_until
 
 pytestmark = pytest.mark.server
@@ -27,7 +27,7 @@ TOLD = b"192.0.2.7 50000 198.51.100.1 443\n"
 
 MODULE = """
 class Who(Tells):
-    # Says who the client is, then echoes.
+    # Tells the client's address, then echoes.
     @hookimpl
     def on_connection_init(self, conn):
         conn.log.info("here")
@@ -109,7 +109,7 @@ def told(sock: socket.socket, line: bytes = TOLD) -> None:
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 @pytest.mark.parametrize("listener", ["who", "unix"])
-def test_the_client_is_who_the_proxy_says(server: ServerProcess, listener: str, header: bytes) -> None:
+def test_the_client_is_the_one_that_the_proxy_names(server: ServerProcess, listener: str, header: bytes) -> None:
     with server.connect(listener) as sock:
         sock.sendall(header)
         told(sock)
@@ -184,7 +184,7 @@ def test_what_is_no_header_ends_the_connection_and_no_plugin_hears_of_it(server:
 
 
 def quiet(server: ServerProcess, after: int) -> None:
-    """No plugin has heard of what came before."""
+    """No plugin was called for what came before."""
     with server.connect("who") as sock:
         sock.sendall(V1)
         told(sock)
@@ -193,7 +193,7 @@ def quiet(server: ServerProcess, after: int) -> None:
     assert not [line for line in server.lines[after:] if "closed: no PROXY header" in line]
 
 
-def test_who_is_not_trusted_is_not_heard(server: ServerProcess) -> None:
+def test_a_peer_that_is_not_trusted_is_refused(server: ServerProcess) -> None:
     for sent in (b"", V1):
         with pytest.raises((ConnectionResetError, BrokenPipeError)):  # as early as in connect(2)
             server.exchange("elsewhere", sent, finish=False)
@@ -204,9 +204,9 @@ def test_who_is_not_trusted_is_not_heard(server: ServerProcess) -> None:
     assert len([line for line in server.lines if "elsewhere: PROXY" in line]) == 1, "told once a minute"
 
 
-def test_who_says_nothing_has_a_time_limit(server: ServerProcess) -> None:
+def test_a_silent_client_has_a_time_limit(server: ServerProcess) -> None:
     with (
-        who_says(server, "soon", V1[:-1], SOON) as slow,
+        prompt_client(server, "soon", V1[:-1], SOON) as slow,
         server.connect("soon") as silent,
         server.connect("never") as patient,
     ):
@@ -220,7 +220,7 @@ def test_who_says_nothing_has_a_time_limit(server: ServerProcess) -> None:
         assert int(turns(server)) < 100
 
 
-def test_who_only_looks_whether_somebody_listens_is_no_news(server: ServerProcess) -> None:
+def test_a_client_that_only_connects_and_closes_is_not_logged(server: ServerProcess) -> None:
     after = len(server.lines)
     for sent in (b"", V1[:10]):
         assert server.exchange("who", sent) == b""
@@ -256,7 +256,7 @@ def test_programs_of_cgi_are_told_of_the_client(server: ServerProcess) -> None:
     assert {b"REMOTE_ADDR=192.0.2.7", b"REMOTE_PORT=50000", b"SERVER_PORT=443"} <= set(lines)
 
 
-def test_who_is_known_only_while_the_worker_drains_is_told_so(tmp_path: Path) -> None:
+def test_a_client_known_only_while_the_worker_drains_is_told_so(tmp_path: Path) -> None:
     with served(tmp_path, MODULE, listener("drained", **TRUSTED)) as server, server.connect("drained") as sock:
         sock.sendall(V1[:10])
         with server.connect("drained") as other:

@@ -296,7 +296,7 @@ def test_a_fault_loses_that_one_connection(server: ServerProcess, name: str, wha
         elif what == "on_readable":
             sock.sendall(b"more")
         sock.recv(1, socket.MSG_PEEK)
-        assert ask(other, b"between") == b"between"  # so the worker has sent what the kernel takes with nobody reading
+        assert ask(other, b"between") == b"between"  # so the worker has sent what the kernel takes without a reader
         answer = receive_all(sock)
         sock.close()
         number = server.wait_for_line(
@@ -375,7 +375,7 @@ def test_a_connection_may_be_closed_in_each_hook_and_is_told_of_it_once_after(se
     assert sum("inside: " in line for line in server.lines[after:]) == 1
 
 
-def test_who_refuses_is_the_last_to_be_called_and_told(server: ServerProcess) -> None:
+def test_a_plugin_that_refuses_is_the_last_to_be_called_and_told(server: ServerProcess) -> None:
     after = len(server.lines)
     assert server.exchange("refused", b"x") == b"refused\n"
     server.wait_for_line("refused #.* seen by all", after=after)
@@ -386,7 +386,7 @@ def test_who_refuses_is_the_last_to_be_called_and_told(server: ServerProcess) ->
     assert sum(bool(re.search(r": closed: refused$", line)) for line in server.lines[after:]) == 1
 
 
-def test_who_raised_has_been_reached_and_who_comes_after_has_not(server: ServerProcess) -> None:
+def test_a_plugin_that_raised_was_reached_and_later_ones_were_not(server: ServerProcess) -> None:
     after = len(server.lines)
     assert server.exchange("badinit", b"x") == b""
     server.wait_for_line("badinit #.* all closed: plugin failed", after=after)

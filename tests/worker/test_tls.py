@@ -332,7 +332,7 @@ def test_without_a_good_certificate_nobody_gets_in(
     output, complaint = s_client(server, "required", version, *shown, data=b"hello\n")
     assert output == b""
     assert "alert" in complaint or version == "-tls1_3"  # there the client is done before the alert comes
-    assert not any("required #" in line for line in server.lines[after:])  # no plugin has heard of it
+    assert not any("required #" in line for line in server.lines[after:])  # no plugin was called for it
 
 
 def test_where_it_is_optional_none_will_do_but_no_bad_one(server: ServerProcess, certificates: Certificates) -> None:
@@ -431,7 +431,7 @@ def test_many_records_in_one_segment_are_taken_bit_by_bit(server: ServerProcess)
 
 
 def test_a_client_that_closes_without_saying_so_is_a_reset(server: ServerProcess) -> None:
-    """Who cuts the stream short must not make it look whole."""
+    """An attacker who cuts the stream short must not make it look whole."""
     after = len(server.lines)
     with Peer(server, "back").shake_hands() as peer:
         peer.send(b"hello").flush()

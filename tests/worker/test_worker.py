@@ -371,7 +371,7 @@ class Pair:
         assert self.dispatcher.on_report(self.slot)
 
     def pass_on(self, count: int) -> None:
-        """As if so many connections had been accepted."""
+        """As if this many connections had been accepted."""
         for _ in range(count):
             self.last_id += 1
             self.listener.counts.open += 1
