@@ -3,14 +3,18 @@
 `options` is what can be set. `scripts` finds what to run; `environment` is what goes into a program, `cgi_header` what
 comes out of it; these three know of no connection. `programs` runs it, within limits, and `warm` does so for Python
 without the start of an interpreter. A server for each protocol puts them together on a connection: `line_server`,
-`inetd_server`, and for CGI `httpserver` with `exchange`, `requestbody` and `output`. HTTP itself is `poolsrv_http`.
+`inetd_server`, and for CGI `exchange` with `output`, on top of `poolsrv_http`, which is HTTP itself.
 """
 
 from __future__ import annotations
 
+import logging
+
+from poolsrv_http import HttpServer
+
 from poolsrv import Child, ConfigError, Connection, Worker, hookimpl
 
-from .httpserver import HttpServer
+from .exchange import CgiService
 from .inetd_server import InetdServer
 from .line_server import LineServer
 from .options import Options as CgiOptions
@@ -18,6 +22,8 @@ from .options import problems
 from .site import Site
 
 __all__ = ["Cgi"]
+
+log = logging.getLogger("poolsrv.cgi")
 
 
 class Cgi:
@@ -39,8 +45,8 @@ class Cgi:
         elif options.protocol == "inetd":
             self._server = InetdServer(self._site)
         else:
-            self._server = server = HttpServer(self._site)
-            self.believes_proxies = bool(server.forwarding.names)
+            self._server = server = HttpServer(options, CgiService(self._site).on_request, log)
+            self.believes_proxies = server.believes_proxies
             self.half_close = "timely"
 
     @hookimpl
@@ -67,6 +73,8 @@ class Cgi:
     @hookimpl
     def on_child_exit(self, child: Child, conn: Connection | None) -> None:
         self._site.child_ended(child)
+        if isinstance(self._server, HttpServer):
+            self._server.on_child_exit(child)
 
     @hookimpl
     def on_connection_close(self, conn: Connection, reason: str) -> None:

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from poolsrv_http import FramedResponse as Response
-from poolsrv_http import Framing, Watch
+from poolsrv_http import Response, Watch
 
 from poolsrv import Connection, Stream, Timer
 
@@ -27,7 +26,6 @@ __all__ = ["Output", "OutputOwner"]
 
 EXIT_GRACE = 1.0  # seconds; see above
 HELD_LIMIT = 65536  # bytes kept for a response that is not to be sent yet
-RELAY_FROM = 65536  # bytes still to come from which the kernel moves them
 
 
 class OutputOwner(Protocol):
@@ -36,8 +34,11 @@ class OutputOwner(Protocol):
     def await_body(self, begin: Callable[[], object]) -> bool:
         """The header is here. True: nothing is to be sent before `begin()` is called."""
 
-    def on_header(self, header: CgiHeader, whole: bool) -> Response | None:
-        """The header is here, and the body too if it is whole. None: the rest of the output is of no use."""
+    def on_header(self, header: CgiHeader, first: bytes, whole: bool) -> bool:
+        """The header is here, and the first bytes of the body, or all of it if it is whole.
+
+        :returns: True where the response has been started. False: the rest of the output is of no use.
+        """
 
     def body_is_awaited(self) -> bool:
         """Whether the program may be silent because its client has not sent all of the request's body."""
@@ -50,17 +51,27 @@ class OutputOwner(Protocol):
 
 
 class Output:
-    """The output of one program.
-
-    :ivar body_bytes: how many of it have gone to the client, framing not counted.
-    """
+    """The output of one program."""
 
     __slots__ = (
-        "_conn", "_ended", "_held", "_options", "_owner", "_parser", "_program", "_response", "_silent", "_stdout",
-        "_timer", "_watch", "body_bytes",
+        "_conn",
+        "_ended",
+        "_held",
+        "_options",
+        "_owner",
+        "_parser",
+        "_program",
+        "_response",
+        "_silent",
+        "_started",
+        "_stdout",
+        "_timer",
+        "_watch",
     )  # fmt: skip
 
-    def __init__(self, owner: OutputOwner, conn: Connection, program: Program, stdout: Stream) -> None:
+    def __init__(
+        self, owner: OutputOwner, response: Response, conn: Connection, program: Program, stdout: Stream
+    ) -> None:
         options = program.runner.options
         self._owner = owner
         self._conn = conn
@@ -68,12 +79,12 @@ class Output:
         self._program = program
         self._stdout = stdout
         self._parser = CgiHeaderParser(options.max_header_size, options.max_header_fields)
-        self._response: Response | None = None
+        self._response = response
+        self._started = False
         self._held: tuple[CgiHeader, bytearray] | None = None  # what is not to be sent yet
         self._ended = False
         self._silent = False  # the owner is not told any more, and what comes is thrown away
         self._timer: Timer | None = None
-        self.body_bytes = 0
         self._watch = Watch(self._progress, self._too_long_silent)
         program.runner.output_timeout.add(self._watch)
         stdout.on_readable = self._on_readable
@@ -101,8 +112,8 @@ class Output:
     def _on_readable(self, stdout: Stream) -> None:
         data = stdout.recv()
         if not self._silent and data:
-            if self._response is not None:
-                self._pass_on(self._response, data)
+            if self._started:
+                self._pass_on(data)
             elif self._held is not None:
                 self._held[1].extend(data)
             else:
@@ -132,44 +143,27 @@ class Output:
         (header, held), self._held = self._held, None
         length = header.content_length
         whole = self._stdout.eof or (length is not None and len(held) >= length)
-        response = self._response = self._owner.on_header(header, whole)
-        if response is None or self._silent:
+        self._started = self._owner.on_header(header, bytes(held), whole)
+        if not self._started or self._silent:
             return
-        body = bytes(held)
-        if response.framing is Framing.LENGTH:
-            body = body[: response.remaining]
-        encoded = response.encode(body)
-        if response.framing is not Framing.NONE:
-            self.body_bytes += len(body)
-        self._conn.send(response.head + encoded)
-        if not response.wants_body:
+        if not self._response.wants_body:
             # The client has all it will get.
             self._over(True)
-        elif response.framing is not Framing.CHUNKED and not self._stdout.eof:
-            length = response.remaining if response.framing is Framing.LENGTH else None
-            if length is None or length >= RELAY_FROM:
-                self._stdout.relay_to(self._conn, length, self._relayed)
+        elif not self._stdout.eof:
+            self._response.relay_from(self._stdout, self._relayed)
         if self._stdout.eof and not self._silent:
             self._on_end()
 
-    def _pass_on(self, response: Response, data: bytes) -> None:
-        if response.framing is Framing.LENGTH:
-            data = data[: response.remaining]
-        self.body_bytes += len(data)
-        self._conn.send(response.encode(data))
-        if not response.wants_body:
+    def _pass_on(self, data: bytes) -> None:
+        self._response.send(data)
+        if not self._response.wants_body:
             self._over(True)
-        elif self._conn.congested:
+        elif self._response.congested:
             self._stdout.pause_reading()
 
-    def _relayed(self, moved: int) -> None:
+    def _relayed(self) -> None:
         """The kernel has moved the body, or one side has ended."""
-        response = self._response
-        if response is None:
-            return
-        response.advance(moved)
-        self.body_bytes += moved
-        if not self._silent and not response.wants_body:
+        if not self._silent and not self._response.wants_body:
             self._over(True)
 
     # --- its end
@@ -212,7 +206,7 @@ class Output:
         self._begin()
         if self._silent:
             return
-        if self._response is None:
+        if not self._started:
             self._owner.on_bad_output(str(self._parser.end()))
         else:
             self._over(self._program.ended_well)

@@ -65,8 +65,11 @@ class LengthDecoder:
         """Account for `count` bytes that were moved past this decoder."""
         self.remaining -= count
 
-    def feed(self, data: bytes) -> bytes:
-        """The part of `data` that is of the body. Never raises."""
+    def feed(self, data: bytes, lines: int | None = None) -> bytes:
+        """The part of `data` that is of the body. Never raises.
+
+        :param lines: as for a `ChunkedDecoder`; there are none here.
+        """
         if len(data) > self.remaining:
             self.surplus = data[self.remaining :]
             data = data[: self.remaining]

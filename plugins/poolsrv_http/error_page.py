@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .framing import REASONS, FramedResponse, ResponseHeader, http_date
 
-__all__ = ["error_response", "prefers_html"]
+__all__ = ["error_page", "error_response", "prefers_html"]
 
 
 def prefers_html(accept: bytes) -> bool:
@@ -36,25 +36,15 @@ def _quality(parameters: str) -> float:
     return 1.0
 
 
-def error_response(
-    status: int,
-    *,
-    accept: bytes = b"",
-    method: str = "GET",
-    version: tuple[int, int] = (1, 1),
-    keep_alive: bool = False,
-    retry_after: float | None = None,
-    location: str = "",
-    date: bytes | None = None,
-) -> bytes:
-    """A whole response, head and body.
+def error_page(
+    status: int, accept: bytes = b"", location: str = "", retry_after: float | None = None
+) -> tuple[ResponseHeader, bytes]:
+    """The header and the body of a response of the server itself.
 
     :param status: 204 and 301, or from 400 to 599.
     :param accept: the request's Accept field.
-    :param method: of the request, as far as known: HEAD gets no body.
-    :param keep_alive: whether the connection goes on; never after a `RequestError`.
-    :param retry_after: seconds, rounded up, for the Retry-After of a 503 (RFC 9110 section 10.2.3).
     :param location: where a 301 sends the client; with the query, percent-encoded.
+    :param retry_after: seconds, rounded up, for the Retry-After of a 503 (RFC 9110 section 10.2.3).
     """
     reason = REASONS.get(status, b"Error")
     fields: list[tuple[bytes, bytes]] = []
@@ -71,7 +61,27 @@ def error_response(
     else:
         body = b"%d %b\n" % (status, reason)
         fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
-    header = ResponseHeader(status=status, fields=tuple(fields), content_length=len(body))
+    return ResponseHeader(status=status, fields=tuple(fields), content_length=len(body)), body
+
+
+def error_response(
+    status: int,
+    *,
+    accept: bytes = b"",
+    method: str = "GET",
+    version: tuple[int, int] = (1, 1),
+    keep_alive: bool = False,
+    retry_after: float | None = None,
+    location: str = "",
+    date: bytes | None = None,
+) -> bytes:
+    """The same as bytes, head and body; for a request of which not even the head could be read.
+
+    :param method: of the request, as far as known: HEAD gets no body.
+    :param keep_alive: whether the connection goes on; never after a `RequestError`.
+    :param date: for the Date field; None for now.
+    """
+    header, body = error_page(status, accept, location, retry_after)
     response = FramedResponse(
         header, method=method, version=version, keep_alive=keep_alive, date=http_date() if date is None else date
     )

@@ -31,7 +31,7 @@ import msgspec
 
 from .authority import is_authority
 
-__all__ = ["RequestError", "RequestHead", "RequestLimits", "RequestParser", "redirected"]
+__all__ = ["RequestError", "RequestHead", "RequestLimits", "RequestParser"]
 
 MAX_EMPTY_LINES = 4
 MAX_METHOD_LENGTH = 64
@@ -136,27 +136,6 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def has_body(self) -> bool:
         """Whether a body was announced, be it an empty one (RFC 9112 section 6)."""
         return self.chunked or self.content_length is not None
-
-
-def redirected(request: RequestHead, location: str) -> RequestHead:
-    """The request that a program's local redirect stands for: a GET (of a HEAD: a HEAD) without a body.
-
-    :param location: path and query, as `CgiHeader.location` has them (RFC 3875 section 6.2.2).
-    """
-    path, _, query = location.partition("?")
-    headers = {name: value for name, value in request.headers.items() if not name.startswith(b"content-")}
-    headers.pop(b"transfer-encoding", None)
-    return msgspec.structs.replace(
-        request,
-        method="HEAD" if request.method == "HEAD" else "GET",
-        target=location,
-        path=path,
-        query=query,
-        headers=headers,
-        content_length=None,
-        chunked=False,
-        expect_continue=False,
-    )
 
 
 class RequestParser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from poolsrv_http.decoders import BodyLimits, ChunkedDecoder, LengthDecoder, body_decoder
-from poolsrv_http.head import RequestError, RequestHead, RequestLimits, RequestParser, redirected
+from poolsrv_http.head import RequestError, RequestHead, RequestLimits, RequestParser
 
 
 def parse(data: bytes, limits: RequestLimits | None = None) -> RequestHead:
@@ -112,19 +112,6 @@ def test_reasons_are_one_line_of_ascii() -> None:
         assert error.status == 400
         assert str(error).isprintable()
         assert (str(error) + error.request_line).isascii()
-
-
-def test_local_redirect() -> None:
-    """RFC 3875 section 6.2.2: the server answers as if the client had asked for that URL."""
-    request = parse(
-        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Type: x/y\r\nX: z\r\nExpect: 100-continue\r\n\r\n"
-    )
-    new = redirected(request, "/b/c?d")
-    assert (new.method, new.path, new.query, new.target) == ("GET", "/b/c", "d", "/b/c?d")
-    assert not new.has_body
-    assert not new.expect_continue
-    assert set(new.headers) == {b"host", b"x", b"expect"}
-    assert redirected(parse(b"HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n"), "/").method == "HEAD"
 
 
 def test_length_decoder() -> None:

@@ -1,0 +1,231 @@
+"""HTTP/1.1 on a connection: one request after another, each answered by a `Response`.
+
+A connection is in one of three phases: waiting for a request head (`HttpConnection.read_head`), in an exchange, or
+throwing away the rest of a body that had no reader. Bytes that arrive in an exchange and are not of its body stay in
+the connection's buffer: pipelined requests wait there, and the engine stops reading when it is full.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from poolsrv import Connection
+
+from .access_log import Entry
+from .endpoints import endpoints_of
+from .error_page import error_response
+from .forwarding import Origin
+from .head import RequestError, RequestHead, RequestParser
+from .request import Request
+from .response import Response
+from .shared import DRAIN_WAIT, Shared
+
+__all__ = ["Handler", "HttpConnection"]
+
+MOST_OFTEN = 0.05  # seconds between two looks at a deadline
+REQUESTS_PER_TURN = 4  # served one after the other while the worker's other connections wait for their turn
+
+Handler = Callable[[Request, Response], object]
+
+
+class HttpConnection:
+    """One client's connection, and where it is in its requests. It is what `conn.state` is."""
+
+    __slots__ = (
+        "_due", "_exchange", "_handler", "_head_began", "_idle", "_origin", "_parser", "_peer", "_reads", "_timer_set",
+        "_turn_due", "_unwanted", "conn", "shared",
+    )  # fmt: skip
+
+    def __init__(self, shared: Shared, handler: Handler, conn: Connection) -> None:
+        self.shared = shared
+        self.conn = conn
+        self._handler = handler
+        self._peer = self._origin = Origin(endpoints=endpoints_of(conn))  # of the connection; of the current request
+        self._exchange: Response | None = None
+        self._head_began = 0.0  # when the first byte of the current request came, monotonic
+        self._parser = RequestParser(shared.limits)
+        self._unwanted = 0  # bytes of a body to throw away
+        self._idle = False  # between two requests
+        self._due = 0.0  # when the wait for a head ends, monotonic; 0: nobody waits
+        self._timer_set = False
+        self._reads = False  # `read_head` is being called
+        self._turn_due = False  # and will be called in the next turn
+        self._wait(shared.options.header_timeout)
+
+    def on_readable(self) -> None:
+        """Bytes, or the end of the stream."""
+        if self._exchange is not None:
+            self._exchange.input_came()
+        elif not self._turn_due:
+            self.read_head()
+
+    def on_writable(self) -> None:
+        """The client has caught up."""
+        if self._exchange is not None:
+            self._exchange.caught_up()
+        elif not self._turn_due:
+            self.read_head()
+
+    def read_head(self) -> None:
+        """Serve requests whose heads are here, until one is being served or no whole head is left: so many, and the
+        rest in the next turn. A client that does not take its answers has to wait with further requests."""
+        self._reads = True
+        served = 0
+        while self._exchange is None and served < REQUESTS_PER_TURN and not self.conn.congested:
+            data = self.conn.recv()
+            if not data:
+                break
+            served += self._take(data)
+        self._reads = False
+        if served == REQUESTS_PER_TURN:
+            self._go_on_later()
+
+    def _take(self, data: bytes) -> bool:
+        """Bytes that are of no request that is being served; True where a request is whole by them."""
+        if self._unwanted:
+            data = self._throw_away(data)
+            if not data:
+                return False
+        if not self._head_began:
+            self._head_began = time.monotonic()
+            self._idle = False
+            self._wait(self.shared.options.header_timeout)
+        try:
+            request = self._parser.feed(data)
+            if request is not None and self.shared.forwarding.names:
+                request = self._identify(request)
+        except RequestError as error:
+            self._refuse(error)
+            return False
+        if request is None:
+            return False
+        if self._parser.surplus:
+            self.conn.unread(self._parser.surplus)
+        self._begin(request)
+        return True
+
+    def _go_on_later(self) -> None:
+        """Once others have had their turn: with what is in the buffer, also after the end of the stream."""
+        if not self._reads and not self._turn_due and self._exchange is None and self.conn.peek():
+            self._turn_due = True
+            self.conn.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn_due = False
+        if self._exchange is None:
+            self.read_head()
+
+    def _identify(self, request: RequestHead) -> RequestHead:
+        """Learn whose request it is, where the peer is a proxy that is believed.
+
+        :raises RequestError: what it says is malformed.
+        """
+        forwarding, conn = self.shared.forwarding, self.conn
+        if conn.trusts(conn.peer[0]):
+            request, self._origin = forwarding.read(request, self._peer.endpoints, conn.trusts)
+            return request
+        told = forwarding.without(request)
+        if told is not request:
+            self.shared.warn_of_peer(conn.peer[0])
+        return told
+
+    def _begin(self, request: RequestHead) -> None:
+        self._due = 0.0
+        self._exchange = response = Response(self, request, self._origin, self._head_began)
+        response.begin(self._handler, self._origin)
+
+    def finished(self, unread: int | None, keep_alive: bool) -> None:
+        """The exchange is over; its response has been sent, or is on its way.
+
+        :param unread: bytes of its request's body that nobody has taken; None where nobody knows.
+        :param keep_alive: whether there can be another request. There can't before all of the body is here: a client
+            that has its answer may send the rest or not.
+        """
+        self._exchange = None
+        self._origin = self._peer
+        conn = self.conn
+        if not keep_alive or unread is None or (unread and unread > len(conn.peek())):
+            conn.close("response sent")
+            return
+        self._unwanted = unread
+        self._head_began = 0.0
+        self._idle = True
+        # A client that was told that it may go on does so, whatever has happened to the worker meanwhile.
+        self._wait(DRAIN_WAIT if conn.draining else self.shared.options.keepalive_timeout)
+        self._go_on_later()  # with a request that waits in the buffer
+
+    def can_go_on(self) -> bool:
+        """Whether the server would like another request."""
+        return bool(self.shared.options.keepalive_timeout) and not self.conn.draining
+
+    def drain(self) -> None:
+        """The worker is to end."""
+        # An idle client may be sending its next request this very moment: closed now, that one would be lost.
+        if self._exchange is None and (not self._due or self._due > time.monotonic() + DRAIN_WAIT):
+            self._wait(DRAIN_WAIT)
+
+    def gone(self) -> None:
+        """The connection is closed."""
+        self._due = 0.0
+        if self._exchange is not None:
+            self._exchange.abandon()
+            self._exchange = None
+
+    def _throw_away(self, data: bytes) -> bytes:
+        """What of the bytes is not of the unwanted body."""
+        thrown = min(self._unwanted, len(data))
+        self._unwanted -= thrown
+        return data[thrown:]
+
+    def _refuse(self, error: RequestError) -> None:
+        """A head that can't be served: answer, log, close."""
+        answer = error_response(error.status)
+        self.conn.log.info("%s", error)
+        self.conn.send(answer)
+        self.conn.close(f"refused {error.status}")
+        access_log = self.shared.access_log
+        if access_log.is_open:
+            passed = time.monotonic() - self._head_began
+            access_log.write(
+                Entry(
+                    address=access_log.address_of(self._origin),
+                    time=time.time() - passed,
+                    line=error.request_line,
+                    status=error.status,
+                    body_bytes=len(answer.partition(b"\r\n\r\n")[2]),
+                    first_byte=passed,
+                    total=passed,
+                )
+            )
+
+    # --- waiting for a head
+
+    def _wait(self, seconds: float) -> None:
+        """Something has to happen within so many seconds; 0 is for ever.
+
+        One timer serves all the waits of a connection, which come and go with each request: it looks at the deadline
+        as often as the shortest of the timeouts is long.
+        """
+        if not seconds:
+            self._due = 0.0
+            return
+        self._due = time.monotonic() + seconds
+        if not self._timer_set:
+            self._set_timer(seconds)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._timer_set = True
+        self.conn.call_later(max(min(seconds, self.shared.look_after), MOST_OFTEN), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer_set = False
+        if not self._due:
+            return
+        left = self._due - time.monotonic()
+        if left > 0:
+            self._set_timer(left)
+        elif self._parser.started:
+            self._refuse(RequestError(408, "no whole request head within header_timeout"))
+        else:
+            self.conn.close("keepalive_timeout" if self._idle else "header_timeout")

@@ -1,0 +1,51 @@
+"""What a handler says of a response, checked: nothing of it may end a line early and begin another response."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from .framing import ResponseHeader
+
+__all__ = ["Headers", "made_header"]
+
+Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+
+_match_name = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_match_value = re.compile(rb"[\t -~\x80-\xff]*").fullmatch
+# They are about the connection and the framing, which the library makes (RFC 9110 section 7.6.1).
+_FRAMING = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+
+def made_header(status: int, headers: Headers, length: int | None) -> ResponseHeader:
+    """The header of a response, of what a handler has given.
+
+    :param headers: names and values, in ISO 8859-1.
+    :param length: bytes of the body, None where nobody knows yet.
+    :raises ValueError: something in it can't be sent.
+    """
+    if not 200 <= status <= 599:
+        raise ValueError(f"status {status}, expected one from 200 to 599")
+    if length is not None and length < 0:
+        raise ValueError(f"length {length}, expected 0 or more")
+    fields: list[tuple[bytes, bytes]] = []
+    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        sent = name.encode("ascii", "replace"), value.encode("latin-1")
+        if not _match_name(sent[0]) or not _match_value(sent[1]):
+            raise ValueError(f"{name!r}: {value!r} can't be a header field")
+        if sent[0].lower() in _FRAMING:
+            raise ValueError(f"{name} is the library's to send")
+        fields.append(sent)
+    return ResponseHeader(status=status, fields=tuple(fields), content_length=length)

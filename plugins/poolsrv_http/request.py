@@ -1,0 +1,51 @@
+"""A request as a handler gets it: its head, where it comes from, and its body."""
+
+from __future__ import annotations
+
+from poolsrv import Connection
+
+from .body import RequestBody
+from .forwarding import Origin
+from .head import RequestHead
+
+__all__ = ["Request"]
+
+
+class Request:
+    """One request. Its head has passed every check of RFC 9112.
+
+    :ivar method: as sent, case kept.
+    :ivar target: path and query as sent, without scheme and host.
+    :ivar path: the path of the target, still percent-encoded; "*" for `OPTIONS *`.
+    :ivar query: what follows "?", not decoded; "" also where there is no "?".
+    :ivar version: (1, 0) or (1, 1).
+    :ivar headers: name in lower case to value, both bytes; repeated fields are joined (RFC 9110 section 5.3).
+    :ivar host: host and port that the request is for, b"" where unknown.
+    :ivar origin: where it comes from, as a trusted proxy says.
+    :ivar body: the body, empty where there is none.
+    :ivar conn: the connection.
+    :ivar head: all of the above as one frozen structure.
+    """
+
+    __slots__ = ("body", "conn", "head", "headers", "host", "method", "origin", "path", "query", "target", "version")
+
+    def __init__(self, conn: Connection, head: RequestHead, origin: Origin, body: RequestBody) -> None:
+        self.conn = conn
+        self.head = head
+        self.origin = origin
+        self.body = body
+        self.method = head.method
+        self.target = head.target
+        self.path = head.path
+        self.query = head.query
+        self.version = head.version
+        self.headers = head.headers
+        self.host = head.host
+
+    def header(self, name: str) -> str | None:
+        """A header field's value, bytes above 127 as ISO 8859-1; None where it was not sent.
+
+        :param name: in any case.
+        """
+        value = self.headers.get(name.lower().encode("ascii"))
+        return None if value is None else value.decode("latin-1")

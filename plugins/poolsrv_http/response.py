@@ -1,0 +1,403 @@
+"""A response as a handler gives it, and the course of the exchange that it belongs to.
+
+    begin ── the head of the request is here; the handler is called
+      │ (the body comes; see `body`)
+    answer ─ by `respond` or `error` at once, or by `start`, `send` and `end`
+      │
+    end ──── the client has, or will have, all that it gets
+      │ (a stream that still takes in the request's body: let it)
+    leave ── the connection goes on to the next request, or closes
+
+Nothing waits for what it need not wait for: a response may go out while its request is still coming in. Each exchange
+has one outcome, however it ends, and one line in the access log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from poolsrv import Connection, Stream
+
+from .body import RequestBody
+from .error_page import error_page
+from .forwarding import Origin
+from .framing import FramedResponse, Framing, ResponseHeader, http_date
+from .head import RequestError, RequestHead
+from .headers import Headers, made_header
+from .outcome import Outcome
+from .request import Request
+from .shared import Shared
+
+__all__ = ["Response", "ResponseOwner"]
+
+RELAY_FROM = 65536  # bytes still to come from which the kernel moves them
+RETRY_AFTER = 5  # seconds that a client is asked to wait whose body there is no room for
+
+
+class ResponseOwner(Protocol):
+    """The connection that a response goes out on."""
+
+    conn: Connection
+    shared: Shared
+
+    def can_go_on(self) -> bool:
+        """Whether the server would like another request."""
+
+    def finished(self, unread: int | None, keep_alive: bool) -> None:
+        """The exchange is over. See `HttpConnection.finished`."""
+
+
+class Response:
+    """The response to one request.
+
+    Once it has ended, which it may do at any time with its client, all that a handler still does to it has no effect.
+
+    :ivar on_writable: called as `on_writable()` when `congested` has become False; None at first.
+    :ivar on_cancel: called once as `on_cancel()` when the exchange has ended otherwise than by the handler: the client
+        is gone, or the library has refused the request's body; None at first.
+    :ivar outcome: what the access log will say of it.
+    """
+
+    __slots__ = (
+        "_body", "_conn", "_framed", "_head", "_holds", "_keep_alive", "_left", "_on_relayed", "_over", "_owner",
+        "_taken_over", "on_cancel", "on_writable", "outcome",
+    )  # fmt: skip
+
+    def __init__(self, owner: ResponseOwner, head: RequestHead, origin: Origin, began: float) -> None:
+        self._owner = owner
+        self._conn = owner.conn
+        self._head = head
+        self._body: RequestBody | None = None
+        self._framed: FramedResponse | None = None
+        self._on_relayed: Callable[[int], object] | None = None
+        self._taken_over = False
+        self._over = False  # the client gets no more than it has got
+        self._left = False  # the connection is not this exchange's any more
+        self._keep_alive = False
+        self._holds = 0
+        self.on_writable: Callable[[], object] | None = None
+        self.on_cancel: Callable[[], object] | None = None
+        self.outcome = Outcome(owner.shared.access_log, head, origin, began)
+
+    # --- its beginning
+
+    def start(self, status: int, headers: Headers = (), *, length: int | None = None, first: bytes = b"") -> None:
+        """Send the header; the body follows by `send`, then `end`.
+
+        :param status: from 200 to 599.
+        :param headers: names and values; not those of the framing, which the library makes.
+        :param length: bytes of the body; None where nobody knows yet.
+        :param first: the first bytes of the body, to be sent with the header.
+        :raises ValueError: the header can't be sent.
+        :raises RuntimeError: it has been sent.
+        """
+        self.start_with(made_header(status, headers, length), first)
+
+    def start_with(self, header: ResponseHeader, first: bytes = b"", *, whole: bool = False) -> None:
+        """As `start`, with a header that is known to be right.
+
+        :param whole: whether `first` is the whole body.
+        :raises RuntimeError: a header has been sent.
+        """
+        self._must_not_have_started()
+        body = self._body
+        if self._over or body is None:
+            return
+        whole = whole or self._head.method == "HEAD"
+        goes_on = body.is_here or (body.is_being_taken and not whole)
+        self._framed = framed = FramedResponse(
+            header,
+            method=self._head.method,
+            version=self._head.version,
+            keep_alive=goes_on and self._may_go_on(),
+            date=http_date(),
+        )
+        if framed.framing is Framing.LENGTH:
+            first = first[: framed.remaining]
+        self.outcome.answered(header.status, len(first) if framed.framing is not Framing.NONE else 0)
+        self._conn.send(framed.head + framed.encode(first))
+
+    def await_body(self, begin: Callable[[], object]) -> bool:
+        """Before `start`: whether to wait for the rest of the request's body, so that the connection can be kept.
+
+        :param begin: called once the rest is here, or does not come soon: within two seconds.
+        :returns: False where there is nothing to wait for; then `begin` is not called.
+        """
+        return self._body is not None and self._may_go_on() and self._body.await_rest(begin)
+
+    def respond(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
+        """Send a whole response, and end it.
+
+        :raises ValueError: the header can't be sent.
+        :raises RuntimeError: another one has been sent.
+        """
+        self._must_not_have_started()
+        self._answer(made_header(status, headers, len(body)), body)
+
+    def error(
+        self,
+        status: int,
+        *,
+        keep_alive: bool = True,
+        location: str = "",
+        retry_after: float | None = None,
+        wait: bool = True,
+    ) -> None:
+        """Send a short page that names the status, and end the response.
+
+        The page is HTML or plain text, as the client prefers. What went wrong is for the log.
+
+        :param status: 204 or 301, or from 400 to 599.
+        :param keep_alive: False: close the connection.
+        :param location: the Location field, percent-encoded.
+        :param retry_after: seconds, for the Retry-After field.
+        :param wait: whether to wait for the rest of the request's body, as `await_body` does.
+        :raises RuntimeError: a response has been sent.
+        """
+        self._must_not_have_started()
+        header, body = error_page(status, self._head.headers.get(b"accept", b""), location, retry_after)
+        self._answer(header, body, keep_alive=keep_alive, wait=wait)
+
+    def _must_not_have_started(self) -> None:
+        if self.started and not self._over:
+            raise RuntimeError("the response has been started")
+
+    def _answer(self, header: ResponseHeader, body: bytes, *, keep_alive: bool = True, wait: bool = True) -> None:
+        if self._over:
+            return
+        self._over = True
+        send = partial(self._send_whole, header, body, keep_alive)
+        if self._body is not None:
+            self._body.stop()
+            if keep_alive and wait and self._may_go_on() and self._body.await_rest(send):
+                return
+        send()
+
+    def _send_whole(self, header: ResponseHeader, body: bytes, keep_alive: bool) -> None:
+        keep_alive = keep_alive and self._may_go_on() and (self._body is None or self._body.may_go_on)
+        self._framed = framed = FramedResponse(
+            header, method=self._head.method, version=self._head.version, keep_alive=keep_alive, date=http_date()
+        )
+        encoded = framed.encode(body)
+        self.outcome.answered(header.status, len(encoded))
+        self._conn.send(framed.head + encoded)
+        self._end(keep_alive)
+
+    # --- its body
+
+    def send(self, data: bytes) -> None:
+        """Send a piece of the body. All of it is taken at once; look at `congested` before sending more.
+
+        What goes beyond the length that was given is cut off, and so is the body of a response that can't have one.
+
+        :raises RuntimeError: `start` has not been called.
+        """
+        if self._over:
+            return
+        framed = self._started_framing()
+        if framed.framing is Framing.LENGTH:
+            data = data[: framed.remaining]
+        self.outcome.body_bytes += len(data) if framed.framing is not Framing.NONE else 0
+        self._conn.send(framed.encode(data))
+
+    def relay_from(self, source: Stream, done: Callable[[], object]) -> bool:
+        """Let the kernel move the body from a stream, until the stream's end or the body's length.
+
+        :param done: called once nothing more is moved.
+        :returns: False where the body has to pass through `send`, because it is sent in chunks or is short.
+        """
+        framed = self._framed
+        if self._over or framed is None or framed.framing in (Framing.CHUNKED, Framing.NONE):
+            return False
+        length = framed.remaining if framed.framing is Framing.LENGTH else None
+        if length is not None and length < RELAY_FROM:
+            return False
+        source.relay_to(self._conn, length, partial(self._relayed, framed, done))
+        return True
+
+    def _relayed(self, framed: FramedResponse, done: Callable[[], object], moved: int) -> None:
+        framed.advance(moved)
+        self.outcome.body_bytes += moved
+        done()
+
+    def take_over(self) -> Connection:
+        """Leave the connection to the handler: the library writes nothing more to it. `end` is the handler's to call.
+
+        :returns: the connection, which is closed after `end`.
+        """
+        self._taken_over = True
+        self.outcome.answered(0)
+        return self._conn
+
+    @property
+    def started(self) -> bool:
+        """Whether a header has been sent, or the connection taken over."""
+        return self._framed is not None or self._taken_over
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client gets no more than it has got."""
+        return self._over
+
+    @property
+    def congested(self) -> bool:
+        """Whether more than 256 KiB wait for the client to take them."""
+        return self._conn.congested
+
+    @property
+    def wants_body(self) -> bool:
+        """False where more of the body would only be cut off."""
+        return self._framed is not None and self._framed.wants_body
+
+    # --- its end
+
+    def end(self, complete: bool = True) -> None:
+        """The body is whole.
+
+        :param complete: False where it is not, and the client must not take it for whole.
+        :raises RuntimeError: `start` has not been called.
+        """
+        if self._over:
+            return
+        if self._taken_over:
+            if complete:
+                self._end(False)
+            else:
+                self.abort("the response was cut short")
+            return
+        framed = self._started_framing()
+        self._conn.send(framed.finish(complete))
+        if not framed.intact:
+            if self._body is not None:
+                self._body.stop()
+            if framed.framing is Framing.CLOSE:
+                # Any other end of the connection would look like the end of the body.
+                self.abort("the response was cut short")
+                return
+        self._end(framed.keep_alive)
+
+    @property
+    def intact(self) -> bool:
+        """Whether the client can have got, or will get, the whole body."""
+        return self._framed is None or self._framed.intact
+
+    def abort(self, reason: str = "") -> None:
+        """Reset the connection: the client can't take what it has got for a whole response."""
+        self._over = True
+        self._conn.abort(reason)
+
+    def _started_framing(self) -> FramedResponse:
+        if self._framed is None:
+            raise RuntimeError("the response has not been started")
+        return self._framed
+
+    def _may_go_on(self) -> bool:
+        return self._head.keep_alive and self._owner.can_go_on()
+
+    def _end(self, keep_alive: bool) -> None:
+        self._over = True
+        self._keep_alive = keep_alive
+        if self._body is None or not self._body.when_fed(self._leave):
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._left:
+            return
+        self._left = True
+        unread: int | None = 0
+        if self._body is not None:
+            self._body.stop()
+            unread = self._body.unread
+        self.outcome.ended_at = time.monotonic()
+        self._finish()
+        self._owner.finished(unread, self._keep_alive)
+        self._conn.release()
+
+    # --- work that outlasts it
+
+    def hold(self) -> None:
+        """Work for this request goes on, whatever becomes of its connection.
+
+        The line in the access log, and what is kept of the request's body, wait until `release` was called as often.
+        """
+        self._holds += 1
+
+    def release(self) -> None:
+        """The work is done; see `hold`."""
+        self._holds -= 1
+        self._finish()
+
+    def _finish(self) -> None:
+        """Log, and let go of what refers back here: a circle would have to wait for the garbage collector."""
+        if self._holds or not self._left:
+            return
+        self.outcome.tell()
+        if self._body is not None:
+            self._body.is_over()
+        self._body = self.on_writable = self.on_cancel = None
+
+    # --- what the connection calls
+
+    def begin(self, handler: Callable[[Request, Response], object], origin: Origin) -> None:
+        """The head is here."""
+        self._conn.hold()  # until it is left
+        try:
+            body = RequestBody(self._conn, self._head, self._owner.shared, self._refuse_body, self._body_stalled)
+        except RequestError as error:
+            self._refuse_body(error)
+            return
+        self._body = body
+        handler(Request(self._conn, self._head, origin, body), self)
+
+    def input_came(self) -> None:
+        """Bytes have come, or the end of the stream."""
+        if self._body is not None:
+            self._body.on_input()
+
+    def caught_up(self) -> None:
+        """The client has taken what was kept for it."""
+        if self.on_writable is not None and not self._over:
+            self.on_writable()
+
+    def abandon(self) -> None:
+        """The connection is gone."""
+        self._over = self._left = True
+        self.outcome.ended_at = time.monotonic()
+        if self._body is not None:
+            self._body.stop()
+        self._cancel()
+        self._finish()
+
+    def _cancel(self) -> None:
+        on_cancel, self.on_cancel = self.on_cancel, None
+        if on_cancel is not None:
+            on_cancel()
+
+    def _refuse_body(self, error: RequestError | OSError) -> None:
+        if isinstance(error, RequestError):
+            self._conn.log.info("%s", error)
+            status = error.status
+        else:
+            self._conn.log.error("can't keep a request's body: %s", error.strerror)
+            status = 507
+        self._answer_instead(status, "the request's body was refused", RETRY_AFTER if status == 503 else None)
+
+    def _body_stalled(self) -> None:
+        self._conn.log.info("no more of the request's body within body_timeout")
+        if self._over:
+            self._cancel()
+            self._keep_alive = False  # the client has its response, and the reader will not get the rest
+            self._leave()
+        else:
+            self._answer_instead(408, "body_timeout")
+
+    def _answer_instead(self, status: int, reason: str, retry_after: float | None = None) -> None:
+        """In the handler's place."""
+        self._cancel()
+        if self.started:
+            self.abort(reason)
+        else:
+            self.error(status, keep_alive=False, retry_after=retry_after)
