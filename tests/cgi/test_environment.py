@@ -73,7 +73,7 @@ def test_path_info() -> None:
 
 
 def test_redirect_status() -> None:
-    """By custom of Apache and php-cgi: of a program that an interpreter runs, by the server's word alone."""
+    """A custom of Apache and php-cgi: set for a program that an interpreter runs, and by the server alone."""
     head = b"GET / HTTP/1.1\r\nHost: a\r\nRedirect-Status: 200\r\n\r\n"
     assert not {"REDIRECT_STATUS", "HTTP_REDIRECT_STATUS"} & set(environment(head))
     program = msgspec.structs.replace(PROGRAM, interpreted=True)

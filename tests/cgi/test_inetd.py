@@ -60,7 +60,7 @@ def environment(output: bytes) -> dict[str, str]:
 
 
 def test_the_connection_is_input_and_output(server: ServerProcess) -> None:
-    """Nothing is read or written but by the program; its input ends where the client's output does."""
+    """Only the program reads and writes; its input ends where the client's output does."""
     data = os.urandom(3_000_000)
     with server.connect("cat") as sock:
         for at in range(0, len(data), 100_000):
@@ -125,7 +125,7 @@ def test_a_program_that_ends_at_once(server: ServerProcess) -> None:
 
 
 def test_max_programs(serve: Callable[..., ServerProcess], root: Path) -> None:
-    """Over the pool: then the queue, and past it the connection is closed."""
+    """The limit over the pool, then the queue; when that is full the connection is closed."""
     options: dict[str, Any] = {
         "protocol": "inetd",
         "program": [str(root / "wait.sh")],

@@ -1,4 +1,4 @@
-"""The places of `max_programs`: they belong to a process, and come back when it is killed, whatever it was doing."""
+"""The permits of `max_programs`: they belong to a process, and are released when it is killed, whatever it did."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begun(server: ServerProcess) -> tuple[Client, int]:
-    """A client whose program waits for its file, and the program's pid."""
+    """A client whose program waits for its file, and the process id of the program."""
     client = Client(server)
     client.request("/wait.sh")
     assert client.head().startswith(b"HTTP/1.1 200")
@@ -34,10 +34,10 @@ def begun(server: ServerProcess) -> tuple[Client, int]:
 
 
 @pytest.mark.server
-def test_a_draining_worker_that_is_killed_gives_its_places_back(
+def test_the_permits_of_a_draining_worker_that_is_killed_are_released(
     serve: Callable[..., ServerProcess], root: Path
 ) -> None:
-    """Its successor has the same place in the pool by then."""
+    """Its successor has its slot in the pool by then."""
     server = serve(pool() + cgi_listener(root=root, max_programs=2, queue_size=0))
 
     def drained_and_killed() -> None:
@@ -62,7 +62,7 @@ def test_a_draining_worker_that_is_killed_gives_its_places_back(
 
 
 class Process:
-    """A process that has a copy of what was made before it, as a worker has, and does one thing after another."""
+    """A process that inherits what was made before it, as a worker does, and does one thing after another."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self._done, done = os.pipe()
@@ -110,7 +110,7 @@ def test_a_cell_is_free_once_its_process_is_forgotten() -> None:
     assert cells.total() == 0
 
 
-def test_what_a_killed_process_held_comes_back_beside_its_successor() -> None:
+def test_what_a_killed_process_held_is_released_beside_its_successor() -> None:
     permits = SharedSemaphore(3)
 
     def hold(number: int) -> Callable[[], object]:

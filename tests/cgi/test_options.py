@@ -42,7 +42,7 @@ def test_every_protocol_is_known() -> None:
 
 
 def test_good_ones(root: Path) -> None:
-    """Nothing to find in what is right."""
+    """No mistake is found in correct options."""
     assert found(root=root) == []
     assert found(aliases={"/git": root / "run.sh", "/py": root / "plain.py"}, interpreters={".py": ("python3",)}) == []
     assert found(protocol="line", root=root, arguments=True, max_line=100, stderr="client") == []
@@ -55,13 +55,13 @@ def test_good_ones(root: Path) -> None:
 
 @pytest.mark.parametrize("command", [("no-such-program",), ("/no/such/program",), ("/etc/passwd",), ("/",), ("a\0b",)])
 def test_a_command_that_is_not_there(root: Path, command: tuple[str, ...]) -> None:
-    """What would fail with every request is found before."""
+    """A command that would fail with every request is found at the start."""
     assert found(root=root, interpreters={".php": command}) == ["interpreters"]
     assert found(protocol="line", root=root, interpreters={".php": command}) == ["interpreters"]
     assert found(protocol="inetd", program=command) == ["program"]
 
 
-def test_a_command_is_looked_for_in_path(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_is_searched_for_in_path(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a program is started."""
     assert found(protocol="inetd", program=("run.sh",)) == ["program"]
     monkeypatch.setenv("PATH", str(root))
@@ -81,7 +81,7 @@ def test_a_command_is_looked_for_in_path(root: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_wrong_protocol(root: Path, options: dict[str, Any], key: str) -> None:
-    """An option next to a protocol that has no use for it is an error which says so."""
+    """An option under a protocol that has no use for it is an error that says so."""
     [(name, message)] = problems(Options(root=root, **options))
     assert name == key
     assert f'protocol "{options.get("protocol", "http")}"' in message
@@ -130,19 +130,19 @@ def test_wrong_protocol(root: Path, options: dict[str, Any], key: str) -> None:
     ],
 )
 def test_mistakes(root: Path, options: dict[str, Any], key: str) -> None:
-    """Each mistake is found once, with the key that it is in."""
+    """Each mistake is found once, with its key."""
     assert found(**{"root": root, **options}) == [key]
 
 
 def test_all_mistakes_at_once(root: Path) -> None:
-    """Not only the first."""
+    """Not only the first is reported."""
     assert found(root=root, index="/", arguments=True, extensions=("x", "y")) == [
         "arguments", "index", "extensions", "extensions",
     ]  # fmt: skip
 
 
 def test_ranges_are_declared() -> None:
-    """The config reader checks what types can say."""
+    """The config reader checks what types can express."""
     for wrong in ({"timeout": -1}, {"max_programs": -1}, {"max_line": 1}, {"limits": {"open_files": 1}}, {"x": 1}):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(wrong, Options, dec_hook=lambda kind, value: kind(value))

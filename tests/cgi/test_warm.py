@@ -1,4 +1,4 @@
-"""The warm helper with real processes: a script does there what it does in an interpreter of its own."""
+"""The fork server with real processes: a script does there what it does in an interpreter of its own."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_helper_says_that_it_is_alive(helper: Helper) -> None:
 
 
 def plainly(argv: Sequence[str], stdin: bytes = b"", flags: Sequence[str] = (), cwd: str = "/") -> Outcome:
-    """The same in an interpreter of its own, with files as standard streams, too."""
+    """Run the same in an interpreter of its own, with files as standard streams too."""
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         source.write(stdin)
         source.seek(0)
@@ -264,7 +264,7 @@ SCRIPTS: dict[str, str | bytes] = {
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Helper]:
-    """One helper for all scripts: they must not see anything of each other either."""
+    """One helper for all scripts, which must not see anything of each other either."""
     helper = Helper()
     assert helper.reply() == Ready(1)
     yield helper
@@ -383,7 +383,7 @@ def test_modules_that_fail(source: str, words: str, tmp_path: Path) -> None:
 
 
 def test_nothing_of_clients_is_kept(helper: Helper, tmp_path: Path) -> None:
-    """RFC 3875 section 9: the helper has no descriptor of a request, no further thread, and ends its zombies."""
+    """RFC 3875 section 9: the helper keeps no descriptor of a request, starts no thread, and leaves no zombies."""
     script = write(tmp_path, "import os\nprint(sorted(map(int, os.listdir('/proc/self/fd'))))")
     directory = f"/proc/{helper.process.pid}"
     before = sorted(os.readlink(f"{directory}/fd/{name}") for name in os.listdir(f"{directory}/fd"))
@@ -396,7 +396,7 @@ def test_nothing_of_clients_is_kept(helper: Helper, tmp_path: Path) -> None:
 
 
 def test_many_at_once(helper: Helper, tmp_path: Path) -> None:
-    """RFC 3875 section 9: requests at the same time don't get into each other's way; every end is reported."""
+    """RFC 3875 section 9: concurrent requests do not disturb each other; every end is reported."""
     script = write(tmp_path, "import sys\nsys.exit(int(sys.argv[1]))")
     with open(os.devnull, "r+b") as null:
         for number in range(1, 41):
@@ -417,7 +417,7 @@ def test_many_at_once(helper: Helper, tmp_path: Path) -> None:
 
 
 def test_process_group_and_signals(helper: Helper, tmp_path: Path) -> None:
-    """RFC 3875 section 9: a script can be ended with all that it has started, as soon as its pid is known."""
+    """RFC 3875 section 9: a script can be ended with all that it has started, as soon as its process id is known."""
     script = write(tmp_path, "import os, time\nos.fork()\nos.write(1, b'x')\ntime.sleep(600)")
     drain, out = os.pipe()
     with open(os.devnull, "r+b") as null, open(drain, "rb") as result:
@@ -459,7 +459,7 @@ def test_limits(helper: Helper, tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_started(helper: Helper, tmp_path: Path) -> None:
-    """RFC 3875 section 7.2: what can't be started is reported, and the next one can."""
+    """RFC 3875 section 7.2: a script that can't be started is reported, and the next one starts."""
     script = write(tmp_path, "print('x')")
     with open(os.devnull, "r+b") as null:
         send_run(helper.control, encode_run(9, [script], {}, "/nonexistent"), (null.fileno(),) * 3)
@@ -472,7 +472,7 @@ def test_what_can_not_be_started(helper: Helper, tmp_path: Path) -> None:
 
 
 def test_malformed_messages(helper: Helper, tmp_path: Path) -> None:
-    """A message that is none is answered and forgotten, with its descriptors."""
+    """A malformed message is answered and dropped, with its descriptors."""
     script = write(tmp_path, "print('x')")
     count = len(os.listdir(f"/proc/{helper.process.pid}/fd"))
     with open(os.devnull, "r+b") as null:
@@ -524,7 +524,7 @@ def test_read_replies(helper: Helper, tmp_path: Path) -> None:
 
 
 def test_send_run_never_waits() -> None:
-    """The server's side never waits: a helper that does not read is full."""
+    """The server's side never waits: a helper that does not read is one that can't be sent more."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     message = encode_run(1, ["/x"], {"A": "a" * 10000}, "/")
     with mine, theirs, open(os.devnull, "rb") as null:
@@ -539,7 +539,7 @@ def test_send_run_never_waits() -> None:
 
 
 def test_messages() -> None:
-    """What can't be said in a message is refused before it is sent."""
+    """What a message can't express is refused before it is sent."""
     assert encode_run(7, ["/s", ""], {"A": "b\udcff"}, "/d", [(1, 2, 3)]) == (
         b"run\x007\x00/d\x002\x00/s\x00\x001\x001 2 3\x00A=b\xff"
     )
