@@ -20,9 +20,9 @@ def server_starts() -> None:
 
     :raises pytest.fail.Exception: the test does not have the mark ``server``.
     """
-    _starts[0] += 1
     if _current and not _is_marked(_current[-1]):
-        pytest.fail('a server starts or is installed, but this test lacks the mark "server"', pytrace=True)
+        pytest.fail('a server starts or is installed, but this test lacks the mark "server"')
+    _starts[0] += 1
 
 
 def count_starts() -> int:
