@@ -24,11 +24,16 @@ LONGEST_ANSWER: Final = 1 << 26  # bytes; a server's is far shorter
 
 
 class NoAnswer(PoolsrvError):
-    """The server can't be asked. The message says why; ``exit_code`` is that of the command."""
+    """The server can't be asked. The message says why.
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    :ivar exit_code: the exit code of the command.
+    :ivar is_down: the server does not run, or does not answer in time.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1, is_down: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.is_down = is_down
 
 
 def ask(config: Path, timeout: float | None = None) -> Status:
@@ -46,11 +51,13 @@ def ask(config: Path, timeout: float | None = None) -> Status:
     try:
         line = _exchange(path, b"status\n", timeout)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        raise NoAnswer(f"{config}: the server does not run{_unless_pid_file_says_otherwise(table)}") from None
+        but = _unless_pid_file_says_otherwise(table)
+        raise NoAnswer(f"{config}: the server does not run{but}", is_down=not but) from None
     except PermissionError:
         raise NoAnswer(f"{path}: permission denied: only root and the server's own user may ask") from None
     except TimeoutError:
-        raise NoAnswer(f"{path}: no answer within {timeout:.0f} s: the server is starting, or stuck") from None
+        message = f"{path}: no answer within {timeout:.0f} s: the server is starting, or stuck"
+        raise NoAnswer(message, is_down=True) from None
     except OSError as error:
         raise NoAnswer(f"{path}: {error.strerror}") from None
     return decode(path, line)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -16,6 +16,7 @@ from ..config.errors import ConfigErrors
 from ..core import logs
 from ..core.text import one_line
 from ..core.words import counted, did_you_mean, quoted
+from .config_option import config_option, is_from_command_line, missing
 from .output import EXIT_FAILED, EXIT_USAGE, echo, echo_json, fail
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ Examples:
   poolsrv --config poolsrv.toml             run the server
   poolsrv check --config poolsrv.toml       find every error in the config, without serving
   poolsrv status --config poolsrv.toml      show what the server does now (needs pool.control)
+  poolsrv status --check                    one line and an exit code, for monitoring
   poolsrv top --config poolsrv.toml         live view of status, refreshed every second
   poolsrv reload --config poolsrv.toml      load config and code again (needs pool.pidfile)
   poolsrv stop --config poolsrv.toml        stop the server (needs pool.pidfile)
   poolsrv plugins                           list the installed plugins with their hooks and options
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo server of the sample config
+
+Without --config, every command takes $POOLSRV_CONFIG, or else poolsrv.toml in the current directory.
 
 \b
 A config:
@@ -83,12 +87,6 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _config_option(help_text: str, required: bool) -> Callable[[Any], Any]:
-    return click.option(
-        "--config", "-c", metavar="FILE", type=click.Path(path_type=Path), required=required, help=help_text
-    )
-
-
 @click.group(
     cls=_Group,
     invoke_without_command=True,
@@ -96,7 +94,7 @@ def _config_option(help_text: str, required: bool) -> Callable[[Any], Any]:
     epilog=EPILOG,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
-@_config_option("The config of the server to run (TOML).", required=False)
+@config_option("The config of the server to run (TOML).", required=False)
 @click.option(
     "--log-level",
     type=click.Choice(logs.LEVELS),
@@ -107,7 +105,7 @@ def _config_option(help_text: str, required: bool) -> Callable[[Any], Any]:
 def cli(ctx: click.Context, config: Path | None, log_level: str | None) -> None:
     logs.set_up(log_level or "info")
     if ctx.invoked_subcommand is not None:
-        if config is not None:
+        if is_from_command_line(ctx):
             ctx.fail(f"--config goes after the command: poolsrv {ctx.invoked_subcommand} --config {config}")
         return
     if config is None:
@@ -119,7 +117,7 @@ def cli(ctx: click.Context, config: Path | None, log_level: str | None) -> None:
 
 
 @cli.command()
-@_config_option("The config to check (TOML).", required=True)
+@config_option("The config to check (TOML).")
 def check(config: Path) -> None:
     """Find every error in a config, without serving.
 
@@ -157,15 +155,31 @@ def plugins(as_json: bool) -> None:
 
 
 @cli.command()
-@_config_option("The config of the running server (TOML).", required=True)
+@config_option("The config of the running server (TOML).", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def status(config: Path, as_json: bool) -> None:
+@click.option("--check", "only_check", is_flag=True, help="Print one line, and exit with the server's health.")
+@click.pass_context
+def status(ctx: click.Context, config: Path | None, as_json: bool, only_check: bool) -> None:
     """Show what a running server does.
 
     Prints workers, listeners, running programs and refused connections, with rates over the last seconds. Asks the
     server's control socket (pool.control). Exits with 0; with 1 if the server does not run, does not answer, or does
     not let this user ask; or with 2 if the config has no control socket.
+
+    With --check, for monitoring, exits with 0 if all is well; with 1 if the server is degraded: not every worker can
+    serve, or the last reload has failed; with 2 if it is down: it does not run, or does not answer; or with 3 if that
+    can't be found out.
     """
+    if only_check:
+        if as_json:
+            ctx.fail("--check prints one line, expected it without --json")
+        from . import health
+
+        found, line = health.check(config)
+        echo(one_line(line))
+        sys.exit(found)
+    if config is None:
+        raise missing(ctx)
     from .control_client import ask
     from .status import as_text
 
@@ -178,7 +192,7 @@ def status(config: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_config_option("The config of the running server (TOML).", required=True)
+@config_option("The config of the running server (TOML).")
 def top(config: Path) -> None:
     """Live view of `status`, refreshed every second.
 
@@ -191,7 +205,7 @@ def top(config: Path) -> None:
 
 
 @cli.command()
-@_config_option("The config of the running server (TOML).", required=True)
+@config_option("The config of the running server (TOML).")
 def reload(config: Path) -> None:
     """Load the config and code of a running server again.
 
@@ -211,7 +225,7 @@ def reload(config: Path) -> None:
 
 
 @cli.command()
-@_config_option("The config of the running server (TOML).", required=True)
+@config_option("The config of the running server (TOML).")
 @click.option("--now", "at_once", is_flag=True, help="End at once: open connections get no time to finish.")
 def stop(config: Path, at_once: bool) -> None:
     """Stop a running server, and wait for its end.

@@ -172,14 +172,14 @@ def test_an_address_in_use_is_exit_1(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_usage_is_exit_2_with_a_suggestion(arguments: tuple[str, ...], message: str) -> None:
-    result = poolsrv(*arguments)
+def test_wrong_usage_is_exit_2_with_a_suggestion(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    result = poolsrv(*arguments, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert re.sub(r"['.]", "", result.stderr.splitlines()[-1]).startswith(re.sub(r"['.]", "", f"Error: {message}"))
 
 
-def test_no_arguments_print_the_help_and_exit_2() -> None:
-    bare, asked = poolsrv(), poolsrv("--help")
+def test_no_arguments_and_no_config_print_the_help_and_exit_2(tmp_path: Path) -> None:
+    bare, asked = poolsrv(cwd=tmp_path), poolsrv("--help")
     assert (bare.returncode, bare.stdout) == (2, "")
     assert (asked.returncode, asked.stderr) == (0, "")
     assert bare.stderr == asked.stdout
