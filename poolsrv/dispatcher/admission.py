@@ -24,7 +24,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -195,13 +195,10 @@ class AdmissionControl:
             self._opened(number, address, self._loop.now)
         return reason
 
-    def closed(self, connections: Iterable[int]) -> None:
-        """Count connections as closed; those of other listeners are ignored.
-
-        :param connections: their ids.
-        """
+    def closed(self, connection: int) -> None:
+        """Count a connection as closed, by its id; those of other listeners are ignored."""
         if self._sources is not None:
-            self._sources.closed(connections)
+            self._sources.closed(connection)
 
     def _refusal(self, address: tuple[int, int], now: float) -> str | None:
         bits, number = address

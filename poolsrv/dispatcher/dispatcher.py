@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -210,7 +210,8 @@ class Dispatcher:
             log.warning("%s: %s closed", listener.name, lost, extra=listener.tags)
             for connection in dropped:
                 os.close(connection.fd)
-            self._count_closed({connection.id: connection.listener for connection in dropped})
+            listener_of = {connection.id: connection.listener for connection in dropped}
+            self._count_closed(list(listener_of), listener_of)
 
     def _reassign(self, listener: Listener) -> None:
         """Send unassigned connections to workers that have room."""
@@ -269,20 +270,21 @@ class Dispatcher:
                 log.error(
                     "%s: a connection was lost at the limit of open descriptors", listener.name, extra=listener.tags
                 )
-                self._count_closed({connection.id: connection.listener})
+                self._count_closed([connection.id], {connection.id: connection.listener})
             else:
                 listener.unassigned.append(connection)
         return fits
 
-    def _count_closed(self, connections: Mapping[int, int]) -> None:
-        """Count connections as closed, once no slot and no listener holds them any more.
+    def _count_closed(self, numbers: Iterable[int], listener_of: dict[int, int]) -> None:
+        """Count connections as closed, and forget them.
 
-        :param connections: by id, the number of the listener.
+        :param numbers: the ids of the connections.
+        :param listener_of: by id, the number of the listener. The connections are removed from it.
         """
-        for number in connections.values():
-            self._listeners[number].counts.open -= 1
-        for admission in self._admissions:
-            admission.closed(connections)
+        for number in numbers:
+            self._listeners[listener_of.pop(number)].counts.open -= 1
+            for admission in self._admissions:
+                admission.closed(number)
 
     # --- reports
 
@@ -332,27 +334,30 @@ class Dispatcher:
             self._loop.unregister(slot.channel.fileno())
 
     def _apply(self, slot: WorkerSlot, report: Report) -> None:
+        taken, closed, state, counters, asked = report
         slot.last_heard = now = self._loop.now
         if slot.stalled:
             self._stalls.responds(slot)
-        if report.taken:
+        if taken:
             # A channel keeps its order: the oldest have been taken.
-            for number in list(islice(slot.waiting, report.taken)):
-                del slot.waiting[number]
-            slot.waiting_since = now
-            if not slot.waiting:
+            waiting = slot.waiting
+            if taken == len(waiting):
+                waiting.clear()
                 slot.stall_time = STALL_TIME
-        if report.asked:
-            self._answer(slot, report.asked)
-        if report.closed:
-            pop = slot.connections.pop
-            self._count_closed({number: pop(number) for number in report.closed})
+            else:
+                for number in list(islice(waiting, taken)):
+                    del waiting[number]
+            slot.waiting_since = now
+        if asked:
+            self._answer(slot, asked)
+        if closed:
+            self._count_closed(closed, slot.connections)
             if slot.peer_known:
-                slot.peer_known.difference_update(report.closed)
-        if report.state is not None:
-            slot.state = report.state
-        if report.counters is not None:
-            slot.counters = report.counters
+                slot.peer_known.difference_update(closed)
+        if state is not None:
+            slot.state = state
+        if counters is not None:
+            slot.counters = counters
 
     def _answer(self, slot: WorkerSlot, questions: Iterable[Question]) -> None:
         """Answer whether clients are admitted, before the report's closed connections are counted.
@@ -401,7 +406,7 @@ class Dispatcher:
         assert slot.channel is not None
         self._reclaim(slot)
         lost = len(slot.connections)
-        self._count_closed(slot.connections)
+        self._count_closed(list(slot.connections), slot.connections)
         self._unwatch(slot)
         self._loop.at_end_of_turn(slot.channel.close)
         slot.clear()

@@ -27,6 +27,7 @@ class HangWatchdog:
     :param workers: the workers that run, by pid; the worker manager changes it.
     :param timeout: seconds of silence; 0 watches none.
     :param plugins: those that may be to blame.
+    :ivar dumping: pids of silent workers that are dumping their stack; one that reports is spared.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class HangWatchdog:
         self._interval = timeout / CHECKS_PER_TIMEOUT
         self._plugins = plugins
         self._files: dict[int, StackDumpFile] = {}  # by pid
-        self._dumping: set[int] = set()  # pids of workers that have been asked where they hang
+        self.dumping: set[int] = set()
 
     def begin(self) -> None:
         """Begin to check."""
@@ -51,12 +52,8 @@ class HangWatchdog:
 
     def remove(self, pid: int) -> None:
         """Forget a worker that has ended."""
-        self._dumping.discard(pid)
+        self.dumping.discard(pid)
         self._files.pop(pid).close()
-
-    def responds(self, pid: int) -> None:
-        """Spare a worker that has reported."""
-        self._dumping.discard(pid)
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of the files."""
@@ -71,17 +68,17 @@ class HangWatchdog:
         for pid, slot in self._workers.items():
             if late or slot.stopped:
                 slot.last_heard = now
-            elif now - slot.last_heard > self._timeout and pid not in self._dumping:
-                self._dumping.add(pid)
+            elif now - slot.last_heard > self._timeout and pid not in self.dumping:
+                self.dumping.add(pid)
                 os.kill(pid, HANG_SIGNAL)
                 self._loop.call_later(DUMP_TIME, partial(self._kill, slot, pid, now - slot.last_heard))
 
     def _kill(self, slot: WorkerSlot, pid: int, silence: float) -> None:
         """Kill a worker, unless it has reported, ended or been stopped in the meantime."""
-        if slot.pid != pid or pid not in self._dumping:
+        if slot.pid != pid or pid not in self.dumping:
             return
         if slot.stopped:
-            self._dumping.discard(pid)
+            self.dumping.discard(pid)
             return
         where = self._files[pid].describe(self._plugins)
         log.error(

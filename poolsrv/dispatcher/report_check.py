@@ -26,19 +26,20 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
     :raises BadReport: it does not fit.
     """
     taken, closed, state, _, asked = report
-    waiting = len(slot.waiting)
-    if taken > waiting:
+    waiting = slot.waiting
+    if taken > len(waiting):
         raise BadReport(
-            f"it reported {counted(taken, 'connection')} as taken, but {counted(waiting, 'was', 'were')} waiting for it"
+            f"it reported {counted(taken, 'connection')} as taken, but"
+            f" {counted(len(waiting), 'was', 'were')} waiting for it"
         )
     if closed:
-        distinct = set(closed)
-        if not slot.connections.keys() >= distinct:
-            number = next(number for number in closed if number not in slot.connections)
-            raise BadReport(f"it reported connection {number} as closed, but has no such connection")
-        if len(distinct) != len(closed):
+        connections = slot.connections
+        for number in closed:
+            if number not in connections:
+                raise BadReport(f"it reported connection {number} as closed, but has no such connection")
+        if len(closed) > 1 and len(set(closed)) != len(closed):
             raise BadReport("it reported a connection as closed twice")
-        if waiting > taken:
+        if len(waiting) > taken:
             _check_not_waiting(slot, taken, closed)
     if state is not None:
         _check_state(slot.state, state)

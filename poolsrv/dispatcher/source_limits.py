@@ -9,7 +9,6 @@ least recently used one is forgotten, which has the effect of filling it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Final
 
 from .token_bucket import NEVER_USED, Rate
@@ -61,15 +60,14 @@ class Sources:
             if len(buckets) > MAX_BUCKETS:
                 buckets.popitem(last=False)
 
-    def closed(self, connections: Iterable[int]) -> None:
-        """Count connections as closed; those without a source here (other listeners', refused) are skipped."""
-        for connection in connections:
-            source = self._source_of.pop(connection, None)
-            if source is not None:
-                if self._open[source] > 1:
-                    self._open[source] -= 1
-                else:
-                    del self._open[source]
+    def closed(self, connection: int) -> None:
+        """Count a connection as closed; one without a source here (another listener's, a refused one) is ignored."""
+        source = self._source_of.pop(connection, None)
+        if source is not None:
+            if self._open[source] > 1:
+                self._open[source] -= 1
+            else:
+                del self._open[source]
 
     def forget_full(self, now: float) -> bool:
         """Forget buckets that are full again.

@@ -192,8 +192,8 @@ class WorkerManager:
     def _on_report(self, slot: WorkerSlot, mask: int = READ) -> bool:
         before = slot.state
         reported = self._dispatcher.on_report(slot)
-        if reported:
-            self._watchdog.responds(slot.pid)
+        if reported and self._watchdog.dumping:
+            self._watchdog.dumping.discard(slot.pid)
         if slot.state != before:
             if before == STARTING:
                 self._worker_serves(slot)

@@ -54,7 +54,8 @@ class Entrance:
     def go(self, *numbers: int) -> None:
         """Close connections."""
         self.counts.open -= len(numbers)
-        self.admission.closed(numbers)
+        for number in numbers:
+            self.admission.closed(number)
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and call timers."""

@@ -35,9 +35,10 @@ def test_open_connections_are_counted_per_source() -> None:
         limits.opened(number, 7, 0.0)
     assert limits.refusal(7, 0.0) == "max_per_source"
     assert limits.refusal(8, 0.0) is None
-    limits.closed([99, 1])  # 99 is another listener's
+    limits.closed(99)  # another listener's
+    limits.closed(1)
     assert limits.refusal(7, 0.0) is None
-    limits.closed([1])  # told twice, it counts once
+    limits.closed(1)  # reported twice, it counts once
     limits.opened(3, 7, 0.0)
     assert limits.refusal(7, 0.0) == "max_per_source"
 
@@ -47,7 +48,8 @@ def test_nothing_is_kept_of_a_source_without_connections() -> None:
     for number in range(1000):
         limits.opened(number, number % 10, 0.0)
     assert len(limits) == 10
-    limits.closed(range(1000))
+    for number in range(1000):
+        limits.closed(number)
     assert len(limits) == 0
     assert not limits._source_of
 

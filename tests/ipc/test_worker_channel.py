@@ -65,7 +65,7 @@ def test_a_connection_arrives_with_all_that_is_known_of_it(channel: tuple[Dispat
     assert outer.send([AcceptedConnection(left.fileno(), 2, 17, ("::1", 80, 0, 0))])
     left.close()
     (handed,) = inner.receive() or []
-    assert handed[1:] == (2, 17, ("::1", 80, 0, 0))
+    assert (handed.listener, handed.id, handed.peer) == (2, 17, ("::1", 80, 0, 0))
     assert not os.get_inheritable(handed.fd)  # a program that a plugin forks must not keep it open
     os.write(handed.fd, b"hello")
     assert right.recv(5) == b"hello"

@@ -128,7 +128,8 @@ def test_a_worker_that_dies_takes_its_clients_with_it(both: Both) -> None:
         both.connect("192.0.2.1")
     both.turn()
     assert both.listener.admission is not None
-    both.listener.admission.closed(both.slot.connections)
+    for number in both.slot.connections:
+        both.listener.admission.closed(number)
     assert both.listener.admission.admit_client(99, ("192.0.2.1", 1)) is None
 
 
