@@ -16,7 +16,7 @@ from poolsrv.dispatcher.bind import Bound
 from poolsrv.dispatcher.dispatcher import Dispatcher
 from poolsrv.dispatcher.listener import MAX_SINGLE_ITERATIONS, Listener
 from poolsrv.dispatcher.worker_slot import WorkerSlot
-from poolsrv.ipc.worker_channel import SERVING, DispatcherEnd, WorkerEnd
+from poolsrv.ipc.worker_channel import SERVING, DispatcherEnd, Report, WorkerEnd
 
 
 class CountingSocket(socket.socket):
@@ -48,7 +48,8 @@ class Entrance:
         self.worker = WorkerEnd(self.slot.channel._worker_socket)
         bound = Bound("p", ListeningSocket("127.0.0.1:0", self.listener), True)
         listener = Listener(self.loop, 0, ListenerConfig("p", (), "p"), [bound], [self.slot])
-        self.acceptor = Acceptor(self.loop, Dispatcher(self.loop, [listener], [self.slot]), [listener], 1)
+        self.dispatcher = Dispatcher(self.loop, [listener], [self.slot])
+        self.acceptor = Acceptor(self.loop, self.dispatcher, [listener], 1)
         self.acceptor.open()
         self.clients: list[socket.socket] = []
 
@@ -62,6 +63,8 @@ class Entrance:
             for connection in connections:
                 os.close(connection.fd)
                 self.accepted.append(connection.id)
+            assert self.worker.report(Report(len(connections), [], None, None))
+            assert self.dispatcher.on_report(self.slot)
 
     def close(self) -> None:
         self.acceptor.close()
