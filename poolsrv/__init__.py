@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from .net.tls import ClientTls
     from .worker.connection import Connection
     from .worker.hookspecs import hookimpl
-    from .worker.process import Worker
-    from .worker.worker import Handle
+    from .worker.worker import Handle, Worker
 
 __all__ = [
     "PIPE",
@@ -46,7 +45,7 @@ _MODULES = {
     "LineTooLong": "errors",
     "Stream": "net.stream",
     "Timer": "core.event_loop",
-    "Worker": "worker.process",
+    "Worker": "worker.worker",
     "hookimpl": "worker.hookspecs",
     "open_for_appending": "core.safe_names",
 }
@@ -57,6 +56,8 @@ if not TYPE_CHECKING:  # to a type checker this would give the package every nam
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        if isinstance(value, type):
+            value.__module__ = __name__  # what a user reads in a repr or a pickle is where a plugin imports it from
         globals()[name] = value
         return value
 

@@ -29,7 +29,7 @@ from ..core.stack_dump import HANG_SIGNAL
 from ..core.words import counted
 from ..ipc.pool_link import Message, PoolLink, send_lines
 from ..ipc.worker_channel import MAX_IN_FLIGHT, STOP_NOW_SIGNAL
-from ..worker.process import Worker
+from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
 from .acceptor import Acceptor
 from .control_server import ControlServer
@@ -51,7 +51,7 @@ IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, 
 
 
 class DispatcherProcess:
-    """The dispatcher of a pool. ``run`` returns an exit code, or in each forked child its ``Worker``.
+    """The dispatcher of a pool. ``run`` returns an exit code, or in each forked child its ``WorkerProcess``.
 
     :param start: the supervisor's message at the start.
     :param hang_file: the descriptor into which this process dumps its stack when it is asked to.
@@ -105,7 +105,7 @@ class DispatcherProcess:
 
     # --- the main loop
 
-    def run(self) -> int | Worker:
+    def run(self) -> int | WorkerProcess:
         """Run until all workers have ended; in a forked child, return its worker."""
         self._begin()
         while True:

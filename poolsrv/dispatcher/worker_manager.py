@@ -30,7 +30,7 @@ from ..core.words import counted
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import DRAINING, EXIT_START_FAILED, SERVING, DispatcherEnd
 from ..net.programs import Child
-from ..worker.process import Worker
+from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
 from . import back_off, recycling
 from .dispatcher import Dispatcher
@@ -95,7 +95,7 @@ class WorkerManager:
 
     # --- forking
 
-    def start_due(self) -> Worker | None:
+    def start_due(self) -> WorkerProcess | None:
         """Fork the workers that are due.
 
         :returns: in a child its worker; in the parent None.
@@ -114,7 +114,7 @@ class WorkerManager:
                 return worker
         return None
 
-    def _start(self, slot: WorkerSlot) -> Worker | None:
+    def _start(self, slot: WorkerSlot) -> WorkerProcess | None:
         dump_file = None
         try:
             slot.channel = DispatcherEnd(answers=self._dispatcher.is_asked)
@@ -143,12 +143,14 @@ class WorkerManager:
         self._loop.register(slot.channel.fileno(), READ, partial(self._on_report, slot))
         return None
 
-    def _become_worker(self, slot: WorkerSlot, dump_file: StackDumpFile) -> Worker:
+    def _become_worker(self, slot: WorkerSlot, dump_file: StackDumpFile) -> WorkerProcess:
         """In the child: close what belongs to the dispatcher."""
         logs.set_role("worker", slot.index)
         self.close_inherited()
         assert slot.channel is not None
-        return Worker(slot.index, self._server, slot.channel.worker_end(), dump_file.fileno(), self._start_errors)
+        return WorkerProcess(
+            slot.index, self._server, slot.channel.worker_end(), dump_file.fileno(), self._start_errors
+        )
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of all that belongs to the dispatcher."""

@@ -22,16 +22,14 @@ import resource
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.processes import close_on_exec_from, describe_exit, group_of, signal_group
 from ..core.procfs import children_of_this_process
+from .descriptor import Owner
 from .orphans import Orphans, marked
-
-if TYPE_CHECKING:
-    from .stream import Stream
-
+from .stream import Pipe, Stream
 
 log = logging.getLogger("poolsrv.children")
 
@@ -114,6 +112,65 @@ class Reaper:
         self._loop = loop
         self.running: dict[int, Child] = {}
         self.orphans = Orphans(loop, children_of_this_process, self.running)
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None,
+        cwd: str | os.PathLike[str] | None,
+        sources: Sequence[int | None],
+        limits: Mapping[int, int] | None,
+        owner: Owner,
+        on_exit: Callable[[Child], object],
+    ) -> Child:
+        """Start a program, and watch it; see ``start_program``.
+
+        :param sources: of standard input, output and error: a descriptor, ``PIPE``, or None (the null device).
+        :param owner: of this side of each ``PIPE``.
+        :param on_exit: called as ``on_exit(child)`` once it has ended and been reaped.
+        :raises OSError: it can't be started.
+        """
+        ours: list[int] = []  # ends of pipes
+        theirs: list[int] = []
+        descriptors = list(sources)
+        try:
+            for index, source in enumerate(sources):
+                if source == PIPE:
+                    reader, writer = os.pipe2(os.O_CLOEXEC)
+                    its, own = (reader, writer) if index == 0 else (writer, reader)
+                    theirs.append(its)
+                    ours.append(own)
+                    descriptors[index] = its
+                elif source is not None and not isinstance(source, int):
+                    raise ValueError("a program can be given a descriptor, PIPE or None, and its own connection")
+            stdin, stdout, stderr = descriptors
+            child = Child(
+                start_program(argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits),
+                "program",
+                self._loop,
+            )
+            self._watch_or_kill(child, on_exit)
+        except BaseException:
+            for fd in ours:
+                os.close(fd)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        streams = iter([Pipe(self._loop, fd, owner) for fd in ours])
+        child.stdin, child.stdout, child.stderr = (next(streams) if source == PIPE else None for source in sources)
+        if child.stdin is not None:
+            child.stdin._start()  # the others are watched once a plugin wants to read them
+        return child
+
+    def _watch_or_kill(self, child: Child, on_exit: Callable[[Child], object]) -> None:
+        try:
+            self.watch(child, on_exit)
+        except OSError:
+            signal_group(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            raise
 
     def watch(self, child: Child, on_exit: Callable[[Child], object]) -> None:
         """Call ``on_exit(child)`` once the child has ended and been reaped.

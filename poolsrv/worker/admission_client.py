@@ -56,5 +56,4 @@ class AdmissionClient:
             if refusal is None:
                 admitted()
             else:
-                connection._reset_at_close()
-                connection._end(refusal)
+                connection._refuse(refusal)

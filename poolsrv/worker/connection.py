@@ -10,30 +10,32 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
+import socket
 import stat
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
-from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ
-from ..core.processes import signal_group
+from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, EventLoop
 from ..net.addresses import format_peer, peer_name
 from ..net.connector import OutgoingStream
 from ..net.descriptor import CLOSED, CONNECTING, LINGERING, OPEN, Descriptor
 from ..net.half_close import finished_in_time
 from ..net.handover import Handover
-from ..net.programs import PIPE, Child, start_program
+from ..net.programs import Child
 from ..net.stream import Pipe, Stream
 from .waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
+    from pathlib import Path
 
+    from ..net.programs import Reaper
     from ..net.tls import ClientTls
-    from .hooks import Caller
-    from .process import Worker
-    from .service import Service
+    from .blocking_threads import BlockingThreads
+    from .worker import Worker
 
 
 log = logging.getLogger("poolsrv.connection")
@@ -42,6 +44,52 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a connection that has failed
+
+
+class Host(Protocol):
+    """What a connection needs of the listener that it came to."""
+
+    name: str
+    loop: EventLoop
+    worker: Worker
+    reaper: Reaper
+    threads: BlockingThreads
+    base: Path
+    max_unsent: int
+    half_close: str
+    watches_half_close: bool
+    handshake_timeout: float
+    on_connection_init: Callable[..., Any] | None
+    on_readable: Callable[..., Any]
+    on_writable: Callable[..., Any] | None
+    on_connection_close: Callable[..., Any] | None
+
+    def closer_after_ended_chain(self) -> Callable[..., Any] | None:
+        """The caller of ``on_connection_close`` for the plugins that have been told of the latest connection."""
+
+    def handshake_failed(self, connection: Connection, why: str) -> None:
+        """The client's TLS handshake has failed."""
+
+    def opened_after_drain(self, connection: Connection) -> None:
+        """Plugins have been told of the connection only now, after a handshake."""
+
+    def trusts(self, host: str) -> bool:
+        """Whether what a proxy at this address says of its clients is believed."""
+
+    def may_finish_only(self, connection: Connection) -> bool:
+        """Whether the connection is over its lifetime."""
+
+    def child_exited(self, child: Child, connection: Connection | None) -> None:
+        """A program of one of the listener's connections has been reaped."""
+
+    def tell_closed(self, caller: Callable[..., Any] | None, connection: Connection, reason: str) -> None:
+        """Tell plugins, by this caller, that the connection is closed."""
+
+    def closed(self, connection: Connection) -> None:
+        """The connection's descriptor is closed."""
+
+    def log_fault(self, hook: str, connection: Connection | None, error: BaseException) -> None:
+        """A plugin has raised this."""
 
 
 class Connection(Waiting):
@@ -61,9 +109,9 @@ class Connection(Waiting):
         "_extra",
         "_finished_in_time",
         "_given",
+        "_host",
         "_local",
         "_log",
-        "_service",
         "_streams",
         "id",
         "opened_at",
@@ -73,12 +121,12 @@ class Connection(Waiting):
 
     _always_lingers = True
 
-    def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int]) -> None:
-        super().__init__(service.loop, fd)
-        self._service = service
-        self._on_readable = service.on_readable
-        self._on_writable = service.on_writable
-        self._call_on_close: Caller | None = None  # until the plugins know of it
+    def __init__(self, host: Host, fd: int, number: int, peer: tuple[str, int]) -> None:
+        super().__init__(host.loop, fd)
+        self._host = host
+        self._on_readable = host.on_readable
+        self._on_writable = host.on_writable
+        self._call_on_close: Callable[..., Any] | None = None  # until plugins have been told of the connection
         self._state = CONNECTING  # until `_begin`, whatever comes before
         self._children: list[Child] | None = None
         self._streams: list[Stream] | None = None
@@ -102,7 +150,7 @@ class Connection(Waiting):
     @property
     def listener(self) -> str:
         """The listener's name in the config."""
-        return self._service.name
+        return self._host.name
 
     @property
     def local(self) -> tuple[str, int]:
@@ -117,7 +165,7 @@ class Connection(Waiting):
     def trusts(self, host: str) -> bool:
         """Whether an address, in the form of ``peer[0]``, is among the listener's ``trusted_proxies``: what it says
         of its clients may be believed. Peers on unix sockets always are."""
-        return self._service.trusts(host)
+        return self._host.trusts(host)
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -129,12 +177,12 @@ class Connection(Waiting):
     @property
     def worker(self) -> Worker:
         """The worker that serves this connection."""
-        return self._service.worker
+        return self._host.worker
 
     @property
     def draining(self) -> bool:
         """True once the worker is to end, or this is over its lifetime: finish what is begun, take nothing new."""
-        return self._service.worker.draining or self._service.may_finish_only(self)
+        return self._host.worker.draining or self._host.may_finish_only(self)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -178,56 +226,27 @@ class Connection(Waiting):
         """
         if self._state != OPEN:
             raise OSError(errno.ENOTCONN, "the connection is closed")
-        ours: list[int | None] = [None, None, None]
-        theirs: list[int | None] = [None, None, None]
-        pipes: list[int] = []
-        try:
-            for index, source in enumerate((stdin, stdout, stderr)):
-                if source is self:
-                    theirs[index] = self._fd
-                elif source == PIPE:
-                    reader, writer = os.pipe2(os.O_CLOEXEC)
-                    pipes += reader, writer
-                    theirs[index], ours[index] = (reader, writer) if index == 0 else (writer, reader)
-                elif isinstance(source, int):
-                    theirs[index] = source
-                elif source is not None:
-                    raise ValueError("a program can be given its own connection only")
-            if self._fd in theirs:
-                for relay in (self._relay_in, self._relay_out):
-                    if relay is not None:
-                        relay.copy_from_now_on()
-                self._share()
-            pid = start_program(argv, env=env, cwd=cwd, descriptors=(theirs[0], theirs[1], theirs[2]), limits=limits)
-        except BaseException:
-            for fd in pipes:
-                os.close(fd)
-            raise
-        for fd in pipes:
-            if fd in theirs:
-                os.close(fd)
-        child = Child(pid, "program", self._loop)
-        if self._fd in theirs:
-            self._given = {**(self._given or {}), child: None}
-        return self._adopt(child, ours, reads=stdin is self)
-
-    def _adopt(self, child: Child, ours: list[int | None], reads: bool) -> Child:
-        try:
-            self._service.worker._reaper.watch(child, self._child_exited)
-        except OSError:
-            signal_group(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-            for fd in ours:
-                if fd is not None:
-                    os.close(fd)
-            raise
-        self._children = [*(self._children or ()), child]
-        child.stdin, child.stdout, child.stderr = (
-            None if fd is None else self._own(Pipe(self._loop, fd, self)) for fd in ours
+        given = self in (stdin, stdout, stderr)
+        sources: list[int | None] = []
+        for source in (stdin, stdout, stderr):
+            if isinstance(source, Connection) and source is not self:
+                raise ValueError("a program can be given its own connection only")
+            sources.append(self._fd if isinstance(source, Connection) else source)
+        if given:
+            for relay in (self._relay_in, self._relay_out):
+                if relay is not None:
+                    relay.copy_from_now_on()
+            self._share()
+        child = self._host.reaper.spawn(
+            argv, env=env, cwd=cwd, sources=sources, limits=limits, owner=self, on_exit=self._child_exited
         )
-        if child.stdin is not None:
-            child.stdin._start()  # the others are watched once somebody wants to read them
-        if reads:
+        if given:
+            self._given = {**(self._given or {}), child: None}
+        self._children = [*(self._children or ()), child]
+        for stream in (child.stdin, child.stdout, child.stderr):
+            if stream is not None:
+                self._own(stream)
+        if stdin is self:
             self.pause_reading()
         return child
 
@@ -273,7 +292,7 @@ class Connection(Waiting):
             from ..net.tls import ClientTls  # ssl takes a while to import
 
             tls = ClientTls()
-        stream = OutgoingStream(self._loop, self, address, self._service.base, timeout, tls or None)
+        stream = OutgoingStream(self._loop, self, address, self._host.base, timeout, tls or None)
         stream._on_readable = on_readable
         stream._on_writable = on_writable
         stream._on_close = on_close
@@ -281,6 +300,24 @@ class Connection(Waiting):
         if self._state == CLOSED:
             stream.abort("the connection is closed")
         return stream
+
+    def run_blocking(
+        self, function: Callable[P, R], *args: Any, done: Callable[[Future[R]], object] | None = None
+    ) -> None:
+        """Call ``function(*args)`` in the worker's small thread pool; it must not touch the connection.
+
+        :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then.
+        """
+        self._holds += 1
+        self._host.threads.submit(partial(function, *args), partial(self._blocking_done, done))
+
+    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
+        if self._state != CLOSED and done is not None:
+            self._guarded("done", partial(done, future))
+        elif done is None and future.exception() is not None:
+            self._fault("run_blocking", future.exception())  # type: ignore[arg-type]
+        self._holds -= 1
+        self._close_if_done()
 
     def _own(self, stream: Stream) -> Stream:
         self._streams = [*(self._streams or ()), stream]
@@ -303,7 +340,7 @@ class Connection(Waiting):
         """
         if self._given is None or child not in self._given or self._state == CLOSED:
             return False
-        others = self._service.worker._reaper.running
+        others = self._host.reaper.running
         handover = Handover(self._loop, self._fd, child.pid, others, lambda: self._last_copy_closed(child))
         if not handover.begin():
             return False
@@ -322,7 +359,7 @@ class Connection(Waiting):
     def _child_exited(self, child: Child) -> None:
         if self._children:
             self._children.remove(child)
-        self._service.child_exited(child, self if self._state != CLOSED else None)
+        self._host.child_exited(child, self if self._state != CLOSED else None)
         if self._given and self._given.get(child) is None:
             self._given.pop(child, None)
         self._close_if_done()
@@ -331,33 +368,73 @@ class Connection(Waiting):
 
     def _begin(self) -> None:
         """Call ``on_connection_init``, then have the loop watch, and read what is there; for the worker, once."""
-        service = self._service
+        host = self._host
         self._opened()
         self._last_active = self._loop.now
-        self._call_on_close = service.on_connection_close
-        if service.on_connection_init is not None:
+        self._call_on_close = host.on_connection_close
+        if host.on_connection_init is not None:
             try:
-                ended = service.on_connection_init(self) is not None
+                ended = host.on_connection_init(self) is not None
             except BaseException as error:  # noqa: BLE001 - as in _guarded
                 ended = True
                 self._fault("on_connection_init", error)
-            if ended and service.has_further_plugins:
-                self._call_on_close = service.hooks.closer_after_ended_chain()
+            if ended:
+                self._call_on_close = host.closer_after_ended_chain()
         if self._interest < 0 and self._state == OPEN:
             self._start()
             if self._reading:
                 self._callback()(READ)  # most clients speak first, and it is here by now: saves a turn of the loop
 
+    def _look_at_input(self, size: int) -> bytes:
+        """What has come, at most ``size`` bytes; it stays with the kernel.
+
+        :raises OSError: as recv(2).
+        """
+        return self._sock.recv(size, socket.MSG_PEEK)
+
+    def _discard_input(self, size: int) -> None:
+        """Throw away bytes that have been looked at."""
+        self._sock.recv(size)
+
+    def _identify(self, peer: tuple[str, int], local: tuple[str, int] | None) -> None:
+        """A proxy has said who the client is, and to which address it has connected."""
+        self.peer = peer
+        self._local = local
+
+    def _refuse(self, reason: str) -> None:
+        """Close at once, with a reset, before any plugin has been told of the connection."""
+        self._reset_at_close()
+        self._end(reason)
+
+    def _awaits_first_byte(self) -> bool:
+        """Whether nothing has come yet, and somebody reads. While a plugin does not read, or a program does in its
+        place, nothing is known of the client. What comes before the first byte for a plugin (TLS) is not that byte."""
+        return self.bytes_in == 0 and (self._state == CONNECTING or (self._state == OPEN and self._reading))
+
+    def _idle_since(self) -> float:
+        """Since when nothing has moved, in seconds of the loop's clock; what is held is not idle."""
+        return self._loop.now if self._state == OPEN and self._is_held() else self._last_active
+
+    def _count_descriptors(self) -> int:
+        """How many descriptors the connection and its streams have, without those of programs."""
+        relays = (self._relay_in is not None) + (self._relay_out is not None)
+        return 1 + len(self._streams or ()) + 2 * relays
+
+    def _close_inherited(self) -> None:
+        """In a copy of the worker: close its copies of the descriptors."""
+        for stream in (self, *(self._streams or ())):
+            stream._close_descriptor()
+
     def _at_eof(self) -> None:
         super()._at_eof()
         for stream in list(self._streams or ()):
             stream._close_if_done()
-        if self._state == OPEN and self._service.watches_half_close and self._has_left():
+        if self._state == OPEN and self._host.watches_half_close and self._has_left():
             self.abort("client closed")
 
     def _has_left(self) -> bool:
         """Whether the end of the client's stream means that it is gone, and does not wait for an answer."""
-        if self._service.half_close == "abort":
+        if self._host.half_close == "abort":
             return True
         if not self._finished_in_time:
             still_written_to = self._out is not None or (self._relay_out is not None and self._relay_out.wants_write)
@@ -368,7 +445,7 @@ class Connection(Waiting):
 
     def _wanted(self) -> int:
         wanted = super()._wanted()
-        if self._service.watches_half_close and not wanted & READ and self._may_finish():
+        if self._host.watches_half_close and not wanted & READ and self._may_finish():
             wanted |= PEER_FINISHED  # nobody reads now, and yet it must be noticed
         return wanted
 
@@ -376,7 +453,7 @@ class Connection(Waiting):
         return self._state == OPEN and not self.eof and not self._finished_in_time
 
     def _on_hangup(self, mask: int) -> None:
-        if mask & PEER_FINISHED and not mask & ERROR and self._service.watches_half_close:
+        if mask & PEER_FINISHED and not mask & ERROR and self._host.watches_half_close:
             if self._has_left():
                 self.eof = True
                 self.abort("client closed")
@@ -387,7 +464,7 @@ class Connection(Waiting):
         super()._on_hangup(mask)
 
     def _fault(self, what: str, error: BaseException) -> None:
-        self._service.log_fault(what, self, error)
+        self._host.log_fault(what, self, error)
         self._fail()
 
     def _fail(self) -> None:
@@ -418,7 +495,7 @@ class Connection(Waiting):
 
     def _buffer_write(self, data: bytes | bytearray | memoryview) -> None:
         super()._buffer_write(data)
-        if self.unsent > self._service.max_unsent:
+        if self.unsent > self._host.max_unsent:
             self.abort("max_unsent exceeded")
 
     def _tell_closed(self) -> None:
@@ -427,12 +504,12 @@ class Connection(Waiting):
         for stream in self._streams or ():
             if stream._state != LINGERING:  # that has nothing left to say, and ends by itself
                 stream.abort("the connection is closed")
-        self._service.tell_closed(self._call_on_close, self, self._reason)
+        self._host.tell_closed(self._call_on_close, self, self._reason)
 
     def _closed(self) -> None:
         for child in list(self._given or ()):
             self._last_copy_closed(child)
-        self._service.closed(self)
+        self._host.closed(self)
 
 
 class _ConnectionLog(logging.LoggerAdapter[logging.Logger]):

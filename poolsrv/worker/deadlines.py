@@ -1,57 +1,56 @@
-"""Deadlines that are equally long for all connections of a listener.
+"""Deadlines of equal length, for any number of connections.
 
-Theory. Where everybody gets the same time, deadlines fall due in the order in which they were set. So they are kept in
-that order, and one timer is enough, for the first of those that still matter: to set one and to take it back are a
-dictionary's insertion and deletion, and any number of idle connections wake nobody up before the first of them is due.
+Theory. Deadlines of equal length fall due in the order in which they were set. They are kept in that order, so one
+timer is enough, for the first that still matters. Setting a deadline and taking it back are the insertion and the
+deletion of a dictionary, and any number of idle connections wake no process before the first deadline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from ..core.event_loop import EventLoop
 
-if TYPE_CHECKING:
-    from .connection import Connection
+K = TypeVar("K")
 
 
-class Deadlines:
-    """One deadline each, for any number of connections.
+class Deadlines(Generic[K]):
+    """One deadline for each key; in a worker, for each connection.
 
-    :param seconds: how long each gets, from when it is added.
-    :param matters: whether a connection's deadline still means anything; asked when it might be due, and never again
-        once it has said no.
-    :param missed: called with each connection whose deadline has come and matters.
+    :param seconds: from when a key is added to its deadline.
+    :param matters: whether a key's deadline still means anything. It is asked when the deadline might be due; after a
+        no, the deadline is dropped.
+    :param missed: called with each key whose deadline has come and matters.
     """
 
     def __init__(
         self,
         loop: EventLoop,
         seconds: float,
-        matters: Callable[[Connection], bool],
-        missed: Callable[[Connection], object],
+        matters: Callable[[K], bool],
+        missed: Callable[[K], object],
     ) -> None:
         self._loop = loop
         self._seconds = seconds
         self._matters = matters
         self._missed = missed
-        self._pending: dict[int, tuple[float, Connection]] = {}  # when due; the earliest first
+        self._pending: dict[K, float] = {}  # when due, the earliest first
         self._timer_is_set = False
 
-    def add(self, connection: Connection) -> None:
-        """From now on it has so many seconds."""
-        self._pending[connection.id] = (self._loop.now + self._seconds, connection)
+    def add(self, key: K) -> None:
+        """Set the deadline of a key that has none."""
+        self._pending[key] = self._loop.now + self._seconds
         if not self._timer_is_set:
             self._set_timer(self._seconds)
 
-    def discard(self, connection: Connection) -> None:
-        """It is closed. Harmless where it has no deadline."""
-        self._pending.pop(connection.id, None)
+    def discard(self, key: K) -> None:
+        """Take a deadline back. Harmless where there is none."""
+        self._pending.pop(key, None)
 
-    def __contains__(self, connection: Connection) -> bool:
-        """Whether it has a deadline that has not come."""
-        return connection.id in self._pending
+    def __contains__(self, key: K) -> bool:
+        """Whether the key has a deadline that has not come."""
+        return key in self._pending
 
     def _set_timer(self, seconds: float) -> None:
         self._timer_is_set = True
@@ -60,16 +59,16 @@ class Deadlines:
     def _on_timer(self) -> None:
         self._timer_is_set = False
         now = self._loop.now
-        done: list[int] = []
-        late: list[Connection] = []
-        for number, (due, connection) in self._pending.items():
-            if self._matters(connection):
+        done: list[K] = []
+        late: list[K] = []
+        for key, due in self._pending.items():
+            if self._matters(key):
                 if due > now:
                     self._set_timer(due - now)
                     break
-                late.append(connection)
-            done.append(number)
-        for number in done:
-            del self._pending[number]
-        for connection in late:
-            self._missed(connection)
+                late.append(key)
+            done.append(key)
+        for key in done:
+            del self._pending[key]
+        for key in late:
+            self._missed(key)

@@ -30,7 +30,7 @@ PROBE_EVERY: Final = 0.002  # seconds
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
-class Room:
+class DescriptorRoom:
     """Of one worker.
 
     :param probe: any open descriptor.

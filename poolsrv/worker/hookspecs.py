@@ -18,7 +18,7 @@ import pluggy
 if TYPE_CHECKING:
     from ..net.programs import Child
     from .connection import Connection
-    from .process import Worker
+    from .worker import Worker
 
 
 PROJECT = "poolsrv"  # the name of the entry point group, and of the pluggy project

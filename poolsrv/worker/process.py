@@ -15,17 +15,16 @@ from __future__ import annotations
 import faulthandler
 import gc
 import logging
-import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..core import forked_copies, logs, processes, signals
-from ..core.event_loop import HANGUP, READ, EventLoop, Timer
+from ..core.event_loop import HANGUP, READ, EventLoop
 from ..core.stack_dump import HANG_SIGNAL
+from ..core.throttle import Throttle
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import (
     DRAINING,
@@ -42,15 +41,16 @@ from ..net import programs
 from ..net.descriptor import Descriptor
 from ..net.relay import Relay
 from .admission_client import AdmissionClient
+from .blocking_threads import BlockingThreads
 from .culprits import add_culprit
-from .descriptor_room import Room, descriptor_limit
+from .descriptor_room import DescriptorRoom, descriptor_limit
 from .reporter import Reporter
 from .service import Service
-from .worker import Handle
+from .worker import Worker
+from .worker_programs import WorkerPrograms
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
+    from ..net.programs import Child
     from .spec import ServerSpec
 
 
@@ -59,46 +59,52 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, 
 RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
 FULL_LOG_INTERVAL: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
 LONG_TURN: Final = 0.05  # seconds
-BLOCKING_THREADS: Final = 4
 PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
 
 
-class Worker:
-    """A worker of the pool, as a plugin sees it in ``on_worker_start``; members with an underscore are the engine's.
+class WorkerProcess:
+    """The process: its loop, its channel to the dispatcher, and how it ends. ``worker`` is what plugins see of it.
 
-    :ivar slot: its number in the pool, from 0; a worker that replaces a dead one has the same.
-    :ivar draining: True once it is to end.
+    :param slot: the worker's number in the pool, from 0.
+    :param hang_file: the descriptor of the file that says where it hangs.
+    :param told: the errors that have been logged already.
     """
 
     def __init__(self, slot: int, server: ServerSpec, channel: WorkerEnd, hang_file: int, told: ToldOnce) -> None:
-        self.slot = slot
-        self.draining = False
-        self._start_failed = False
-        self._loop = EventLoop()
-        self._reaper = programs.Reaper(self._loop)
+        self.loop = loop = EventLoop()
+        self.reaper = programs.Reaper(loop)
+        self.threads = BlockingThreads(loop, self._guarded)
+        self.room = DescriptorRoom(loop, hang_file, self._descriptors_of_connections)
+        self.told = told
+        self.graceful_timeout = server.config.pool.graceful_timeout
+        self.start_failed = False
         self._channel = channel
         self._hang_file = hang_file
-        self._told = told
-        self._config = server.config
+        self._reopen_logs: list[Callable[[], object]] = []
+        self._programs = WorkerPrograms(self.reaper, self._program_exited, self.room.doubt)
+        self.worker = Worker(
+            slot,
+            loop,
+            reaper=self.reaper,
+            threads=self.threads,
+            programs=self._programs,
+            guarded=self._guarded,
+            reopen_logs=self._reopen_logs,
+        )
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
         pool = server.config.pool
         self._reporter = Reporter(
-            self._loop,
+            loop,
             channel,
             urgent=pool.dispatch == "least-connections"
             or any(listener.config.max_connections or listener.config.max_per_source for listener in server.listeners),
             hang_timeout=pool.hang_timeout,
             counters=self._counters,
         )
-        # Where a proxy says who its client is, and limits go by that.
-        self._admission_client = AdmissionClient(self._loop, channel, self._reporter) if channel.is_answered else None
-        self._services = [
-            Service(
-                self, self._loop, listener.config, listener.hooks, listener.half_close, server.base, listener.server_tls
-            )
-            for listener in server.listeners
-        ]
+        # Where the PROXY protocol says which client has connected, and limits go by that.
+        self.admission_client = AdmissionClient(loop, channel, self._reporter) if channel.is_answered else None
+        self._services = [Service(self, listener, server.base) for listener in server.listeners]
         self._served = [
             service
             for service, listener in zip(self._services, server.listeners, strict=True)
@@ -107,69 +113,9 @@ class Worker:
         self._accepted = 0
         self._taking = True
         self._gives_way = False
-        self._took_in_turn = 0  # connections, for the last time
-        self._took_at = 0.0
-        self._full_told_at = float("-inf")
-        self._room = Room(self._loop, hang_file, self._descriptors_of_connections)
-        self._threads: ThreadPoolExecutor | None = None
-        self._calls: deque[Callable[[], object]] = deque()  # of call_soon_threadsafe
-        self._calls_event: int | None = None
+        self._last_received = (-1, 0.0)  # the iteration of the loop, and when, in seconds of its clock
+        self._full_message = Throttle(FULL_LOG_INTERVAL)
         self._program_grace = PROGRAM_GRACE
-        self._log_files: list[Callable[[], object]] = []  # who has log files of its own, to be opened anew
-
-    # --- for plugins
-
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        """Call ``callback()`` in ``seconds``; the timer has ``cancel()``. An exception is logged."""
-        return self._loop.call_later(seconds, partial(self._guarded, "call_later", callback))
-
-    def every(self, seconds: float, callback: Callable[[], object]) -> Handle:
-        """Call ``callback()`` every ``seconds``, first in ``seconds``. An exception is logged, and it goes on.
-
-        :raises ValueError: ``seconds`` is not above 0.
-        """
-        if not seconds > 0:
-            raise ValueError("every() takes a number of seconds above 0")
-        timer: Timer
-
-        def due() -> None:
-            nonlocal timer
-            timer = self._loop.call_later(seconds, due)
-            self._guarded("every", callback)
-
-        timer = self._loop.call_later(seconds, due)
-        return Handle(lambda: timer.cancel())
-
-    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
-        """Call ``callback()`` in the loop, soon; from any thread."""
-        self._calls.append(callback)
-        event = self._calls_event
-        if event is not None:
-            os.eventfd_write(event, 1)
-
-    def add_reader(self, fd: int, callback: Callable[[], object]) -> Handle:
-        """Call ``callback()`` whenever the descriptor is readable; cancel the handle before you close it.
-
-        :raises OSError: the descriptor can't be watched (epoll_ctl(2)).
-        """
-        self._loop.register(fd, READ, lambda _: self._guarded("add_reader", callback))
-        return Handle(lambda: self._loop.unregister(fd))
-
-    def run_blocking(
-        self, function: Callable[..., Any], *args: Any, done: Callable[[Future[Any]], object] | None = None
-    ) -> None:
-        """Call ``function(*args)`` in the worker's small thread pool, then ``done(future)`` in the loop."""
-        self._submit(partial(function, *args), partial(self._blocking_done, done))
-
-    def reap_orphans_of(self, pid: int) -> None:
-        """Reap what a child that a plugin has started itself, and what its descendants, leave behind. To be called
-        before it has started anything; its own end is the plugin's to wait for."""
-        self._reaper.orphans.look_behind(pid)
-
-    def on_reopen_logs(self, callback: Callable[[], object]) -> Handle:
-        """Call ``callback()`` whenever log files are to be opened anew, because they have been renamed (USR1)."""
-        self._log_files.append(callback)
-        return Handle(partial(self._log_files.remove, callback))
 
     # --- its life
 
@@ -183,17 +129,17 @@ class Worker:
         signals.unblock()
         processes.become_subreaper()
         processes.signal_when_parent_dies(signal.SIGCONT)  # one that has been stopped could not notice it
-        loop = self._loop
+        loop = self.loop
         loop.register(self._signals.fileno(), READ, self._on_signal)
         forked_copies.guard(
-            (Worker, Service, EventLoop, Descriptor, Relay, Reporter, AdmissionClient, WorkerEnd), self._shed
+            (WorkerProcess, Worker, Service, EventLoop, Descriptor, Relay, Reporter, AdmissionClient, WorkerEnd),
+            self._close_inherited,
         )
-        self._calls_event = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        loop.register(self._calls_event, READ, self._on_calls)
+        self.threads.open()
         for service in self._served:
             if service.hooks.on_worker_start is not None:
                 self._guarded_hook(service, "on_worker_start")
-        if self._start_failed:
+        if self.start_failed:
             self._exit_code = EXIT_START_FAILED
         else:
             loop.register(self._channel.fileno(), READ, self._on_channel)
@@ -205,24 +151,25 @@ class Worker:
         self._end()
         return self._exit_code
 
-    def _shed(self) -> None:
+    def _close_inherited(self) -> None:
         """In a copy that a plugin has made: close what is shared with the worker."""
-        self._loop.abandon(partial(forked_copies.end_copy, "the loop"))
+        self.loop.abandon(partial(forked_copies.end_copy, "the loop"))
         self._channel.close()
         if self._signals is not None:
             self._signals.abandon()
         for service in self._services:
-            service.abandon()
+            service.close_inherited()
+        self._programs.close_inherited()
 
     def _on_signal(self, mask: int) -> None:
         assert self._signals is not None
         for number in self._signals.take():
             # INT and HUP go to every process of a terminal: the dispatcher's to act on.
-            if number == signal.SIGTERM and not self.draining:
+            if number == signal.SIGTERM and not self.worker.draining:
                 self._drain()
             elif number == signal.SIGUSR1:
                 logs.reopen()
-                for callback in list(self._log_files):
+                for callback in list(self._reopen_logs):
                     self._guarded("on_reopen_logs", callback)
             elif number == STOP_NOW_SIGNAL:
                 self._program_grace = 0.0
@@ -234,25 +181,25 @@ class Worker:
         dispatcher takes back."""
         while self._has_room() and self._take():
             pass
-        if self._exit_code == EXIT_DISPATCHER_GONE or self.draining:
+        if self._exit_code == EXIT_DISPATCHER_GONE or self.worker.draining:
             return
-        self.draining = True
-        self._loop.modify(self._channel.fileno(), 0)  # its hang-up is still told
+        self.worker.draining = True
+        self.loop.modify(self._channel.fileno(), 0)  # its hang-up is still told
         self._reporter.state = DRAINING
-        self._loop.call_later(self._config.pool.graceful_timeout, partial(self._stop_now, "drain timeout"))
+        self.loop.call_later(self.graceful_timeout, partial(self._stop_now, "drain timeout"))
         for service in self._services:
             service.drain()
         self._stop_when_empty()
 
     def _stop_now(self, reason: str) -> None:
-        self.draining = True
+        self.worker.draining = True
         for service in self._services:
             service.abort_all(reason)
         self._stop_when_empty()
 
     def _stop_when_empty(self) -> None:
-        if self.draining and not any(service.connections for service in self._services):
-            self._loop.stop()
+        if self.worker.draining and not any(service.connections for service in self._services):
+            self.loop.stop()
 
     def _end(self) -> None:
         """Close what plugins have opened, end what they have started, and tell the dispatcher the rest."""
@@ -261,48 +208,53 @@ class Worker:
                 self._guarded_hook(service, "on_worker_stop")
         self._reporter.tell()
         self._end_programs()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
 
     def _end_programs(self) -> None:
         """TERM, then KILL, to every program's group; then whatever else this process has started or adopted."""
-        loop = self._loop
+        loop = self.loop
         loop.after_turn = None
-        for child in self._reaper.running.values():
+        for child in self.reaper.running.values():
             child.terminate(self._program_grace)
         # Those of connections that were aborted have been told to end before, with a longer grace.
         loop.call_later(self._program_grace, self._kill_programs)
         deadline = loop.now + self._program_grace + 1.0
-        while self._reaper.running and loop.now < deadline:
+        while self.reaper.running and loop.now < deadline:
             loop.turn(0.2)
         if self._exit_code == EXIT_DISPATCHER_GONE:
             # Otherwise the dispatcher adopts and ends what is left.
             processes.kill_until_none(loop, 1.0, processes.reap_all)
 
+    def _program_exited(self, child: Child) -> None:
+        """A program that belongs to no connection has been reaped."""
+        for service in self._served:
+            service.child_exited(child, None)
+
     def _kill_programs(self) -> None:
-        for child in self._reaper.running.values():
+        for child in self.reaper.running.values():
             child.kill()
 
     # --- the channel
 
     def _on_channel(self, mask: int) -> None:
         forked_copies.end_if_copy("the channel")
-        if mask & READ and not self.draining:
-            loop = self._loop
+        if mask & READ and not self.worker.draining:
+            loop = self.loop
             if self._has_room():
                 self._take()
-                # Turn upon turn, and long ones: somebody keeps this worker busy, and who waits is not to wait for a
-                # turn each.
-                if loop.turns - self._took_in_turn == 1 and loop.now - self._took_at > LONG_TURN:
+                # In two iterations running, and long ones: something keeps this worker busy. What waits in the channel
+                # is not to wait for an iteration for each message.
+                iteration, when = self._last_received
+                if loop.turns - iteration == 1 and loop.now - when > LONG_TURN:
                     self._take_more()
-            self._took_in_turn, self._took_at = loop.turns, loop.now
+            self._last_received = (loop.turns, loop.now)
         elif mask & HANGUP:
             self._dispatcher_gone()
 
     def _take_more(self) -> None:
         """All that waits, unless to begin with it takes long in turn."""
         began = time.monotonic()
-        while not self.draining and self._has_room() and self._take() and time.monotonic() - began < LONG_TURN:
+        while not self.worker.draining and self._has_room() and self._take() and time.monotonic() - began < LONG_TURN:
             pass
 
     def _take(self) -> bool:
@@ -317,14 +269,14 @@ class Worker:
             self._reporter.state = SERVING
             return handed is not None
         self._reporter.taken += len(handed)
-        self._room.taken(handed)
+        self.room.taken(handed)
         for connection in handed:
             if connection.fd == LOST:
                 self._reporter.closed.append(connection.id)
             else:
                 self._accepted += 1
                 self._services[connection.listener].open(connection)
-        if self._room.lost:
+        if self.room.lost:
             self._give_way()
         return True
 
@@ -332,13 +284,13 @@ class Worker:
         if self._exit_code != EXIT_DISPATCHER_GONE:
             log.warning("the dispatcher is gone: ending")
             self._exit_code = EXIT_DISPATCHER_GONE
-            self._loop.unregister(self._channel.fileno())
+            self.loop.unregister(self._channel.fileno())
             self._stop_now("worker stop")
 
-    def _connection_closed(self, number: int) -> None:
+    def connection_closed(self, number: int) -> None:
         """A connection's descriptor has been closed; the dispatcher is told at the end of the turn."""
         self._reporter.closed.append(number)
-        if self.draining:
+        if self.worker.draining:
             self._stop_when_empty()
 
     def _counters(self) -> tuple[int, int, int, int, int]:
@@ -347,7 +299,7 @@ class Worker:
         return (
             self._accepted,
             still_open,
-            self._loop.events,
+            self.loop.events,
             sum(total[0] for total in totals),
             sum(total[1] for total in totals),
         )
@@ -358,13 +310,13 @@ class Worker:
         """Whether a message can be received (room.py); where not, the dispatcher is told."""
         if self._gives_way:
             return False
-        if not self._room.is_there():
+        if not self.room.is_there():
             self._stop_taking()
             return False
         if not self._taking:
             self._taking = True
             self._reporter.state = SERVING
-            self._loop.modify(self._channel.fileno(), READ)
+            self.loop.modify(self._channel.fileno(), READ)
             log.debug("descriptors are free again: taking connections")
         return True
 
@@ -372,29 +324,28 @@ class Worker:
         if self._taking:
             self._taking = False
             self._reporter.state = FULL
-            self._loop.modify(self._channel.fileno(), 0)
-            self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
-            if self._room.is_leaking():
-                self._loop.at_end_of_turn(self._give_way)
-            elif self._loop.now - self._full_told_at > FULL_LOG_INTERVAL:
-                self._full_told_at = self._loop.now
+            self.loop.modify(self._channel.fileno(), 0)
+            self.loop.call_later(RECOUNT_AFTER, self._look_for_room)
+            if self.room.is_leaking():
+                self.loop.at_end_of_turn(self._give_way)
+            elif self._full_message.allows(self.loop.now):
                 log.warning(
                     "close to the limit of %d open descriptors: taking no connections while it is so",
                     descriptor_limit(),
                 )
 
     def _look_for_room(self) -> None:
-        if not self.draining and not self._has_room():
-            if self._room.is_leaking():
+        if not self.worker.draining and not self._has_room():
+            if self.room.is_leaking():
                 self._give_way()
             else:
-                self._loop.call_later(RECOUNT_AFTER, self._look_for_room)
+                self.loop.call_later(RECOUNT_AFTER, self._look_for_room)
 
     def _give_way(self) -> None:
         """Plugins hold the descriptors, which no connection's end brings back: another worker is to take over."""
-        if self.draining:
+        if self.worker.draining:
             return
-        lost = f", connections lost: {self._room.lost}" if self._room.lost else ""
+        lost = f", connections lost: {self.room.lost}" if self.room.lost else ""
         log.error(
             "plugins hold the descriptors, of which there are %d%s: taking no more connections, draining",
             descriptor_limit(),
@@ -405,30 +356,7 @@ class Worker:
         self._drain()
 
     def _descriptors_of_connections(self) -> int:
-        return len(self._reaper.running) + sum(service.descriptors() for service in self._services)
-
-    # --- threads
-
-    def _submit(self, function: Callable[[], Any], done: Callable[[Future[Any]], object]) -> None:
-        """Call ``function()`` in a thread, then ``done(future)`` in the loop."""
-        if self._threads is None:
-            from concurrent.futures import ThreadPoolExecutor  # most plugins never need it
-
-            self._threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
-        future = self._threads.submit(function)
-        future.add_done_callback(lambda future: self.call_soon_threadsafe(partial(done, future)))
-
-    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
-        if done is not None:
-            done(future)
-        else:
-            future.result()
-
-    def _on_calls(self, mask: int) -> None:
-        assert self._calls_event is not None
-        os.eventfd_read(self._calls_event)
-        for _ in range(len(self._calls)):
-            self._guarded("call_soon_threadsafe", self._calls.popleft())
+        return len(self.reaper.running) + sum(service.descriptors() for service in self._services)
 
     # --- the fault boundary
 
@@ -436,12 +364,12 @@ class Worker:
         try:
             callback()
         except BaseException as error:
-            self._room.doubt(error)
+            self.room.doubt(error)
             log.exception("a plugin's callback failed (%s)", what)
 
     def _guarded_hook(self, service: Service, hook: str) -> None:
         try:
-            getattr(service.hooks, hook)(self)
+            getattr(service.hooks, hook)(self.worker)
         except BaseException as error:  # noqa: BLE001 - a wrapper around the notification has raised
             service.log_fault(hook, None, error)
-            self._start_failed = self._start_failed or hook == "on_worker_start"
+            self.start_failed = self.start_failed or hook == "on_worker_start"

@@ -17,18 +17,18 @@ What the proxy opens for itself needs no answer.
 from __future__ import annotations
 
 import logging
-import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ..config.model import has_to_ask
-from ..core.event_loop import READ
+from ..core.event_loop import READ, EventLoop
+from ..core.throttle import Throttle
 from ..net.addresses import format_peer
 from ..net.proxy_protocol import Header, parse
+from .admission_client import AdmissionClient
 from .connection import Connection
 
 if TYPE_CHECKING:
     from ..config.model import ListenerConfig
-    from .service import Service
 
 
 log = logging.getLogger("poolsrv.proxied")
@@ -37,22 +37,36 @@ PEEK_SIZE: Final = 1024  # bytes; more than most headers have
 LOG_INTERVAL: Final = 60.0  # seconds
 
 
-class Proxies:
-    """The proxies in front of one listener, as a worker sees them.
+class Opener(Protocol):
+    """The service of the listener that proxies connect to."""
 
+    name: str
+    loop: EventLoop
+
+    def trusts(self, host: str) -> bool:
+        """Whether what a proxy at this address says of its clients is believed."""
+
+    def open_identified(self, connection: Connection) -> None:
+        """The client is known, and admitted: serve it."""
+
+
+class ProxyHeaders:
+    """The headers of one listener's connections.
+
+    :param admission_client: where the listener has limits that go by the client.
     :ivar refused: connections that have been closed for want of a good header.
     """
 
-    def __init__(self, service: Service, config: ListenerConfig) -> None:
-        self.service = service
+    def __init__(self, opener: Opener, config: ListenerConfig, admission_client: AdmissionClient | None) -> None:
+        self.opener = opener
         self.timeout = config.proxy_header_timeout
         self.refused = 0
-        self.admission_client = service.worker._admission_client if has_to_ask(config) else None
-        self._told_at = float("-inf")
+        self.admission_client = admission_client if has_to_ask(config) else None
+        self._message = Throttle(LOG_INTERVAL)
 
-    def begin(self, connection: Connection) -> None:
-        """Learn who the client of a new connection is, and then serve it; for the service, once."""
-        if self.service.trusts(connection.peer[0]):
+    def read_header(self, connection: Connection) -> None:
+        """Learn who the client of a new connection is, and then have it served."""
+        if self.opener.trusts(connection.peer[0]):
             HeaderReader(self, connection).start()
         else:
             self.refuse(connection, "it is none of trusted_proxies")
@@ -60,10 +74,9 @@ class Proxies:
     def refuse(self, connection: Connection, why: str) -> None:
         """Close it. Count it, and say so now and then."""
         self.refused += 1
-        name, peer = self.service.name, format_peer(connection.peer)
+        name, peer = self.opener.name, format_peer(connection.peer)
         log.debug("%s: PROXY protocol: refused a connection from %s: %s", name, peer, why)
-        if self.service.loop.now - self._told_at >= LOG_INTERVAL:
-            self._told_at = self.service.loop.now
+        if self._message.allows(self.opener.loop.now):
             log.warning(
                 "%s: PROXY protocol: connections are refused (number %d in this worker, from %s): %s",
                 name,
@@ -72,19 +85,17 @@ class Proxies:
                 why,
                 extra={"listener": name, "connection": connection.id, "peer": peer, "reason": why},
             )
-        connection._reset_at_close()
-        connection._end("no PROXY header")
+        connection._refuse("no PROXY header")
 
 
 class HeaderReader:
     """Reads the header of one connection."""
 
-    __slots__ = ("_connection", "_data", "_proxies", "_sock")
+    __slots__ = ("_connection", "_data", "_proxies")
 
-    def __init__(self, proxies: Proxies, connection: Connection) -> None:
+    def __init__(self, proxies: ProxyHeaders, connection: Connection) -> None:
         self._proxies = proxies
         self._connection = connection
-        self._sock = connection._sock
         self._data = b""  # of the header, as far as it has come
 
     def start(self) -> None:
@@ -98,14 +109,15 @@ class HeaderReader:
 
     def _read(self) -> bool:
         """Read what is there; True where that has decided about the connection."""
+        connection = self._connection
         try:
-            seen = self._sock.recv(PEEK_SIZE, socket.MSG_PEEK)
+            seen = connection._look_at_input(PEEK_SIZE)
             header = parse(self._data + seen) if seen else None
-            self._sock.recv(len(seen) if header is None else header.length - len(self._data))
+            connection._discard_input(len(seen) if header is None else header.length - len(self._data))
         except BlockingIOError:
             return False
         except ValueError as error:
-            self._proxies.refuse(self._connection, str(error))
+            self._proxies.refuse(connection, str(error))
             return True
         except OSError:
             seen, header = b"", None
@@ -121,18 +133,17 @@ class HeaderReader:
     def _identify(self, header: Header) -> None:
         connection, admission_client = self._connection, self._proxies.admission_client
         connection._stage_over()
-        if header.peer is None:
+        if header.peer is None:  # the proxy's own connection, such as a health check
             self._serve()
             return
-        connection.peer = header.peer
-        connection._local = header.local
+        connection._identify(header.peer, header.local)
         if admission_client is None:
             self._serve()
         else:
             admission_client.ask_admission(connection, self._serve)
 
     def _serve(self) -> None:
-        self._proxies.service.peer_known(self._connection)
+        self._proxies.opener.open_identified(self._connection)
 
     def _closed(self) -> None:
         """Closed before the header was whole: as load balancers do that only want to see whether somebody listens."""

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import logging
-from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ..core.throttle import Throttle
 from ..ipc.worker_channel import AcceptedConnection
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name, format_peer
-from ..net.descriptor import CONNECTING, OPEN
 from ..net.programs import Child
 from .connection import Connection
 from .deadlines import Deadlines
-from .hooks import Caller, Hooks
-from .proxy_header import Proxies
+from .hooks import Caller
+from .proxy_header import ProxyHeaders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ..config.model import ListenerConfig
     from ..core.event_loop import EventLoop
+    from ..ipc.told_once import ToldOnce
+    from ..net.programs import Reaper
     from ..net.tls import ServerTls
-    from .process import Worker
+    from .admission_client import AdmissionClient
+    from .blocking_threads import BlockingThreads
+    from .descriptor_room import DescriptorRoom
+    from .spec import ListenerSpec
+    from .worker import Worker
 
 
 log = logging.getLogger("poolsrv.plugins")
@@ -33,33 +35,43 @@ SWEEPS_PER_TIMEOUT = 20
 HANDSHAKE_LOG_INTERVAL = 60.0  # seconds
 
 
+class ServiceOwner(Protocol):
+    """What a service needs of the process that it runs in."""
+
+    worker: Worker
+    loop: EventLoop
+    reaper: Reaper
+    threads: BlockingThreads
+    room: DescriptorRoom
+    told: ToldOnce
+    admission_client: AdmissionClient | None
+    graceful_timeout: float
+    start_failed: bool
+
+    def connection_closed(self, number: int) -> None:
+        """The descriptor of the connection with this id has been closed."""
+
+
 class Service:
     """Exists in each worker that serves the listener.
 
-    :param half_close: ``"finish"``, ``"abort"`` or ``"timely"``, the handler's default applied.
-    :param server_tls: where the listener has TLS.
+    :param listener: its config, its plugins, its TLS.
     :param base: the config file's directory, against which the paths of unix sockets count.
     """
 
-    def __init__(
-        self,
-        worker: Worker,
-        loop: EventLoop,
-        config: ListenerConfig,
-        hooks: Hooks,
-        half_close: str,
-        base: Path,
-        server_tls: ServerTls | None = None,
-    ) -> None:
-        self.worker = worker
-        self.loop = loop
+    def __init__(self, owner: ServiceOwner, listener: ListenerSpec, base: Path) -> None:
+        config, hooks = listener.config, listener.hooks
+        self._owner = owner
+        self.worker = owner.worker
+        self.loop = loop = owner.loop
+        self.reaper = owner.reaper
+        self.threads = owner.threads
         self.name = config.name
         self.hooks = hooks
         self.base = base
         self.max_unsent = config.max_unsent
-        self.half_close = half_close
-        self.watches_half_close = half_close != "finish"
-        self.has_further_plugins = len(hooks.plugins) > 1
+        self.half_close: str = listener.half_close
+        self.watches_half_close = listener.half_close != "finish"
         self.on_connection_init = hooks.on_connection_init
         self.on_readable = hooks.on_readable or _ignore
         self.on_writable = hooks.on_writable
@@ -70,18 +82,21 @@ class Service:
         self._trusted = AccessList(config.trusted_proxies, ()) if config.trusted_proxies else None
         self._idle_timeout = config.idle_timeout
         self._sweep_due = False
-        self._begin: Callable[[Connection], object] = (
-            Proxies(self, config).begin if config.proxy_protocol else methodcaller("_begin")
-        )
-        self._make = Connection if server_tls is None else _over_tls(server_tls)
-        self.handshake_timeout = server_tls.handshake_timeout if server_tls is not None else 0.0
+        self._proxies = ProxyHeaders(self, config, owner.admission_client) if config.proxy_protocol else None
+        self._server_tls = listener.server_tls
+        self.handshake_timeout = 0.0
+        if listener.server_tls is not None:
+            self.handshake_timeout = listener.server_tls.handshake_timeout
+            from . import tls_connection  # noqa: F401 - now, and not with the first client; ssl takes a while to import
         self.failed_handshakes = 0
-        self._handshakes_told_at = float("-inf")
+        self._handshake_message = Throttle(HANDSHAKE_LOG_INTERVAL)
         # For those that are over their lifetime and may finish: as in a worker that is to end.
-        self._last_call = Deadlines(loop, worker._config.pool.graceful_timeout, _always, _out_of_time)
-        self._deadlines: list[Deadlines] = []  # that begin with a connection
+        self._last_call = Deadlines[Connection](loop, owner.graceful_timeout, _always, _out_of_time)
+        self._deadlines: list[Deadlines[Connection]] = []  # that begin with a connection
         if config.first_byte_timeout:
-            self._deadlines.append(Deadlines(loop, config.first_byte_timeout, _is_awaited, _first_byte_is_late))
+            self._deadlines.append(
+                Deadlines(loop, config.first_byte_timeout, Connection._awaits_first_byte, _first_byte_is_late)
+            )
         if config.connection_lifetime:
             self._deadlines.append(Deadlines(loop, config.connection_lifetime, _always, self._lifetime_over))
         self._concerning: Connection | None = None  # that a notification is being called for
@@ -89,20 +104,31 @@ class Service:
 
     # --- connections
 
-    def open(self, handed: AcceptedConnection) -> None:
-        """Make a connection of what the dispatcher has handed over, and begin to serve it."""
-        peer = handed.peer
+    def open(self, accepted: AcceptedConnection) -> None:
+        """Make a connection of what the dispatcher has passed on, and begin to serve it."""
+        peer = accepted.peer
         name = peer if type(peer) is tuple and len(peer) == 2 else client_name(peer)
-        connection = self._make(self, handed.fd, handed.id, name)
-        self.connections[handed.id] = connection
+        if self._server_tls is None:
+            connection = Connection(self, accepted.fd, accepted.id, name)
+        else:
+            connection = self._open_over_tls(accepted, name, self._server_tls)
+        self.connections[accepted.id] = connection
         if self._idle_timeout and not self._sweep_due:
             self._sweep_in(self._idle_timeout)
         for deadlines in self._deadlines:
             deadlines.add(connection)
-        self._begin(connection)
+        if self._proxies is not None:
+            self._proxies.read_header(connection)  # and then as below
+        else:
+            connection._begin()  # on_connection_init; with TLS the handshake comes first
 
-    def peer_known(self, connection: Connection) -> None:
-        """A proxy has said who its client is: serve it."""
+    def _open_over_tls(self, accepted: AcceptedConnection, peer: tuple[str, int], server_tls: ServerTls) -> Connection:
+        from .tls_connection import TlsConnection
+
+        return TlsConnection(self, accepted.fd, accepted.id, peer, server_tls)
+
+    def open_identified(self, connection: Connection) -> None:
+        """A proxy has said who the client of a new connection is: serve it."""
         connection._begin()
         self.opened_after_drain(connection)
 
@@ -120,14 +146,13 @@ class Service:
                 deadlines.discard(connection)
         self.bytes_in += connection.bytes_in
         self.bytes_out += connection.bytes_out
-        self.worker._connection_closed(connection.id)
+        self._owner.connection_closed(connection.id)
 
     def handshake_failed(self, connection: Connection, why: str) -> None:
         """Count it, and say so now and then: scanners make it happen all the time."""
         self.failed_handshakes += 1
         log.debug("%s: TLS handshake with %s failed: %s", self.name, format_peer(connection.peer), why)
-        if self.loop.now - self._handshakes_told_at >= HANDSHAKE_LOG_INTERVAL:
-            self._handshakes_told_at = self.loop.now
+        if self._handshake_message.allows(self.loop.now):
             log.info(
                 "%s: a TLS handshake has failed (number %d in this worker, with %s): %s",
                 self.name,
@@ -145,7 +170,7 @@ class Service:
 
     def _drain_one(self, connection: Connection) -> None:
         on_drain = self.hooks.on_drain
-        if on_drain is not None and connection._state == OPEN and connection not in self._last_call:
+        if on_drain is not None and connection._is_open() and connection not in self._last_call:
             connection._guarded("on_drain", on_drain, connection)
 
     def abort_all(self, reason: str) -> None:
@@ -153,12 +178,11 @@ class Service:
         for connection in list(self.connections.values()):
             connection.abort(reason)
 
-    def abandon(self) -> None:
+    def close_inherited(self) -> None:
         """In a copy of the worker: close its copies of all connections, or their clients would not see an end."""
         self.hooks.abandon()
         for connection in self.connections.values():
-            for stream in (connection, *(connection._streams or ())):
-                stream._close_descriptor()
+            connection._close_inherited()
 
     def totals(self) -> tuple[int, int]:
         """Bytes in and out, of connections open and closed."""
@@ -170,11 +194,7 @@ class Service:
 
     def descriptors(self) -> int:
         """How many are open for connections."""
-        count = 0
-        for connection in self.connections.values():
-            relays = (connection._relay_in is not None) + (connection._relay_out is not None)
-            count += 1 + len(connection._streams or ()) + 2 * relays
-        return count
+        return sum(connection._count_descriptors() for connection in self.connections.values())
 
     def trusts(self, host: str) -> bool:
         """Whether what a proxy at this address says of its clients is believed; ``host`` as in ``Connection.peer``.
@@ -201,17 +221,21 @@ class Service:
         now, timeout = self.loop.now, self._idle_timeout
         oldest = now
         for connection in list(self.connections.values()):
-            if connection._state == OPEN and connection._is_held():
-                continue
-            if now - connection._last_active >= timeout:
+            idle_since = connection._idle_since()
+            if now - idle_since >= timeout:
                 connection._give_up_on("idle timeout")
-            elif connection._last_active < oldest:
-                oldest = connection._last_active
+            elif idle_since < oldest:
+                oldest = idle_since
         self._sweep_due = False
         if self.connections:
             self._sweep_in(oldest + timeout - now)
 
     # --- deadlines
+
+    def closer_after_ended_chain(self) -> Caller | None:
+        """The caller of ``on_connection_close`` for a connection whose ``on_connection_init`` has just ended early: for
+        the plugins that have been told of it."""
+        return self.hooks.closer_after_ended_chain() if len(self.hooks.plugins) > 1 else self.on_connection_close
 
     def may_finish_only(self, connection: Connection) -> bool:
         """Whether the connection is over its lifetime."""
@@ -221,9 +245,9 @@ class Service:
         """As when the worker is to end: what is begun may be finished. Without a plugin that knows what that would be,
         what is kept is still written."""
         self._last_call.add(connection)
-        if connection._state == CONNECTING:
+        if connection._is_connecting():
             connection.abort("connection lifetime")
-        elif connection._state == OPEN:
+        elif connection._is_open():
             if self.hooks.on_drain is not None:
                 connection._guarded("on_drain", self.hooks.on_drain, connection)
             else:
@@ -255,14 +279,14 @@ class Service:
         self._log_fault(self.hooks.culprit(error), hook, connection, error)
 
     def _log_fault(self, plugin: str, hook: str, connection: Connection | None, error: BaseException) -> None:
-        self.worker._room.doubt(error)
+        self._owner.room.doubt(error)
         tags: dict[str, object] = {"listener": self.name}
         concerning = ""
         if connection is not None:
             peer = format_peer(connection.peer)
             tags |= {"connection": connection.id, "peer": peer}
             concerning = f", connection #{connection.id} from {peer}"
-        if hook == "on_worker_start" and not self.worker._told.is_new(f"{self.name} {plugin}", error):
+        if hook == "on_worker_start" and not self._owner.told.is_new(f"{self.name} {plugin}", error):
             what = f"{type(error).__name__}: {error}"
             log.error("%s: plugin %r failed in %s again, as above: %s", self.name, plugin, hook, what, extra=tags)
             return
@@ -274,24 +298,11 @@ class Service:
         if hook == "on_child_exit" and self._concerning is not None:
             self._concerning._fail()
         elif hook == "on_worker_start":
-            self.worker._start_failed = True
-
-
-def _over_tls(server_tls: ServerTls) -> Callable[[Service, int, int, tuple[str, int]], Connection]:
-    from .tls_connection import TlsConnection  # ssl takes a while to import
-
-    return lambda service, fd, number, peer: TlsConnection(service, fd, number, peer, server_tls)
+            self._owner.start_failed = True
 
 
 def _always(connection: Connection) -> bool:
     return True
-
-
-def _is_awaited(connection: Connection) -> bool:
-    """Whether nothing has come of it yet, and somebody reads. While a plugin does not read, or a program does in its
-    place, nothing is known of the client. What comes before the first byte for a plugin (TLS) is not that byte."""
-    state = connection._state
-    return connection.bytes_in == 0 and (state == CONNECTING or (state == OPEN and connection._reading))
 
 
 def _first_byte_is_late(connection: Connection) -> None:

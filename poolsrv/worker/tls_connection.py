@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Final
 from ..core.event_loop import READ
 from ..net.tls import ServerTls, failure
 from ..net.tls_transport import Handshake, TlsTransport
-from .connection import KILL_GRACE, Connection
+from .connection import KILL_GRACE, Connection, Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..net.programs import Child
-    from .service import Service
 
 
 LAST_WORDS_TIME: Final = 1.0  # seconds from a program's end until it is told, where its output goes on
@@ -30,8 +29,8 @@ class TlsConnection(Connection):
 
     __slots__ = ("_bridged",)
 
-    def __init__(self, service: Service, fd: int, number: int, peer: tuple[str, int], server_tls: ServerTls) -> None:
-        super().__init__(service, fd, number, peer)
+    def __init__(self, host: Host, fd: int, number: int, peer: tuple[str, int], server_tls: ServerTls) -> None:
+        super().__init__(host, fd, number, peer)
         self._bridged: dict[Child, Bridge] | None = None  # programs that write here
         self._use(TlsTransport(server_tls.accept, self._fd))
 
@@ -41,19 +40,19 @@ class TlsConnection(Connection):
         """The handshake first; the plugins learn of the connection only after it."""
         assert isinstance(self._transport, TlsTransport)
         handshake = Handshake(self, self._transport, self._handshake_done, self._handshake_failed)
-        self._await_opening(READ, handshake.on_event, self._service.handshake_timeout, self._too_slow)
+        self._await_opening(READ, handshake.on_event, self._host.handshake_timeout, self._too_slow)
 
     def _handshake_done(self) -> None:
         self._stage_over()
         super()._begin()
-        self._service.opened_after_drain(self)
+        self._host.opened_after_drain(self)
 
     def _handshake_failed(self, error: OSError) -> None:
-        self._service.handshake_failed(self, failure(error))
+        self._host.handshake_failed(self, failure(error))
         self._end("handshake failed")
 
     def _too_slow(self) -> None:
-        self._service.handshake_failed(self, "handshake_timeout")
+        self._host.handshake_failed(self, "handshake_timeout")
         self.abort("handshake_timeout")
 
     # --- programs

@@ -70,7 +70,7 @@ class Base(Tells):
     def aborts_another(self, conn):
         pid = os.fork()
         if not pid:
-            for service in self.worker._services:
+            for service in conn._host._owner._services:
                 for other in service.connections.values():
                     other.abort("by a copy")
         return pid

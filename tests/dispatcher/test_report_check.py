@@ -319,7 +319,7 @@ class Liar(Tells):
             if line == b"pid\\n":
                 conn.send(f"{os.getpid()}\\n".encode())
             else:
-                exec(line, {"conn": conn, "os": os, "socket": socket, "worker": conn.worker})
+                exec(line, {"conn": conn, "os": os, "socket": socket, "worker": conn._host._owner})
 """
 LIES = [
     b"worker._reporter.closed += [conn.id, conn.id]; worker._reporter.tell()",
@@ -330,7 +330,7 @@ LIES = [
     b"worker._channel._socket.shutdown(socket.SHUT_RDWR)",
     b"worker._channel._socket.shutdown(socket.SHUT_WR)",
     b"socket.send_fds(worker._channel._socket, [b'no report'], [0, 1, 2])",
-    b"worker._connection_closed(conn.id); conn.abort()",
+    b"worker.connection_closed(conn.id); conn.abort()",
 ]
 
 

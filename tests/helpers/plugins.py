@@ -45,7 +45,7 @@ class Ping:
                 conn.send(line)
 
     def wait(self, conn):
-        if sum(len(service.connections) for service in conn.worker._services) > 1:
+        if sum(len(service.connections) for service in conn._host._owner._services) > 1:
             conn.call_later(0.005, lambda: self.wait(conn))
         else:
             conn.log.info("alone")

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -256,14 +255,13 @@ class Clock:
         self.loop.now = 100.0
         self.missed: list[int] = []
         self.satisfied: set[int] = set()
-        self.deadlines = Deadlines(
-            loop, 10.0, lambda conn: conn.id not in self.satisfied, lambda conn: self.missed.append(conn.id)
+        self.deadlines = Deadlines[int](
+            loop, 10.0, lambda number: number not in self.satisfied, lambda number: self.missed.append(number)
         )
 
-    def add(self, number: int) -> Any:
-        conn = SimpleNamespace(id=number)
-        self.deadlines.add(conn)  # type: ignore[arg-type]
-        return conn
+    def add(self, number: int) -> int:
+        self.deadlines.add(number)
+        return number
 
     def next_timer(self) -> float | None:
         timers = [timer.due for _, _, timer in self.loop._timers if timer.callback is not None]

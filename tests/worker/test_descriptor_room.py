@@ -13,7 +13,7 @@ import pytest
 
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.ipc.worker_channel import LOST, MAX_PER_MESSAGE, AcceptedConnection
-from poolsrv.worker.descriptor_room import SPARE, Room
+from poolsrv.worker.descriptor_room import SPARE, DescriptorRoom
 from tests.helpers.distributions import install
 from tests.helpers.plugins import IMPORTS, ask, listener
 from tests.helpers.puppet import Crowd, address_of
@@ -199,14 +199,14 @@ def opened() -> int:
 def test_there_is_room_for_a_message_or_there_is_none(loop: EventLoop) -> None:
     used = opened()
     for free, there_is in ((SPARE + MAX_PER_MESSAGE, True), (SPARE + MAX_PER_MESSAGE - 1, False)):
-        room = Room(loop, 1, lambda: 0)
+        room = DescriptorRoom(loop, 1, lambda: 0)
         with limit_above(used, free):
             assert room.is_there() is there_is
 
 
 def test_without_any_descriptor_left_there_is_no_room(loop: EventLoop) -> None:
     """Not even for the folder that is listed to count them."""
-    room = Room(loop, 1, lambda: 0)
+    room = DescriptorRoom(loop, 1, lambda: 0)
     assert room.is_there()
     highest = os.dup(1)
     os.close(highest)
@@ -222,7 +222,7 @@ def test_a_high_number_and_a_failure_have_them_counted(loop: EventLoop) -> None:
         lambda room: room.doubt(OSError(errno.EMFILE, "")),
         lambda room: setattr(room, "_sure_until", 0.0),
     ):
-        room = Room(loop, 1, lambda: 0)
+        room = DescriptorRoom(loop, 1, lambda: 0)
         assert room.is_there()
         highest = os.dup(1)
         os.close(highest)
@@ -235,7 +235,7 @@ def test_a_high_number_and_a_failure_have_them_counted(loop: EventLoop) -> None:
 def test_descriptors_of_connections_are_no_leak(loop: EventLoop) -> None:
     """They come back."""
     connections = 0
-    room = Room(loop, 1, lambda: connections)
+    room = DescriptorRoom(loop, 1, lambda: connections)
     assert room.is_there()
     with limit_above(opened(), 5):
         room._allowance = 0
@@ -247,7 +247,7 @@ def test_descriptors_of_connections_are_no_leak(loop: EventLoop) -> None:
 
 
 def test_after_a_loss_it_leaks(loop: EventLoop) -> None:
-    room = Room(loop, 1, lambda: 1000)
+    room = DescriptorRoom(loop, 1, lambda: 1000)
     assert room.is_there()
     room.taken([AcceptedConnection(10, 0, 1, ""), AcceptedConnection(LOST, 0, 2, "")])
     assert room.lost == 1

@@ -1,0 +1,63 @@
+"""Calls that block, and calls from other threads into the loop."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core.event_loop import READ, EventLoop
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+
+BLOCKING_THREADS: Final = 4
+
+
+class BlockingThreads:
+    """A worker's small thread pool, made when it is first used, and the way back into the loop.
+
+    :param guarded: called as ``guarded(what, callback)`` for each call from another thread.
+    """
+
+    def __init__(self, loop: EventLoop, guarded: Callable[[str, Callable[[], object]], object]) -> None:
+        self._loop = loop
+        self._guarded = guarded
+        self._pool: ThreadPoolExecutor | None = None
+        self._calls: deque[Callable[[], object]] = deque()
+        self._event: int | None = None
+
+    def open(self) -> None:
+        """Have the loop notice calls, earlier ones included."""
+        self._event = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._loop.register(self._event, READ, self._on_calls)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` in the loop, soon; from any thread."""
+        self._calls.append(callback)
+        event = self._event
+        if event is not None:
+            os.eventfd_write(event, 1)
+
+    def submit(self, function: Callable[[], Any], done: Callable[[Future[Any]], object]) -> None:
+        """Call ``function()`` in a thread, then ``done(future)`` in the loop."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # most plugins never need it
+
+            self._pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
+        future = self._pool.submit(function)
+        future.add_done_callback(lambda future: self.call_soon(partial(done, future)))
+
+    def close(self) -> None:
+        """Start no more calls; those that run are not waited for."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _on_calls(self, mask: int) -> None:
+        assert self._event is not None
+        os.eventfd_read(self._event)
+        for _ in range(len(self._calls)):
+            self._guarded("call_soon_threadsafe", self._calls.popleft())
