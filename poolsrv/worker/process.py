@@ -61,6 +61,12 @@ FULL_LOG_INTERVAL: Final = 10.0  # seconds; at the limit, room comes and goes wi
 LONG_TURN: Final = 0.05  # seconds
 PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
 
+# What a copy of this process that a plugin has made must not use.
+_GUARDED: Final = (
+    *(WorkerEnd, Reporter, AdmissionClient, EventLoop, Descriptor, Relay),
+    *(BlockingThreads, WorkerPrograms, Service),
+)
+
 
 class WorkerProcess:
     """The process: its loop, its channel to the dispatcher, and how it ends. ``worker`` is what plugins see of it.
@@ -132,7 +138,7 @@ class WorkerProcess:
         loop = self.loop
         loop.register(self._signals.fileno(), READ, self._on_signal)
         forked_copies.guard(
-            (WorkerProcess, Worker, Service, EventLoop, Descriptor, Relay, Reporter, AdmissionClient, WorkerEnd),
+            (WorkerProcess, Worker, *_GUARDED),
             self._close_inherited,
         )
         self.threads.open()

@@ -23,7 +23,7 @@ from tests.helpers.server import ServerProcess, receive_all
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 
 # Public in the code, for the engine alone.
-ENGINE = {"Child": {"kill", "reaped"}, "ClientTls": {"wrap"}, "Worker": {"run"}, "Timer": {"callback", "due"}}
+ENGINE = {"Child": {"kill", "reaped"}, "ClientTls": {"wrap"}, "Timer": {"callback", "due"}}
 # A connection's hooks stand in the place of these.
 STREAM_ONLY = {"on_readable", "on_writable", "on_close"}
 

@@ -25,7 +25,8 @@ Serve = Callable[..., ServerProcess]
 
 def plugin(tmp_path: Path, body: str, name: str = "p") -> Path:
     """A plugin whose class has this body."""
-    text = "import os, signal, sqlite3, threading, time\nfrom poolsrv import hookimpl\nclass P:\n"
+    text = "import logging, os, resource, signal, sqlite3, threading, time\n"
+    text += "from poolsrv import PIPE, hookimpl\nclass P:\n"
     text += textwrap.indent(textwrap.dedent(body), "    ")
     install(tmp_path / "site", f"poolsrv-{name}", {name: f"poolsrv_{name}:P"}, text)
     return tmp_path / "site"
@@ -245,6 +246,103 @@ def test_add_reader_calls_while_the_descriptor_is_readable(serve: Serve, tmp_pat
     server = serve(config(), paths=(site,))
     assert ask(server, b"abxc") == b"4\n"
     server.wait_for_line("RuntimeError: in add_reader")
+
+
+SPAWNS = """
+    @hookimpl
+    def on_worker_start(self, worker):
+        self.worker = worker
+        self.waiting = []
+
+    @hookimpl
+    def on_readable(self, conn):
+        line = conn.recv_line()
+        if line is not None:
+            getattr(self, line.decode().strip())(conn)
+
+    @hookimpl
+    def on_child_exit(self, child, conn):
+        text = f"{type(self).__name__} {child.role} {child.returncode} {conn}"
+        logging.getLogger("p").info("ended: %s", text)
+        for conn in self.waiting:
+            conn.send(f"{text}\\n".encode())
+            conn.close()
+        self.waiting = []
+
+    def through_pipes(self, conn):
+        child = self.worker.spawn(["tr", "a-z", "A-Z"], stdin=PIPE, stdout=PIPE)
+        child.stdout.on_readable = lambda stream: conn.send(stream.recv())
+        child.stdin.send(b"through pipes\\n")
+        child.stdin.send_eof()
+
+    def ends(self, conn):
+        self.waiting.append(conn)
+        self.worker.spawn(["sh", "-c", "test $A = 1 -a $PWD = / -a $(ulimit -n) = 64 && exit 3"],
+                          env={"A": "1", "PATH": "/bin:/usr/bin"}, cwd="/", limits={resource.RLIMIT_NOFILE: 64})
+
+    def to_a_file(self, conn):
+        fd = os.open("out", os.O_WRONLY | os.O_CREAT)
+        self.waiting.append(conn)
+        self.worker.spawn(["echo", "to a file"], stdout=fd)
+        os.close(fd)
+
+    def wrong(self, conn):
+        for argv, source in (["/no/such/program"], None), (["true"], conn), (["true"], 999):
+            try:
+                self.worker.spawn(argv, stdin=source)
+            except (OSError, ValueError) as error:
+                conn.send(type(error).__name__.encode() + b" ")
+        conn.send(b"\\n")
+
+    def fails(self, conn):
+        child = self.worker.spawn(["echo"], stdout=PIPE)
+        child.stdout.on_readable = lambda stream: 1 / 0
+        self.waiting.append(conn)
+
+    def lasts(self, conn):
+        child = self.worker.spawn(["sleep", "3600"])
+        conn.send(b"%d\\n" % child.pid)
+"""
+
+
+@pytest.fixture
+def spawner(serve: Serve, tmp_path: Path) -> ServerProcess:
+    site = plugin(tmp_path, textwrap.dedent(SPAWNS))
+    plugin(tmp_path, textwrap.dedent(SPAWNS), name="q")
+    return serve(config() + '[listeners.q]\nbind = "127.0.0.1:0"\nhandler = "q"\n', paths=(site,))
+
+
+@pytest.mark.server
+def test_a_program_of_the_worker_has_its_pipes_and_its_end_is_told_to_every_plugin(spawner: ServerProcess) -> None:
+    assert ask(spawner, b"through_pipes\n") == b"THROUGH PIPES\n"
+    spawner.wait_for_line("ended: P program 0 None", count=2)
+    assert ask(spawner, b"ends\n") == b"P program 3 None\n"
+    spawner.wait_for_line("ended: P program 3 None", count=2)
+    assert ask(spawner, b"to_a_file\n") == b"P program 0 None\n"
+    assert (spawner.folder / "out").read_text() == "to a file\n"
+
+
+@pytest.mark.server
+def test_a_program_of_the_worker_that_can_not_be_started_raises_at_once(spawner: ServerProcess) -> None:
+    assert ask(spawner, b"wrong\n") == b"FileNotFoundError ValueError OSError \n"
+    assert ask(spawner, b"ends\n") == b"P program 3 None\n"
+
+
+@pytest.mark.server
+def test_what_a_callback_of_its_pipe_raises_is_logged_and_touches_nothing_else(spawner: ServerProcess) -> None:
+    assert ask(spawner, b"fails\n") == b"P program 0 None\n"
+    spawner.wait_for_line("ZeroDivisionError")
+    assert ask(spawner, b"ends\n") == b"P program 3 None\n"
+
+
+@pytest.mark.server
+def test_a_program_of_the_worker_outlives_the_connection_and_ends_with_the_worker(spawner: ServerProcess) -> None:
+    pid = int(ask(spawner, b"lasts\n"))
+    assert ask(spawner, b"ends\n") == b"P program 3 None\n"
+    os.kill(pid, 0)
+    assert spawner.stop() == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.server
