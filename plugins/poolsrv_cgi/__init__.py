@@ -19,7 +19,7 @@ from .inetd_server import InetdServer
 from .line_server import LineServer
 from .options import Options as CgiOptions
 from .options import problems
-from .site import Site
+from .programs.runner import ProgramRunner
 
 __all__ = ["Cgi"]
 
@@ -37,26 +37,26 @@ class Cgi:
     def __init__(self, options: CgiOptions) -> None:
         for key, message in problems(options):
             raise ConfigError(key, message)
-        self._site = Site(options)
+        self._runner = ProgramRunner(options)
         self._server: HttpServer | LineServer | InetdServer
         self.half_close = "finish"
         if options.protocol == "line":
-            self._server = LineServer(self._site)
+            self._server = LineServer(self._runner)
         elif options.protocol == "inetd":
-            self._server = InetdServer(self._site)
+            self._server = InetdServer(self._runner)
         else:
-            self._server = server = HttpServer(options, CgiService(self._site).on_request, log)
+            self._server = server = HttpServer(options, CgiService(self._runner).on_request, log)
             self.believes_proxies = server.believes_proxies
             self.half_close = "timely"
 
     @hookimpl
     def on_worker_start(self, worker: Worker) -> None:
-        self._site.open(worker)
+        self._runner.open(worker)
         self._server.open(worker)
 
     @hookimpl
     def on_worker_stop(self, worker: Worker) -> None:
-        self._site.close()
+        self._runner.close()
 
     @hookimpl
     def on_connection_init(self, conn: Connection) -> None:
@@ -72,7 +72,7 @@ class Cgi:
 
     @hookimpl
     def on_child_exit(self, child: Child, conn: Connection | None) -> None:
-        self._site.child_ended(child)
+        self._runner.child_ended(child)
         if isinstance(self._server, HttpServer):
             self._server.on_child_exit(child)
 

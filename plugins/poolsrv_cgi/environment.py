@@ -26,6 +26,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from importlib.metadata import version
 
 from poolsrv_http import Endpoints, RequestHead, host_name, port_of
 
@@ -33,11 +34,14 @@ from .scripts import Script
 
 __all__ = [
     "DEFAULT_PATH",
+    "SOFTWARE",
     "base_environment",
     "http_environment",
     "inetd_environment",
     "line_environment",
 ]
+
+SOFTWARE = f"poolsrv/{version('poolsrv')}"
 
 # For programs of a config without a PATH. They need one: git-http-backend has to find git, and dash exports none.
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"

@@ -27,14 +27,14 @@ from poolsrv_http import Request, RequestHead, Response
 from poolsrv import PIPE
 
 from .cgi_header import CgiHeader
-from .environment import http_environment
+from .environment import SOFTWARE, http_environment
 from .local_redirect import redirected
 from .output import Output
 from .process import Launch
 from .programs.limiter import Waiter
 from .programs.program import Program
+from .programs.runner import ProgramRunner
 from .scripts import NoScript, Script, ScriptPaths, find_script
-from .site import SOFTWARE, Site
 
 __all__ = ["CgiService", "Exchange"]
 
@@ -44,9 +44,9 @@ RETRY_AFTER = 5  # seconds that a client which finds all places taken is asked t
 class CgiService:
     """The programs of one listener, by the paths of requests."""
 
-    def __init__(self, site: Site) -> None:
-        options = site.options
-        self.site = site
+    def __init__(self, runner: ProgramRunner) -> None:
+        options = runner.options
+        self.runner = runner
         self.paths = ScriptPaths(
             root=options.root if options.root is not None else "/nonexistent",
             prefix=options.prefix,
@@ -69,12 +69,12 @@ class Exchange:
 
     __slots__ = (
         "_conn", "_found", "_head", "_origin", "_output", "_program", "_queued", "_queued_at",
-        "_redirects", "_request_body", "_response", "_service", "_site", "_waiter",
+        "_redirects", "_request_body", "_response", "_runner", "_service", "_waiter",
     )  # fmt: skip
 
     def __init__(self, service: CgiService, request: Request, response: Response) -> None:
         self._service = service
-        self._site = service.site
+        self._runner = service.runner
         self._conn = request.conn
         self._head: RequestHead = request.head
         self._origin = request.origin
@@ -104,7 +104,7 @@ class Exchange:
     # --- a place for the program
 
     def _admit(self) -> None:
-        limiter = self._site.runner.limiter
+        limiter = self._runner.limiter
         if limiter.acquire():
             self._start()
             return
@@ -127,15 +127,15 @@ class Exchange:
 
     def _start(self) -> None:
         """With a place taken."""
-        found, site, body = self._found, self._site, self._request_body
-        program = Program(site.runner, self._conn, found.script_name, self._program_ended)
+        found, runner, body = self._found, self._runner, self._request_body
+        program = Program(runner, self._conn, found.script_name, self._program_ended)
         program.on_overdue = self._overdue
         try:
             environment = self._environment()
             stdin = body.source() if not self._redirects else None
-            warm = site.runner.warm.command_for(found) if found.warm and not found.nph else None
+            warm = runner.warm.command_for(found) if found.warm and not found.nph else None
         except BaseException:
-            site.runner.limiter.release()
+            runner.limiter.release()
             raise
         if found.nph and not body.is_here:
             body.ask()  # once the program has the connection, nothing else writes to it
@@ -169,12 +169,12 @@ class Exchange:
             body.forget()
 
     def _environment(self) -> dict[str, str]:
-        service, options = self._service, self._site.options
+        service, options = self._service, self._runner.options
         return http_environment(
             self._head,
             self._found,
             self._origin.endpoints,
-            base=self._site.base,
+            base=self._runner.base,
             fixed=options.environment,
             document_root=service.document_root,
             software=SOFTWARE,
@@ -262,7 +262,7 @@ class Exchange:
     def _redirect(self, location: str) -> None:
         """A local redirect: the client gets what another request would get (RFC 3875 section 6.2.2)."""
         self._redirects += 1
-        most = self._site.options.max_local_redirects
+        most = self._runner.options.max_local_redirects
         if self._redirects > most:
             self._fail(502, f"more local redirects than max_local_redirects ({most})")
             return
@@ -319,7 +319,7 @@ class Exchange:
     def _cancelled(self) -> None:
         """The client is gone, or has got another answer."""
         if self._waiter is not None:
-            self._site.runner.limiter.cancel(self._waiter)
+            self._runner.limiter.cancel(self._waiter)
             self._waiter = None
         if self._output is not None:
             self._output.discard()

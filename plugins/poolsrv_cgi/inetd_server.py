@@ -16,7 +16,7 @@ from .environment import inetd_environment
 from .process import Launch
 from .programs.limiter import Waiter
 from .programs.program import Program
-from .site import Site
+from .programs.runner import ProgramRunner
 
 __all__ = ["InetdServer"]
 
@@ -24,9 +24,9 @@ __all__ = ["InetdServer"]
 class InetdServer:
     """One per listener. `conn.state` is the waiter or the program."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._limiter = site.runner.limiter
+    def __init__(self, runner: ProgramRunner) -> None:
+        self._runner = runner
+        self._limiter = runner.limiter
 
     def open(self, worker: Worker) -> None:
         """Prepare a worker, before its first connection."""
@@ -59,18 +59,20 @@ class InetdServer:
             conn.close("drain")
 
     def _start(self, conn: Connection) -> None:
-        site, argv = self._site, self._site.options.program
-        program = Program(site.runner, conn, argv[0], _ended)
+        runner, argv = self._runner, self._runner.options.program
+        program = Program(runner, conn, argv[0], _ended)
         conn.state = program
         try:
             program.start(
                 Launch(
                     argv=argv,
-                    environment=inetd_environment(endpoints_of(conn), base=site.base, fixed=site.options.environment),
+                    environment=inetd_environment(
+                        endpoints_of(conn), base=runner.base, fixed=runner.options.environment
+                    ),
                     cwd=None,
                     stdin=conn,
                     stdout=conn,
-                    stderr=conn if site.options.stderr == "client" else None,
+                    stderr=conn if runner.options.stderr == "client" else None,
                 )
             )
         except OSError as error:

@@ -16,12 +16,12 @@ from poolsrv_http import endpoints_of
 
 from poolsrv import Connection, LineTooLong, Worker
 
-from .environment import line_environment
+from .environment import SOFTWARE, line_environment
 from .process import Launch
 from .programs.limiter import Waiter
 from .programs.program import Program
+from .programs.runner import ProgramRunner
 from .scripts import NoScript, Script, ScriptPaths, resolve_line
-from .site import SOFTWARE, Site
 
 __all__ = ["LineServer", "find_script_of_line", "refusal"]
 
@@ -29,11 +29,11 @@ __all__ = ["LineServer", "find_script_of_line", "refusal"]
 class LineServer:
     """One per listener. `conn.state` is None until the line is there, then the waiter or the program."""
 
-    def __init__(self, site: Site) -> None:
-        options = site.options
+    def __init__(self, runner: ProgramRunner) -> None:
+        options = runner.options
         assert options.root is not None
-        self._site = site
-        self._limiter = site.runner.limiter
+        self._runner = runner
+        self._limiter = runner.limiter
         self._paths = ScriptPaths(root=options.root, extensions=options.extensions, interpreters=options.interpreters)
 
     def open(self, worker: Worker) -> None:
@@ -46,7 +46,7 @@ class LineServer:
         """Run the program, once the line is whole."""
         if conn.state is not None:
             return
-        options = self._site.options
+        options = self._runner.options
         try:
             line = conn.recv_line(options.max_line)
         except LineTooLong:
@@ -83,11 +83,11 @@ class LineServer:
             conn.close("drain")
 
     def _start(self, conn: Connection, found: Script) -> None:
-        site = self._site
-        program = Program(site.runner, conn, found.script_name, _ended)
+        runner = self._runner
+        program = Program(runner, conn, found.script_name, _ended)
         conn.state = program
         environment = line_environment(
-            endpoints_of(conn), base=site.base, fixed=site.options.environment, software=SOFTWARE
+            endpoints_of(conn), base=runner.base, fixed=runner.options.environment, software=SOFTWARE
         )
         try:
             program.start(
@@ -97,7 +97,7 @@ class LineServer:
                     cwd=found.directory,
                     stdin=None,
                     stdout=conn,
-                    stderr=conn if site.options.stderr == "client" else None,
+                    stderr=conn if runner.options.stderr == "client" else None,
                 )
             )
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Mapping
 from functools import partial
@@ -10,6 +11,7 @@ from poolsrv_http import StallTimeout
 
 from poolsrv import Child, Connection, Worker
 
+from ..environment import base_environment
 from ..options import Limits, Options
 from ..process import Launch, Process
 from ..warm.pool import WarmPool
@@ -31,7 +33,7 @@ _LIMITS = {
 class ProgramRunner:
     """Made in the parent, before the fork; `open` is for each worker.
 
-    :param base: the environment that all programs have.
+    :ivar base: the environment that all programs have (`base_environment`).
     :ivar limiter: permits of programs, over all workers.
     :ivar stderr_rate: of all programs of this worker together.
     :ivar run_timeout: of programs, by the option `timeout`.
@@ -39,15 +41,16 @@ class ProgramRunner:
     :ivar warm: the warm interpreters.
     """
 
-    def __init__(self, options: Options, base: Mapping[str, str]) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
+        self.base: Mapping[str, str] = base_environment(os.environ, options.pass_environment, options.environment)
         self.worker: Worker
         self.limiter = ProgramLimiter(options.max_programs, options.queue_size, options.queue_timeout)
         self.stderr_rate = LineRate(options.stderr_rate * LISTENER_SHARE)
         self.run_timeout = Deadlines(options.timeout)
         self.output_timeout = StallTimeout(options.output_timeout)
         self._limits = _limits_of(options.limits)
-        self.warm = WarmPool(options.warm_modules, {**base, **options.environment}, self._limits)
+        self.warm = WarmPool(options.warm_modules, {**self.base, **options.environment}, self._limits)
         self._running: dict[int, Program] = {}  # started and not reaped, by process id
 
     def open(self, worker: Worker) -> None:
