@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 
 from .event_loop import EventLoop
 from .libc import libc, prctl
@@ -97,8 +97,17 @@ def kill_until_none(loop: EventLoop, seconds: float, reap: Callable[[], object],
 
 def reap_all() -> None:
     """Reap every dead child; at the very end, when nobody else waits for any."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
+    for _ in reaped():
         pass
+
+
+def reaped() -> Iterator[tuple[int, int]]:
+    """Reap every child that has ended; for each its pid and its wait status."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status

@@ -1,2 +1,2 @@
-"""The supervisor. Keeps the listening sockets and starts pools. Outlives reloads. Imports core and ipc: nothing but
-the standard library."""
+"""The supervisor's process: keeps the listening sockets, starts pools, outlives reloads. Imports ``core`` and ``ipc``,
+and nothing but the standard library beside them."""

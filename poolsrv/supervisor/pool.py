@@ -1,4 +1,4 @@
-"""A pool, as the supervisor has it: a process of its own, what it has said, and how it is told something or ended."""
+"""The handle of a pool's process: what the pool has said, how the supervisor talks to it, and how it is ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -15,34 +15,35 @@ from ..core.listening_sockets import ListeningSocket
 from ..core.pid_file import PidFile
 from ..core.stack_dump import DUMP_TIME, HANG_SIGNAL, StackDumpFile
 from ..ipc import pool_protocol
-from ..ipc.pool_link import BadMessage, Message, PoolLink
+from ..ipc.pool_link import VERSION, BadMessage, Message, PoolLink, send_sockets
 from ..ipc.pool_protocol import LEAVING, SEALED, STARTING
 
 log = logging.getLogger("poolsrv.supervisor")
 
 EXIT_FAILED: Final = 1
-START_TIMEOUT: Final = 60.0  # seconds in which a pool has to serve, until it says what its config has
+START_TIMEOUT: Final = 60.0  # seconds that a pool has until it serves, before its config says otherwise
 END_MARGIN: Final = 10.0  # seconds after graceful_timeout that a pool has to end by itself
-STOP_NOW_MARGIN: Final = 4.0  # the same after it has been told to end at once
-MESSAGES_PER_EVENT: Final = 64  # others are to be heard too
+STOP_NOW_MARGIN: Final = 4.0  # seconds after "stop_now" that a pool has to end by itself
+MESSAGES_PER_EVENT: Final = 64  # so that a pool that floods does not hold up the others
 MOST_ERRORS: Final = 2000  # lines
-MOST_UNHEARD: Final = 1000  # messages of a pool that has ended; the kernel keeps fewer
-LATE: Final = 1.0  # seconds: a deadline that comes so much too late was not the pool's to keep
+MOST_UNREAD: Final = 1000  # messages of a pool that has ended; the kernel keeps fewer
+LATE: Final = 1.0  # seconds: where a deadline's timer comes so late, the pool may have been held up too
 
 
 class PoolProcess:
-    """Starts it.
+    """Starts a pool, and stands for it.
 
-    :ivar state: one of the phases of protocol.py.
-    :ivar reload: it was started by HUP, beside one that serves.
-    :ivar sockets: those that it will use, once it is sealed, by key.
-    :ivar new: of these, the ones that it has bound itself.
-    :ivar log: where its config has the log, as ``logs.set_up`` takes it.
+    :param reload: HUP has started it, beside one that serves.
+    :param on_message: called with each message that is valid in the pool's phase.
+    :ivar state: one of the phases of ipc/pool_protocol.py.
+    :ivar sockets: the sockets that it will use, by key; known once it is sealed.
+    :ivar new: the sockets among them that it has bound itself.
+    :ivar log: the log that its config asks for, as ``logs.set_up`` takes it.
     :ivar errors: why it can't serve.
-    :ivar exit_code: the server's, if it never does.
-    :ivar last_heard: when, by the loop's clock.
-    :ivar superseded: another one is to follow, and its start is not waited for to the end.
-    :ivar given_up: its start was ended for that.
+    :ivar exit_code: the server's exit code, if the pool never serves.
+    :ivar last_heard: when its last message came, by the loop's clock.
+    :ivar superseded: another start is to follow, and this one is not waited for to the end.
+    :ivar abandoned: its start was ended because of that.
     :ivar ending: it has been told to end at once.
     :raises OSError: it can't be started.
     """
@@ -67,12 +68,12 @@ class PoolProcess:
         self.started_at = self.last_heard = loop.now
         self.served_since = 0.0
         self.superseded = False
-        self.given_up = False
+        self.abandoned = False
         self.ending = False
         self._loop = loop
         self._on_message = on_message
         self._killer: Timer | None = None
-        self._patience = 0.0  # seconds that its start has, where it is superseded
+        self._superseded_timeout = 0.0  # seconds that its start has, if it is superseded
         self._watched = True  # for messages
         self._has_ended = False
         self._hang_file = StackDumpFile()
@@ -95,10 +96,10 @@ class PoolProcess:
     def __str__(self) -> str:
         return f"generation {self.generation}, pid {self.pid}"
 
-    # --- what it says
+    # --- messages
 
     def receive(self, most: int = MESSAGES_PER_EVENT) -> None:
-        """Take what it has said, some of it. What does not fit is logged, and the pool killed."""
+        """Receive messages, and act on each. A pool that breaks the protocol is killed, and the log says why."""
         try:
             for _ in range(most):
                 if not self._watched or (message := self.link.receive()) is None:
@@ -107,12 +108,12 @@ class PoolProcess:
                 if pool_protocol.check(self.state, message, self.pid):
                     self._on_message(self, message)
         except EOFError:
-            self._unwatch()  # its end is told by CHLD
+            self._unwatch()  # CHLD tells its end
         except BadMessage as error:
-            self._refuse(f"says what does not fit, {error}")
+            self._refuse(f"breaks the protocol, {error}")
         except Exception as error:
             log.exception("a message of the pool (%s) can't be acted on", self)
-            self._refuse(f"has said what can't be acted on, {error!r}")
+            self._refuse(f"has sent a message that can't be acted on, {error!r}")
 
     def _refuse(self, why: str) -> None:
         log.error("the pool (%s) %s: killing it", self, why, extra={"reason": why})
@@ -125,14 +126,16 @@ class PoolProcess:
         self.errors += errors[: MOST_ERRORS - len(self.errors)]
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send it a message. One that takes none is logged; if it is to end, it will be killed at a deadline."""
+        """Send a message. If the pool does not take it, the log says so; a pool that has to end has a deadline too."""
         try:
             self.link.send(kind, **fields)
         except OSError as error:
             log.warning("the pool (%s) does not listen: %s", self, error.strerror)
 
+    # --- signals and deadlines
+
     def signal(self, number: signal.Signals) -> None:
-        """Send its dispatcher a signal, if that has not ended."""
+        """Send a signal to its dispatcher, unless that has ended."""
         if not self._has_ended:
             os.kill(self.pid, number)
 
@@ -140,99 +143,113 @@ class PoolProcess:
         """End its dispatcher at once; its workers notice."""
         self.signal(signal.SIGKILL)
 
-    def kill_later(self, seconds: float, send: Callable[[], object]) -> None:
-        """Call ``send()``, and kill it, unless it has ended by then, or this is called another time.
+    def kill_later(self, seconds: float, before: Callable[[], object]) -> None:
+        """Call ``before()`` and kill the pool after a time, unless it has ended or ``cancel_kill`` was called.
 
-        Where this process could not look in time, and so perhaps the pool could do nothing either, it gets as long
-        once more.
+        If this process could not run in time, the pool perhaps could not either, and gets the same time again.
         """
 
         def due(at: float) -> None:
             if self._loop.now - at > LATE:
-                self.kill_later(seconds, send)
+                self.kill_later(seconds, before)
             else:
-                send()
+                before()
                 self.kill()
 
         self.cancel_kill()
         self._killer = self._loop.call_later(seconds, partial(due, self._loop.now + seconds))
 
-    def ask_later(
-        self, seconds: float, send: Callable[[str], object], spare_if: Callable[[], bool] = lambda: False
+    def kill_hung_later(
+        self, seconds: float, before: Callable[[str], object], unless: Callable[[], bool] = lambda: False
     ) -> None:
-        """Have it say where it hangs; call ``send(where)``, and kill it. Unless, as ``kill_later``.
+        """Do as ``kill_later`` does, but first have the pool dump its stack, and call ``before(where)``.
 
-        :param spare_if: asked before it is killed.
+        :param unless: asked last; if it returns True, the pool is not killed.
         """
 
         def due(at: float) -> None:
             if self._loop.now - at > LATE:
-                self.ask_later(seconds, send, spare_if)
+                self.kill_hung_later(seconds, before, unless)
                 return
             self.signal(HANG_SIGNAL)
             self.signal(signal.SIGCONT)  # it may have been stopped
-            self._killer = self._loop.call_later(DUMP_TIME, asked)
+            self._killer = self._loop.call_later(DUMP_TIME, dumped)
 
-        def asked() -> None:
-            if not spare_if():
-                send(self._hang_file.describe([]))
+        def dumped() -> None:
+            if not unless():
+                before(self._hang_file.describe([]))
                 self.kill()
 
         self.cancel_kill()
         seconds = max(seconds, 0.0)
         self._killer = self._loop.call_later(seconds, partial(due, self._loop.now + seconds))
 
+    def cancel_kill(self) -> None:
+        """Do not kill it later."""
+        if self._killer is not None:
+            self._killer.cancel()
+            self._killer = None
+
+    # --- its start
+
+    def begin(self, sockets: Sequence[ListeningSocket], **fields: Any) -> None:
+        """Tell it to start.
+
+        :param sockets: those that exist.
+        :param fields: what else the message ``start`` has.
+        """
+        self.limit_start()
+        try:
+            send_sockets(self.link, "start", sockets, version=VERSION, generation=self.generation, **fields)
+        except OSError as error:
+            self.fail([f"it can't be given the sockets: {error.strerror}"])
+            self.kill()
+
     def limit_start(self) -> None:
-        """It has to serve within ``start_timeout``, or sooner where another one waits for that."""
-        if self.superseded and self._patience < self.start_timeout:
-            limit, send = self._patience, self._give_up
+        """Kill it unless it serves within ``start_timeout``, or sooner if it is superseded."""
+        if self.superseded and self._superseded_timeout < self.start_timeout:
+            limit, before = self._superseded_timeout, self._abandon
         else:
-            limit, send = self.start_timeout, self._took_too_long
-        self.ask_later(self.started_at + limit - self._loop.now, send)
+            limit, before = self.start_timeout, self._took_too_long
+        self.kill_hung_later(self.started_at + limit - self._loop.now, before)
 
-    def supersede(self, patience: float) -> None:
-        """HUP has come: another start is to follow. This one is not waited for much longer, should it hang.
+    def supersede(self, timeout: float) -> None:
+        """Limit the start further: HUP has come, another start is to follow, and this one may hang.
 
-        :param patience: seconds from its start, which it has whatever comes, or no start would ever come to its end
-            while HUP comes again and again.
+        :param timeout: seconds since its start that it has in any case; or else no start would ever finish while HUP
+            keeps coming.
         """
         if not self.superseded:
             self.superseded = True
-            self._patience = patience
+            self._superseded_timeout = timeout
             self.limit_start()
 
     def _took_too_long(self, where: str) -> None:
         self.fail([f"the pool does not serve after {self.start_timeout:g} seconds, {where}"])
 
-    def _give_up(self, where: str) -> None:
+    def _abandon(self, where: str) -> None:
         after = self._loop.now - self.started_at
         log.warning("SIGHUP: the pool (%s) does not serve after %.1f s, %s: another one is tried", self, after, where)
-        self.given_up = True
-
-    def cancel_kill(self) -> None:
-        """Not to be killed later after all."""
-        if self._killer is not None:
-            self._killer.cancel()
-            self._killer = None
+        self.abandoned = True
 
     # --- its end
 
-    def leave(self, why: str) -> None:
-        """Tell it to stop: no new connections, the open ones may finish."""
+    def stop(self, why: str) -> None:
+        """Tell it to stop: it accepts no new connections, and the open ones may finish."""
         if self.state == LEAVING:
             return
         if self.state in (STARTING, SEALED):
-            self.signal(signal.SIGTERM)  # it may listen to nothing else yet
-        self.recycle()
+            self.signal(signal.SIGTERM)  # it may not read messages yet
+        self.expect_end()
         self.send("stop", why=why)
         self.signal(signal.SIGCONT)  # it may have been stopped
 
-    def recycle(self) -> None:
-        """It stops: have it end in time."""
+    def expect_end(self) -> None:
+        """It stops: kill it if it does not end in time."""
         self.state = LEAVING
         self.kill_later(self.graceful_timeout + END_MARGIN, self._does_not_end)
 
-    def end_now(self) -> None:
+    def stop_now(self) -> None:
         """Tell it to end at once."""
         self.ending = True
         self.send("stop_now")
@@ -243,9 +260,9 @@ class PoolProcess:
         log.error("the pool (%s) does not end: killing it", self)
 
     def ended(self) -> None:
-        """Its dispatcher has been reaped: hear what it has said last, and close the link."""
+        """Its dispatcher has been reaped: receive its last messages, and close the link."""
         self._has_ended = True
-        self.receive(MOST_UNHEARD)
+        self.receive(MOST_UNREAD)
         self.cancel_kill()
         self._unwatch()
         self._hang_file.close()
@@ -257,15 +274,16 @@ class PoolProcess:
             self._loop.unregister(self.link.fileno())
 
 
-def end_oldest(pools: Iterable[PoolProcess], most: int) -> None:
-    """There may only be so many pools that drain: end the oldest early.
+def stop_oldest(pools: Iterable[PoolProcess], most: int) -> None:
+    """End the oldest draining pools at once if there are too many.
 
     :param pools: in the order of their start.
+    :param most: how many may drain.
     """
     draining = [pool for pool in pools if pool.state == LEAVING and not pool.ending]
     for pool in draining[: max(len(draining) - most, 0)]:
         log.warning("the pool (%s) is ended early: more than %d would drain (max_draining_pools)", pool, most)
-        pool.end_now()
+        pool.stop_now()
 
 
 def _spawn(link: int, hang_file: int) -> int:
@@ -278,7 +296,7 @@ def _spawn(link: int, hang_file: int) -> int:
             sys.executable,
             _command(link, hang_file),
             os.environ,
-            # These would end a pool that does not listen to them yet.
+            # These would end a pool that does not handle them yet.
             setsigmask=(signal.SIGUSR1, HANG_SIGNAL),
         )
     finally:
@@ -286,7 +304,7 @@ def _spawn(link: int, hang_file: int) -> int:
 
 
 def _command(*fds: int) -> list[str]:
-    """How a pool is started: with the same interpreter, which looks for poolsrv where this one has found it."""
+    """Build the command line of a pool: the same interpreter, which looks for poolsrv where this one has found it."""
     # "-m" has the current directory searched first, as it was for this process only if it was started by "-m" too.
     safe = [] if sys.path and sys.path[0] in ("", os.getcwd()) else ["-P"]
     return [sys.executable, *safe, "-m", "poolsrv.dispatcher", *map(str, fds)]

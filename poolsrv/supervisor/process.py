@@ -1,21 +1,23 @@
-"""The supervisor: the process that the user starts. It keeps what outlives a reload, and starts pools.
+"""The supervisor's main loop. The supervisor is the process that the user starts. It keeps what outlives a reload, and
+starts pools.
 
 Theory. A *pool* is a dispatcher with its workers. It is started as a fresh process (``python -m poolsrv.dispatcher``),
-which reads the config and the code as they are on disk at that moment; nothing of them is ever in this process. What
+which reads the config and the code as they are on disk at that moment; neither is ever loaded into the supervisor. What
 has to stay the same over all pools is here: the pid, the signals from outside, the listening sockets. On HUP a second
-pool is started beside the first. It gets the sockets that stand, hands back those that it binds anew, and only when it
-says that every worker of it serves is the first one told to drain. If it fails it is ended, and nothing has changed.
-So one mechanism serves a new config, a new version of a plugin, and a new version of poolsrv.
+pool is started beside the first. It gets the existing sockets and hands back those that it newly binds. The first one
+is told to drain only when the second says that all its workers serve. If the second one fails it is ended, and nothing
+has changed. So one mechanism serves a new config, a new version of a plugin, and a new version of poolsrv.
 
-A pool is in one of these states; handshake.py has what the two say to each other, protocol.py what of it counts when:
+A pool is in one of these states. ipc/pool_link.py has the messages, and ipc/pool_protocol.py says which are accepted in
+which state:
 
-    STARTING --> SEALED      it has told what it needs, and has got it; from now on it can't change that
-    SEALED   --> SERVING     every worker of it serves; the one before is told to stop
-    SERVING  --> LEAVING     it has been told to
+    STARTING --> SEALED      it has said what it needs, and has been granted it; from now on it can't change that
+    SEALED   --> SERVING     all its workers serve; the pool before it is told to stop
+    SERVING  --> LEAVING     it has been told to stop
     any      --> gone        a pool that ends while it is SERVING has crashed, and is replaced
 
-This file, and those that it imports, need nothing but the standard library, and import it at once: what is imported
-later may be of another version.
+This file and all that it imports need only the standard library, and are imported at once: a later import might load
+another version, after an upgrade.
 """
 
 from __future__ import annotations
@@ -35,28 +37,28 @@ from ..core.listening_sockets import ListeningSocket, given_sockets
 from ..core.processes import describe_exit
 from ..core.procfs import seconds_since_boot
 from ..core.systemd import Notifier
-from ..core.words import counted
-from ..ipc.pool_link import VERSION, Message, send_sockets
+from ..ipc.pool_link import Message
 from ..ipc.pool_protocol import LEAVING, SEALED, SERVING, STARTING
-from .belongings import Belongings
-from .pool import EXIT_FAILED, PoolProcess, end_oldest
+from .pool import EXIT_FAILED, PoolProcess, stop_oldest
+from .reloads import Reloads
+from .resources import Resources
 from .restarts import LONGEST_DELAY, Restarts
-from .watchdog import SIGNS, Watch, patience_with
+from .watchdog import SIGNS, Watchdog, timeout_of
 
 log = logging.getLogger("poolsrv.supervisor")
 
-SLOW_START: Final = 5.0  # seconds of a start after which a HUP ends it: the plugin's import may hang
-SLOWER: Final = 2.0  # times what the last start took, that a start may take before it is slow
-ORPHANS_PATIENCE: Final = 4.0  # seconds that the workers of a dispatcher that was killed have to end by themselves
+SLOW_START: Final = 5.0  # seconds of a start after which HUP ends it: a plugin's import may hang
+SLOWER: Final = 2.0  # a start is slow only if it takes this many times as long as the last one
+ORPHANS_TIMEOUT: Final = 4.0  # seconds that workers have to end by themselves after their dispatcher was killed
 WATCHDOG_SHARE: Final = 3  # signs of life for each interval of the service manager's watchdog
 STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Supervisor:
-    """See the module's docstring.
+    """Runs in the supervisor's process; see the module's docstring.
 
     :param config: the config file, as the user has named it.
-    :param level: the least that is logged, where the command line says so.
+    :param level: the lowest level to log, if the command line says so.
     :param given: the sockets of the service manager, by key.
     """
 
@@ -64,53 +66,53 @@ class Supervisor:
         self._config = config
         self._level = level
         self._started_at, self._began = time.time(), seconds_since_boot()
-        self._reload_began = 0.0
-        # Who has been started by this process before it became poolsrv (a shell's "exec") is none of its business.
+        # Children inherited over an exec (a shell's "exec poolsrv") are not ours: they are never killed.
         self._not_ours = procfs.children_of_this_process()
         self._signals = signals.SignalPipe(
             (*STOPS, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
         )
         self._notifier = Notifier()
-        self._belongings = Belongings(level, given)
+        self._resources = Resources(level, given)
         self._loop = GuardedLoop(log)
-        self._watch = Watch(self._loop)
+        self._watchdog = Watchdog(self._loop)
         self._restarts = Restarts(self._loop, self._start_again)
+        self._reloads = Reloads(self._notifier)
         self._pools: dict[int, PoolProcess] = {}  # by pid
-        self._current: PoolProcess | None = None  # that serves
-        self._candidate: PoolProcess | None = None  # that is to serve
+        self._current: PoolProcess | None = None  # the pool that serves
+        self._candidate: PoolProcess | None = None  # the pool that is to serve next
         self._generation = 0
-        self._reload_again = False
-        self._last_reload: dict[str, Any] | None = None
         self._has_served = False
-        self._last_start = 0.0  # seconds that it took
+        self._last_start = 0.0  # seconds that the last start took
         self._max_draining = 1
-        self._stopping = 0  # how many times it has been asked to
+        self._stopping = 0  # how many times the server has been told to stop
         self._exit_code = 0
         self._ended = False
 
     def run(self) -> int:
-        """Until the server has been stopped, or could not be started; the exit code."""
-        loop = self._loop
+        """Run until the server has stopped, or could not start.
+
+        :returns: the exit code.
+        """
         processes.become_subreaper()
-        loop.register(self._signals.fileno(), READ, self._on_signal)
+        self._loop.register(self._signals.fileno(), READ, self._on_signal)
         signals.unblock()
         self._start()
         while not self._ended:
-            loop.turn()
-            self._see_that_one_serves()
+            self._loop.turn()
+            self._ensure_a_pool()
         self._finish()
         return self._exit_code
+
+    def _ensure_a_pool(self) -> None:
+        """Make sure that a pool serves or will be started, whatever has failed in this process."""
+        if self._current is None and self._candidate is None and not (self._restarts.is_due or self._stopping):
+            self._restarts.later(LONGEST_DELAY)
 
     # --- signals
 
     def _on_signal(self, mask: int) -> None:
         for number in self._signals.take():
             self._loop.guarded(self._act_on, number)
-
-    def _see_that_one_serves(self) -> None:
-        """Whatever has failed here: there is a pool, or there will be."""
-        if self._current is None and self._candidate is None and not (self._restarts.is_due or self._stopping):
-            self._restarts.later(LONGEST_DELAY)
 
     def _act_on(self, number: signal.Signals) -> None:
         if number == signal.SIGCHLD:
@@ -139,7 +141,7 @@ class Supervisor:
     # --- starting a pool
 
     def _start(self, reload: bool = False) -> None:
-        """Start a pool; what becomes of it is told by its messages, or by its end."""
+        """Start a pool. Its messages, or its end, tell how that goes."""
         self._generation += 1
         try:
             pool = PoolProcess(self._loop, self._generation, reload, self._on_message)
@@ -147,21 +149,7 @@ class Supervisor:
             self._could_not_start(reload, error)
             return
         self._pools[pool.pid] = self._candidate = pool
-        pool.limit_start()
-        try:
-            send_sockets(
-                pool.link,
-                "start",
-                self._belongings.sockets,
-                version=VERSION,
-                generation=pool.generation,
-                config=self._config,
-                log_level=self._level,
-                about=self._about(),
-            )
-        except OSError as error:
-            pool.fail([f"it can't be given the sockets: {error.strerror}"])
-            pool.kill()
+        pool.begin(self._resources.sockets, config=self._config, log_level=self._level, about=self._about())
 
     def _start_again(self) -> None:
         if not self._stopping and self._candidate is None:
@@ -175,7 +163,7 @@ class Supervisor:
         else:
             self._failed_later(reload, [message])
 
-    # --- what a pool says
+    # --- messages of a pool
 
     def _on_message(self, pool: PoolProcess, message: Message) -> None:
         kind, fields = message.kind, message.fields
@@ -183,7 +171,7 @@ class Supervisor:
             pool.start_timeout = fields["start_timeout"]
             pool.limit_start()
         elif kind == "bound":
-            self._belongings.bound(pool, message)
+            self._resources.add_bound(pool, message)
         elif kind == "configured":
             self._configured(pool, fields)
         elif kind == "serves":
@@ -197,23 +185,23 @@ class Supervisor:
             self._leaves(pool)
 
     def _configured(self, pool: PoolProcess, fields: dict[str, Any]) -> None:
-        """It knows what it needs: see that it may have it."""
+        """Grant the pool what it needs, and let it go on; or kill it."""
         pool.graceful_timeout = fields["graceful_timeout"]
         pool.hang_timeout = fields["hang_timeout"]
         pool.max_draining_pools = fields["max_draining_pools"]
-        if not self._belongings.grant(pool, fields):
+        if not self._resources.grant(pool, fields):
             pool.kill()
             return
         pool.state = SEALED
-        signs = [patience_with(pool) / SIGNS]
+        intervals = [timeout_of(pool) / SIGNS]
         if self._notifier.watchdog:
-            signs.append(self._notifier.watchdog / WATCHDOG_SHARE)
-        pool.send("go", alive_every=min(signs))
+            intervals.append(self._notifier.watchdog / WATCHDOG_SHARE)
+        pool.send("go", alive_every=min(intervals))
         if pool.reopen_logs:
             pool.send("reopen_logs")
 
     def _serves(self, pool: PoolProcess) -> None:
-        """Every worker of it serves: from now on it is the one."""
+        """All workers of the candidate serve: it is the current pool from now on, and the former one stops."""
         former, self._current, self._candidate = self._current, pool, None
         pool.state = SERVING
         pool.served_since = self._loop.now
@@ -222,76 +210,55 @@ class Supervisor:
         self._restarts.served()
         self._last_start = self._loop.now - pool.started_at
         self._max_draining = pool.max_draining_pools
-        self._watch.begin(pool)
-        self._belongings.take_over(pool)
+        self._watchdog.begin(pool)
+        self._resources.hand_over(pool)
         if pool.reload:
-            self._last_reload = {"at": time.time(), "ok": True, "errors": [], "began": self._reload_began}
+            self._reloads.succeeded()
             log.info("generation %d (pid %d) serves", pool.generation, pool.pid)
         self._notifier.send("READY=1", f"STATUS=serving, generation {pool.generation}")
         if former is not None:
-            former.leave("reload")
-        end_oldest(self._pools.values(), self._max_draining)
-        self._tell_about()
-        self._reload_if_asked_again()
+            former.stop("reload")
+        stop_oldest(self._pools.values(), self._max_draining)
+        self._send_about()
+        self._reload_if_wanted()
 
     def _leaves(self, pool: PoolProcess) -> None:
-        """Somebody has told the pool that serves to stop: another one is to serve, while it drains."""
+        """Replace the current pool, which a signal from outside has told to stop; it drains meanwhile."""
         log.warning("the pool (%s) has been told to stop by a signal: another one is started", pool)
         self._current = None
-        self._watch.end()
-        pool.recycle()
+        self._watchdog.end()
+        pool.expect_end()
         self._notifier.send("STATUS=the pool has been told to stop, another one is being started")
         self._start_again()
-        end_oldest(self._pools.values(), self._max_draining)
+        stop_oldest(self._pools.values(), self._max_draining)
 
     # --- reload
 
     def _reload(self) -> None:
         if self._stopping:
             log.info("SIGHUP: stopping already")
-        elif self._candidate is not None or self._is_crowded():
-            if not self._reload_again:
-                what = "a pool is being started" if self._candidate is not None else "older pools are being ended"
-                log.info("SIGHUP: %s; another reload follows", what)
-            self._reload_again = True
-            if self._candidate is not None:
-                self._candidate.supersede(max(SLOW_START, SLOWER * self._last_start))
+        elif self._candidate is not None:
+            self._reloads.postpone("a pool is being started")
+            self._candidate.supersede(max(SLOW_START, SLOWER * self._last_start))
+        elif self._is_crowded():
+            self._reloads.postpone("older pools are being ended")
         else:
-            self._reload_again = False
-            log.info("SIGHUP: reloading %s", self._config)
-            self._notifier.reloading()
+            self._reloads.begin(self._config)
             self._restarts.cancel()
-            self._reload_began = seconds_since_boot()
             self._start(reload=True)
 
     def _is_crowded(self) -> bool:
-        """Pools that were too many have not ended yet: with one more, there would be still more."""
+        """Whether pools that were too many have not ended yet: another one would be one more."""
         return any(pool.ending for pool in self._pools.values())
 
-    def _reload_if_asked_again(self) -> None:
-        """HUP has come while it could not be acted on."""
-        if self._reload_again and not self._stopping and self._candidate is None and not self._is_crowded():
+    def _reload_if_wanted(self) -> None:
+        if self._reloads.wanted and not self._stopping and self._candidate is None and not self._is_crowded():
             self._reload()
-
-    def _reload_failed(self, errors: list[str]) -> None:
-        for line in errors:
-            log.error("reload: %s", line, extra={"reason": line})
-        log.error("the reload has failed, with %s; nothing has changed", counted(len(errors), "error"))
-        self._last_reload = {"at": time.time(), "ok": False, "errors": errors, "began": self._reload_began}
-        first = errors[0] if errors else "see the log"
-        self._notifier.send("READY=1", f"STATUS=reload failed ({counted(len(errors), 'error')}): {first}")
-        self._tell_about()
 
     # --- pools that end
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
+        for pid, status in processes.reaped():
             self._not_ours.discard(pid)
             pool = self._pools.get(pid)
             if pool is not None:
@@ -303,25 +270,25 @@ class Supervisor:
         pool.ended()
         del self._pools[pool.pid]
         if returncode != 0:
-            self._loop.call_later(ORPHANS_PATIENCE, self._kill_orphans)
+            self._loop.call_later(ORPHANS_TIMEOUT, self._kill_orphans)
         if pool is self._candidate:
             self._candidate = None
             self._candidate_ended(pool, returncode)
         elif pool is self._current:
             self._current = None
-            self._watch.end()
+            self._watchdog.end()
             if not self._stopping:
                 self._crashed(pool, returncode)
         elif pool.state == LEAVING and not self._stopping:
             how = describe_exit(returncode)
             log.info("generation %d (pid %d) has left: %s", pool.generation, pool.pid, how, extra={"reason": how})
-            self._tell_about()
-        self._reload_if_asked_again()
+            self._send_about()
+        self._reload_if_wanted()
 
     def _candidate_ended(self, pool: PoolProcess, returncode: int) -> None:
-        self._belongings.reclaim(pool)
-        if self._stopping or (pool.given_up and self._reload_again):
-            return  # a reload follows
+        self._resources.reclaim(pool)
+        if self._stopping or (pool.abandoned and self._reloads.wanted):
+            return  # the server ends, or a reload follows
         errors = pool.errors or [f"the pool {describe_exit(returncode)} before it served"]
         if not self._has_served:
             self._start_failed(pool, errors)
@@ -329,32 +296,33 @@ class Supervisor:
             self._failed_later(pool.reload, errors)
 
     def _failed_later(self, reload: bool, errors: list[str]) -> None:
-        """A pool could not serve, after others could."""
+        """Handle a pool that could not serve, after others could."""
         if reload:
-            self._reload_failed(errors)
+            self._reloads.failed(errors)
+            self._send_about()
             errors = []
         if self._current is None:
             self._retry_later(errors)
 
     def _start_failed(self, pool: PoolProcess, errors: list[str]) -> None:
-        """The first pool never served: neither did the server. Said without time and level, to who has started it."""
+        """End the server: its first pool could not serve. The user reads why, without time and level."""
         prefix = "poolsrv: " if pool.exit_code == EXIT_FAILED else ""  # an error in the config names the file
         logs.say([prefix + line for line in errors])
         self._exit_code, self._ended = pool.exit_code, True
 
     def _crashed(self, pool: PoolProcess, returncode: int) -> None:
-        """The pool that served has ended, and nobody had told it to."""
-        lived = self._loop.now - pool.served_since
+        """Replace the current pool, which has ended although nothing had told it to."""
+        uptime = self._loop.now - pool.served_since
         log.error(
             "the pool (%s) %s after %.1f s; its connections are lost, and another one is started",
             pool,
             describe_exit(returncode),
-            lived,
+            uptime,
             extra={"reason": describe_exit(returncode)},
         )
         self._notifier.send("STATUS=the pool has crashed, another one is being started")
-        delay = self._restarts.crashed(lived)
-        if self._candidate is None:  # a reload's takes over
+        delay = self._restarts.crashed(uptime)
+        if self._candidate is None:  # otherwise the pool of a reload takes over
             self._restarts.later(delay)
 
     def _retry_later(self, errors: list[str]) -> None:
@@ -365,56 +333,56 @@ class Supervisor:
         self._restarts.later(delay)
 
     def _kill_orphans(self) -> None:
-        """Workers and programs that a dead dispatcher has left are this process's children now (subreaper)."""
+        """Kill what a dead dispatcher has left: its workers and programs are this process's children (subreaper)."""
         if processes.kill_children(self._not_ours | self._pools.keys()):
-            # What those leave in turn is only adopted once they have ended.
+            # Their own children are adopted only once they have ended.
             self._loop.call_later(0.1, self._kill_orphans)
 
     # --- stopping
 
     def _stop(self, why: str) -> None:
-        """The first time: no new connections, the open ones may finish. The second time: end at once."""
+        """Stop gracefully the first time: the open connections may finish. The second time, end at once."""
         self._stopping += 1
         if self._stopping == 1:
             self._notifier.send("STOPPING=1", f"STATUS={why}: stopping")
             self._restarts.cancel()
-            self._watch.end()
-            self._belongings.give_up_sockets()
+            self._watchdog.end()
+            self._resources.close_sockets()
             for pool in self._pools.values():
-                pool.leave(why)
+                pool.stop(why)
         elif self._stopping == 2:
             log.info("%s: ending at once", why, extra={"reason": why})
             for pool in self._pools.values():
-                pool.end_now()
+                pool.stop_now()
                 if not pool.sockets:
-                    pool.kill()  # it listens to nothing yet
+                    pool.kill()  # it does not read messages yet
         if not self._pools:
             self._ended = True
 
     def _finish(self) -> None:
-        """All pools have ended: nothing of theirs is to be left."""
-        self._belongings.give_up_sockets()
-        processes.kill_until_none(self._loop, ORPHANS_PATIENCE, self._reap, spare=self._not_ours)
-        self._belongings.give_up()
+        """All pools have ended: leave nothing of theirs behind."""
+        self._resources.close_sockets()
+        processes.kill_until_none(self._loop, ORPHANS_TIMEOUT, self._reap, spare=self._not_ours)
+        self._resources.close()
         self._loop.close()
         if self._stopping:
             log.info("stopped")
 
-    # --- who asks
+    # --- status
 
-    def _tell_about(self) -> None:
+    def _send_about(self) -> None:
         if self._current is not None and not self._stopping:
             self._current.send("about", about=self._about())
 
     def _about(self) -> dict[str, Any]:
-        """What only the supervisor knows, for who asks the pool."""
+        """Return what only the supervisor knows, for ``poolsrv status``, which asks the pool."""
         return {
             "pid": os.getpid(),
             "started_at": self._started_at,
             "began": self._began,
             "serving": self._current.generation if self._current is not None else None,
             "restarts": self._restarts.crashes,
-            "last_reload": self._last_reload,
+            "last_reload": self._reloads.last,
             "leaving": [
                 {"generation": pool.generation, "pid": pool.pid}
                 for pool in self._pools.values()
@@ -426,15 +394,15 @@ class Supervisor:
 def run(config: str, level: str | None) -> NoReturn:
     """Serve until stopped, and end the process.
 
-    Exit codes: 0 after a stop; where the server could not be started 1, or 2 for an error in the config.
+    Exit codes: 0 after a stop; if the server could not start, 1, or 2 for an error in the config.
 
     :param config: the config file.
-    :param level: the least that is logged; None: what the config says.
+    :param level: the lowest level to log; None: what the config says.
     """
     set_dumpable(False)
     logs.set_role("supervisor")
     try:
-        given = given_sockets()  # before all descriptors look like those of this process
+        given = given_sockets()  # before close_on_exec_from makes all descriptors look like this process's own
     except ValueError as error:
         logs.say([f"poolsrv: {error}"])
         os._exit(EXIT_FAILED)
@@ -442,5 +410,5 @@ def run(config: str, level: str | None) -> NoReturn:
     gc.enable()
     code = Supervisor(config, level, given).run()
     logging.shutdown()
-    # At once: signals that come while the interpreter winds up are not to change how the server has ended.
+    # At once: a signal that comes while the interpreter shuts down must not change how the server has ended.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""When the supervisor starts the next pool, after one that has crashed or could not serve."""
+"""When the supervisor starts the next pool, after one has crashed or could not serve."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Final
 from ..core.backoff import backoff
 from ..core.event_loop import EventLoop, Timer
 
-FIRST_DELAY: Final = 0.1  # seconds before a pool that could not serve is tried again; doubled each time
+FIRST_DELAY: Final = 0.1  # seconds after a pool that could not serve; doubled each time
 LONGEST_DELAY: Final = 5.0
-YOUNG: Final = 1.0  # seconds of service below which a crash counts as part of a series
-YOUNG_DELAY: Final = 0.1  # seconds after the second such crash in a row, and after each further one
+MIN_UPTIME: Final = 1.0  # seconds of service below which a crash counts as part of a series
+EARLY_CRASH_DELAY: Final = 0.1  # seconds after the second such crash in a row, and after each further one
 
 
 class Restarts:
-    """Counts them, and has the next one wait.
+    """Counts failures, and delays the next start.
 
-    :param start: called when it is time.
-    :ivar crashes: of pools that served, in all.
+    :param start: called when the delay is over.
+    :ivar crashes: how many pools have crashed that had served.
     """
 
     def __init__(self, loop: EventLoop, start: Callable[[], object]) -> None:
@@ -26,26 +26,32 @@ class Restarts:
         self._start = start
         self._timer: Timer | None = None
         self._failed = 0  # in a row
-        self._young = 0  # crashes in a row
+        self._early_crashes = 0  # in a row
         self.crashes = 0
 
     @property
     def is_due(self) -> bool:
-        """Whether one is to be started later."""
+        """Whether a pool will be started later."""
         return self._timer is not None
 
     def served(self) -> None:
-        """A pool serves."""
+        """Note that a pool serves."""
         self._failed = 0
 
-    def crashed(self, lived: float) -> float:
-        """A pool has crashed that had served; the delay: clients wait, so there is next to none."""
+    def crashed(self, uptime: float) -> float:
+        """Count a crash of a pool that had served.
+
+        :returns: seconds to wait: next to none, since clients wait.
+        """
         self.crashes += 1
-        self._young = self._young + 1 if lived < YOUNG else 0
-        return YOUNG_DELAY if self._young > 1 else 0.0
+        self._early_crashes = self._early_crashes + 1 if uptime < MIN_UPTIME else 0
+        return EARLY_CRASH_DELAY if self._early_crashes > 1 else 0.0
 
     def failed(self) -> float:
-        """A pool could not serve; the delay."""
+        """Count a pool that could not serve.
+
+        :returns: seconds to wait.
+        """
         self._failed += 1
         return backoff(FIRST_DELAY, LONGEST_DELAY, self._failed - 1)
 

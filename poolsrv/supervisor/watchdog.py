@@ -1,9 +1,9 @@
-"""The supervisor's watch over the dispatcher of the pool that serves: one that is silent for too long is replaced.
+"""The watchdog over the dispatcher of the pool that serves: a dispatcher that is silent for too long is replaced.
 
-A dispatcher says "alive" as often as it has been told to, from its loop. It is silent where that does not turn: a
-plugin's ``on_child_exit`` does not return, or a signal has stopped it. (Whoever stops the whole server, as Ctrl-Z does,
-stops the supervisor too.) Then it is continued, asked where it hangs, and killed unless it is heard of. Where the
-supervisor was itself held up, nothing can be said of the dispatcher, and its time begins again.
+A dispatcher's loop sends "alive" as often as the supervisor has asked for. It is silent while the loop does not run: a
+plugin's ``on_child_exit`` does not return, or a signal has stopped the process. (Ctrl-Z stops the whole server, the
+supervisor too.) A silent dispatcher is continued, asked where it hangs, and killed unless it then responds. After the
+supervisor itself was held up, nothing can be said of the dispatcher, and its time begins again.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .pool import PoolProcess
 
 log = logging.getLogger("poolsrv.supervisor")
 
-DEFAULT_PATIENCE: Final = 30.0  # seconds, where hang_timeout is 0: hardly any plugin has code that runs there
-LEAST_PATIENCE: Final = 5.0  # a dispatcher that forks hundreds of workers takes its time
-SIGNS: Final = 4  # of life, in that time
+DEFAULT_TIMEOUT: Final = 30.0  # seconds, where hang_timeout is 0: hardly any plugin has code that runs there
+MIN_TIMEOUT: Final = 5.0  # a dispatcher that forks hundreds of workers takes its time
+SIGNS: Final = 4  # messages "alive" within the timeout
 
 
-def patience_with(pool: PoolProcess) -> float:
-    """Seconds that its dispatcher may be silent."""
-    return max(pool.hang_timeout, LEAST_PATIENCE) if pool.hang_timeout else DEFAULT_PATIENCE
+def timeout_of(pool: PoolProcess) -> float:
+    """Return the seconds that a pool's dispatcher may be silent."""
+    return max(pool.hang_timeout, MIN_TIMEOUT) if pool.hang_timeout else DEFAULT_TIMEOUT
 
 
-class Watch:
-    """Over one pool at a time."""
+class Watchdog:
+    """Watches one pool at a time."""
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
@@ -38,38 +38,38 @@ class Watch:
         """Watch this pool, and no other."""
         self.end()
         pool.last_heard = self._loop.now
-        self._look_later(pool)
+        self._check_later(pool)
 
     def end(self) -> None:
-        """Watch nobody."""
+        """Watch no pool."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look_later(self, pool: PoolProcess) -> None:
-        interval = patience_with(pool) / SIGNS
-        self._timer = self._loop.call_later(interval, partial(self._look, pool, self._loop.now + interval))
+    def _check_later(self, pool: PoolProcess) -> None:
+        interval = timeout_of(pool) / SIGNS
+        self._timer = self._loop.call_later(interval, partial(self._check, pool, self._loop.now + interval))
 
-    def _look(self, pool: PoolProcess, due: float) -> None:
-        # What it has said meanwhile is heard: events come before timers.
-        now, patience = self._loop.now, patience_with(pool)
-        if now - due > patience / SIGNS:
+    def _check(self, pool: PoolProcess, due: float) -> None:
+        # What the pool has sent meanwhile has been received: the loop handles events before timers.
+        now, timeout = self._loop.now, timeout_of(pool)
+        if now - due > timeout / SIGNS:
             pool.last_heard = now
         silence = now - pool.last_heard
-        if silence <= patience:
-            self._look_later(pool)
+        if silence <= timeout:
+            self._check_later(pool)
             return
         self._timer = None
-        pool.ask_later(0.0, partial(self._tell, pool, silence), partial(self._is_heard_of, pool, now))
+        pool.kill_hung_later(0.0, partial(self._log, pool, silence), partial(self._responds, pool, now))
 
-    def _is_heard_of(self, pool: PoolProcess, asked: float) -> bool:
+    def _responds(self, pool: PoolProcess, asked: float) -> bool:
         if pool.last_heard <= asked:
             return False
-        log.warning("the pool (%s) was silent, and is heard of again", pool)
-        self._look_later(pool)
+        log.warning("the pool (%s) was silent, and responds again", pool)
+        self._check_later(pool)
         return True
 
-    def _tell(self, pool: PoolProcess, silence: float, where: str) -> None:
+    def _log(self, pool: PoolProcess, silence: float, where: str) -> None:
         log.error(
             "the dispatcher of the pool (%s) has been silent for %.1f s, %s: killing it",
             pool,

@@ -111,8 +111,8 @@ def test_only_a_pool_that_never_serves_is_tried_with_growing_delays() -> None:
     assert restarts.failed() == pytest.approx(0.1)
     for _ in range(3000):
         assert restarts.failed() <= 5.0  # however often
-        assert restarts.crashed(lived=0.0) <= 0.1
-    assert restarts.crashed(lived=2.0) == 0.0
+        assert restarts.crashed(uptime=0.0) <= 0.1
+    assert restarts.crashed(uptime=2.0) == 0.0
 
 
 @pytest.mark.server

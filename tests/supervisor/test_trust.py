@@ -100,7 +100,7 @@ def test_a_pool_that_says_what_does_not_fit_is_killed_and_replaced(
     if "x' *" in words:
         words = f"link._socket.setsockopt(1, 7, 1 << 20); {words}"  # SO_SNDBUF
     say(server, words)
-    server.wait_for_line(rf"the pool \(generation 1, pid {server.dispatcher_pid}\) says what does not fit, .*{why}")
+    server.wait_for_line(rf"the pool \(generation 1, pid {server.dispatcher_pid}\) breaks the protocol, .*{why}")
     server.wait_for_line(r" ready: ", count=2)
     assert server.exchange("a", b"hello") == b"hello"
     assert server.stop() == 0
@@ -128,7 +128,7 @@ def test_a_pool_that_is_no_longer_root_can_not_name_another_pid_file(serve: Serv
     server.folder.chmod(0o777)
     server.wait_ready()
     say(server, CONFIGURED.format(path=str(victim)))
-    server.wait_for_line("says what does not fit, 'configured' while it is serving: killing it")
+    server.wait_for_line("breaks the protocol, 'configured' while it is serving: killing it")
     server.wait_for_line(r" ready: ", count=2)
     assert victim.read_text() == "root's\n"
     assert (tmp_path / "run" / "server.pid").read_text() == f"{server.pid}\n"

@@ -15,7 +15,7 @@ import pytest
 
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.supervisor import watchdog
-from poolsrv.supervisor.watchdog import DEFAULT_PATIENCE, LEAST_PATIENCE, Watch, patience_with
+from poolsrv.supervisor.watchdog import DEFAULT_TIMEOUT, MIN_TIMEOUT, Watchdog, timeout_of
 from tests.helpers.distributions import install
 from tests.helpers.puppet import Client, config
 from tests.helpers.server import ServerProcess, is_alive, wait_until
@@ -64,7 +64,7 @@ def test_a_dispatcher_that_has_been_stopped_is_continued_and_spared(serve: Serve
         os.kill(dispatcher, signal.SIGSTOP)
         with Client(server) as client:
             assert client.ask("pid")  # once it goes on
-        server.wait_for_line("was silent, and is heard of again")
+        server.wait_for_line("was silent, and responds again")
         assert before.ask("pid")
     assert server.dispatcher_pid == dispatcher
     assert server.stop() == 0
@@ -83,9 +83,9 @@ class Pool:
         self.asked = 0
         self.kill: Callable[[], object] = lambda: None
 
-    def ask_later(self, seconds: float, tell: Callable[[str], object], spare_if: Callable[[], bool]) -> None:
+    def kill_hung_later(self, seconds: float, before: Callable[[str], object], unless: Callable[[], bool]) -> None:
         self.asked += 1
-        self.kill = lambda: None if spare_if() else tell("somewhere")
+        self.kill = lambda: None if unless() else before("somewhere")
 
 
 @pytest.fixture
@@ -112,11 +112,11 @@ def sleep(loop: Any, seconds: float, at_once: bool = False) -> None:
     loop.now = end
 
 
-@pytest.mark.parametrize(("hang_timeout", "patience"), [(0.0, DEFAULT_PATIENCE), (0.5, LEAST_PATIENCE), (60.0, 60.0)])
+@pytest.mark.parametrize(("hang_timeout", "patience"), [(0.0, DEFAULT_TIMEOUT), (0.5, MIN_TIMEOUT), (60.0, 60.0)])
 def test_how_long_a_dispatcher_may_be_silent(loop: Any, hang_timeout: float, patience: float) -> None:
     pool = Pool(loop, hang_timeout)
-    assert patience_with(pool) == patience  # type: ignore[arg-type]
-    Watch(loop).begin(pool)  # type: ignore[arg-type]
+    assert timeout_of(pool) == patience  # type: ignore[arg-type]
+    Watchdog(loop).begin(pool)  # type: ignore[arg-type]
     sleep(loop, patience)
     assert pool.asked == 0
     sleep(loop, patience / 2)
@@ -125,7 +125,7 @@ def test_how_long_a_dispatcher_may_be_silent(loop: Any, hang_timeout: float, pat
 
 def test_a_dispatcher_that_reports_is_left_alone(loop: Any) -> None:
     pool = Pool(loop, 8.0)
-    Watch(loop).begin(pool)  # type: ignore[arg-type]
+    Watchdog(loop).begin(pool)  # type: ignore[arg-type]
     for _ in range(100):
         sleep(loop, 2.0)
         pool.last_heard = loop.now
@@ -136,7 +136,7 @@ def test_a_dispatcher_that_reports_is_left_alone(loop: Any) -> None:
 def test_a_supervisor_that_was_held_up_blames_nobody(loop: Any, seconds: float) -> None:
     """It was stopped, or the machine was suspended, and the dispatcher with it."""
     pool = Pool(loop, 8.0)
-    Watch(loop).begin(pool)  # type: ignore[arg-type]
+    Watchdog(loop).begin(pool)  # type: ignore[arg-type]
     sleep(loop, seconds, at_once=True)
     sleep(loop, 6.0)
     assert pool.asked == 0
@@ -146,7 +146,7 @@ def test_a_supervisor_that_was_held_up_blames_nobody(loop: Any, seconds: float) 
 
 def test_a_dispatcher_that_responds_when_asked_is_spared(loop: Any, caplog: pytest.LogCaptureFixture) -> None:
     pool = Pool(loop, 8.0)
-    Watch(loop).begin(pool)  # type: ignore[arg-type]
+    Watchdog(loop).begin(pool)  # type: ignore[arg-type]
     sleep(loop, 12.0)
     assert pool.asked == 1
     pool.last_heard = loop.now + 0.1
@@ -161,7 +161,7 @@ def test_a_dispatcher_that_responds_when_asked_is_spared(loop: Any, caplog: pyte
 
 def test_nobody_is_watched_after_the_end(loop: Any) -> None:
     pool = Pool(loop, 8.0)
-    over = Watch(loop)
+    over = Watchdog(loop)
     over.begin(pool)  # type: ignore[arg-type]
     over.end()
     sleep(loop, 100.0)
@@ -175,7 +175,7 @@ def test_a_held_up_supervisor_costs_nobody_its_dispatcher(serve: Serve, site: Pa
     dispatcher = server.dispatcher_pid
     server.signal(signal.SIGSTOP)
 
-    time.sleep(watchdog.LEAST_PATIENCE + 2.0)  # longer than a dispatcher may be silent
+    time.sleep(watchdog.MIN_TIMEOUT + 2.0)  # longer than a dispatcher may be silent
     server.signal(signal.SIGCONT)
     server.reload()
     assert "silent" not in server.log

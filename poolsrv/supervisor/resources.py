@@ -1,5 +1,7 @@
-"""What the server has, whichever pool serves: listening sockets, the pid file, the log. A pool tells what it needs of
-them, once, and gets it; it takes them over when it serves."""
+"""What the server owns, whichever pool serves: the listening sockets, the pid file, the log.
+
+A pool says once what it needs of them, and is granted it. They pass to the pool when it begins to serve.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +19,28 @@ from .pool import PoolProcess
 log = logging.getLogger("poolsrv.supervisor")
 
 
-class Belongings:
-    """Those of the pool that serves, and what the service manager has opened, always.
+class Resources:
+    """The resources of the pool that serves, and the sockets of the service manager, which are never given up.
 
-    :param level: the least that is logged, where the command line says so.
+    :param level: the lowest level to log, if the command line says so.
     :param given: the sockets of the service manager, by key.
     """
 
     def __init__(self, level: str | None, given: Mapping[str, ListeningSocket]) -> None:
         self._level = level
         self._given = given
-        self._held = dict(self._given)
+        self._sockets = dict(given)
         self._pidfile: PidFile | None = None
 
     @property
     def sockets(self) -> list[ListeningSocket]:
-        """That stand."""
-        return list(self._held.values())
+        """The listening sockets that a new pool is offered."""
+        return list(self._sockets.values())
 
-    def bound(self, pool: PoolProcess, message: Message) -> None:
-        """It has bound sockets.
+    def add_bound(self, pool: PoolProcess, message: Message) -> None:
+        """Take the sockets that a pool has bound.
 
-        :raises BadMessage: what has come is not that.
+        :raises BadMessage: the message does not have the form that it should have.
         """
         new = {held.key: held for held in received_sockets(message)}
         is_right = len(new) == len(message.fds) and not new.keys() & pool.new.keys()
@@ -49,14 +51,14 @@ class Belongings:
         pool.new.update(new)
 
     def grant(self, pool: PoolProcess, fields: dict[str, Any]) -> bool:
-        """It needs these; whether it may have them. If not, ``pool.errors`` has the reason.
+        """Grant a pool what it needs, or note in ``pool.errors`` why it can't have it.
 
-        :raises BadMessage: it names a socket that nobody has.
+        :raises BadMessage: it names a socket that does not exist.
         """
         for key in fields["keys"]:
-            held = pool.new.get(key) or self._held.get(key)
+            held = pool.new.get(key) or self._sockets.get(key)
             if held is None:
-                raise BadMessage(f"'configured' with a socket {key[:100]!r} that nobody has")
+                raise BadMessage(f"'configured' with a socket {key[:100]!r} that does not exist")
             pool.sockets[key] = held
         pool.log = fields["log"]
         path = fields["pidfile"]
@@ -71,15 +73,15 @@ class Belongings:
             return False
         return True
 
-    def take_over(self, pool: PoolProcess) -> None:
-        """It serves: what it does not use is given up."""
-        for key, held in self._held.items():
+    def hand_over(self, pool: PoolProcess) -> None:
+        """Pass to the pool that now serves: give up what it does not use, write to its log."""
+        for key, held in self._sockets.items():
             if key not in self._given and pool.sockets.get(key) is not held:
                 give_up(held, unlink=key not in pool.sockets)
         for key, held in pool.new.items():
             if pool.sockets.get(key) is not held:
                 give_up(held)
-        self._held = {**self._given, **pool.sockets}
+        self._sockets = {**self._given, **pool.sockets}
         pool.new.clear()
         if self._pidfile is not None and self._pidfile is not pool.pidfile:
             self._pidfile.remove()
@@ -90,21 +92,21 @@ class Belongings:
             log.error("can't open the log %s: %s", pool.log["file"], error.strerror)
 
     def reclaim(self, pool: PoolProcess) -> None:
-        """It has ended, and never served."""
+        """Give up what was only for a pool that has ended and never served."""
         for held in pool.new.values():
             give_up(held)
         pool.new.clear()
         if pool.pidfile is not None and pool.pidfile is not self._pidfile:
             pool.pidfile.remove()
 
-    def give_up_sockets(self) -> None:
-        """All of them: the server stops."""
-        for held in self._held.values():
+    def close_sockets(self) -> None:
+        """Give up all listening sockets: the server stops."""
+        for held in self._sockets.values():
             give_up(held)
-        self._held.clear()
+        self._sockets.clear()
 
-    def give_up(self) -> None:
-        """All there is, at the end."""
-        self.give_up_sockets()
+    def close(self) -> None:
+        """Give up everything, at the end."""
+        self.close_sockets()
         if self._pidfile is not None:
             self._pidfile.remove()
