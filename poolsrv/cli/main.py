@@ -38,6 +38,7 @@ Examples:
   poolsrv reload --config poolsrv.toml      load config and code again (needs pool.pidfile)
   poolsrv stop --config poolsrv.toml        stop the server (needs pool.pidfile)
   poolsrv plugins                           list the installed plugins with their hooks and options
+  poolsrv plugins cgi                       explain one plugin and each of its options
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo server of the sample config
 
 Without --config, every command takes $POOLSRV_CONFIG, or else poolsrv.toml in the current directory.
@@ -138,15 +139,29 @@ def check(config: Path) -> None:
 
 
 @cli.command()
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def plugins(as_json: bool) -> None:
-    """List the installed plugins.
+def plugins(name: str | None, as_json: bool) -> None:
+    """List the installed plugins, or explain one.
 
     Each is shown with its name in a config, the package that it comes from, its hooks, and its options with types and
     defaults. A plugin that can't be used is shown with its error.
+
+    With NAME, shows that plugin alone, and explains each of its options. Exits with 1 if it can't be used, or with 2 if
+    it is not installed.
     """
     from . import plugin_list
 
+    if name is not None:
+        try:
+            entry = plugin_list.entry(name)
+        except plugin_list.UnknownPlugin as error:
+            fail(EXIT_USAGE, [f"poolsrv: {error}"])
+        if as_json:
+            echo_json(entry)
+        else:
+            echo(plugin_list.explanation(entry))
+        sys.exit(EXIT_FAILED if entry.error else 0)
     entries = plugin_list.entries()
     if as_json:
         echo_json(entries)

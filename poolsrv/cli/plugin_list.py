@@ -1,13 +1,17 @@
-"""``poolsrv plugins``: every installed plugin with its hooks and options, or why it can't be used."""
+"""``poolsrv plugins``: the installed plugins with their hooks and options, or why they can't be used."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from typing import get_args
 
 import msgspec
 
-from ..config.describe import describe, to_toml
+from ..config.describe import describe, is_struct, plain, to_toml
+from ..core.words import did_you_mean, one_of, quoted
+from ..errors import PoolsrvError
 from ..plugins import discovery
 from ..plugins.discovery import Installed, PluginError
 from ..plugins.importing import import_class
@@ -19,12 +23,16 @@ class Option(msgspec.Struct, frozen=True):
 
     :ivar type: its type in words.
     :ivar default: its default in TOML; None if the option is required.
+    :ivar meaning: what the docstring of the options says about it; empty if it says nothing.
+    :ivar members: the options in it, if it is a table of options.
     """
 
     name: str
     type: str
     required: bool
     default: str | None = None
+    meaning: str = ""
+    members: tuple[Option, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -44,9 +52,27 @@ class Entry(msgspec.Struct, frozen=True):
     options: tuple[Option, ...] = ()
 
 
+class UnknownPlugin(PoolsrvError):
+    """No plugin of this name is installed."""
+
+
 def entries() -> list[Entry]:
     """Describe every installed plugin, in the order of their names. All of them are imported."""
     return [_entry(plugin) for plugin in discovery.installed().values()]
+
+
+def entry(name: str) -> Entry:
+    """Describe one installed plugin, which is imported.
+
+    :raises UnknownPlugin: no plugin of this name is installed.
+    """
+    installed = discovery.installed()
+    if name not in installed:
+        expected = one_of(map(quoted, installed)) if installed else "one that is installed (none is)"
+        raise UnknownPlugin(
+            f"no plugin {quoted(name)} is installed{did_you_mean(name, installed)}, expected {expected}"
+        )
+    return _entry(installed[name])
 
 
 def as_text(plugins: Iterable[Entry]) -> str:
@@ -64,22 +90,65 @@ def _entry(plugin: Installed) -> Entry:
         schema = options_of(cls)
     except PluginError as error:
         return msgspec.structs.replace(entry, error=str(error))
-    fields = msgspec.structs.fields(schema) if schema else ()
-    return msgspec.structs.replace(entry, options=tuple(map(_option, fields)))
+    return msgspec.structs.replace(entry, options=tuple(_options(schema)) if schema else ())
 
 
-def _option(field: msgspec.structs.FieldInfo) -> Option:
-    if field.required:
-        return Option(field.encode_name, describe(field.type), True)
+def _options(schema: type[msgspec.Struct], enclosing: tuple[type, ...] = ()) -> Iterator[Option]:
+    """The options that a struct declares.
+
+    :param enclosing: the structs that it is a member of, because a struct may have itself as a member.
+    """
+    meanings = _meanings(schema)
+    for field in msgspec.structs.fields(schema):
+        members: tuple[Option, ...] = ()
+        kinds = [kind for kind in (plain(field.type), *get_args(plain(field.type))) if is_struct(plain(kind))]
+        if len(kinds) == 1 and plain(kinds[0]) not in (schema, *enclosing):
+            members = tuple(_options(plain(kinds[0]), (schema, *enclosing)))
+        default = None if field.required else _default(field)
+        meaning = meanings.get(field.name, "")
+        yield Option(field.encode_name, describe(field.type), field.required, default, meaning, members)
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default is not msgspec.NODEFAULT:
-        default = "not set" if field.default is None else to_toml(field.default)
-    else:
-        factory = field.default_factory
-        default = to_toml(factory()) if factory in (list, dict, set, tuple) else "made when it starts"
-    return Option(field.encode_name, describe(field.type), False, default)
+        return "not set" if field.default is None else to_toml(field.default)
+    factory = field.default_factory
+    return to_toml(factory()) if factory in (list, dict, set, tuple) else "made when it starts"
 
 
-def _as_text(entry: Entry) -> str:
+def _meanings(schema: type) -> dict[str, str]:
+    """What the ``:ivar NAME:`` entries in the docstrings of a class and its bases say, each on one line."""
+    found: dict[str, str] = {}
+    for cls in reversed(schema.__mro__):
+        text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+        for name, meaning in re.findall(r"^:ivar (\w+): *(.*(?:\n[ \t]+.*)*)", text, re.MULTILINE):
+            found[name] = " ".join(meaning.split())
+    return found
+
+
+def explanation(entry: Entry) -> str:
+    """Write one plugin for a reader, and what its options mean."""
+    lines = _head(entry)
+    if entry.options:
+        lines += ["", f"options, in [listeners.NAME.{entry.name}]:"]
+        for name, option in _flat(entry.options):
+            lines += ["", f"  {name}  {option.type}; {_default_of(option)}"]
+            if option.meaning:
+                lines.append(f"      {option.meaning[0].upper()}{option.meaning[1:]}")
+    return "\n".join(lines)
+
+
+def _flat(options: Iterable[Option], prefix: str = "") -> Iterator[tuple[str, Option]]:
+    for option in options:
+        yield prefix + option.name, option
+        yield from _flat(option.members, f"{prefix}{option.name}.")
+
+
+def _default_of(option: Option) -> str:
+    return "required" if option.required else f"default {option.default}"
+
+
+def _head(entry: Entry) -> list[str]:
     lines = [f"{entry.name}  ({entry.distribution} {entry.version}, {entry.target})"]
     if entry.summary:
         lines.append(f"  {entry.summary}")
@@ -87,10 +156,14 @@ def _as_text(entry: Entry) -> str:
         lines.append(f"  broken: it {entry.error}")
     if entry.hooks:
         lines.append(f"  hooks: {', '.join(entry.hooks)}")
+    return lines
+
+
+def _as_text(entry: Entry) -> str:
+    lines = _head(entry)
     if entry.options:
         lines.append("  options:")
         width = max(len(option.name) for option in entry.options)
         for option in entry.options:
-            default = "required" if option.required else f"default {option.default}"
-            lines.append(f"    {option.name:<{width}}  {option.type}; {default}")
+            lines.append(f"    {option.name:<{width}}  {option.type}; {_default_of(option)}")
     return "\n".join(lines)

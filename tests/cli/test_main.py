@@ -300,8 +300,15 @@ def test_plugins_as_json(site_with_all_kinds: Path) -> None:
     }
     assert entries["rich"]["hooks"] == ["on_connection_init", "on_readable"]
     assert entries["rich"]["options"][:2] == [
-        {"name": "root", "type": "a path", "required": True, "default": None},
-        {"name": "protocol", "type": '"http" or "line"', "required": False, "default": '"http"'},
+        {"name": "root", "type": "a path", "required": True, "default": None, "meaning": "", "members": []},
+        {
+            "name": "protocol",
+            "type": '"http" or "line"',
+            "required": False,
+            "default": '"http"',
+            "meaning": "",
+            "members": [],
+        },
     ]
     assert entries["rich"]["error"] is None
     assert entries["failing"]["error"].startswith("can't be imported: ZeroDivisionError")
