@@ -39,7 +39,7 @@ def main() -> NoReturn:
     set_dumpable(False)  # exec resets it
     gc.disable()  # as in poolsrv/__main__.py; process.py enables it
     link = PoolLink(socket.socket(fileno=int(sys.argv[1])))
-    # A supervisor of version 1 passes none: then nobody asks.
+    # A supervisor of version 1 passes no file, and asks for no dump.
     hang_file = int(sys.argv[2]) if len(sys.argv) > 2 else os.open(os.devnull, os.O_WRONLY)
     for fd in (link.fileno(), hang_file):
         os.set_inheritable(fd, False)

@@ -212,7 +212,7 @@ def _bind_new_unix(listener: ListenerConfig, folder: Folder, owner: Owner) -> tu
     try:
         with Socket(folder) as file:
             if file.status.st_uid != os.geteuid():
-                raise PermissionError(errno.EPERM, "somebody has put another file in the place of the new socket")
+                raise PermissionError(errno.EPERM, "another process has put a file in the place of the new socket")
             inode = inode_of(file.status)
             file.give(*owner, mode)
         sock.listen(listener.backlog)

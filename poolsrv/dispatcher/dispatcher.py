@@ -27,7 +27,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -38,15 +37,14 @@ from ..ipc.worker_channel import (
     DRAINING,
     FULL,
     LOST,
-    MAX_ASKED_PER_REPORT,
     MAX_PER_MESSAGE,
     SERVING,
     AcceptedConnection,
     BadReport,
-    Question,
     Report,
 )
 from .admission import RECENT, AdmissionControl, Refusal
+from .admission_server import AdmissionServer
 from .listener import Listener
 from .report_check import check
 from .stalls import Stalls
@@ -81,6 +79,7 @@ class Dispatcher:
                     loop, listener.config, listener.counts, self.recent_refusals, self.resume
                 )
                 self._admissions.append(listener.admission)
+        self._admission_server = AdmissionServer(loop, listeners, self._condemn)
         self.is_asked = any(has_to_ask(listener.config) for listener in listeners)
 
     # --- slots
@@ -349,7 +348,7 @@ class Dispatcher:
                     del waiting[number]
             slot.waiting_since = now
         if asked:
-            self._answer(slot, asked)
+            self._admission_server.answer(slot, asked)
         if closed:
             self._count_closed(closed, slot.connections)
             if slot.peer_known:
@@ -358,35 +357,6 @@ class Dispatcher:
             slot.state = state
         if counters is not None:
             slot.counters = counters
-
-    def _answer(self, slot: WorkerSlot, questions: Iterable[Question]) -> None:
-        """Answer whether clients are admitted, before the report's closed connections are counted.
-
-        One of these may be among the questions.
-        """
-        is_first = not slot.unanswered
-        for number, peer in questions:
-            refusal: str | None = "closed"  # as an earlier report says
-            if number in slot.connections:
-                admission = self._listeners[slot.connections[number]].admission
-                slot.peer_known.add(number)
-                refusal = admission.admit_client(number, peer) if admission is not None else None
-            slot.unanswered.append((number, refusal))
-        if is_first:
-            self._send_answers(slot)
-
-    def _send_answers(self, slot: WorkerSlot) -> None:
-        while slot.unanswered and slot.channel is not None:
-            try:
-                sent = slot.channel.answer(slot.unanswered[:MAX_ASKED_PER_REPORT])
-            except OSError as error:
-                slot.unanswered.clear()
-                self._condemn(slot, f"it takes no answers: {error.strerror}")
-                return
-            if not sent:
-                self._loop.call_later(SEND_BLOCKED_PAUSE, partial(self._send_answers, slot))
-                return
-            del slot.unanswered[:MAX_ASKED_PER_REPORT]
 
     # --- what becomes of workers
 

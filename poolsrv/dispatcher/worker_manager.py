@@ -133,8 +133,7 @@ class WorkerManager:
             return None
         if pid == 0:
             return self._become_worker(slot, dump_file)
-        slot.pid = pid
-        slot.state = STARTING
+        slot.pid, slot.state = pid, STARTING
         slot.started_at = slot.last_heard = self._loop.now
         slot.given = 0
         slot.recycle_at = recycling.connection_limit(self._config.recycle_after_connections)
@@ -247,8 +246,7 @@ class WorkerManager:
             return
         slot = self.slots.pop()
         self._dispatcher.remove(slot)
-        if slot in self._to_start:
-            self._to_start.remove(slot)
+        self._to_start = [one for one in self._to_start if one is not slot]
         log.info("SIGTTOU: %s", counted(len(self.slots), "worker"))
         if slot.pid:
             self._recycle(slot)
@@ -330,7 +328,7 @@ class WorkerManager:
         how = self._describe_end(returncode, os.WCOREDUMP(status))
         losing = f", {counted(lost, 'connection is', 'connections are')} lost" if lost else ""
         starting = " while starting" if before == STARTING else ""
-        level = logging.INFO if returncode == 0 and before != STARTING else logging.ERROR
+        level = logging.INFO if returncode == 0 and not starting else logging.ERROR
         tags = {"worker": slot.index, "worker_pid": pid, "reason": how}
         log.log(level, "worker %d (pid %d) %s%s%s", slot.index, pid, how, starting, losing, extra=tags)
         self._tell_plugins(pid, returncode, rusage)

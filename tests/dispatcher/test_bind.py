@@ -1,4 +1,4 @@
-"""Where the server listens: every kind of address, and what is in the way."""
+"""Binding: every kind of address, and what can fail."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_several_addresses_of_one_listener(serve: Serve, tmp_path: Path) -> None
 
 
 def test_a_server_that_has_ended_can_be_started_again_at_once(serve: Serve, tmp_path: Path) -> None:
-    """Though connections of the first one, which it closed first, are in TIME_WAIT."""
+    """Although connections that the first one closed are in TIME_WAIT."""
     site = install_puppet(tmp_path / "site")
     server = serve(config('"127.0.0.1:0"').replace("echo", "puppet"), paths=(site,))
     (address,) = server.addresses("hello")
@@ -120,7 +120,7 @@ def test_a_server_that_has_ended_can_be_started_again_at_once(serve: Serve, tmp_
 # --- what is in the way
 
 
-def test_all_addresses_that_can_not_be_had_are_named_and_the_server_exits_with_1(
+def test_all_addresses_that_can_not_be_bound_are_named_and_the_server_exits_1(
     serve: Serve, tmp_path: Path, taken: int
 ) -> None:
     regular = tmp_path / "regular"
@@ -163,7 +163,7 @@ def test_a_port_below_1024_needs_a_privilege(serve: Serve, tmp_path: Path) -> No
 # --- unix sockets
 
 
-def test_a_unix_socket_is_there_while_the_server_is(serve: Serve, tmp_path: Path) -> None:
+def test_a_unix_socket_exists_as_long_as_its_server(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "s"
     server = serve(config(f'"unix:{path}"'))
     assert echo(socket.AF_UNIX, str(path)) == b"hello"

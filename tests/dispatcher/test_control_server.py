@@ -74,7 +74,7 @@ def ask_puppet(sock: socket.socket, line: bytes) -> bytes:
 
 
 @pytest.mark.server
-def test_the_figures_are_those_of_the_server(serve: Serve, site: Path) -> None:
+def test_the_stats_are_those_of_the_server(serve: Serve, site: Path) -> None:
     server = serve(POOL + PUPPET + "max_connections = 7\n" + ECHO, paths=(site,))
     with server.connect("puppet") as first, server.connect("puppet") as second:
         pids = sorted(int(ask_puppet(sock, b"pid")) for sock in (first, second))
@@ -138,7 +138,7 @@ def test_it_answers_while_workers_hang_or_are_stopped_or_die(serve: Serve, site:
 
 
 @pytest.mark.server
-def test_refusals_are_told(serve: Serve) -> None:
+def test_refusals_are_in_the_stats(serve: Serve) -> None:
     server = serve(POOL + ECHO + 'deny = ["127.0.0.1"]\n')
     with pytest.raises(ConnectionResetError), server.connect("hello") as sock:
         receive_all(sock)
@@ -153,7 +153,7 @@ def test_refusals_are_told(serve: Serve) -> None:
 
 
 @pytest.mark.server
-def test_what_connections_wait_for_is_told(serve: Serve, site: Path) -> None:
+def test_waiting_connections_are_in_the_stats(serve: Serve, site: Path) -> None:
     server = serve(POOL + PUPPET + "max_connections = 1\n", paths=(site,))
     with server.connect("puppet") as first:
         assert ask_puppet(first, b"pid")
@@ -204,14 +204,14 @@ def test_several_questions_on_one_connection(echo: ServerProcess) -> None:
 
 
 @pytest.mark.server
-def test_too_long_a_question_is_thrown_out(echo: ServerProcess) -> None:
+def test_a_client_with_too_long_a_question_is_disconnected(echo: ServerProcess) -> None:
     with dial(echo) as sock:
         sock.sendall(b"x" * LONGEST_QUESTION)
         assert receive_all(sock) == b""
 
 
 @pytest.mark.server
-def test_clients_that_take_nothing_hold_up_nobody(echo: ServerProcess) -> None:
+def test_clients_that_read_nothing_delay_no_one(echo: ServerProcess) -> None:
     slow = [dial(echo) for _ in range(MOST_CLIENTS)]
     try:
         for sock in slow[1:]:
@@ -255,7 +255,7 @@ def test_only_the_owner_may_ask(echo: ServerProcess) -> None:
 
 
 @pytest.mark.server
-def test_a_reload_keeps_the_socket_and_is_told(serve: Serve, site: Path) -> None:
+def test_a_reload_keeps_the_socket_and_is_in_the_stats(serve: Serve, site: Path) -> None:
     server = serve(POOL + PUPPET, paths=(site,))
     path = server.folder / "run" / "ctl"
     inode = path.stat().st_ino
@@ -286,7 +286,7 @@ def test_a_reload_keeps_the_socket_and_is_told(serve: Serve, site: Path) -> None
 
 
 @pytest.mark.server
-def test_the_socket_goes_where_the_config_drops_it(serve: Serve) -> None:
+def test_the_socket_is_removed_when_the_config_drops_it(serve: Serve) -> None:
     server = serve(POOL + ECHO)
     server.file.write_text(POOL.replace('control = "run/ctl"', "") + ECHO)
     server.reload()
@@ -344,7 +344,7 @@ def test_json_for_programs(echo: ServerProcess) -> None:
 
 @pytest.mark.server
 def test_no_plugin_is_imported(serve: Serve, site: Path) -> None:
-    """Not even to find errors of its options."""
+    """Not even to find errors in its options."""
     server = serve(POOL + PUPPET, paths=(site,))
     server.file.write_text(POOL + PUPPET + "nonsense = 1\n[listeners.puppet.puppet]\nroot = 1\n")
     result = command(server.file, PYTHONPROFILEIMPORTTIME="1")
@@ -410,7 +410,7 @@ def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monke
         (b'{"protocol": 1, "error": "no"}\n', "no$"),
     ],
 )
-def test_an_answer_that_is_none(line: bytes, message: str) -> None:
+def test_an_impossible_answer(line: bytes, message: str) -> None:
     with pytest.raises(control_client.NoAnswer, match=message):
         control_client.decode("ctl", line)
 
@@ -458,7 +458,7 @@ def test_the_control_socket_and_the_pidfile_are_found_in_a_file_full_of_mistakes
         (f'"/{"x" * 107}"', f"pool.control: the path is 108 bytes long (/{'x' * 107}), expected at most 107"),
     ],
 )
-def test_a_control_socket_that_can_be_none(tmp_path: Path, value: str, message: str) -> None:
+def test_an_impossible_control_socket(tmp_path: Path, value: str, message: str) -> None:
     path = tmp_path / "a.toml"
     path.write_text(f"[pool]\ncontrol = {value}\n{ECHO}")
     with pytest.raises(ConfigErrors) as caught:
@@ -480,7 +480,7 @@ def test_a_listener_and_the_control_socket_need_two_files(tmp_path: Path) -> Non
 # --- parts
 
 
-def test_figures_for_people() -> None:
+def test_numbers_for_people() -> None:
     assert [tables.size(n) for n in (0, 1023, 1536, 3 << 20, 5 << 30, 1 << 41)] == [
         "0 B", "1023 B", "1.5 KiB", "3.0 MiB", "5.0 GiB", "2.0 TiB",
     ]  # fmt: skip
@@ -543,7 +543,7 @@ def test_without_descriptors_it_does_not_spin(monkeypatch: pytest.MonkeyPatch, t
     loop.close()
 
 
-def test_a_rate_of_a_moment_is_no_burst() -> None:
+def test_a_rate_over_a_moment_is_no_burst() -> None:
     samples = deque([stats_collector._Sample(10.0, 5)])
     assert stats_collector._rates(samples, stats_collector._Sample(10.01, 7))("accepted") == 2.0
     assert stats_collector._rates(samples, stats_collector._Sample(14.0, 9))("accepted") == 1.0

@@ -22,7 +22,7 @@ BOTH_WAYS = pytest.mark.parametrize("dispatch", ["round-robin", "least-connectio
 
 @pytest.fixture(autouse=True)
 def many_descriptors() -> Iterator[None]:
-    """For the thousands of clients of a burst, and the server that inherits the limit."""
+    """For the thousands of clients of a burst, and for the server, which inherits the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 8192:
         pytest.skip("needs a hard limit of 8192 open descriptors")
@@ -37,13 +37,13 @@ def stop_process(pid: int) -> None:
 
 
 def stop_worker(server: ServerProcess, pid: int) -> None:
-    """SIGSTOP, and the dispatcher knows it."""
+    """Send SIGSTOP, and wait until the dispatcher knows."""
     stop_process(pid)
     server.wait_for_line(rf"pid {pid}\) has been stopped")
 
 
 def connect_many(server: ServerProcess, count: int, listener: str = "puppet") -> list[Client]:
-    """Connected, which the kernel does; not yet served."""
+    """Connect, which the kernel does; the client is not served yet."""
     return [Client(server, listener) for _ in range(count)]
 
 
@@ -57,7 +57,7 @@ def close_all(clients: list[Client]) -> None:
 
 @BOTH_WAYS
 @pytest.mark.parametrize("size", [10, 100, 1000, 4000])
-def test_of_clients_that_connect_at_once_all_are_answered(serve: Serve, site: Path, dispatch: str, size: int) -> None:
+def test_all_clients_that_connect_at_once_are_answered(serve: Serve, site: Path, dispatch: str, size: int) -> None:
     server = serve(config(f'workers = 4\ndispatch = "{dispatch}"'), paths=(site,))
     with Crowd(address_of(server), size) as crowd:
         answers = crowd.run()
@@ -74,7 +74,7 @@ def test_round_robin_is_fair(serve: Serve, site: Path) -> None:
     assert sorted(shares.values()) == [50] * 4
 
 
-def test_round_robin_takes_turns_whatever_is_open(serve: Serve, site: Path) -> None:
+def test_round_robin_ignores_how_many_are_open(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 3"), paths=(site,))
     order = []
     clients = []
@@ -91,7 +91,7 @@ def test_round_robin_takes_turns_whatever_is_open(serve: Serve, site: Path) -> N
 
 
 def test_least_connections_is_exact(serve: Serve, site: Path) -> None:
-    """Whatever has been closed before, the next connection goes to the worker with the fewest."""
+    """Whatever was closed before, the next connection goes to the worker with the fewest."""
     server = serve(config('workers = 4\ndispatch = "least-connections"'), paths=(site,))
     by_worker: dict[str, list[Client]] = {str(pid): [] for pid in server.worker_pids()}
 
@@ -162,7 +162,7 @@ def in_the_channel_of(server: ServerProcess, site: Path, tmp_path: Path) -> tupl
     return blocker, release, clients
 
 
-def test_of_what_is_passed_from_a_killed_worker_to_its_successor_the_end_is_seen(
+def test_a_client_that_is_passed_to_a_successor_sees_the_end_of_its_connection(
     serve: Serve, site: Path, tmp_path: Path
 ) -> None:
     """The successor is forked while the dispatcher holds these connections, and must not keep copies of them."""
@@ -197,7 +197,7 @@ def test_what_a_stuck_worker_has_not_taken_is_served_by_another(serve: Serve, si
 
 
 def test_a_worker_that_was_stuck_and_has_nothing_to_do_responds_again(serve: Serve, site: Path, tmp_path: Path) -> None:
-    """What it had not taken is gone when it comes back, from a timer: no event would have it report."""
+    """What it had not taken is gone when it comes back, from a timer, so no event would make it report."""
     server = serve(config("workers = 2"), paths=(site,))
     stuck, other = server.worker_pids()
     release = tmp_path / "release"
@@ -212,7 +212,7 @@ def test_a_worker_that_was_stuck_and_has_nothing_to_do_responds_again(serve: Ser
     close_all([blocker, *clients, *more])
 
 
-def test_a_stuck_worker_that_only_it_could_serve_for_does_not_stop_other_listeners(
+def test_a_stuck_only_worker_of_one_listener_does_not_stop_other_listeners(
     serve: Serve, site: Path, tmp_path: Path
 ) -> None:
     two = config("workers = 2", "workers = 1", name="sole") + config("", name="all").replace("[pool]\n", "")
@@ -325,7 +325,7 @@ def test_when_all_workers_are_at_their_limit_connections_wait_for_others_to_clos
 
 
 def test_many_workers_with_few_descriptors(serve: Serve, site: Path, tmp_path: Path) -> None:
-    """All workers but one are stuck: what they had not taken has room in the dispatcher."""
+    """All workers but one are stuck; the dispatcher has room for what they had not taken."""
     server = serve(config("workers = 12"), paths=(site,), descriptors=130)
     release = tmp_path / "release"
     *stuck, _ = server.worker_pids()
@@ -344,7 +344,7 @@ def test_many_workers_with_few_descriptors(serve: Serve, site: Path, tmp_path: P
     assert server.stop() == 0
 
 
-def test_too_few_descriptors_for_the_pool_are_told_at_once(serve: Serve, site: Path) -> None:
+def test_too_few_descriptors_for_the_pool_are_an_error_at_start(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 50"), paths=(site,), descriptors=150, ready=False)
     assert server.wait() == 1
     assert server.lines == [
@@ -358,9 +358,7 @@ def limit_descriptors(pid: int, soft: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_without_descriptors_for_accept_the_dispatcher_pauses_says_so_once_and_goes_on(
-    serve: Serve, site: Path
-) -> None:
+def test_without_descriptors_the_dispatcher_pauses_logs_it_once_and_goes_on(serve: Serve, site: Path) -> None:
     server = serve(config(), paths=(site,))
     limit = len(os.listdir(f"/proc/{server.dispatcher_pid}/fd"))
     before = resource.prlimit(server.dispatcher_pid, resource.RLIMIT_NOFILE)[0]
@@ -394,7 +392,7 @@ def test_max_connections_holds_over_the_whole_pool(serve: Serve, site: Path) -> 
     close_all(clients)
 
 
-def test_max_connections_of_one_listener_is_nothing_to_another(serve: Serve, site: Path) -> None:
+def test_max_connections_of_one_listener_does_not_affect_another(serve: Serve, site: Path) -> None:
     two = config("workers = 2", "max_connections = 1") + config("", name="other").replace("[pool]\n", "")
     server = serve(two, paths=(site,))
     held, waiting = connect_many(server, 2)

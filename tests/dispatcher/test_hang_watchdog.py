@@ -19,7 +19,7 @@ pytestmark = pytest.mark.server
 Serve = Callable[..., ServerProcess]
 
 
-def test_a_silent_worker_says_where_it_hangs_is_killed_and_replaced(serve: Serve, site: Path, tmp_path: Path) -> None:
+def test_a_silent_worker_dumps_its_stack_is_killed_and_replaced(serve: Serve, site: Path, tmp_path: Path) -> None:
     server = serve(config("workers = 2\nhang_timeout = 0.5"), paths=(site,))
     with Client(server) as client:
         pid = int(client.ask("pid"))
@@ -56,7 +56,7 @@ def test_a_stopped_worker_is_not_hung(serve: Serve, site: Path) -> None:
     assert "silent" not in server.log
 
 
-def test_when_all_were_stopped_nobody_is_hung(serve: Serve, site: Path) -> None:
+def test_after_all_were_stopped_no_worker_is_hung(serve: Serve, site: Path) -> None:
     """Ctrl-Z in a terminal, and ``fg`` later."""
     server = serve(config("workers = 2\nhang_timeout = 0.4"), paths=(site,))
     workers = server.worker_pids()

@@ -1,4 +1,4 @@
-"""Names and questions that are no text: of processes, files and clients. They end nothing; every output shows them."""
+"""Names and questions that are not UTF-8, of processes, files and clients: nothing ends, every output shows them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def strict(line: bytes) -> Any:
-    """JSON as others read it: nothing that is not UTF-8, no lone surrogate."""
+    """Read JSON strictly: no bytes that are not UTF-8, no lone surrogates."""
     found = json.loads(line.decode())
     json.dumps(found, ensure_ascii=False).encode()
     return found
@@ -94,7 +94,7 @@ def test_many_questions_at_once_are_answered_one_after_the_other(echo: ServerPro
 
 
 @pytest.mark.server
-def test_a_question_without_an_end_and_one_that_is_left(echo: ServerProcess) -> None:
+def test_a_question_without_an_end_and_an_answer_that_nobody_reads(echo: ServerProcess) -> None:
     with dial(echo) as sock:
         sock.sendall(b"stat")
     with dial(echo) as sock:
@@ -130,7 +130,7 @@ class Peer:
 
 @pytest.mark.server
 @pytest.mark.parametrize("name", [None, b"client", b"\0abstract", b"caf\xe9\n\x1b[2J"])
-def test_the_name_of_a_unix_clients_socket_is_not_looked_at(tmp_path: Path, name: bytes | None) -> None:
+def test_the_name_of_a_unix_clients_socket_is_ignored(tmp_path: Path, name: bytes | None) -> None:
     with served(tmp_path, PEER, listener("peer", bind="unix:s")) as server:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(TIMEOUT)
@@ -161,7 +161,7 @@ def odd(tmp_path: Path) -> Path:
 
 
 @pytest.mark.server
-def test_a_server_whose_path_is_no_text_serves_answers_and_reloads(odd: Path, site: Path) -> None:
+def test_a_server_whose_path_is_not_utf_8_serves_answers_and_reloads(odd: Path, site: Path) -> None:
     pool = POOL.replace("[pool]\n", '[pool]\npidfile = "p.pid"\n')
     server = ServerProcess(pool + PUPPET, odd, paths=(site,))
     try:
@@ -194,7 +194,7 @@ def serves_answers_and_reloads(server: ServerProcess, pool: str, site: Path) -> 
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_errors_of_a_config_whose_path_is_no_text(odd: Path, encoding: str) -> None:
+def test_errors_of_a_config_whose_path_is_not_utf_8(odd: Path, encoding: str) -> None:
     file = odd / "a.toml"
     file.write_text('[listeners.a]\nbind = "größe"\nhandler = "größe"\n')
     done = poolsrv("check", "--config", os.fsencode(file), PYTHONIOENCODING=encoding)

@@ -1,4 +1,4 @@
-"""Limits over the pool and per source: who is refused or waits, that it is counted and told once, and that it ends."""
+"""Limits over the pool and per source: refusing, waiting, counting, the log, and the end of it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Clients:
         self._open: list[socket.socket] = []
 
     def connect(self, name: str, source: str = HERE, address: int = 0) -> socket.socket:
-        """A connection from one of this machine's addresses; it may be refused later."""
+        """Connect from one of this machine's addresses; the connection may be refused later."""
         host, _, port = self._server.addresses(name)[address].rpartition(":")
         if host == "[::1]":
             sock = socket.create_connection(("::1", int(port)), 30)
@@ -81,7 +81,7 @@ class Clients:
         return sock
 
     def is_admitted(self, name: str, source: str = HERE, address: int = 0) -> socket.socket | None:
-        """The connection, where it is served; None where it is refused. A refusal is a reset."""
+        """Return the connection if it is served; None if it is refused, which is a reset."""
         try:
             sock = self.connect(name, source, address)
             assert ask(sock, b"hello")
@@ -91,7 +91,7 @@ class Clients:
         return sock
 
     def admitted(self, name: str, source: str = HERE) -> socket.socket:
-        """A connection that is served, perhaps after others were refused."""
+        """Connect until a connection is served."""
         found: list[socket.socket] = []
 
         def tries() -> bool:
@@ -126,7 +126,7 @@ def test_full_refuses_counts_and_admits_again(server: ServerProcess, clients: Cl
     clients.admitted("full")
 
 
-def test_full_has_others_wait_and_admits_them_in_turn(server: ServerProcess, clients: Clients) -> None:
+def test_full_makes_others_wait_and_admits_them_in_turn(server: ServerProcess, clients: Clients) -> None:
     after = len(server.lines)
     held = [clients.admitted("waits"), clients.admitted("waits")]
     waiting = [clients.connect("waits") for _ in range(3)]
@@ -147,7 +147,7 @@ def test_a_rate_refuses_counts_and_admits_again(server: ServerProcess, clients: 
     clients.admitted("fast")
 
 
-def test_a_rate_has_others_wait_and_loses_none(server: ServerProcess, clients: Clients) -> None:
+def test_a_rate_makes_others_wait_and_loses_none(server: ServerProcess, clients: Clients) -> None:
     after = len(server.lines)
     began = time.monotonic()
     waiting = [clients.connect("paced") for _ in range(8)]
@@ -207,7 +207,7 @@ def test_what_is_not_in_allow_is_refused_in_every_family(server: ServerProcess, 
         pytest.skip(f"no IPv6 here: {error}")
 
 
-def test_a_unix_socket_is_nobodys_address(server: ServerProcess) -> None:
+def test_a_unix_client_has_no_address(server: ServerProcess) -> None:
     socks = []
     try:
         for _ in range(5):
@@ -243,9 +243,7 @@ def os_parent(pid: int) -> int:
 # --- the log
 
 
-def test_when_a_limit_holds_is_told_once_and_when_it_has_ceased_with_how_many_were_refused(
-    server: ServerProcess, clients: Clients
-) -> None:
+def test_a_limit_event_is_logged_once_at_its_begin_and_once_at_its_end(server: ServerProcess, clients: Clients) -> None:
     after = len(server.lines)
     for name in ("full", "fast", "source", "pace", "flood"):
         wait_until(lambda name=name: clients.is_admitted(name) is None, "a refusal")  # type: ignore[misc]
@@ -278,7 +276,7 @@ def test_when_a_limit_holds_is_told_once_and_when_it_has_ceased_with_how_many_we
 # --- servers of their own
 
 
-def test_the_dispatcher_rests_while_connections_wait_and_says_at_the_stop_what_it_did(
+def test_the_dispatcher_rests_while_connections_wait_and_logs_the_end_of_it_at_the_stop(
     tmp_path: Path,
 ) -> None:
     with served(

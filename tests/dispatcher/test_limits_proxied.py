@@ -1,4 +1,4 @@
-"""Limits per source, allow and deny behind a proxy: they hold for the client that it names, over the whole pool."""
+"""Limits per source, allow and deny behind a proxy: they hold for the client that the proxy names."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Clients:
         return sock
 
     def is_admitted(self, name: str, first: bytes) -> int:
-        """The pid of the worker; 0 where it is refused, with a reset. Unix sockets know no resets."""
+        """Return the worker's pid; 0 if the connection is refused, with a reset. Unix sockets have no resets."""
         try:
             line = receive_line(self.connect(name, first))
             return 0 if name == "local" and not line else int(line)
@@ -120,7 +120,7 @@ def test_a_client_is_too_fast(clients: Clients) -> None:
     ("client", "admitted"),
     [("192.0.2.1", True), ("192.0.2.7", False), ("198.51.100.9", False), ("2001:db8::7", True), ("2001:db9::7", False)],
 )
-def test_allow_and_deny_are_about_the_client(clients: Clients, client: str, admitted: bool) -> None:
+def test_allow_and_deny_apply_to_the_client(clients: Clients, client: str, admitted: bool) -> None:
     assert bool(clients.is_admitted("access", header(client))) == admitted
 
 
@@ -130,7 +130,7 @@ def test_what_the_proxy_opens_for_itself_is_admitted(clients: Clients, first: by
     assert clients.is_admitted("access", first)
 
 
-def test_the_proxys_own_connections_do_not_count_and_unfinished_ones_neither(clients: Clients) -> None:
+def test_the_proxys_own_connections_and_unfinished_headers_do_not_count(clients: Clients) -> None:
     for _ in range(5):
         clients.connect("source", b"PROXY TCP4 203.0.113.5")
     assert all(clients.is_admitted("source", header(f"203.0.113.{number}")) for number in range(10, 20))
@@ -163,7 +163,7 @@ def test_what_a_dead_worker_had_no_longer_counts(server: ServerProcess, clients:
 
 
 def test_a_client_known_while_the_worker_drains_is_served_and_drained(server: ServerProcess, clients: Clients) -> None:
-    """Those whose header comes late: their worker takes nothing new, but goes on asking."""
+    """A header comes late: its worker takes nothing new, but goes on asking."""
     after = len(server.lines)
     late = [clients.connect("source", header(f"203.0.113.{number}")[:-1]) for number in range(100, 106)]
     pids = set(server.worker_pids())

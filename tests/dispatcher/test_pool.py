@@ -32,7 +32,7 @@ Serve = Callable[..., ServerProcess]
 
 
 def plugin(tmp_path: Path, body: str) -> Path:
-    """A plugin ``p`` whose class has this body."""
+    """Write a plugin ``p`` whose class has this body."""
     site = tmp_path / "site"
     text = "import os, signal, time\nfrom poolsrv import hookimpl\nclass P:\n"
     text += textwrap.indent(textwrap.dedent(body), "    ")
@@ -45,7 +45,7 @@ P_CONFIG = '[pool]\n{pool}\n[listeners.p]\nbind = "127.0.0.1:0"\nhandler = "p"\n
 
 
 def is_whole(server: ServerProcess, size: int) -> bool:
-    """All workers have said that they serve, and none has died since."""
+    """Wait until all workers serve, and none has died since."""
     return server.log.count(" serves") - server.log.count("killed by") - server.log.count(") exited") == size
 
 
@@ -59,7 +59,7 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
 
 
 def stray_pid(path: Path) -> int:
-    """The process that has written its pid into the file."""
+    """Wait for the process that writes its pid into the file."""
     wait_until(lambda: path.exists() and path.read_text().endswith("\n"), "a stray process")
     return int(path.read_text())
 
@@ -114,8 +114,8 @@ def test_a_worker_that_ends_is_reported_in_words_and_replaced(
     assert server.stop() == 0
 
 
-def test_plugins_are_told_of_a_workers_end_in_the_parent(serve: Serve, tmp_path: Path) -> None:
-    """Once per instance, in the process where it has never seen on_worker_start; and what raises there is logged."""
+def test_on_child_exit_is_called_for_workers_in_the_dispatcher(serve: Serve, tmp_path: Path) -> None:
+    """Once per instance, in a process that has never called on_worker_start. An exception is logged."""
     site = plugin(
         tmp_path,
         """
@@ -199,7 +199,7 @@ def test_a_plugin_that_fails_to_start_only_at_first_is_waited_for(serve: Serve, 
     assert server.stop() == 0
 
 
-def test_a_pool_that_was_whole_never_gives_up(serve: Serve, tmp_path: Path) -> None:
+def test_a_pool_that_was_ready_never_gives_up(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path,
         "@hookimpl\ndef on_worker_start(self, worker):\n    if os.path.exists('broken'):\n        raise OSError('x')\n",
@@ -214,7 +214,7 @@ def test_a_pool_that_was_whole_never_gives_up(serve: Serve, tmp_path: Path) -> N
     assert server.stop() == 0
 
 
-def test_workers_that_die_young_are_not_replaced_in_a_hot_loop(serve: Serve, tmp_path: Path) -> None:
+def test_workers_that_exit_early_are_not_replaced_in_a_hot_loop(serve: Serve, tmp_path: Path) -> None:
     site = plugin(
         tmp_path, "@hookimpl\ndef on_worker_start(self, worker):\n    worker.call_later(0, lambda: os._exit(1))\n"
     )
@@ -228,7 +228,7 @@ def test_workers_that_die_young_are_not_replaced_in_a_hot_loop(serve: Serve, tmp
 
 
 def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, site: Path) -> None:
-    """Only connections of the killed worker fail; the pool is whole again each time; nothing is left behind."""
+    """Only connections of the killed worker fail, all workers serve again each time, and nothing is left behind."""
     size = 8
     server = serve(config(f"workers = {size}"), paths=(site,))
     address = address_of(server)
@@ -239,7 +239,7 @@ def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, 
     over = threading.Event()
 
     def load() -> None:
-        """Short connections, one after the other. Who is answered by a worker may lose that connection with it."""
+        """Make short connections, one after the other. One whose worker was killed may fail."""
         served = 0
         while not over.is_set():
             with socket.create_connection(address, 30) as sock:
@@ -293,9 +293,7 @@ def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, 
 
 
 @pytest.mark.parametrize("how", ["kill", "stuck", "stopped", "in order"])
-def test_what_a_dead_worker_had_started_is_ended_by_the_parent(
-    serve: Serve, site: Path, tmp_path: Path, how: str
-) -> None:
+def test_the_dispatcher_ends_what_a_dead_worker_had_started(serve: Serve, site: Path, tmp_path: Path, how: str) -> None:
     """A program that ignores TERM, and a grandchild with a session of its own whose parents are gone."""
     server = serve(config("workers = 2\ngraceful_timeout = 0.0"), paths=(site,))
     with Client(server) as client:
@@ -318,7 +316,7 @@ def test_what_a_dead_worker_had_started_is_ended_by_the_parent(
     assert server.stop() == 0
 
 
-def test_when_the_parent_is_killed_workers_and_their_programs_end(serve: Serve, site: Path, tmp_path: Path) -> None:
+def test_when_the_dispatcher_is_killed_workers_and_their_programs_end(serve: Serve, site: Path, tmp_path: Path) -> None:
     server = serve(config("workers = 3"), paths=(site,))
     workers = server.worker_pids()
     clients = [connect_until(server, pid) for pid in workers]
@@ -333,7 +331,7 @@ def test_when_the_parent_is_killed_workers_and_their_programs_end(serve: Serve, 
         client.close()
 
 
-def test_when_the_parent_is_killed_a_stopped_worker_ends_too(serve: Serve, site: Path) -> None:
+def test_when_the_dispatcher_is_killed_a_stopped_worker_ends_too(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2"), paths=(site,))
     workers = server.worker_pids()
     os.kill(workers[0], signal.SIGSTOP)
@@ -342,8 +340,8 @@ def test_when_the_parent_is_killed_a_stopped_worker_ends_too(serve: Serve, site:
     wait_until(lambda: not any(map(is_alive, workers)), "the end of all")
 
 
-def test_a_worker_that_drains_just_when_the_parent_dies_ends(serve: Serve, site: Path, tmp_path: Path) -> None:
-    """It sees TERM first, and then, while it takes what is in its channel, the end of that."""
+def test_a_worker_that_drains_just_when_the_dispatcher_dies_ends(serve: Serve, site: Path, tmp_path: Path) -> None:
+    """It gets TERM, and while it takes what is in its channel it finds the channel's end."""
     server = serve(config("workers = 1"), paths=(site,))
     with Client(server) as client, Client(server) as other:
         worker = int(client.ask("pid"))
@@ -360,7 +358,7 @@ def test_a_worker_that_drains_just_when_the_parent_dies_ends(serve: Serve, site:
 
 
 def test_a_child_that_was_there_before_the_server_is_left_alone(serve: Serve, site: Path, tmp_path: Path) -> None:
-    """A shell that starts something and then becomes the server with ``exec``."""
+    """A shell starts a program and then becomes the server with ``exec``."""
     shell = ("sh", "-c", f'sleep 3600 2>&- & echo $! >{tmp_path / "sleeper"}; exec "$@"', "sh")
     server = serve(config("workers = 1"), paths=(site,), prefix=shell)
     sleeper = stray_pid(tmp_path / "sleeper")
@@ -409,7 +407,7 @@ def test_stop_at_once_while_workers_hang_in_their_start(serve: Serve, tmp_path: 
 
 
 def test_stop_before_ready_whenever_it_comes(serve: Serve, site: Path) -> None:
-    """From the first line of the log on, TERM ends the server in order, at whatever it is."""
+    """From the first line of the log on, TERM ends the server in order, whatever it is doing."""
     for _ in range(5):
         server = serve(config("workers = 3"), paths=(site,), ready=False)
         server.wait_for_line("serves")

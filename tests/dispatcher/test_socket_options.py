@@ -1,4 +1,4 @@
-"""Options of TCP, as an accepted socket has them, and several servers on one port."""
+"""TCP options of accepted sockets, and several servers on one port."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def options(server: ServerProcess, name: str) -> list[int]:
 
 
 @pytest.mark.server
-def test_what_is_accepted_has_the_options_of_its_listener(tmp_path: Path) -> None:
+def test_accepted_sockets_have_the_options_of_their_listener(tmp_path: Path) -> None:
     listeners = [
         listener("default", "options"),
         listener("six", "options", bind="[::1]:0"),
@@ -63,7 +63,7 @@ def test_what_is_accepted_has_the_options_of_its_listener(tmp_path: Path) -> Non
 
 
 @pytest.mark.server
-def test_a_reload_changes_the_options_of_sockets_that_stand(tmp_path: Path) -> None:
+def test_a_reload_changes_the_options_of_held_sockets(tmp_path: Path) -> None:
     with served(tmp_path, OPTIONS, listener("options", keepalive=30, tcp_user_timeout=2)) as server:
         address = server.addresses("options")
         assert options(server, "options") == [1, 1, 30, 10, 3, 2000]

@@ -1,4 +1,4 @@
-"""Limits per source: what counts as one source, and what is remembered of it."""
+"""Limits per source: what counts as one source, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_buckets_that_are_full_again_are_forgotten() -> None:
 
 
 def test_a_flood_of_sources_does_not_grow_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that has not come for the longest time goes first."""
+    """The least recently used one goes first."""
     monkeypatch.setattr(source_limits, "MAX_BUCKETS", 100)
     limits = Sources(0, Rate(0.001, 1), 64)
     limits.opened(0, -1, 0.0)

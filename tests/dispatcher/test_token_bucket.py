@@ -1,4 +1,4 @@
-"""Token buckets, with a given clock."""
+"""Token buckets, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_it_holds_no_more_than_its_burst() -> None:
     assert [bucket.take(1000.0) for _ in range(3)] == [True, True, False]
 
 
-def test_to_ask_takes_nothing() -> None:
+def test_asking_takes_no_token() -> None:
     bucket = TokenBucket(1.0, 1)
     assert bucket.has_token(5.0)
     assert bucket.has_token(5.0)
@@ -52,7 +52,7 @@ def test_less_than_one_a_second() -> None:
     st.lists(st.floats(0, 10), min_size=1, max_size=300),
     st.floats(0, 1e7),
 )
-def test_never_more_than_the_burst_and_what_has_come_since(
+def test_never_more_than_the_burst_and_what_was_added_since(
     rate: float, burst: int, pauses: list[float], start: float
 ) -> None:
     bucket, now, taken = TokenBucket(rate, burst), start, 0

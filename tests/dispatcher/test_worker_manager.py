@@ -1,4 +1,4 @@
-"""Workers that come and go while the pool serves: more, fewer, recycled, given up."""
+"""Workers that are added, removed, recycled and killed while the pool serves."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_last_worker_stays(serve: Serve, site: Path) -> None:
 
 
 @pytest.mark.server
-def test_what_a_listener_needs_stays(serve: Serve, site: Path) -> None:
+def test_as_many_workers_as_a_listener_needs_stay(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2", "workers = 2"), paths=(site,))
     server.signal(signal.SIGTTOU)
     server.wait_for_line("SIGTTOU: no worker is removed: the listeners need 2")
@@ -91,7 +91,7 @@ def test_without_descriptors_no_worker_is_added(serve: Serve, site: Path) -> Non
 
 
 @pytest.mark.server
-def test_a_reload_goes_by_the_config(serve: Serve, site: Path) -> None:
+def test_a_reload_restores_the_number_of_the_config(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,))
     server.signal(signal.SIGTTIN)
     server.wait_for_line(r"worker 1 \(pid \d+\) serves")
@@ -121,7 +121,7 @@ def test_the_only_worker_is_replaced_without_a_gap(serve: Serve, site: Path) -> 
 
 
 @pytest.mark.server
-def test_a_worker_that_has_had_enough_connections_drains_and_is_replaced(serve: Serve, site: Path) -> None:
+def test_a_worker_drains_and_is_replaced_after_its_number_of_connections(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1\nrecycle_after_connections = 20"), paths=(site,))
     with Client(server) as client:
         first = client.ask("pid")
@@ -140,7 +140,7 @@ def test_a_worker_that_has_had_enough_connections_drains_and_is_replaced(serve: 
 
 
 @pytest.mark.server
-def test_a_worker_that_has_grown_too_big_drains_and_is_replaced(serve: Serve, site: Path) -> None:
+def test_a_worker_with_too_much_memory_drains_and_is_replaced(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 2\nmax_worker_memory = 100_000_000"), paths=(site,))
     with Client(server) as client:
         big = client.ask("pid")
@@ -158,7 +158,7 @@ def test_a_worker_that_has_grown_too_big_drains_and_is_replaced(serve: Serve, si
 
 
 @pytest.mark.server
-def test_a_worker_that_leaves_and_gets_stuck_is_killed_and_holds_nobody_up(
+def test_a_draining_worker_that_gets_stuck_is_killed_and_delays_no_one(
     serve: Serve, site: Path, tmp_path: Path
 ) -> None:
     server = serve(config("workers = 2\ngraceful_timeout = 0.0"), paths=(site,))
@@ -208,8 +208,8 @@ def test_without_cgroups_nothing_is_claimed(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-def test_a_worker_that_the_kernel_kills_for_want_of_memory_is_told_as_such(serve: Serve, site: Path) -> None:
-    """In a memory cgroup of its own; where none can be made, there is nothing to see."""
+def test_a_worker_that_the_kernel_kills_out_of_memory_is_logged_as_such(serve: Serve, site: Path) -> None:
+    """In a memory cgroup of its own; skipped where none can be made."""
     version1 = Path("/sys/fs/cgroup/memory")
     group = (version1 if version1.is_dir() else Path("/sys/fs/cgroup")) / f"poolsrv-test-{os.getpid()}"
     try:

@@ -1,4 +1,4 @@
-"""What a pool may say to the supervisor: in its phase, from its process, as its user, in the right form."""
+"""Messages from a pool to the supervisor: the right phase, process, user and form."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_each_message_has_its_phase(phase: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", RIGHT)
-def test_what_is_under_way_when_a_pool_is_told_to_stop_means_nothing(kind: str) -> None:
+def test_messages_in_flight_when_a_pool_is_told_to_stop_are_ignored(kind: str) -> None:
     assert not pool_protocol.check(LEAVING, message(kind), PID)
 
 
@@ -72,7 +72,7 @@ def test_another_process_is_not_the_pool(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bound", "configured"])
-def test_what_root_acts_on_is_told_before_root_is_given_up(kind: str) -> None:
+def test_what_root_acts_on_is_sent_before_privileges_are_dropped(kind: str) -> None:
     with pytest.raises(BadMessage, match=f"^'{kind}' as user 45001$"):
         pool_protocol.check(STARTING, message(kind, uid=45001), PID)
 
@@ -148,7 +148,7 @@ def test_descriptors_that_do_not_belong_there_are_closed() -> None:
 
 @pytest.fixture
 def link() -> Iterator[tuple[PoolLink, socket.socket]]:
-    """The supervisor's end, and a bare socket at the other."""
+    """The supervisor's end of a link, and a bare socket at the other end."""
     ours, theirs = PoolLink.pair()
     ours.setblocking(False)
     sock = socket.socket(fileno=os.dup(theirs.fileno()))
@@ -187,7 +187,7 @@ def test_the_kernel_names_the_sender_of_a_message(link: tuple[PoolLink, socket.s
     ],
     ids=range(11),
 )
-def test_what_can_not_be_understood(link: tuple[PoolLink, socket.socket], payload: bytes) -> None:
+def test_malformed_messages(link: tuple[PoolLink, socket.socket], payload: bytes) -> None:
     ours, theirs = link
     reader, writer = os.pipe()
     theirs.sendmsg([payload], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [writer]))])
@@ -246,7 +246,7 @@ def test_sockets_that_are_described_wrongly_are_closed(described: object) -> Non
         os.fstat(fd)
 
 
-def test_what_does_not_listen_is_no_listening_socket() -> None:
+def test_a_socket_that_does_not_listen_is_refused() -> None:
     right = {"key": "a", "path": "", "inode": None}
     reader, writer = os.pipe()
     with socket.socket() as sock, socket.create_server(("127.0.0.1", 0)) as server:
@@ -261,7 +261,7 @@ def test_what_does_not_listen_is_no_listening_socket() -> None:
     os.close(writer)
 
 
-def test_json_is_what_is_sent(link: tuple[PoolLink, socket.socket]) -> None:
+def test_messages_are_json(link: tuple[PoolLink, socket.socket]) -> None:
     ours, theirs = link
     ours.send("go", alive_every=7.5)
     assert json.loads(theirs.recv(1000)) == {"kind": "go", "alive_every": 7.5}

@@ -1,4 +1,4 @@
-"""The channel, with real descriptors: both ends in one process, since the kernel does not care."""
+"""The worker channel, with real descriptors; both ends are in one process, since the kernel does not care."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def close(connections: list[AcceptedConnection] | None) -> None:
 
 @contextmanager
 def descriptor_limit(free: int) -> Iterator[None]:
-    """So many descriptors can be opened in the block."""
+    """Limit the descriptors that can be opened in the block."""
     probe = os.open(os.devnull, os.O_RDONLY)
     os.close(probe)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -59,7 +59,7 @@ def descriptor_limit(free: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_connection_arrives_with_all_that_is_known_of_it(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
+def test_a_connection_arrives_with_its_fields(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
     outer, inner = channel
     left, right = socket.socketpair()
     assert outer.send([AcceptedConnection(left.fileno(), 2, 17, ("::1", 80, 0, 0))])
@@ -95,8 +95,8 @@ def test_the_longest_message_fits(channel: tuple[DispatcherEnd, WorkerEnd]) -> N
     close(received)
 
 
-def test_as_many_single_messages_fit_as_may_be_under_way(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
-    """So a channel is hardly ever full to the kernel before it is full to the dispatcher."""
+def test_as_many_single_messages_fit_as_may_be_in_flight(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
+    """So a channel is hardly ever full for the kernel before it is full for the dispatcher."""
     outer, inner = channel
     assert all(send(outer, [null(i)]) for i in range(MAX_IN_FLIGHT))
     while received := inner.receive():
@@ -118,7 +118,7 @@ def test_a_full_channel_takes_nothing_and_loses_nothing(channel: tuple[Dispatche
     close(inner.receive())
 
 
-def test_what_the_worker_has_not_taken_is_taken_back(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
+def test_what_the_worker_has_not_taken_is_reclaimed(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
     outer, inner = channel
     send(outer, [null(1)])
     send(outer, [null(2)])
@@ -132,7 +132,7 @@ def test_what_the_worker_has_not_taken_is_taken_back(channel: tuple[DispatcherEn
     close(second)
 
 
-def test_a_question_is_a_message_of_no_connections(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
+def test_a_question_is_a_message_without_connections(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
     outer, inner = channel
     outer.ask()
     send(outer, [null(1)])
@@ -144,7 +144,9 @@ def test_a_question_is_a_message_of_no_connections(channel: tuple[DispatcherEnd,
     close(outer.reclaim())
 
 
-def test_descriptors_that_do_not_fit_below_the_limit_are_told(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:
+def test_descriptors_that_do_not_fit_below_the_limit_are_marked_as_lost(
+    channel: tuple[DispatcherEnd, WorkerEnd],
+) -> None:
     outer, inner = channel
     send(outer, [null(number) for number in range(4)])
     with descriptor_limit(free=1):
@@ -166,7 +168,7 @@ def test_the_end_of_the_dispatcher_shows_as_end_of_file() -> None:
     inner.close()
 
 
-def test_the_end_of_the_dispatcher_shows_where_it_has_not_read_all_reports() -> None:
+def test_the_end_of_the_dispatcher_shows_even_if_it_has_not_read_all_reports() -> None:
     outer = DispatcherEnd()
     inner = WorkerEnd(socket.socket(fileno=os.dup(outer._worker_socket.fileno())))
     assert inner.report(Report(1, [], None, None))

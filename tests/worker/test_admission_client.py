@@ -9,7 +9,7 @@ import pytest
 
 from poolsrv.config.model import ListenerConfig
 from poolsrv.core.event_loop import EventLoop
-from poolsrv.dispatcher import dispatcher as dispatcher_module
+from poolsrv.dispatcher import admission_server
 from poolsrv.dispatcher.dispatcher import Dispatcher
 from poolsrv.dispatcher.listener import Listener
 from poolsrv.dispatcher.worker_slot import WorkerSlot
@@ -170,7 +170,7 @@ def test_a_question_after_its_connection_s_close_was_told(both: Both) -> None:
 
 
 def test_answers_for_which_there_is_no_room_wait(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher_module, "SEND_BLOCKED_PAUSE", 0.0)
+    monkeypatch.setattr(admission_server, "RETRY_DELAY", 0.0)
     unrelated = 0
     while both.channel.answer([(0, "full")] * MAX_ASKED_PER_REPORT):
         unrelated += 1
