@@ -54,9 +54,8 @@ class Helper:
         self.control.settimeout(60)
         with theirs:
             self.process = subprocess.Popen(
-                helper_argv([sys.executable, *flags], theirs.fileno(), modules),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
+                helper_argv([sys.executable, *flags], modules),
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={**ENVIRONMENT, **({"PYTHONPATH": path} if path else {})},

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from poolsrv import Handle, Worker
 
-from .child import WarmChild, exit_status_of, signal_group
+from .child import WarmChild, exit_status_of
 from .messages import (
     VERSION,
     Exited,
@@ -29,12 +28,9 @@ __all__ = ["ForkServer"]
 
 log = logging.getLogger("poolsrv.cgi")
 
-CONTROL = 3  # the number of its end of the control socket in the process
 CHECK_INTERVAL = 1.0  # seconds between two checks whether it is well
 START_TIMEOUT = 60.0  # seconds that it has for its imports
 ANSWER_TIMEOUT = 10.0  # seconds that it has for an answer, while it has scripts
-
-_DEFAULT_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 class ForkServer:
@@ -62,24 +58,12 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
         try:
-            argv = helper_argv(command, CONTROL, modules)
-            spawn = os.posix_spawn if "/" in argv[0] else os.posix_spawnp
-            null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
-            self.pid = spawn(
-                argv[0],
-                argv,
-                dict(environment),
-                file_actions=[*null, (os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL)],
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=_DEFAULT_SIGNALS,
-            )
+            self._process = worker.spawn(helper_argv(command, modules), env=environment, stdin=theirs.fileno())
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-        worker.reap_orphans_of(self.pid)
         self._closed = False
         self._started_at = time.monotonic()
         self._asked_at = 0.0  # monotonic; 0: it owes no answer
@@ -128,7 +112,7 @@ class ForkServer:
 
     def _is_stopped(self) -> bool:
         try:
-            return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+            return os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:
             return False
 
@@ -190,11 +174,11 @@ class ForkServer:
         self._closed = True
         self._watch.cancel()
         self._checks.cancel()
-        signal_group(self.pid, signal.SIGKILL)
+        self._process.kill()
         try:
-            os.waitpid(self.pid, 0)
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)  # the worker reaps it
         except ChildProcessError:
-            pass  # something else has reaped it
+            pass  # it has been reaped already
         # Read what is left: a script that has said that it runs does run, one that can't say so will not (`helper`). So
         # no script runs twice.
         self._control.shutdown(socket.SHUT_RD)

@@ -1,9 +1,9 @@
 """A fork server: an interpreter that has started already, and forks a child for each script it is asked to run.
 
-    INTERPRETER [FLAGS] helper.py DESCRIPTOR [MODULE...]
+    INTERPRETER [FLAGS] helper.py [MODULE...]
 
-It is a process of its own with nothing of the server in it. Of the server's descriptors it has one, the number
-DESCRIPTOR: its end of a SOCK_SEQPACKET pair. It imports each MODULE, says that it is ready, and serves requests, with
+It is a process of its own with nothing of the server in it. Of the server's descriptors it has one, as its standard
+input: its end of a SOCK_SEQPACKET pair. It imports each MODULE, says that it is ready, and serves requests, with
 one thread. It is started by its path and needs the standard library alone (with `interpreter`, the file beside it),
 since it is run by whatever Python, from 3.9 on, the "#!" line of a script names.
 
@@ -279,8 +279,8 @@ def _without_this_file(kind: "type[BaseException]", error: BaseException, trace:
 
 def prepare() -> Helper:
     """Import the modules that the helper is to have at hand."""
-    control = _socket.socket(fileno=int(sys.argv[1]))
-    helper = Helper(control)
+    helper = Helper(_socket.socket(fileno=os.dup(0)))
+    os.dup2(helper.null, 0)
     sys.path_importer_cache.pop(__file__, None)
     if not interpreter.has_safe_path():
         sys.path_importer_cache.pop(sys.path.pop(0), None)
@@ -293,7 +293,7 @@ def prepare() -> Helper:
         given = {entry.partition(b"=")[0] for entry in file.read().split(b"\0")}
     _set_dumpable(False)  # or a script could change what the next ones do
     _fresh.own_variables.update((name, value) for name, value in os.environb.items() if name not in given)
-    for name in sys.argv[2:]:
+    for name in sys.argv[1:]:
         try:
             builtins.__import__(name)
             if len(os.listdir("/proc/self/task")) > 1:

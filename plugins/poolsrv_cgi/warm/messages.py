@@ -93,17 +93,17 @@ def python_command(first_line: bytes) -> tuple[str, ...] | None:
     return command if _match_python(name) else None
 
 
-def helper_argv(command: Sequence[str], descriptor: int, modules: Iterable[str] = ()) -> list[str]:
+def helper_argv(command: Sequence[str], modules: Iterable[str] = ()) -> list[str]:
     """The command that starts a helper.
 
-    It is to be started in a process group of its own, with the null device on 0, 1 and 2, and with the environment that
-    the programs of a listener have in common: the locale and the PYTHON* variables count when an interpreter starts.
+    It is to be started in a process group of its own, with its end of a SOCK_SEQPACKET pair as its standard input, the
+    null device as its output and error, and the environment that the programs of a listener have in common: the locale
+    and the PYTHON* variables count when an interpreter starts.
 
     :param command: from `python_command`.
-    :param descriptor: the number that the helper's end of a SOCK_SEQPACKET pair has in it.
     :param modules: to import beforehand.
     """
-    return [*command, str(HELPER), str(descriptor), *modules]
+    return [*command, str(HELPER), *modules]
 
 
 def encode_run(
