@@ -1,4 +1,4 @@
-"""The program ``poolsrv``; ``python -m poolsrv`` is the same."""
+"""The program ``poolsrv``, which is also ``python -m poolsrv``."""
 
 import gc
 import os
@@ -8,13 +8,13 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run the command line. Always raises SystemExit, or ends the process."""
-    # Next to nothing that is made while starting goes away again: to look for it takes a tenth of the time to "ready".
-    # The supervisor and the pool enable it again, and the other commands end soon.
+    # Hardly any object that is made during the start goes away again, and collections take a tenth of the time until
+    # "ready". The supervisor and the pool enable them later; the other commands end soon.
     gc.disable()
     _open_standard_streams()
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] in ("--config", "-c") and not arguments[1].startswith("-"):
-        # How servers are started: the supervisor then needs no parser for the command line, nor its memory.
+        # This is how servers are started: without the command line's parser, the supervisor needs less memory.
         from .core import logs
         from .supervisor import process
 
@@ -26,7 +26,7 @@ def main() -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Where the caller has closed one of descriptors 0 to 2, a socket would get its number, and the log with it."""
+    """Open each of descriptors 0 to 2 that is closed: or else a socket would get its number, and be written to."""
     for number in range(3):
         try:
             os.fstat(number)

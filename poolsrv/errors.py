@@ -1,18 +1,18 @@
-"""The exceptions that cross from one part of poolsrv to another, or to a plugin."""
+"""Exceptions that pass from one part of poolsrv to another, or to a plugin."""
 
 
 class PoolsrvError(Exception):
-    """The base of all exceptions that poolsrv defines."""
+    """Base of all exceptions that poolsrv defines."""
 
 
 class ConfigError(PoolsrvError):
-    """A value in the config that can't be used.
+    """An unusable value in the config.
 
-    A plugin raises it from its ``__init__``; poolsrv then reports it with the file and the whole key path, beside
+    A plugin raises it from its ``__init__``. poolsrv then reports it with the file and the full key path, together with
     every other error of the file.
 
-    :param key: the option that is wrong, relative to the plugin's own table (``"root"``, ``"limits.cpu"``); empty
-        where no single option is to blame.
+    :param key: the wrong option, relative to the plugin's own table (``"root"``, ``"limits.cpu"``); empty if no single
+        option is to blame.
     :param message: what is wrong and what was expected, in one line.
     """
 
@@ -26,11 +26,11 @@ class ConfigError(PoolsrvError):
 
 
 class StartError(PoolsrvError):
-    """What fails only at run time: an address in use, workers that can't start. The command line exits with 1."""
+    """A failure at run time: an address in use, workers that can't start. The command line exits with 1."""
 
 
 class LineTooLong(PoolsrvError):
-    """``recv_line`` has seen more than its limit without an end of line.
+    """``recv_line`` has read more than its limit without an end of line.
 
     Nothing has been taken from the buffer: the caller may answer and close, or ``recv`` the bytes.
     """

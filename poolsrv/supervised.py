@@ -1,4 +1,4 @@
-"""The name under which the supervisor of an older version starts a pool: see ``dispatcher/__main__.py``."""
+"""Starts a pool for a supervisor of an older version, which knows this name: see ``dispatcher/__main__.py``."""
 
 from .dispatcher.__main__ import main
 

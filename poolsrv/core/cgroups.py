@@ -1,4 +1,4 @@
-"""What the control group allows: CPUs, and whether the kernel has killed for want of memory."""
+"""Limits of the control group: usable CPUs, and kills by the out-of-memory killer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 
 def usable() -> int:
-    """The CPUs of the affinity mask, or fewer where a cgroup's quota allows less; a part of a CPU counts as one."""
+    """Count the CPUs of the affinity mask, or fewer if a cgroup's quota allows less; a part of a CPU counts as one."""
     allowed = len(os.sched_getaffinity(0))
     quota = min(_quotas(Path("/proc/self")), default=math.inf)
     return max(1, min(allowed, math.ceil(quota))) if math.isfinite(quota) else allowed
 
 
 def _quotas(process: Path) -> Iterator[float]:
-    """Every quota, in CPUs, on the way from this process's cgroup up to the root that is mounted here.
+    """Yield every quota, in CPUs, from this process's cgroup up to the root that is mounted here.
 
-    :param process: ``/proc/self``, or what a test has in its place.
+    :param process: ``/proc/self``; tests pass a folder of their own.
     """
     try:
         memberships = (process / "cgroup").read_text().splitlines()
@@ -66,9 +66,9 @@ def _quota_v1(directory: Path) -> Iterator[float]:
 
 
 class OomCounter:
-    """Counts what the out-of-memory killer has killed in this process's memory cgroup.
+    """Counts the kills of the out-of-memory killer in this process's memory cgroup.
 
-    From ``memory.events`` (cgroup v2) or ``memory.oom_control`` (v1). Without such a file it sees nothing.
+    Reads ``memory.events`` (cgroup v2) or ``memory.oom_control`` (v1). Without such a file the count stays 0.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class OomCounter:
         self._seen = self._read()
 
     def has_killed(self) -> bool:
-        """Whether it has killed something since the last call."""
+        """Whether there was a kill since the last call."""
         before, self._seen = self._seen, self._read()
         return self._seen > before
 
@@ -91,7 +91,7 @@ class OomCounter:
 
 
 def _find(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Path | None:
-    """The file of this process's cgroup (cgroups(7)); ``:memory:`` is version 1, ``0::`` version 2."""
+    """Find the counter's file for this process's cgroup (cgroups(7)): ``:memory:`` is version 1, ``0::`` version 2."""
     try:
         lines = proc.read_text().splitlines()
     except OSError:

@@ -1,14 +1,12 @@
 """Whether other processes of the same user may look into this one: its memory, environment and descriptors.
 
-A process is *dumpable* when it has been started by an exec (PR_SET_DUMPABLE, prctl(2)). Then every process of its user
-can read and write its memory, by /proc/PID/mem or as a debugger, read its environment and open what it has open
-(ptrace(2)): a CGI program could have the TLS key of the worker that has started it. Of one that is not dumpable only
-root can do so, and it leaves no core dump. A fork inherits it; an exec ends it, and so may a change of user.
+A process is *dumpable* after an exec (PR_SET_DUMPABLE, prctl(2)). Then every process of its user can read and write its
+memory, by /proc/PID/mem or as a debugger, read its environment and open the files that it has open (ptrace(2)): a CGI
+program could get the TLS key of the worker that has started it. If the process is not dumpable only root can do so, and
+it leaves no core dump. A fork inherits the setting; an exec resets it, and so may a change of user.
 
-For the process itself, and for what asks no more of the kernel than anybody may know (/proc/PID/stat, signals,
-prlimit(2), pidfds), nothing changes.
-
-The supervisor imports this: nothing but the standard library, and at once.
+Nothing changes for the process itself, nor for what everybody may ask of the kernel (/proc/PID/stat, signals,
+prlimit(2), pidfds).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ _PR_SET_DUMPABLE = 4
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Let others of the same user look into this process, or keep them out.
+    """Allow other processes of the same user to look into this process, or forbid it.
 
     :raises OSError: the kernel refuses.
     """
@@ -28,5 +26,5 @@ def set_dumpable(dumpable: bool) -> None:
 
 
 def is_dumpable() -> bool:
-    """Whether others of the same user may look into this process."""
+    """Whether other processes of the same user may look into this process."""
     return prctl(_PR_GET_DUMPABLE) == 1

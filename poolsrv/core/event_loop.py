@@ -1,14 +1,14 @@
-"""The event loop: epoll from descriptor to callback, timers, and what waits for the end of a turn.
+"""The event loop: epoll from descriptor to callback, timers, and calls deferred to the end of an iteration.
 
-Theory. One turn of the loop is: wait; call back every descriptor that the kernel named; call what was put off to the
-end of the turn; call the timers that are due. Descriptors are level-triggered: a callback does one ``recv`` (a
-few, where it gets as much as it has asked for) and returns; what it left makes the next ``wait`` return at once. That
-costs no extra system call to see EAGAIN, and no connection can starve the others.
+Theory. One iteration (a *turn*) of the loop is: wait; call the callback of every descriptor that the kernel named; call
+the timers that are due; make the deferred calls. Descriptors are level-triggered: a callback does one ``recv`` (a few,
+if each gets as much as it has asked for) and returns; what it leaves makes the next ``wait`` return at once. So no
+extra system call is needed to see EAGAIN, and no connection can starve the others.
 
 A descriptor's number can come back within one batch of events: when a callback closes descriptor 9 and another
 accepts, the new connection is 9, and an event for the old 9 that is still in the batch would go to it. Therefore
-nothing is closed in the middle of a batch: owners unregister at once (their callback is then not called any more)
-and close the descriptor with ``at_end_of_turn``.
+nothing is closed in the middle of a batch: owners unregister at once (their callback is then no longer called), and
+close the descriptor with ``at_end_of_turn``.
 
 Fork. The epoll descriptor is shared with a forked child, and so is the interest list behind it: a child that
 unregistered a descriptor would take it from its parent. ``close`` therefore closes the child's copy and forgets.
@@ -31,13 +31,13 @@ PEER_FINISHED = select.EPOLLRDHUP
 Callback = Callable[[], object]
 EventCallback = Callable[[int], object]
 
-# Events taken by one wait: bounds how long a turn can be, and with it how late a timer.
+# Events taken by one wait: this limits how long an iteration can be, and so how late a timer.
 MAX_EVENTS = 512
 MAX_WAIT = 3600.0  # seconds; epoll takes its timeout in a C int of milliseconds
 
 
 class Timer:
-    """A callback that is due at a moment of ``time.monotonic``; ``cancel`` takes it back."""
+    """A callback that is due at a time of ``time.monotonic``, unless ``cancel`` is called before."""
 
     __slots__ = ("_loop", "callback", "due")
 
@@ -47,19 +47,19 @@ class Timer:
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:
-        """Never call back. Harmless when it has been called, or cancelled, before."""
+        """Do not call the callback. Harmless if it was called or cancelled before."""
         if self.callback is not None:
             self.callback = None
             self._loop._count_cancelled()
 
 
 class EventLoop:
-    """One per process; see the module's docstring for its rules.
+    """The loop of a process; the module's docstring has its rules.
 
-    :ivar after_turn: called last in every turn; for the owner of the loop.
-    :ivar now: the time of the latest wait's end, in seconds of ``time.monotonic``.
-    :ivar turns: how many turns there have been.
-    :ivar events: how many events have been dispatched; counted per batch.
+    :ivar after_turn: called last in every iteration; for the owner of the loop.
+    :ivar now: when the latest wait ended, in seconds of ``time.monotonic``.
+    :ivar turns: the number of iterations.
+    :ivar events: the number of events dispatched, counted per batch.
     """
 
     def __init__(self) -> None:
@@ -86,16 +86,16 @@ class EventLoop:
         self._callbacks[fd] = callback
 
     def modify(self, fd: int, interest: int) -> None:
-        """Change which events the descriptor is watched for."""
+        """Watch the descriptor for other events."""
         self._epoll.modify(fd, interest)
 
     def unregister(self, fd: int) -> None:
-        """Stop watching; no event of the running batch is delivered any more. Before the descriptor is closed."""
+        """Stop watching a descriptor, before it is closed. Its events in the current batch are no longer delivered."""
         del self._callbacks[fd]
         self._epoll.unregister(fd)
 
     def set_callback(self, fd: int, callback: EventCallback) -> None:
-        """Call another callback for the events of a registered descriptor."""
+        """Replace the callback of a registered descriptor."""
         self._callbacks[fd] = callback
 
     def watches(self, fd: int) -> bool:
@@ -103,8 +103,11 @@ class EventLoop:
         return fd in self._callbacks
 
     def forget(self, fd: int) -> None:
-        """Like ``unregister``, without the system call: for a descriptor that is about to be closed, and of whose open
-        file no other process has a copy (the kernel forgets a file when its last copy is closed, see epoll(7))."""
+        """Do as ``unregister`` does, without the system call.
+
+        Only for a descriptor that is about to be closed and whose open file no other process shares: the kernel forgets
+        a file when its last copy is closed (epoll(7)).
+        """
         del self._callbacks[fd]
 
     # --- time
@@ -116,30 +119,30 @@ class EventLoop:
         return timer
 
     def at_end_of_turn(self, callback: Callback) -> None:
-        """Call ``callback()`` after the last event of this turn, before the next wait."""
+        """Call ``callback()`` after the last event of this iteration, before the next wait."""
         self._put_off.append(callback)
 
     # --- running
 
     def run(self) -> None:
-        """Turn until ``stop`` has been called."""
+        """Run until ``stop`` has been called."""
         while not self._stopped:
             self.dispatch(self.wait())
         self._stopped = False
 
     def turn(self, longest: float = MAX_WAIT) -> None:
-        """One turn, for who runs the loop by himself.
+        """Run one iteration, for callers with their own loop.
 
-        :param longest: seconds to wait at most, where nothing happens.
+        :param longest: seconds to wait at most if nothing happens.
         """
         self.dispatch(self.wait(longest))
 
     def stop(self) -> None:
-        """Have ``run`` return at the end of this turn."""
+        """Make ``run`` return at the end of this iteration."""
         self._stopped = True
 
     def wait(self, longest: float = MAX_WAIT) -> list[tuple[int, int]]:
-        """Wait for events or for the next timer; the events, as ``(descriptor, mask)``."""
+        """Wait for events or for the next timer; return the events as ``(descriptor, mask)``."""
         if self._put_off:
             longest = 0
         elif self._timers:
@@ -149,7 +152,7 @@ class EventLoop:
         return events
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
-        """The rest of the turn: callbacks, what was put off, timers. Apart from ``wait`` so that tests can feed it."""
+        """Run the rest of the iteration: callbacks, timers, deferred calls. Separate from ``wait``, for tests."""
         find = self._callbacks.get
         for fd, mask in events:
             callback = find(fd)
@@ -165,8 +168,8 @@ class EventLoop:
             self.after_turn()
 
     def _call_put_off(self) -> None:
-        # To close a connection takes up to three passes; what is put off after that is for the next turn, so that
-        # nobody can hold up the events.
+        # Closing a connection takes up to three passes. What is deferred after that waits for the next iteration, so
+        # that deferred calls can't hold up the events.
         for _ in range(3):
             put_off, self._put_off = self._put_off, []
             for call in put_off:
@@ -188,8 +191,8 @@ class EventLoop:
 
     def _call_timers(self) -> None:
         now = self.now
-        first_new = next(self._sequence)  # a callback that calls later by 0 seconds gets its turn in the next turn
-        # self._timers is looked up anew each time: a callback that cancels may have had it rebuilt.
+        first_new = next(self._sequence)  # call_later(0) in a callback waits for the next iteration
+        # self._timers is looked up each time: a callback that cancels timers may have had it rebuilt.
         while self._timers and self._timers[0][0] <= now and self._timers[0][1] < first_new:
             timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
@@ -210,7 +213,7 @@ class EventLoop:
     # --- the end
 
     def close(self) -> None:
-        """Forget all and close the epoll descriptor; in a forked child too (see the module's docstring)."""
+        """Forget everything, and close the epoll descriptor; also in a forked child (see the module's docstring)."""
         self._callbacks.clear()
         self._timers.clear()
         self._put_off.clear()

@@ -1,16 +1,16 @@
-"""Copies of a server's process that a plugin makes by ``os.fork``: what they must not do.
+"""Copies of a server's process that a plugin makes by ``os.fork``, and how they are kept from doing harm.
 
-Theory. A plugin may fork: ``multiprocessing`` does, ``subprocess`` with ``preexec_fn`` does. Such a child runs what its
-maker has for it, and ends. But a child that comes back out of the hook, by returning or by ``sys.exit()``, is a
-second worker on the first one's connections, channel and epoll. It must end before it touches any of these; the same
-goes for one that uses its connection, which is its parent's.
+Theory. A plugin may fork: ``multiprocessing`` does, and ``subprocess`` with ``preexec_fn``. Such a child runs its own
+code, and ends. But a child that leaves the hook, by returning or by ``sys.exit()``, is a second worker on the first
+one's connections, channel and epoll. It must end before it touches any of these. So must a child that uses its
+connection, which belongs to its parent.
 
-To ask in each event who one is would cost each event. Instead the interpreter calls ``_after_fork`` in the child
-(``os.register_at_fork``), which closes the child's copies of what is shared, and there alone has every method of the
-engine's classes end the process. The server's own forks are announced by ``expected``.
+Checking the process in each event would slow down each event. Instead the interpreter calls ``_after_fork`` in the
+child (``os.register_at_fork``). It closes the child's copies of what is shared, and replaces every method of the
+engine's classes, in the child alone, by one that ends the process. The server announces its own forks by ``expected``.
 
-A C library forks without telling the interpreter. Of that a page of memory tells which the kernel wipes in a child
-(MADV_WIPEONFORK, madvise(2)): ``end_if_copy`` looks at it, where a process is about to speak for its worker.
+A C library forks without telling the interpreter. A page of memory that the kernel wipes in a child (MADV_WIPEONFORK,
+madvise(2)) reveals this: ``end_if_copy`` looks at it whenever a process is about to speak for its worker.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _former_mask: set[int] | None = None
 
 
 def guard(classes: Iterable[type], shed: Callable[[], object]) -> None:
-    """From now on a copy of this process that calls a method of these classes ends.
+    """End any future copy of this process when it calls a method of these classes.
 
-    :param classes: those that are derived from them included. Special methods and properties can still be used: a copy
-        may write a line to the log.
-    :param shed: called in the copy before that, to close what is shared with its parent.
+    :param classes: derived classes are included. Special methods and properties stay usable: a copy may write to the
+        log.
+    :param shed: called in the copy after the fork, to close what it shares with its parent.
     """
     global _guard, _registered
     _guard = (tuple(classes), shed)
@@ -57,14 +57,14 @@ def guard(classes: Iterable[type], shed: Callable[[], object]) -> None:
 
 
 def end_if_copy(how: str) -> None:
-    """End this process if it is a copy of the one that has called ``guard``; see ``end_copy``."""
+    """End this process if it is a copy of the one that called ``guard``; see ``end_copy``."""
     if _guard is not None and not _page[0]:
         end_copy(how)
 
 
 @contextmanager
 def expected() -> Iterator[None]:
-    """A fork in this block is the server's own; its child guards itself."""
+    """Mark forks in this block as the server's own: the child calls ``guard`` itself."""
     global _expected
     _expected = True
     try:
@@ -76,7 +76,7 @@ def expected() -> Iterator[None]:
 def _before_fork() -> None:
     global _former_mask
     if _guard is not None and not _expected:
-        # By TERM multiprocessing ends its children; before they have its default action it would be lost.
+        # multiprocessing ends its children by TERM, which would be lost before they have its default action.
         _former_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
 
 
@@ -119,9 +119,9 @@ def _replace(cls: type, name: str) -> None:
 
 
 def end_copy(how: str) -> NoReturn:
-    """End this copy, at once, with a line in the log: no plugin's stop hooks, nothing that an exit would call.
+    """End this copy at once, with a line in the log. Neither stop hooks of plugins nor exit handlers run.
 
-    :param how: what it was about to do.
+    :param how: what the copy was about to do.
     """
     with suppress(Exception):
         log.error(

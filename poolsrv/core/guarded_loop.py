@@ -1,9 +1,9 @@
-"""The event loop of a process that must not end by a mistake: the supervisor's and the dispatcher's.
+"""The event loop of a process that a bug must not end: the supervisor's and the dispatcher's.
 
-What a callback raises here is a fault of the engine. It is logged, and the loop goes on: it costs what that call was
-about, and no more. A descriptor whose callback has raised rests for a moment, for the event that brought it is mostly
-still there, and the loop would spin. In a worker it is otherwise: there a plugin's faults have their boundary where the
-plugin is called, and a worker whose engine fails is replaced.
+An exception of a callback is a fault of the engine here. It is logged, and the loop goes on: only the work of that call
+is lost. A descriptor whose callback has raised rests for a moment: its event is mostly still there, and the loop would
+spin. A worker does not need this: it catches a plugin's faults where it calls the plugin, and a worker whose engine
+fails is replaced.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .event_loop import ERROR, HANGUP, EventCallback, EventLoop
 from .words import counted
 
 REST: Final = 1.0  # seconds
-LOG_INTERVAL: Final = 10.0  # seconds, of faults in one place; between these they are counted
+LOG_INTERVAL: Final = 10.0  # seconds between two lines about faults in one place; the others are counted
 
 
 class GuardedLoop(EventLoop):
-    """See the module's docstring.
+    """An event loop that survives exceptions of callbacks.
 
-    :param log: where faults are told.
+    :param log: the logger of faults.
     """
 
     def __init__(self, log: logging.Logger) -> None:
@@ -59,7 +59,7 @@ class GuardedLoop(EventLoop):
     # --- running
 
     def guarded(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call back inside the same boundary: for who has several things to do in one callback."""
+        """Call a function, and log what it raises: for a callback that does several independent things."""
         try:
             callback(*arguments)
         except BaseException as error:  # noqa: BLE001 - of whatever kind, it is not to end the server
@@ -100,16 +100,16 @@ class GuardedLoop(EventLoop):
                 break
 
     def _call_timers(self) -> None:
-        self.guarded(super()._call_timers)  # those that a fault leaves are due in the next turn
+        self.guarded(super()._call_timers)  # after a fault, the rest is due in the next iteration
 
     # --- faults
 
     def _rest(self, fd: int, mask: int) -> None:
         if fd in self._resting:
-            return  # to change its interest once more would have its hang-up told once more
+            return  # changing its interest again would report its hang-up again
         callback = self._callbacks[fd]
         self._resting.add(fd)
-        # An error and a hang-up are told whatever the interest is, unless only news are.
+        # The kernel reports errors and hang-ups whatever the interest is; edge-triggered, it reports each only once.
         self._epoll.modify(fd, select.EPOLLET if mask & (ERROR | HANGUP) else 0)
         self.call_later(REST, partial(self._wake, fd, callback))
 
@@ -119,7 +119,7 @@ class GuardedLoop(EventLoop):
             self._epoll.modify(fd, self._interests[fd])
 
     def _tell(self, error: BaseException) -> None:
-        """Say it, but in the same place again only now and then: a fault must not fill the log."""
+        """Log a fault; one in the same place only now and then, so that it does not fill the log."""
         place = _place(error)
         told_at, count = self._told.get(place, (float("-inf"), 0))
         now = time.monotonic()
@@ -132,7 +132,7 @@ class GuardedLoop(EventLoop):
 
 
 def _place(error: BaseException) -> tuple[str, int]:
-    """Where it was raised."""
+    """Return the file and line where it was raised."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

@@ -1,4 +1,4 @@
-"""Listening sockets that outlive a pool: what they are, and how one is given up."""
+"""Listening sockets, which outlive a pool: those of the service manager, and how one is given up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .systemd import take_sockets
 
 
 class ListeningSocket(NamedTuple):
-    """A listening socket, as the supervisor keeps it over the pools.
+    """A listening socket that the supervisor keeps.
 
-    :ivar key: what is asked for with it, the same in every pool: see listeners.py.
-    :ivar path: of a unix socket, else empty.
-    :ivar inode: of its file: device and number, so that only its own file is ever removed.
+    :ivar key: by which a pool asks for it, the same in every pool: see dispatcher/bind.py.
+    :ivar path: the path of a unix socket, or else empty.
+    :ivar inode: device and number of that path's file, so that no other file is ever removed.
     """
 
     key: str
@@ -28,7 +28,7 @@ log = logging.getLogger("poolsrv.supervisor")
 
 
 def given_sockets() -> dict[str, ListeningSocket]:
-    """What the service manager has opened, by key.
+    """Take over the sockets that the service manager has opened, by key (socket activation).
 
     :raises ValueError: as ``take_sockets``.
     """
