@@ -35,7 +35,7 @@ from ..core.words import counted
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name, format_peer
 from ..net.descriptor import RESET_AT_CLOSE
-from .source_limits import Sources
+from .source_limits import SourceLimits
 from .token_bucket import Rate, TokenBucket
 
 log = logging.getLogger("poolsrv.admission")
@@ -118,12 +118,12 @@ class AdmissionControl:
         self._access: AccessList | None = None
         if config.allow or config.deny:
             self._access = AccessList(config.allow, config.deny)
-        self._sources: Sources | None = None
+        self._sources: SourceLimits | None = None
         if config.max_per_source or config.rate_per_source:
             rate = None
             if config.rate_per_source:
                 rate = Rate(config.rate_per_source, _burst(config.rate_per_source, config.rate_per_source_burst))
-            self._sources = Sources(config.max_per_source, rate, config.ipv6_prefix)
+            self._sources = SourceLimits(config.max_per_source, rate, config.ipv6_prefix)
         self._by_address = limits_sources(config) and not has_to_ask(config)  # at accept
         self._events: dict[tuple[str, bool], LimitEvent] = {}  # by reason, and whether it refuses connections
         self._token_timer: Timer | None = None

@@ -116,7 +116,8 @@ class Dispatcher:
 
     def assign(self, slot: WorkerSlot, connection: AcceptedConnection) -> None:
         """Give a connection to a worker; ``flush`` sends it."""
-        slot.assign(connection)
+        slot.connections[connection.id] = slot.waiting[connection.id] = connection.listener
+        slot.outbox.append(connection)
         self._listeners[connection.listener].given_to(slot)
         if len(slot.outbox) == MAX_PER_MESSAGE:
             self._send(slot)

@@ -16,7 +16,7 @@ from .token_bucket import NEVER_USED, Rate
 MAX_BUCKETS: Final = 65536  # some 10 MB
 
 
-class Sources:
+class SourceLimits:
     """The sources of one listener.
 
     :param max_open: open connections of one source; 0 for no limit.

@@ -92,11 +92,6 @@ class WorkerSlot(msgspec.Struct, eq=False):
             and not (self.stalled or self.stopped or self.send_blocked)
         )
 
-    def assign(self, connection: AcceptedConnection) -> None:
-        """Put a connection into the outbox."""
-        self.connections[connection.id] = self.waiting[connection.id] = connection.listener
-        self.outbox.append(connection)
-
     def clear(self) -> None:
         """Forget the worker, which has ended."""
         self.channel = None

@@ -304,4 +304,7 @@ def _receive_connections(sock: socket.socket) -> list[AcceptedConnection] | None
     connections = marshal.loads(payload)
     if flags & _TRUNCATED:
         fds.extend([LOST] * (len(connections) - len(fds)))
-    return [AcceptedConnection(fd, *rest) for fd, rest in zip(fds, connections, strict=True)]
+    return [
+        AcceptedConnection(fd, listener, number, peer)
+        for fd, (listener, number, peer) in zip(fds, connections, strict=True)
+    ]

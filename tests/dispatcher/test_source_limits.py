@@ -5,31 +5,31 @@ from __future__ import annotations
 import pytest
 
 from poolsrv.dispatcher import source_limits
-from poolsrv.dispatcher.source_limits import Sources
+from poolsrv.dispatcher.source_limits import SourceLimits
 from poolsrv.dispatcher.token_bucket import Rate
 from poolsrv.net.access_list import number_of
 
 
-def source(of: Sources, address: str) -> int:
+def source(of: SourceLimits, address: str) -> int:
     number = number_of(address)
     assert number is not None
     return of.source_of(*number)
 
 
 def test_an_ipv4_address_is_a_source_and_so_is_an_ipv6_network() -> None:
-    limits = Sources(1, None, 64)
+    limits = SourceLimits(1, None, 64)
     assert source(limits, "192.0.2.1") == source(limits, "::ffff:192.0.2.1")
     assert source(limits, "192.0.2.1") != source(limits, "192.0.2.2")
     assert source(limits, "2001:db8::1") == source(limits, "2001:db8::ffff:1")
     assert source(limits, "2001:db8::1") != source(limits, "2001:db8:0:1::1")
-    whole = Sources(1, None, 128)
+    whole = SourceLimits(1, None, 128)
     assert source(whole, "2001:db8::1") != source(whole, "2001:db8::2")
     # the network of all zeros, and the address
     assert source(limits, "::1") != source(limits, "0.0.0.0")
 
 
 def test_open_connections_are_counted_per_source() -> None:
-    limits = Sources(2, None, 64)
+    limits = SourceLimits(2, None, 64)
     for number in (1, 2):
         assert limits.refusal(7, 0.0) is None
         limits.opened(number, 7, 0.0)
@@ -44,7 +44,7 @@ def test_open_connections_are_counted_per_source() -> None:
 
 
 def test_nothing_is_kept_of_a_source_without_connections() -> None:
-    limits = Sources(2, None, 64)
+    limits = SourceLimits(2, None, 64)
     for number in range(1000):
         limits.opened(number, number % 10, 0.0)
     assert len(limits) == 10
@@ -55,7 +55,7 @@ def test_nothing_is_kept_of_a_source_without_connections() -> None:
 
 
 def test_each_source_has_its_bucket() -> None:
-    limits = Sources(0, Rate(1.0, 2), 64)
+    limits = SourceLimits(0, Rate(1.0, 2), 64)
     for number in (1, 2):
         assert limits.refusal(7, 50.0) is None
         limits.opened(number, 7, 50.0)
@@ -65,7 +65,7 @@ def test_each_source_has_its_bucket() -> None:
 
 
 def test_buckets_that_are_full_again_are_forgotten() -> None:
-    limits = Sources(0, Rate(1.0, 2), 64)
+    limits = SourceLimits(0, Rate(1.0, 2), 64)
     limits.opened(1, 7, 50.0)
     limits.opened(2, 8, 50.5)
     assert limits.forget_full(50.9)
@@ -79,7 +79,7 @@ def test_buckets_that_are_full_again_are_forgotten() -> None:
 def test_a_flood_of_sources_does_not_grow_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least recently used one goes first."""
     monkeypatch.setattr(source_limits, "MAX_BUCKETS", 100)
-    limits = Sources(0, Rate(0.001, 1), 64)
+    limits = SourceLimits(0, Rate(0.001, 1), 64)
     limits.opened(0, -1, 0.0)
     for number in range(1, 1000):
         if number % 50 == 0 and limits.refusal(-1, float(number)) is None:

@@ -1,4 +1,4 @@
-"""The pool: reaping and replacing, stopping, and what is left behind; whole servers, real kills."""
+"""The dispatcher's process: reaping and replacing workers, stopping, and what is left behind; with real kills."""
 
 from __future__ import annotations
 
