@@ -224,9 +224,10 @@ class Descriptor:
     def _opened(self) -> None:
         """End the last stage. What was closed meanwhile, with bytes kept, stays in CLOSING."""
         self._opening = False
-        self._cancel_timer()
+        if self._timer is not None:
+            self._cancel_timer()
         if self._state == CONNECTING:
-            self._move(OPEN)
+            self._state = OPEN
 
     def _is_connecting(self) -> bool:
         return self._opening or self._state == CONNECTING
@@ -243,7 +244,7 @@ class Descriptor:
         repeated: the first reason counts."""
         if self._state == CLOSED:
             return
-        self._move(CLOSED)
+        self._state = CLOSED  # from any other
         self._reason = reason
         if self._interest >= 0:
             if self._shared:
@@ -252,7 +253,8 @@ class Descriptor:
                 self._loop.forget(self._fd)
             self._interest = UNWATCHED
             self._reading = False
-        self._cancel_timer()
+        if self._timer is not None:
+            self._cancel_timer()
         self._on_ended()
         self._loop.at_end_of_turn(self._release)
 

@@ -383,7 +383,9 @@ class Connection(Waiting):
         if self._interest < 0 and self._state == OPEN:
             self._start()
             if self._reading:
-                self._callback()(READ)  # most clients speak first, and it is here by now: saves a turn of the loop
+                self._on_event(READ)  # most clients speak first, and it is here by now: saves a turn of the loop
+                if self._transport.ready:
+                    self._look_again()
 
     def _look_at_input(self, size: int) -> bytes:
         """What has come, at most ``size`` bytes; it stays with the kernel.
