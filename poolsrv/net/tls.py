@@ -65,13 +65,17 @@ class ClientTls(msgspec.Struct, frozen=True, kw_only=True):
         """The client's side of a new connection, before the handshake.
 
         :param host: the address that is connected to; empty for a unix socket.
-        :raises ValueError: there is no name to verify the certificate against, or it is none.
+        :raises ValueError: there is no name to verify the certificate against, or what is given can't be one.
         :raises OSError: a file can't be read, or has not what it should have.
         """
         name = self.server_name or host
         if not name and self.verify:
             raise ValueError("TLS over a unix socket needs a server_name to verify the certificate against")
-        wrapped = _client_context(self).wrap_bio(incoming, outgoing, server_hostname=name or None)
+        context = _client_context(self)
+        try:
+            wrapped = context.wrap_bio(incoming, outgoing, server_hostname=name or None)
+        except ValueError as error:
+            raise ValueError(f'"{name}" can\'t be a server_name: {error}') from error
         wrapped.poolsrv_server_name = name or None  # type: ignore[attr-defined]
         return wrapped
 

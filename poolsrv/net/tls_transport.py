@@ -105,7 +105,8 @@ class TlsTransport:
         if raw:
             self._in.write(raw)
         elif not self._over:
-            raise ConnectionResetError(errno.ECONNRESET, "the end of the stream without close_notify")
+            what = "the end of the stream without close_notify" if self.tls else "the peer has closed the connection"
+            raise ConnectionResetError(errno.ECONNRESET, what)
 
     def _open(self, size: int) -> bytes | None:
         """What is in the buffer, at most ``size`` bytes; ``b""`` at end of stream; None where no record is whole."""
