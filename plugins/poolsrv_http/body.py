@@ -23,6 +23,7 @@ from poolsrv import PIPE, Connection, Stream
 from .decoders import BodyLimits, ChunkedDecoder, LengthDecoder, body_decoder
 from .framing import CONTINUE
 from .head import RequestError, RequestHead
+from .rest import REST_LIMIT, Rest
 from .shared import Shared
 from .spool import Spool
 from .stall import Watch
@@ -36,12 +37,6 @@ LEAST_FIRST = 16384  # bytes, where spool_memory is less
 READ_AHEAD = 262144  # bytes, where it is more: the engine keeps no more of what has come
 FAST_FIRST = 65536  # bytes, of a client that has sent them
 FAST_TIME = 8.0  # within so many seconds
-
-# An answer that is there before the whole body: what comes at once is waited for, so that the connection can go on.
-REST_LIMIT = 1 << 20  # bytes that are waited for
-REST_STILL = 0.25  # seconds without any
-REST_TIME = 2.0  # seconds
-REST_LOOK = 0.02  # seconds from one look to the next
 
 Callback = Callable[[], object]
 
@@ -69,7 +64,7 @@ class RequestBody:
         "_paused",
         "_ready",
         "_refused",
-        "_rest_came",
+        "_rest",
         "_shared",
         "_spool",
         "_stalled",
@@ -109,7 +104,7 @@ class RequestBody:
         self._turn_due = False
         self._on_fed: Callback | None = None  # the reader's
         self._when_fed: Callback | None = None  # the response's
-        self._rest_came: Callback | None = None
+        self._rest: Rest | None = None
         self.length = head.content_length
         # Where in the connection's input it ends, counted as bytes_in is.
         self._end = self._position() + (self.length or 0) if self.length or head.chunked else 0
@@ -119,9 +114,13 @@ class RequestBody:
     # --- what a reader calls
 
     def read(self, on_data: Callable[[bytes], object], on_end: Callback) -> None:
-        """Call `on_data(piece)` for each piece of it as it comes, then `on_end()`: at once where there is none."""
+        """Call `on_data(piece)` for each piece of it as it comes, then `on_end()`; neither before this has returned."""
         self._on_data = on_data
-        self._take_in(on_end)
+        self._done = on_end
+        if self._end:
+            self.ask()
+            self._watch_it()
+        self._go_on_later()
 
     def pause(self) -> None:
         """Call `on_data` no more for now. The client is slowed down once the buffers are full."""
@@ -242,7 +241,6 @@ class RequestBody:
 
     def _take_in(self, done: Callback) -> None:
         if not self._end:
-            self._on_data = None
             done()
             return
         self._done = done
@@ -252,11 +250,8 @@ class RequestBody:
 
     def on_input(self) -> None:
         """Bytes have come, or the end of the stream."""
-        if self._rest_came is not None:
-            self._throw_away()
-            if self.is_here:
-                came, self._rest_came = self._rest_came, None
-                came()
+        if self._rest is not None and not self._rest.is_over:
+            self._rest.on_input()
         elif self._done is not None:
             if not self._turn_due and not self._busy:
                 self._take()
@@ -376,7 +371,7 @@ class RequestBody:
 
     def is_over(self) -> None:
         """Nothing reads it any more, no program either."""
-        self._rest_came = None
+        self._rest = None
         if self._spool is not None:
             self._spool.forget()
 
@@ -386,35 +381,21 @@ class RequestBody:
         :param came: called once all of it is here, or does not come soon.
         :returns: False where all of it is here, or there is no use in waiting; then `came` is not called.
         """
-        if not self._rest_may_come():
+        if not self.rest_may_come():
             return False
-        self._rest_came = came
-        self._look_for_rest(self._conn.bytes_in, 0.0, 0.0)
-        return self._rest_came is not None
+        self._rest = rest = Rest(self._conn, self, came)
+        rest.look(self._conn.bytes_in)
+        return not rest.is_over
 
-    def _rest_may_come(self) -> bool:
+    def rest_may_come(self) -> bool:
+        """Whether there is a rest that can be waited for."""
         unread = self.unread
         if unread is None or self._done is not None or self.is_here or not self._continued or self._conn.eof:
             return False
         return unread <= REST_LIMIT or self._target is not None
 
-    def _look_for_rest(self, seen: int, still: float, waited: float) -> None:
-        came, received = self._rest_came, self._conn.bytes_in
-        if came is None:
-            return
-        if received > seen:
-            still = 0.0
-        self._throw_away()
-        if not self._rest_may_come() or still >= REST_STILL or waited >= REST_TIME:
-            self._rest_came = None
-            if waited:
-                came()
-        else:
-            self._conn.call_later(
-                REST_LOOK, lambda: self._look_for_rest(received, still + REST_LOOK, waited + REST_LOOK)
-            )
-
-    def _throw_away(self) -> None:
+    def throw_away(self) -> None:
+        """Take what is here, unless it has a reader."""
         while not self.is_being_taken and (unread := self.unread) and self._conn.recv(unread):
             pass
 

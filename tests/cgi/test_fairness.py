@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolsrv_http.decoders import BodyLimits, ChunkedDecoder
 
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, process_state, receive_all, wait_until
@@ -77,18 +76,3 @@ def test_a_client_that_does_not_read_answers_gets_no_more_of_them(
         client.send(NOWHERE * 10_000)
         client.sock.shutdown(socket.SHUT_WR)
         assert receive_all(client.sock).count(b"HTTP/1.1 404 ") == 10_000
-
-
-def test_a_chunked_body_can_be_read_in_turns() -> None:
-    """Whatever the number of lines for each, the answer is the same."""
-    data = b"5;x=y\r\nabcde\r\nA\r\n0123456789\r\n0\r\nT: x\r\n\r\nGET"
-    for lines in range(1, 9):
-        for size in (1, 3, 7, len(data)):
-            decoder = ChunkedDecoder(BodyLimits(max_size=15))
-            body, waiting = b"", b""
-            for at in range(0, len(data), size):
-                waiting += data[at : at + size]
-                while waiting and not decoder.done:
-                    body += decoder.feed(waiting, lines)
-                    waiting = decoder.surplus
-            assert (body, waiting) == (b"abcde0123456789", b"GET")

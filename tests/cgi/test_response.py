@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolsrv_cgi.cgi_header import BadResponse, CgiHeader, CgiHeaderParser
-from poolsrv_http.error_page import error_response, prefers_html
-from poolsrv_http.framing import CONTINUE, FramedResponse, Framing, http_date
+from poolsrv_http.framing import FramedResponse, Framing
+
+from tests.helpers.http import read_response as read
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 
@@ -34,26 +33,6 @@ def feed(pieces: list[bytes]) -> tuple[CgiHeader | None, bytes]:
 
 def response(parsed: CgiHeader, method: str = "GET", minor: int = 1, keep: bool = True) -> FramedResponse:
     return FramedResponse(parsed, method=method, version=(1, minor), keep_alive=keep, date=DATE)
-
-
-def read(data: bytes, method: str = "GET", closed: bool = True) -> tuple[h11.Response, bytes, bool]:
-    """A client's view, by h11: the response, its body, and whether the connection can be used again."""
-    client = h11.Connection(h11.CLIENT)
-    client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
-    client.send(h11.EndOfMessage())
-    client.receive_data(data)
-    if closed:
-        client.receive_data(b"")
-    head, body = None, b""
-    while not isinstance(event := client.next_event(), h11.EndOfMessage):
-        if isinstance(event, h11.Response):
-            head = event
-        elif isinstance(event, h11.Data):
-            body += event.data
-        else:
-            raise AssertionError(event)
-    assert head is not None
-    return head, body, client.their_state is h11.DONE
 
 
 class TestProgramHeader:
@@ -225,139 +204,6 @@ class TestProgramHeader:
         assert "Content-" in str(parser.end())
 
 
-class TestResponse:
-    def test_chunked(self) -> None:
-        """RFC 9112 section 7.1: without a length, HTTP/1.1 gets chunks."""
-        made = response(header(b"Content-Type: a/b\n\n"))
-        assert made.framing is Framing.CHUNKED
-        data = made.head + made.encode(b"hello ") + made.encode(b"") + made.encode(b"world") + made.finish()
-        head, body, again = read(data, closed=False)
-        assert (head.status_code, body, again) == (200, b"hello world", True)
-        assert made.keep_alive
-        assert made.intact
-
-    def test_chunks_moved_past(self) -> None:
-        """RFC 9112 section 7.1: the same bytes, the data moved by the kernel."""
-        made = response(header(b"Content-Type: a/b\n\n"))
-        data = (
-            made.head
-            + made.open_chunk(3)
-            + b"abc"
-            + made.open_chunk(20)
-            + b"d" * 20
-            + made.encode(b"e")
-            + made.finish()
-        )
-        assert read(data, closed=False)[1:] == (b"abc" + b"d" * 20 + b"e", True)
-        made = response(header(b"Content-Type: a/b\n\n"))
-        data = made.head + made.open_chunk(3) + b"abc" + made.finish()
-        assert read(data, closed=False)[1:] == (b"abc", True)
-
-    def test_content_length(self) -> None:
-        """RFC 9112 section 6.3: what exceeds the length is cut off."""
-        made = response(header(b"Content-Type: a/b\nContent-Length: 5\n\n"))
-        data = made.head + made.encode(b"abc") + made.encode(b"defgh") + made.encode(b"ijk") + made.finish()
-        assert read(data, closed=False)[1:] == (b"abcde", True)
-        assert made.keep_alive
-        assert not made.wants_body
-
-    def test_content_length_falls_short(self) -> None:
-        """RFC 9112 section 8: an incomplete body is shown by closing."""
-        made = response(header(b"Content-Type: a/b\nContent-Length: 5\n\n"))
-        made.encode(b"ab")
-        made.advance(2)
-        assert made.remaining == 1
-        assert made.finish() == b""
-        assert not made.keep_alive
-        assert not made.intact
-
-    def test_died_in_mid_body(self) -> None:
-        """RFC 9112 section 7.1, section 8: no last chunk, so that the client knows."""
-        made = response(header(b"Content-Type: a/b\n\n"))
-        data = made.head + made.encode(b"abc") + made.finish(complete=False)
-        assert not made.keep_alive
-        assert not made.intact
-        with pytest.raises(h11.RemoteProtocolError):
-            read(data)
-
-    def test_http_1_0(self) -> None:
-        """RFC 9112 section 6.3: no chunks for HTTP/1.0; without a length the end is the connection's end."""
-        made = response(header(b"Content-Type: a/b\n\n"), minor=0)
-        assert made.framing is Framing.CLOSE
-        assert not made.keep_alive
-        assert b"Transfer-Encoding" not in made.head
-        data = made.head + made.encode(b"abc") + made.finish()
-        assert read(data)[1:] == (b"abc", False)
-        made = response(header(b"Content-Type: a/b\nContent-Length: 0\n\n"), minor=0)
-        assert made.keep_alive
-        assert b"\r\nConnection: keep-alive\r\n" in made.head
-
-    def test_no_keep_alive(self) -> None:
-        """RFC 9112 section 9.6: a server that will close says so."""
-        made = response(header(b"Content-Type: a/b\n\n"), keep=False)
-        assert b"\r\nConnection: close\r\n" in made.head
-        assert read(made.head + made.finish())[2] is False
-
-    @pytest.mark.parametrize(
-        ("text", "method", "length"),
-        [
-            (b"Content-Type: a/b\n\n", "HEAD", None),
-            (b"Content-Type: a/b\nContent-Length: 9\n\n", "HEAD", b"9"),
-            (b"Status: 204\nContent-Length: 9\n\n", "GET", None),
-            (b"Status: 205\n\n", "GET", b"0"),
-            (b"Status: 304\nContent-Length: 9\n\n", "GET", b"9"),
-        ],
-    )
-    def test_no_body(self, text: bytes, method: str, length: bytes | None) -> None:
-        """RFC 9110 sections 6.4.1 and 8.6, 15.3.6: responses without content, and what their Content-Length may be."""
-        made = response(header(text), method=method)
-        assert not made.wants_body
-        data = made.head + made.encode(b"abc") + made.finish()
-        assert data == made.head
-        head, body, again = read(data, method, closed=False)
-        assert (body, again) == (b"", True)
-        assert dict(head.headers).get(b"content-length") == length
-        assert made.keep_alive
-
-    def test_date_and_server(self) -> None:
-        """RFC 9110 sections 6.6.1 and 10.2.4: sent once, the program's own goes before."""
-        assert made_fields(b"Content-Type: a/b\n\n")[b"date"] == DATE
-        assert made_fields(b"Content-Type: a/b\n\n")[b"server"] == b"poolsrv"
-        own = response(header(b"Content-Type: a/b\nDate: x\nServer: y\n\n"))
-        assert own.head.lower().count(b"date:") == 1
-        assert own.head.lower().count(b"server:") == 1
-
-    def test_status_line(self) -> None:
-        """RFC 9112 section 4: the reason phrase; unknown codes have an empty one, with the space before it."""
-        assert response(header(b"Status: 404\n\n")).head.startswith(b"HTTP/1.1 404 Not Found\r\n")
-        assert response(header(b"Status: 404 Gone Fishing\n\n")).head.startswith(b"HTTP/1.1 404 Gone Fishing\r\n")
-        assert response(header(b"Status: 299\n\n")).head.startswith(b"HTTP/1.1 299 \r\n")
-
-    def test_http_date(self) -> None:
-        """RFC 9110 section 5.6.7: IMF-fixdate."""
-        assert http_date(784111777.9) == DATE
-        assert http_date(0) == b"Thu, 01 Jan 1970 00:00:00 GMT"
-        assert (
-            abs(
-                time.mktime(time.strptime(http_date().decode(), "%a, %d %b %Y %H:%M:%S GMT"))
-                - time.mktime(time.gmtime())
-            )
-            < 5
-        )
-
-    def test_continue(self) -> None:
-        """RFC 9110 section 15.2.1."""
-        client = h11.Connection(h11.CLIENT)
-        client.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
-        client.receive_data(CONTINUE)
-        assert isinstance(client.next_event(), h11.InformationalResponse)
-
-
-def made_fields(text: bytes) -> dict[bytes, bytes]:
-    made = response(header(text))
-    return dict(read(made.head + made.finish(), closed=False)[0].headers)
-
-
 FIELD = st.tuples(
     st.from_regex(rb"X-[A-Za-z0-9]{1,8}", fullmatch=True).filter(lambda name: not name.lower().startswith(b"x-cgi-")),
     st.from_regex(rb"[!-~\x80-\xff]([ -~\x80-\xff]{0,20}[!-~\x80-\xff])?", fullmatch=True),
@@ -431,56 +277,3 @@ def test_what_comes_out_is_what_the_program_said(
     assert [(name, value) for name, value in head.headers.raw_items() if name.startswith(b"X-")] == fields
     assert got == (b"" if no_body else body if declared is None else body[:declared])
     assert again == made.keep_alive
-
-
-class TestErrorPage:
-    @pytest.mark.parametrize(
-        ("accept", "html"),
-        [
-            (b"", False),
-            (b"*/*", False),
-            (b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
-            (b"text/plain, text/html", True),
-            (b"text/plain, text/html;q=0.9", False),
-            (b"TEXT/HTML; q=0.1", True),
-            (b"text/html;q=0", False),
-            (b"text/html;level=1;q=0.0, */*", False),
-            (b"text/html;q=what", False),
-            (b"application/xhtml+xml", True),
-            (b"\xff\x00;;;,,", False),
-        ],
-    )
-    def test_accept(self, accept: bytes, html: bool) -> None:
-        """RFC 9110 section 12.5.1: HTML for those who ask for it."""
-        assert prefers_html(accept) is html
-
-    @pytest.mark.parametrize("status", [400, 403, 404, 408, 411, 413, 414, 417, 431, 500, 501, 502, 503, 504, 505])
-    @pytest.mark.parametrize("accept", [b"*/*", b"text/html"])
-    def test_pages(self, status: int, accept: bytes) -> None:
-        """RFC 9110 section 15: every status that the server gives, as a response that stands for itself."""
-        head, body, again = read(error_response(status, accept=accept), closed=True)
-        assert head.status_code == status
-        assert str(status).encode() in body
-        assert head.reason in body
-        assert dict(head.headers)[b"content-type"].startswith(b"text/html" if accept == b"text/html" else b"text/plain")
-        assert not again
-
-    def test_retry_after(self) -> None:
-        """RFC 9110 section 10.2.3: whole seconds."""
-        head, _, again = read(error_response(503, retry_after=0.2, keep_alive=True), closed=False)
-        assert dict(head.headers)[b"retry-after"] == b"1"
-        assert again
-
-    def test_redirect_and_options(self) -> None:
-        """RFC 9110 sections 15.4.2 and 9.3.7."""
-        head, _, _ = read(error_response(301, location="/a/?b", keep_alive=True), closed=False)
-        assert dict(head.headers)[b"location"] == b"/a/?b"
-        head, body, _ = read(error_response(204, keep_alive=True), "OPTIONS", closed=False)
-        assert (head.status_code, body) == (204, b"")
-        assert b"content-type" not in dict(head.headers)
-
-    def test_head(self) -> None:
-        """RFC 9110 section 9.3.2: the same fields, no body."""
-        full, without = error_response(404, date=DATE), error_response(404, date=DATE, method="HEAD")
-        assert full.startswith(without)
-        assert without.endswith(b"\r\n\r\n")

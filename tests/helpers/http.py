@@ -159,6 +159,26 @@ def _small(server: ServerProcess, listener: str, size: int) -> socket.socket:
     return sock
 
 
+def read_response(data: bytes, method: str = "GET", closed: bool = True) -> tuple[h11.Response, bytes, bool]:
+    """A client's view, by h11: the response, its body, and whether the connection can be used again."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(data)
+    if closed:
+        client.receive_data(b"")
+    head, body = None, b""
+    while not isinstance(event := client.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Response):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+        else:
+            raise AssertionError(event)
+    assert head is not None
+    return head, body, client.their_state is h11.DONE
+
+
 def chunked(*pieces: bytes) -> bytes:
     """A body in chunks (RFC 9112 section 7.1)."""
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"

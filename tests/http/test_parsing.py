@@ -156,3 +156,18 @@ def test_body_decoder_of_no_body() -> None:
     assert decoder.done
     assert decoder.feed(b"x") == b""
     assert decoder.surplus == b"x"
+
+
+def test_a_chunked_body_can_be_read_in_turns() -> None:
+    """Whatever the number of lines for each, the answer is the same."""
+    data = b"5;x=y\r\nabcde\r\nA\r\n0123456789\r\n0\r\nT: x\r\n\r\nGET"
+    for lines in range(1, 9):
+        for size in (1, 3, 7, len(data)):
+            decoder = ChunkedDecoder(BodyLimits(max_size=15))
+            body, waiting = b"", b""
+            for at in range(0, len(data), size):
+                waiting += data[at : at + size]
+                while waiting and not decoder.done:
+                    body += decoder.feed(waiting, lines)
+                    waiting = decoder.surplus
+            assert (body, waiting) == (b"abcde0123456789", b"GET")
