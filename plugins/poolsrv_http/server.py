@@ -75,6 +75,7 @@ class HttpPlugin:
 
     :ivar options: as the config has them.
     :ivar http: the server.
+    :ivar believes_proxies: whether the options name fields that proxies set.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = HttpOptions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from poolsrv.worker import hookspecs
 from poolsrv.worker.hooks import HOOK_NAMES
 from tests.helpers.certificates import Certificates
 from tests.helpers.distributions import install
+from tests.helpers.http import Client
 from tests.helpers.plugins import ask, listener
 from tests.helpers.server import ServerProcess, receive_all
 
@@ -122,12 +124,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     Certificates(folder)
     site = folder / "site"
     for number, block in enumerate(BLOCKS):
-        (name,) = re.findall(r"^class (\w+):", block, re.MULTILINE)
+        (name,) = re.findall(r"^class (\w+)[:(]", block, re.MULTILINE)
         install(site, f"recipe-{number}", {name.lower(): f"recipe_{number}:{name}"}, block)
     config = "".join(
         [
             "[pool]\nworkers = 1\n",
-            *map(listener, ["shout", "notes", "digest", "lookup", "async"]),
+            *map(listener, ["shout", "notes", "digest", "lookup", "async", "load"]),
             listener("chat", workers=1),
             listener("files") + '[listeners.files.files]\nroot = "files"\n',
             listener("denied", "echo", plugins=["deny"]) + '[listeners.denied.deny]\nnetworks = ["127.0.0.0/8"]\n',
@@ -151,7 +153,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.server
 def test_all_recipes_are_tried(server: ServerProcess) -> None:
-    tried = "Shout Files Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async"
+    tried = "Shout Files Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load"
     assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == set(tried.split())
 
 
@@ -204,3 +206,15 @@ def test_the_recipe_for_a_chat(server: ServerProcess) -> None:
         for sock in (first, second):
             with sock.makefile("rb") as lines:
                 assert b"hello\n" in lines
+
+
+def test_the_recipe_for_http(server: ServerProcess) -> None:
+    with Client(server, "load") as client:
+        answer = client.get("/load")
+        assert (answer.status, answer.headers[b"content-type"]) == (200, b"application/json")
+        assert len(json.loads(answer.body)["load"]) == 3
+        assert client.get("/load", method="HEAD").body == b""
+        assert client.get("/load", method="POST", body=b"x").status == 405
+        assert client.get("/").status == 404
+    (recipe,) = (block for block in BLOCKS if "class Load" in block)
+    assert len(recipe.strip().splitlines()) == 15

@@ -1,0 +1,114 @@
+"""The corpus of hostile requests against the library: its parts in a row, and a small plugin on a running server.
+
+What the corpus says of paths is a matter of the cgi plugin: here a request whose connection survives is answered with
+200, wherever its path leads.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h11
+import pytest
+from poolsrv_http import BodyLimits, RequestError, RequestParser, body_decoder
+
+from tests.helpers.http import Client
+from tests.helpers.plugins import listener, served
+from tests.helpers.server import ServerProcess
+from tests.http.web import WEB
+
+CASES: list[dict[str, Any]] = tomllib.loads((Path(__file__).parents[1] / "data" / "hostile_requests.toml").read_text())[
+    "case"
+]
+NEXT = b"GET /next?the-next-one HTTP/1.1\r\nHost: next\r\n\r\n"
+NAMES = [case["name"] for case in CASES]
+
+# Status, and of a request that was served its method, path, query and the length of its body.
+Answer = tuple[int, tuple[str, str, str, int] | None]
+
+
+def bytes_of(case: dict[str, Any]) -> bytes:
+    """What a case sends."""
+    pad = case.get("pad", {"text": "", "times": 0})
+    text: str = case["send"].replace("<PAD>", pad["text"] * pad["times"])
+    return text.encode("latin-1")
+
+
+def expected(case: dict[str, Any]) -> list[int]:
+    """The statuses that the library answers with."""
+    answers: list[int] = case["answers"]
+    return [200] * len(answers) if case["survives"] else answers
+
+
+def replay(pieces: Iterable[bytes]) -> tuple[list[Answer], bool]:
+    """What is answered to these bytes, and whether the connection is still open after them."""
+    parser = RequestParser()
+    answers: list[Answer] = []
+    request = decoder = None
+    length = 0
+    for piece in pieces:
+        data = piece
+        while True:
+            try:
+                if request is None or decoder is None:
+                    request = parser.feed(data)
+                    if request is None:
+                        break
+                    data = parser.surplus
+                    decoder = body_decoder(request, BodyLimits())
+                    length = 0
+                length += len(decoder.feed(data))
+                if not decoder.done:
+                    break
+            except RequestError as error:
+                return [*answers, (error.status, None)], False
+            data = decoder.surplus
+            answers.append((200, (request.method, request.path, request.query, length)))
+            if not request.keep_alive:
+                return answers, False
+            request = decoder = None
+    return answers, True
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_the_parts_in_a_row(case: dict[str, Any]) -> None:
+    """RFC 9112 section 9.3.2: what follows is read from its first byte, or not at all. Section 2.2: wherever the bytes
+    are split."""
+    data = bytes_of(case) + NEXT
+    answers, _ = whole = replay([data])
+    if case["survives"]:
+        assert answers.pop() == (200, ("GET", "/next", "the-next-one", 0))
+    assert [status for status, _ in answers] == expected(case)
+    for at in range(1, len(data), max(1, len(data) // 50)):
+        again, open_ = replay([data[:at], data[at:]])
+        if case["survives"]:
+            again.pop()
+        assert (again, open_) == (answers, whole[1]), at
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with served(tmp_path_factory.mktemp("say"), WEB, listener("say")) as running:
+        yield running
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_a_plugin_on_a_server(case: dict[str, Any], server: ServerProcess) -> None:
+    """The same over a socket: each is answered, and behind it comes the right request or the end."""
+    method = "HEAD" if bytes_of(case).startswith(b"HEAD") else "GET"
+    with Client(server, "say") as client:
+        try:
+            client.send(bytes_of(case) + NEXT)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has answered and closed already
+        for status in expected(case):
+            assert client.response(method).status == status
+        if case["survives"]:
+            assert client.response().body == b"GET\n/next\nthe-next-one\n0"
+        else:
+            with pytest.raises((h11.RemoteProtocolError, ConnectionResetError)):
+                client.response()
