@@ -208,6 +208,7 @@ def test_the_recipe_for_a_chat(server: ServerProcess) -> None:
                 assert b"hello\n" in lines
 
 
+@pytest.mark.server
 def test_the_recipe_for_http(server: ServerProcess) -> None:
     with Client(server, "load") as client:
         answer = client.get("/load")
