@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def rows() -> dict[str, set[str]]:
     return {name: set(re.findall(r"`(\w+)`", allowed)) for name, allowed in found}
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def module_of(file: Path, root: Path) -> str:
     """``dispatcher.process`` for ``poolsrv/dispatcher/process.py``; a package has its own name."""
     parts = file.relative_to(root).with_suffix("").parts
@@ -42,7 +48,7 @@ def imported(file: Path, root: Path, modules: set[str]) -> set[str]:
     """The modules below ``root`` that a file imports, by relative imports."""
     found: set[str] = set()
     here = file.relative_to(root).parent.parts
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         base = here[: len(here) - node.level + 1]
@@ -82,7 +88,7 @@ def test_a_package_imports_only_what_its_row_allows(file: Path) -> None:
 
 @pytest.mark.parametrize("file", ENGINE_FILES, ids=str)
 def test_inside_the_package_imports_are_relative(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         names = (
             [node.module or ""]
             if isinstance(node, ast.ImportFrom) and not node.level
@@ -147,7 +153,7 @@ def test_no_imports_of_a_plugin_run_in_a_circle(folder: Path) -> None:
 
 
 def imports_from_outside(file: Path) -> Iterator[tuple[str, list[str]]]:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and not node.level:
             yield node.module or "", [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):

@@ -13,9 +13,18 @@ import pytest
 from poolsrv.core import procfs
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.core.processes import signal_group
+from poolsrv.net import orphans
 from poolsrv.net.programs import Child, Reaper
 from tests.helpers.programs import Program, in_a_subreaper, run_until
 from tests.helpers.server import process_state
+
+SWEEP_INTERVAL = 0.02  # seconds; shorter than that of a worker, so that many sweeps can be waited for
+
+
+@pytest.fixture(autouse=True)
+def swept_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "SWEEP_INTERVAL", SWEEP_INTERVAL)
+
 
 LEAVES = {
     "in the group": "if os.fork() == 0:\n    os.read(0, 1)\n    os._exit(0)\n",
@@ -47,11 +56,11 @@ def test_what_programs_leave_behind_is_reaped(source: str, threads: int) -> None
         own.append(subprocess.Popen(["true"], start_new_session=True))
         program.line()
         spared = {child.pid for child in own}
-        after = loop.now + 0.5
+        after = loop.now + 10 * SWEEP_INTERVAL
         run_until(loop, lambda: loop.now > after and procfs.children_of_this_process() - spared <= {program.pid})
         run_until(loop, lambda: all(process_state(pid) == "Z" for pid in spared))
         signal_group(program.pid, signal.SIGKILL)
-        after = loop.now + 1.0
+        after = loop.now + 10 * SWEEP_INTERVAL
         run_until(loop, lambda: loop.now > after and not reaper.running)
         over.set()
         assert [child.wait() for child in own] == [0, 0, 1, 0]
@@ -73,7 +82,7 @@ def test_orphans_of_a_plugins_own_child(loop: EventLoop) -> None:
             stdin.write(b"\n")
         run_until(loop, lambda: process_state(helper.pid) == "Z")
         run_until(loop, lambda: procfs.children_of_this_process() == {helper.pid})
-        after = loop.now + 0.5
+        after = loop.now + 10 * SWEEP_INTERVAL
         run_until(loop, lambda: loop.now > after)
         assert helper.wait() == 0
 
