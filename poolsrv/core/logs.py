@@ -1,14 +1,13 @@
 """Logging: one line per event, as text or JSON, to standard error or a file.
 
-The reader of standard error may be slow, stuck or gone, and a server that waits for it would serve nobody. So a line
-is waited for only for a moment, and then lost; how many were is said once the reader reads again. O_NONBLOCK belongs
-to the open file, which the starter of the server shares: so a pipe or terminal is opened anew, by its name in /proc.
+The reader of standard error may be slow, stuck or gone, and a server that waits for it would serve nobody. So the
+server waits only for a moment, and then drops the line. Once the reader reads again, the log says how many lines were
+lost. O_NONBLOCK belongs to the open file, which the server shares with the process that started it: so a pipe or
+terminal is opened again, by its name in /proc.
 
-A file is opened for appending: each line is one write(2), and those of several processes do not mix. To rotate it is to
-rename it and to have every process open the name anew. Each writes all its lines to the one or the other, so none is
-lost and none is in both. A full disk costs lines, which are counted too.
-
-The supervisor imports this: nothing but the standard library, and at once.
+A file is opened for appending: each line is one write(2), and lines of several processes do not mix. To rotate the
+file, rename it and have every process open the name again. Each process writes all its lines to one of the two files,
+so no line is lost and none is in both. A full disk loses lines, which are counted too.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from . import uncaught
 from .safe_names import open_for_appending
 
 LEVELS = ("debug", "info", "warning", "error")
-# What a line is about, where it is about one; given as "extra" to a call of the logger.
+# What a line is about, if anything; passed as "extra" to a call of the logger.
 FIELDS = ("worker", "worker_pid", "listener", "connection", "peer", "reason")
 
-TIMEOUT: Final = 0.2  # seconds for a reader that lags behind
+TIMEOUT: Final = 0.2  # seconds to wait for a reader that lags behind
 FILE_MODE: Final = 0o640
 
 log = logging.getLogger("poolsrv.logs")
@@ -46,12 +45,12 @@ _handler: _Handler | None = None
 def set_up(
     level: str = "info", format: str = "text", file: str | None = None, owner: Sequence[int] | None = None
 ) -> None:
-    """From now on send everything from this level on there, Python's warnings and what nobody catches included.
+    """Send the log there from now on, including Python's warnings and uncaught exceptions.
 
     :param level: one of ``LEVELS``.
     :param format: ``"text"`` or ``"json"``.
     :param file: a path; None: standard error.
-    :param owner: user and group to which root gives a file that it makes; -1: its own.
+    :param owner: user and group of a file that root creates; -1: root's own.
     :raises OSError: the file can't be opened; then nothing has changed.
     """
     global _handler
@@ -67,19 +66,19 @@ def set_up(
 
 
 def reopen() -> None:
-    """Open the log file anew, after it has been renamed. Where that fails the old one goes on, and says so."""
+    """Open the log file again, after it has been renamed. If that fails, the old file is kept, and says so."""
     if isinstance(_handler, _File):
         _handler.reopen()
 
 
 def set_role(role: str, worker: int | None = None) -> None:
-    """Say what this process is (``"dispatcher"``; ``"worker"`` and its slot), in every line from now on."""
+    """Set what every line says of this process: ``"dispatcher"``, or ``"worker"`` and its slot."""
     global _role, _worker
     _role, _worker = role, worker
 
 
 def say(lines: Sequence[str]) -> None:
-    """To whoever has started the server, before there is a log: on standard error, without time and level."""
+    """Print lines for the user who starts the server, before there is a log: without time and level."""
     try:
         with open(2, "w", closefd=False, errors="backslashreplace") as stream:
             stream.writelines(f"{plain_text.one_line(line)}\n" for line in lines)
@@ -96,15 +95,15 @@ class _Handler(logging.Handler):
         super().__init__()
         self._fd = 2
         self._put: Callable[[bytes], int] = partial(os.write, 2)
-        self._lost = 0  # lines, since one could not be written
-        self._torn = False  # of the latest line only a part could be
+        self._lost = 0  # lines lost since the last one that was written
+        self._torn = False  # only a part of the latest line was written
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record) + "\n"
             if self._lost:
                 line = f"{self._format_loss(record)}\n{line}"
-        except Exception as error:  # noqa: BLE001 - a bad format string, or an object without a text, ends nothing
+        except Exception as error:  # noqa: BLE001 - a bad format string, or a broken __str__, must not end anything
             why = type(error).__name__
             line = self._format_own(f"a line of the logger {record.name} can't be formatted: {why}") + "\n"
         data = plain_text.encodable(line).encode()
@@ -142,7 +141,10 @@ class _Handler(logging.Handler):
                 return True
 
     def _failed(self, error: OSError) -> bool:
-        """What can't be written is lost; True where there is nobody to be told so."""
+        """Handle a line that can't be written.
+
+        :returns: whether to forget it, rather than count it as lost.
+        """
         return True
 
     def close(self) -> None:
@@ -166,7 +168,7 @@ class _StandardError(_Handler):
                 self._put = lambda data: self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 self._fd = fd
             elif stat.S_ISFIFO(mode) or os.isatty(2):
-                self._put = _put_without_waiting  # if nobody reads it, or it is another user's
+                self._put = _put_without_waiting  # if opening fails: it has no reader, or is another user's
                 self._fd = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
                 self._put = partial(os.write, self._fd)
         except OSError:
@@ -179,16 +181,16 @@ class _StandardError(_Handler):
 
 
 def _put_without_waiting(data: bytes) -> int:
-    """As write(2) to standard error with O_NONBLOCK, which it does not have.
+    """Write to standard error as if it had O_NONBLOCK.
 
-    :raises OSError: as write(2); ``BlockingIOError`` where it would wait.
+    :raises OSError: as write(2); ``BlockingIOError`` if it would wait.
     """
     try:
         return os.pwritev(2, [data], -1, os.RWF_NOWAIT)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE):
             raise
-    # A terminal, or an old kernel. What has room for a byte has room for so many, pipe(7).
+    # A terminal, or an old kernel. A pipe that is writable has room for PIPE_BUF bytes (pipe(7)).
     waiting = select.poll()
     waiting.register(2, select.POLLOUT)
     if not waiting.poll(0):
@@ -197,9 +199,9 @@ def _put_without_waiting(data: bytes) -> int:
 
 
 class _File(_Handler):
-    """A file; of its own troubles it tells on standard error.
+    """Writes to a file; its own errors go to standard error.
 
-    :raises OSError: it can't be opened.
+    :raises OSError: the file can't be opened.
     """
 
     _loss = "could not be written"
@@ -245,7 +247,7 @@ class _Text(logging.Formatter):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created)) + f".{int(record.msecs):03d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        # What clients send ends up in messages: no line break or escape sequence of theirs gets into the log.
+        # Messages contain what clients send: their line breaks and escape sequences must not get into the log.
         message = plain_text.one_line(record.message)
         role = _role if _worker is None else f"{_role} {_worker}"
         return f"{self.formatTime(record)} {record.levelname:<7} {role}[{record.process}] {message}"
@@ -258,7 +260,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """An object per line, in ASCII (RFC 8259), with the time in UTC (RFC 3339)."""
+    """One JSON object per line, in ASCII (RFC 8259), with the time in UTC (RFC 3339)."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {

@@ -1,8 +1,8 @@
-"""The file with the server's pid. Who holds its lock is the server; without a lock it is what a crash has left.
+"""The pid file. The process that holds its lock is the server; without a lock, the file is what a crash has left.
 
-The lock is a record lock of fcntl(2): the kernel says whose it is, so nothing that stands in the file has to be
-believed. The file has mode 0600: no other user can open it, and thereby lock it. A lock that a stranger has all the
-same, from a time when the file was open to all, is no server's; such a file is replaced.
+The lock is a record lock of fcntl(2): the kernel says which process holds it, so the content of the file need not be
+trusted. The file has mode 0600: no other user can open it, and so none can lock it. If another user holds a lock all
+the same, from a time when everybody could open the file, that process is not the server, and the file is replaced.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Final
 from .safe_names import Folder, Inode, inode_of
 
 FILE_MODE: Final = 0o600
-LONGEST: Final = 32  # bytes of what can be a file with a pid
-ATTEMPTS: Final = 10  # to find the file the same at two looks
+LONGEST: Final = 32  # bytes; a longer file is no pid file
+ATTEMPTS: Final = 10  # to look at the file twice and find it unchanged
 
 _FLOCK: Final = struct.Struct("hhqqi0q")  # struct flock of fcntl(2): type, whence, start, length, pid
 _mine: Final[set[Inode]] = set()  # held by this process: closing a second descriptor of one would end its lock
@@ -30,7 +30,7 @@ _mine: Final[set[Inode]] = set()  # held by this process: closing a second descr
 class PidFileTaken(Exception):
     """Another server holds the file.
 
-    :ivar pid: its pid; 0 where that is not known.
+    :ivar pid: that server's pid; 0 if it is not known.
     """
 
     def __init__(self, path: str, pid: int) -> None:
@@ -39,10 +39,10 @@ class PidFileTaken(Exception):
 
 
 class PidFile:
-    """Held until ``remove``: by a lock, which goes with the process however that ends.
+    """This process's pid file, locked until ``remove``, or until the process ends, however it does.
 
     :raises PidFileTaken: another server holds it.
-    :raises OSError: it can't be written, or what is there is no file with a pid.
+    :raises OSError: it can't be written, or the existing file is no pid file.
     """
 
     def __init__(self, path: str) -> None:
@@ -63,7 +63,10 @@ class PidFile:
             raise
 
     def _open(self) -> int:
-        """The file, locked and written; -1 where it has to be looked at once more."""
+        """Open, lock and write the file.
+
+        :returns: the descriptor; -1 if the file has changed meanwhile, and has to be opened again.
+        """
         found = self._folder.stat()
         if found is not None and inode_of(found) in _mine:
             raise PidFileTaken(self.path, os.getpid())
@@ -90,7 +93,7 @@ class PidFile:
         text = os.pread(fd, LONGEST + 1, 0) if stat.S_ISREG(status.st_mode) else b"-"
         if len(text) > LONGEST or not (text.isspace() or text.strip().isdigit() or not text):
             raise FileExistsError(errno.EEXIST, "there is a file of that name, and it is none with a pid")
-        # One of another user's, or with a second name, is not written to; nor is one kept that a stranger has locked.
+        # A file of another user, or with a second name, is not written to; one that a stranger has locked is replaced.
         is_ours = status.st_uid == os.geteuid() and status.st_nlink == 1
         if is_ours:
             try:
@@ -109,7 +112,7 @@ class PidFile:
             return False
         found = self._folder.stat()
         if found is None or inode_of(found) != inode_of(status):
-            return False  # its owner has removed it in this moment
+            return False  # its owner has just removed it
         os.fchmod(fd, FILE_MODE)
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
@@ -117,19 +120,19 @@ class PidFile:
         return True
 
     def remove(self) -> None:
-        """Remove the file, if it still is this one, and give up the lock."""
+        """Remove the file, if it is still this one, and release the lock."""
         inode = inode_of(os.fstat(self._fd))
         try:
             self._folder.unlink(inode)
         except OSError:
-            pass  # the folder may be gone, or not this process's to write any more: the lock counts
+            pass  # the folder may be gone, or no longer writable: only the lock counts
         _mine.discard(inode)
         os.close(self._fd)
         self._folder.close()
 
 
 class Server:
-    """A process that holds a pid file, and no other that may get its pid later.
+    """The process that holds a pid file, and never another one that gets its pid later.
 
     :ivar pid: its pid.
     """
@@ -139,26 +142,26 @@ class Server:
         self._pidfd = pidfd
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal (pidfd_send_signal(2)).
+        """Send a signal (pidfd_send_signal(2)).
 
-        :raises ProcessLookupError: it has ended.
+        :raises ProcessLookupError: the process has ended.
         :raises PermissionError: it is another user's.
         """
         signal.pidfd_send_signal(self._pidfd, number)
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended, at most so many seconds from now."""
+        """Wait at most so many seconds for its end; whether it has ended."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptor."""
         os.close(self._pidfd)
 
 
 def find(path: str) -> Server | None:
-    """The server that holds the file; None where none does.
+    """Find the server that holds the file; None if there is none.
 
     :raises OSError: the file can't be read.
     """
@@ -175,7 +178,7 @@ def find(path: str) -> Server | None:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return None
-        # Now its number can't go to another process: is it still the one that has the lock?
+        # Now the kernel can't give its pid to another process: does it still hold the lock?
         if _server(fd) == pid:
             return Server(pid, pidfd)
         os.close(pidfd)
@@ -185,7 +188,7 @@ def find(path: str) -> Server | None:
 
 
 def running(path: str) -> int:
-    """The pid of the server that holds the file; 0 where none does.
+    """Return the pid of the server that holds the file; 0 if there is none.
 
     :raises OSError: the file can't be read.
     """
@@ -197,7 +200,7 @@ def running(path: str) -> int:
 
 
 def _server(fd: int) -> int:
-    """Who holds the lock, where that is whose file it is."""
+    """Return the process that holds the lock, if it belongs to the file's owner; else 0."""
     pid = _holder(fd)
     return pid if pid > 0 and _user_of(pid) == os.fstat(fd).st_uid else 0
 
@@ -226,15 +229,19 @@ def _older_holder(fd: int) -> int:
 
 
 def _user_of(pid: int) -> int:
-    """The effective user of a process (proc_pid_status(5)); -1 where it is gone, or another user's that is not shown.
-    The owner of /proc/PID would be root for one that is not dumpable."""
+    """Return the effective user of a process (proc_pid_status(5)).
+
+    The owner of /proc/PID does not tell: it is root if the process is not dumpable.
+
+    :returns: -1 if the process is gone, or belongs to another user and is hidden.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
         return next(int(line.split()[2]) for line in lines if line.startswith(b"Uid:"))
     except (OSError, StopIteration):
         pass
     try:
-        os.kill(pid, 0)  # /proc may hide it (hidepid): who may signal it is its user
+        os.kill(pid, 0)  # /proc may hide it (hidepid), but this user may signal it: so it is this user's
     except OSError:
         return -1
     return os.geteuid()

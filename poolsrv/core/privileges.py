@@ -1,11 +1,11 @@
-"""Whom the pool runs as: a server that is started as root binds its addresses, and gives up all that root can do.
+"""Drops privileges: a server that is started as root binds its addresses, and then becomes another user.
 
 The order matters: supplementary groups first, then the group, then the user, each of them for good (the saved id too,
-setresuid(2)). What was given up is then tried to be had again, which must fail. The kernel takes the capabilities by
-itself where all user ids leave 0 (capabilities(7)).
+setresuid(2)). Then an attempt to become root again must fail. The kernel drops the capabilities itself when all user
+ids change from 0 (capabilities(7)).
 
-Plugins are imported after that. Where Python itself, or what is installed, is in folders that only root can enter, one
-capability is kept until they are: to read.
+Plugins are imported after that. If Python itself, or an installed package, is in a folder that only root can enter, one
+capability is kept until the plugins are imported: to read.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _keeps_reading = False
 class Identity(NamedTuple):
     """A user and a group.
 
-    :ivar uid: None: the user stays who it is.
-    :ivar name: the user's, for its supplementary groups; empty where a bare number was given.
+    :ivar uid: None: the user does not change.
+    :ivar name: the user's name, for its supplementary groups; empty if only a number was given.
     """
 
     uid: int | None
@@ -47,15 +47,15 @@ class Identity(NamedTuple):
 
 
 def has_to_become(identity: Identity | None) -> bool:
-    """Whether this process is root, and is to be somebody else."""
+    """Whether this process is root, and has to become another user."""
     return os.geteuid() == 0 and identity is not None and identity.uid not in (None, 0)
 
 
 def become(identity: Identity, keep_reading: bool = False) -> None:
-    """Be that user, and that group, from now on and for good.
+    """Become that user and that group, for good.
 
-    :param keep_reading: go on reading every file, until ``stop_reading``.
-    :raises StartError: this process may not, or it could go back.
+    :param keep_reading: keep the capability to read every file, until ``stop_reading``.
+    :raises StartError: this process may not, or it could become root again.
     """
     uid = os.getuid() if identity.uid is None else identity.uid
     gid = os.getgid() if identity.gid is None else identity.gid
@@ -63,7 +63,7 @@ def become(identity: Identity, keep_reading: bool = False) -> None:
         if (uid, gid) == (os.getuid(), os.getgid()):
             return
         key = "pool.user" if uid != os.getuid() else "pool.group"
-        raise StartError(f"{key}: only root can become somebody else, and this is user {os.getuid()}")
+        raise StartError(f"{key}: only root can become another user, and this is user {os.getuid()}")
     try:
         if identity.name:
             os.initgroups(identity.name, gid)
@@ -82,10 +82,10 @@ def become(identity: Identity, keep_reading: bool = False) -> None:
 
 
 def become_for_imports(identity: Identity) -> str:
-    """Be that user, who will import plugins.
+    """Become that user, before plugins are imported.
 
-    :returns: a folder that Python imports from, and that user can't read: then this process can, until
-        ``stop_reading``. Else empty.
+    :returns: a folder that Python imports from and that the user can't read, or empty. If there is one, this process
+        can read it until ``stop_reading``.
     :raises StartError: as ``become``.
     """
     global _keeps_reading
@@ -100,7 +100,7 @@ def become_for_imports(identity: Identity) -> str:
 
 
 def _first_unreadable(identity: Identity, folders: Iterable[str]) -> str:
-    """Asked of the kernel, by a process that is that user."""
+    """Ask the kernel, in a child process that becomes that user."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -127,7 +127,7 @@ def _keep_reading() -> None:
 
 
 def stop_reading() -> None:
-    """Plugins are imported: have no capability any more, where ``become_for_imports`` has kept one.
+    """Drop the capability that ``become_for_imports`` has kept, if it has: plugins are imported.
 
     :raises StartError: the kernel refuses.
     """
@@ -161,7 +161,7 @@ def _can_go_back() -> bool:
 
 
 def forbid_new() -> None:
-    """No program that is started from here on gains anything by set-user-ID bits (PR_SET_NO_NEW_PRIVS, prctl(2)).
+    """Keep programs that are started from now on from gaining privileges by set-user-ID bits (PR_SET_NO_NEW_PRIVS).
 
     :raises StartError: the kernel refuses.
     """
@@ -172,10 +172,11 @@ def forbid_new() -> None:
 
 
 def enter(folder: Path | None) -> None:
-    """Make it the working directory. Where it is None, stay, or be in ``/`` where this user can't enter the directory
-    that the server was started in: programs could not be started there.
+    """Change the working directory.
 
-    :raises StartError: this user can't.
+    :param folder: None: stay; but change to ``/`` if this user can't enter the current one, where no program could be
+        started.
+    :raises StartError: this user can't enter it.
     """
     if folder is None:
         try:
@@ -195,11 +196,11 @@ def enter(folder: Path | None) -> None:
 
 
 def limit(number: int, value: int, key: str) -> None:
-    """Set a resource limit: the soft one, and the hard one with it where that is lower and may be raised.
+    """Set the soft resource limit, and raise the hard one if it is lower.
 
     :param number: ``resource.RLIMIT_*``.
-    :param key: the key in the config.
-    :raises StartError: it is above what this user may have.
+    :param key: the key in the config, for the error.
+    :raises StartError: this user may not raise the hard limit.
     """
     hard = resource.getrlimit(number)[1]
     if hard != resource.RLIM_INFINITY and value > hard:

@@ -18,7 +18,7 @@ _MAX_UINT = 0xFFFFFFFF
 
 
 def describe_exit(returncode: int) -> str:
-    """How a process ended, in words: ``exited 1``, ``killed by SIGSEGV``."""
+    """Say how a process ended: ``exited 1``, ``killed by SIGSEGV``."""
     if returncode >= 0:
         return f"exited {returncode}"
     try:
@@ -28,7 +28,7 @@ def describe_exit(returncode: int) -> str:
 
 
 def signal_group(pgid: int, number: signal.Signals) -> None:
-    """Send a signal to a process group; nothing where it is gone or not ours (a set-user-ID program)."""
+    """Send a signal to a process group; do nothing if it is gone or not ours (a set-user-ID program)."""
     try:
         os.killpg(pgid, number)
     except (ProcessLookupError, PermissionError):
@@ -36,7 +36,7 @@ def signal_group(pgid: int, number: signal.Signals) -> None:
 
 
 def group_of(pid: int) -> int:
-    """The process group of a process; 0 where it is gone."""
+    """Return the process group of a process; 0 if it is gone."""
     try:
         return os.getpgid(pid)
     except ProcessLookupError:
@@ -44,7 +44,7 @@ def group_of(pid: int) -> int:
 
 
 def become_subreaper() -> None:
-    """Have orphaned descendants of this process become its children (prctl(2), PR_SET_CHILD_SUBREAPER).
+    """Make this process adopt its orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
 
     :raises OSError: the kernel refuses.
     """
@@ -52,7 +52,7 @@ def become_subreaper() -> None:
 
 
 def signal_when_parent_dies(number: signal.Signals) -> None:
-    """Have the kernel send a signal to this process when its parent dies (prctl(2), PR_SET_PDEATHSIG).
+    """Make the kernel send a signal to this process when its parent dies (prctl(2), PR_SET_PDEATHSIG).
 
     :raises OSError: the kernel refuses.
     """
@@ -60,9 +60,9 @@ def signal_when_parent_dies(number: signal.Signals) -> None:
 
 
 def close_on_exec_from(first: int) -> None:
-    """Mark every descriptor from ``first`` on close-on-exec: a C library in a plugin may have forgotten it.
+    """Mark every descriptor from ``first`` on as close-on-exec: a plugin's C library may have forgotten to.
 
-    A kernel before 5.11 can't; there only what Python opened is sure to be marked (PEP 446).
+    Before Linux 5.11 this does nothing; there, only descriptors that Python opened are sure to be marked (PEP 446).
     """
     libc.syscall(_SYS_CLOSE_RANGE, first, _MAX_UINT, _CLOSE_RANGE_CLOEXEC)
 
@@ -96,7 +96,7 @@ def kill_until_none(loop: EventLoop, seconds: float, reap: Callable[[], object],
 
 
 def reap_all() -> None:
-    """Reap every dead child; at the very end, when nobody else waits for any."""
+    """Reap every dead child; at the very end, when no other code waits for one."""
     for _ in reaped():
         pass
 

@@ -1,4 +1,4 @@
-"""What the kernel says of a process, without asking the process: proc(5)."""
+"""Facts about processes, read from the kernel (proc(5)), without the process's help."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _STATE, _PARENT, _USER_TIME, _SYSTEM_TIME, _START_TIME, _RESIDENT = 0, 1, 11, 12
 
 
 def children_of_this_process() -> set[int]:
-    """The process ids of all children of this process, adopted and dead ones included.
+    """Return the pids of all children of this process, including adopted and dead ones.
 
-    From ``/proc/PID/task/*/children`` (proc(5)), or where the kernel lacks it from every ``/proc/*/stat``.
+    Reads ``/proc/PID/task/*/children``, or every ``/proc/*/stat`` if the kernel lacks that.
     """
     return children_of(os.getpid())
 
 
 def children_of(parent: int) -> set[int]:
-    """The same of any process; none where it is gone."""
+    """Return the pids of all children of a process; none if it is gone."""
     children: set[int] = set()
     try:
         for task in os.listdir(f"/proc/{parent}/task"):
@@ -69,12 +69,12 @@ LONGEST_COMMAND: Final = 200  # bytes
 
 
 class Usage(NamedTuple):
-    """Of one process.
+    """What one process uses.
 
-    :ivar name: at most 15 bytes of its program's name.
-    :ivar started: seconds after the machine's start.
-    :ivar cpu: seconds, user and system.
-    :ivar memory: bytes, resident.
+    :ivar name: the first 15 bytes of its program's name.
+    :ivar started: seconds from the machine's start to its own.
+    :ivar cpu: CPU time in seconds, user and system.
+    :ivar memory: resident memory in bytes.
     """
 
     name: str
@@ -89,13 +89,15 @@ class Usage(NamedTuple):
 
 
 def seconds_since_boot() -> float:
-    """After the machine's start, its sleep included: the same in every process, and nobody sets it. Ages are told by
-    it, since the time of day may jump."""
+    """Return the seconds since the machine's start, including its sleep (CLOCK_BOOTTIME).
+
+    It is the same in every process, and can't be set. Ages are computed from it, since the time of day may jump.
+    """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def usage(pid: int) -> Usage | None:
-    """What a process uses (proc_pid_stat(5)); None where it is gone, or there is no descriptor to look with."""
+    """Return what a process uses (proc_pid_stat(5)); None if it is gone, or no descriptor is left to look with."""
     try:
         name, fields = _stat(pid)
     except OSError:
@@ -109,7 +111,7 @@ def usage(pid: int) -> Usage | None:
 
 
 def command(pid: int) -> str:
-    """The beginning of a process's command line (proc_pid_cmdline(5)); empty where it has none, or can't be asked."""
+    """Return the start of a process's command line (proc_pid_cmdline(5)); empty if it has none or can't be read."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             text = file.read(LONGEST_COMMAND)

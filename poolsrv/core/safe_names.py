@@ -1,16 +1,14 @@
-"""Names of files in folders that somebody else may change, as root has to take them.
+"""How root safely opens files in folders that other users may change.
 
-Theory. Whoever may write to a folder may give its names to other files at any moment: by a symbolic link, by a hard
-link, by renaming. What root does by a path, between two looks, it then does to a file of somebody else's choice. So
-root opens the folder, from ``/`` on, one step after the other, and follows a symbolic link only where nobody but root
-could have put it (``_walk``). From then on it names the file relative to that descriptor, which stays the same folder
-whatever is renamed, and does not follow the last step. What it changes in a file that is there already it changes by a
-descriptor of that very file, after a look at what that is.
+Theory. A user who may write to a folder may give its names to other files at any moment: by a symbolic link, by a hard
+link, by renaming. If root then acts on a path twice, the second time may hit a file of that user's choice. So root
+opens the folder step by step, from ``/`` on, and follows a symbolic link only if nobody but root could have made it
+(``_walk``). From then on root names the file relative to that descriptor, which stays the same folder whatever is
+renamed, and does not follow the last step. Root changes an existing file only by a descriptor of that very file, after
+looking at what it is.
 
-*Trusted* are root and the user that this process acts as. A process that is not root can do to others' files no more
-than the kernel lets it, so for it a path is opened as it is.
-
-The supervisor imports this: nothing but the standard library, and at once.
+*Trusted* are root and the user that this process acts as. The kernel already limits what a process that is not root can
+do to the files of others: it opens a path as it is.
 """
 
 from __future__ import annotations
@@ -32,14 +30,14 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 class Folder:
     """An open folder, and the name of a file in it; for ``with``.
 
-    :param path: of the file.
-    :param make: the mode of folders on the way that are missing, which are made then; None: they are an error.
-    :param follow: the file itself may be a symbolic link that only a trusted user can have put there.
-    :ivar path: as given.
-    :ivar name: of the file, in this folder.
-    :ivar fixed: nobody else can rename on the way to this folder, or in it what is a trusted user's.
-    :ivar shared: others may make files in it.
-    :raises OSError: as open(2); ``ELOOP`` where a link is not to be followed.
+    :param path: the path of the file.
+    :param make: create missing folders on the way, with this mode; None: a missing folder is an error.
+    :param follow: the file itself may be a symbolic link, if only a trusted user can have made it.
+    :ivar path: the path as given.
+    :ivar name: the file's name in this folder.
+    :ivar fixed: no other user can rename anything on the way to this folder, nor a trusted user's file in it.
+    :ivar shared: other users may create files in it.
+    :raises OSError: as open(2); ``ELOOP`` if a link must not be followed.
     """
 
     def __init__(self, path: str, make: int | None = None, follow: bool = False) -> None:
@@ -67,7 +65,7 @@ class Folder:
         os.close(self.fd)
 
     def stat(self) -> os.stat_result | None:
-        """What has that name now, links not followed; None where nothing has.
+        """Return the status of the file that has the name now, links not followed; None if there is none.
 
         :raises OSError: as fstatat(2).
         """
@@ -77,16 +75,16 @@ class Folder:
             return None
 
     def open(self, flags: int, mode: int = 0o600) -> int:
-        """Open the file; no link is followed.
+        """Open the file without following a link.
 
         :raises OSError: as openat(2).
         """
         return os.open(self.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY, mode, dir_fd=self.fd)
 
     def unlink(self, inode: Inode) -> bool:
-        """Remove the name, if it still is that file's.
+        """Remove the name, if it still belongs to that file.
 
-        :returns: whether it was.
+        :returns: whether it did.
         :raises OSError: as unlinkat(2).
         """
         found = self.stat()
@@ -97,17 +95,19 @@ class Folder:
 
     @property
     def address(self) -> str:
-        """The path to bind a unix socket to, or to connect by: where others may rename on the way, it begins with the
-        open folder (proc_pid_fd(5))."""
+        """The path for bind(2) and connect(2) of a unix socket.
+
+        If other users may rename on the way, it goes through the open folder (proc_pid_fd(5)).
+        """
         return self.path if self.fixed else f"/proc/self/fd/{self.fd}/{self.name}"
 
 
 class Socket:
     """The file of a unix socket, held open as it is; for ``with``.
 
-    :ivar status: of the file.
-    :raises FileNotFoundError: nothing has that name.
-    :raises OSError: it can't be opened, or (``EEXIST``) is no socket.
+    :ivar status: the status of the file.
+    :raises FileNotFoundError: there is no file of that name.
+    :raises OSError: it can't be opened, or (``EEXIST``) it is no socket.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -126,19 +126,19 @@ class Socket:
         self.close()
 
     def close(self) -> None:
-        """Close it."""
+        """Close the descriptor."""
         os.close(self._fd)
 
     @property
     def address(self) -> str:
-        """To connect to this very socket, whatever has its name by now."""
+        """The path for connect(2) to this very socket, even if another file has its name by now."""
         return f"/proc/self/fd/{self._fd}"
 
     def give(self, uid: int, gid: int, mode: int | None) -> None:
-        """Set user, group and permissions; -1 and None leave them.
+        """Set user, group and permissions; -1 and None leave them as they are.
 
-        :raises OSError: as chown(2) and chmod(2); ``EPERM`` where root would give away what may be another's: it has
-            one more name somewhere.
+        :raises OSError: as chown(2) and chmod(2); ``EPERM`` if it has a second name, because root might then give away
+            another server's socket.
         """
         mode_now = stat.S_IMODE(self.status.st_mode)
         owners = (self.status.st_uid, self.status.st_gid)
@@ -154,21 +154,21 @@ class Socket:
 
 
 def inode_of(status: os.stat_result) -> Inode:
-    """What tells a file from all others that there are now."""
+    """Return what identifies a file among all that exist now."""
     return status.st_dev, status.st_ino
 
 
 def open_for_appending(path: str, mode: int, owner: Sequence[int] | None = None) -> int:
-    """Open a log file, which is made if it is missing. Nobody is waited for, should it be a pipe that nobody empties.
+    """Open a log file, and create it if it is missing. This does not wait, even if the file is a pipe without a reader.
 
-    As root: no link is followed that somebody else can have put there; and in a folder where others may make files it
-    has to be a file of root's or of the owner's, without a second name.
+    Root follows no link that another user can have made. In a folder where other users may create files, the file must
+    belong to root or the owner, and must not have a second name.
 
-    :param mode: its permissions if it is made, less the umask.
-    :param owner: user and group to which root gives a file that it makes; then the file is not followed at all if it
-        is a symbolic link. -1: root's own.
+    :param mode: the permissions of a new file, before the umask.
+    :param owner: user and group of a file that root creates; with it, the file itself must not be a symbolic link. -1:
+        root's own.
     :returns: a descriptor, close-on-exec and non-blocking.
-    :raises OSError: as openat(2), or (``EPERM``) as said above.
+    :raises OSError: as openat(2); ``EPERM`` for a file that is not allowed, as above.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     if os.geteuid() != 0:
@@ -198,7 +198,7 @@ def _open_existing(folder: Folder, flags: int, trusted: Collection[int]) -> int:
 
 
 def _walk(folder: Folder, path: str, make: int | None, follow: bool) -> None:
-    """Open the folder of a path; sets ``fd``, ``name`` and ``fixed``."""
+    """Open the folder of a path, and set ``fd``, ``name`` and ``fixed``."""
     steps = [step for step in reversed(os.path.abspath(path).split("/")) if step]
     folder.fd, folder.fixed = _root()
     links = 0
@@ -258,7 +258,7 @@ def _root() -> tuple[int, bool]:
 
 
 def _writers(status: os.stat_result) -> int:
-    """Not 0 where others than trusted users may make and remove files in a folder."""
+    """Return non-zero if users that are not trusted may create and remove files in a folder."""
     if status.st_uid not in (0, os.geteuid()):
         return 1
     writers = status.st_mode & _OTHERS_WRITE
@@ -266,7 +266,7 @@ def _writers(status: os.stat_result) -> int:
 
 
 def _is_fixed(status: os.stat_result) -> bool:
-    """Whether what trusted users have in a folder keeps its names: in a sticky one everybody renames only his own."""
+    """Whether no other user can rename the files of trusted users in a folder, as in one with the sticky bit."""
     if not _writers(status):
         return True
     return status.st_uid in (0, os.geteuid()) and bool(status.st_mode & stat.S_ISVTX)

@@ -3,16 +3,16 @@
 Theory. A signal handler may run between any two bytecodes, so it must do nothing but record; the event loop acts.
 CPython offers two halves of that. ``signal.set_wakeup_fd`` has the C-level handler write the signal's number into a
 socket, which wakes ``epoll_wait``; the Python-level handler runs a little later, in the main thread, and records the
-number. The bytes only wake: when the socket is full a byte is dropped (and no warning wanted), but the recorded
-number is not, so a flood of one signal can't hide another.
+number. The bytes only wake: when the socket is full a byte is dropped (without a warning), but the recorded number is
+not, so a flood of one signal can't hide another.
 
 Fork. A child that keeps the inherited wakeup descriptor writes its own signals into its parent's pipe. So all
 signals are blocked across ``fork``, and the child makes a pipe of its own before it unblocks them.
 
-The end. A process that ends in order leaves its handlers as they are, and ends with ``os._exit``: what comes late is
-recorded, and nobody reads it. To ignore the signals first is not safe: one may come between the moment when CPython
-looks for such and the one when it changes the handler, and then a traceback is printed ("ignored due to race
-condition"). Nor is to let the interpreter wind up: that brings the default actions back, and the next signal kills.
+The end. A process that ends in order keeps its handlers, and ends with ``os._exit``: a late signal is recorded, and
+nobody reads it. Ignoring the signals first is not safe: one may come after CPython has looked for pending signals and
+before it changes the handler, and then a traceback is printed ("ignored due to race condition"). Letting the
+interpreter shut down is not safe either: that restores the default actions, and the next signal kills.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from types import FrameType
 
 
 class SignalPipe:
-    """Turns the given signals into events of one descriptor.
+    """Turns signals into events of one descriptor.
 
-    Runs in the main thread of the dispatcher and of each worker; one at a time in a process.
+    Runs in the main thread; only one at a time in a process.
 
-    :param signals: the signals to turn into events; their former handlers come back with ``close``.
+    :param signals: the signals to turn into events; ``close`` restores their former handlers.
     """
 
     def __init__(self, signals: Iterable[signal.Signals]) -> None:
@@ -37,7 +37,7 @@ class SignalPipe:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._pending: list[int] = []
-        # In this order: a signal that is recorded before there is a wakeup descriptor would wake nobody.
+        # In this order: a signal recorded before there is a wakeup descriptor would not wake the loop.
         self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._former = {number: signal.signal(number, self._record) for number in signals}
 
@@ -46,14 +46,14 @@ class SignalPipe:
         return self._reader.fileno()
 
     def take(self) -> list[signal.Signals]:
-        """The signals that have come since the last call, each once, in the order of their first coming."""
+        """Return the signals that have come since the last call, each once, in the order of their first arrival."""
         try:
             while len(self._reader.recv(4096)) == 4096:
                 pass
         except BlockingIOError:
             pass
         # CPython marks the signal as tripped before it writes the byte, and runs the handlers of tripped signals at
-        # the end of a call: whatever byte the recv above has taken, its number is in the list by now.
+        # the end of a call: for each byte that the recv above has taken, the number is in the list by now.
         pending, self._pending = self._pending, []
         return [signal.Signals(number) for number in dict.fromkeys(pending)]
 
@@ -69,16 +69,16 @@ class SignalPipe:
         self._writer.close()
 
     def abandon(self) -> None:
-        """In a forked child: close the copies of the parent's pipe; the handlers are the child's own to set."""
+        """Close a forked child's copies of the parent's pipe; the child sets its own handlers."""
         signal.set_wakeup_fd(-1)
         self._reader.close()
         self._writer.close()
 
 
 def fork() -> int:
-    """``os.fork`` with all signals blocked across it.
+    """Fork with all signals blocked.
 
-    :returns: as ``os.fork``. In the child the signals stay blocked: it makes a ``SignalPipe`` of its own, then calls
+    :returns: as ``os.fork``. In the child the signals stay blocked until it has made its own ``SignalPipe`` and calls
         ``unblock``.
     :raises OSError: as ``os.fork``.
     """
@@ -93,6 +93,9 @@ def fork() -> int:
 
 
 def unblock() -> None:
-    """Let all signals in, those that came while they were blocked first. A program inherits what its starter has
-    blocked (sigprocmask(2)), and a server that can't hear TERM can't be stopped in order."""
+    """Unblock all signals. Pending ones are delivered first.
+
+    A program inherits the signal mask of its parent (sigprocmask(2)), and a server that blocks TERM can't be stopped in
+    order.
+    """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

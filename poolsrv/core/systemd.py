@@ -1,7 +1,7 @@
-"""The service manager's side: sockets that it has opened (sd_listen_fds(3)), and what it is told (sd_notify(3)).
+"""The service manager: readiness notification (sd_notify(3)), its watchdog, and socket activation (sd_listen_fds(3)).
 
-All of it is in the environment of the process that it has started, and nothing happens without. Programs that plugins
-start are not to see it, nor are pools: it is taken out of the environment.
+All of it is controlled by environment variables; without them nothing happens. They are removed from the environment,
+so that neither pools nor programs that plugins start see them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from .text import one_line
 log = logging.getLogger("poolsrv.sdnotify")
 
 FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
-_DIGITS: Final = 18  # numbers with as many, or more, are none that anybody can mean
+_DIGITS: Final = 18  # a number with as many digits, or more, can't be meant
 _MOST: Final = 10**_DIGITS
 LONGEST_ASSIGNMENT: Final = 500  # characters; systemd takes 4096 bytes in all
 
 
 class Notifier:
-    """Tells the service manager what the server does, where one wants to know.
+    """Notifies the service manager of the server's state, if it wants to know.
 
-    :ivar watchdog: seconds within which it expects a sign of life; 0 is never (sd_watchdog_enabled(3)).
+    :ivar watchdog: seconds within which it expects a sign of life (sd_watchdog_enabled(3)); 0: never.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Notifier:
         self.watchdog = int(microseconds) / 1e6 if meant and self._address else 0.0
 
     def send(self, *assignments: str) -> None:
-        """Send assignments such as ``"READY=1"`` together. A service manager that does not listen is not waited for."""
+        """Send assignments such as ``"READY=1"`` in one message, without waiting for the service manager."""
         if not self._address:
             return
         try:
@@ -44,15 +44,15 @@ class Notifier:
                 sock.setblocking(False)
                 sock.sendto(_message(assignments), self._address)
         except OSError:
-            pass  # there is nobody to complain to
+            pass  # the service manager can't be told
 
     def reloading(self) -> None:
-        """A reload has begun; ``READY=1`` will end it."""
+        """Notify that a reload has begun; ``READY=1`` will end it."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def _message(assignments: Sequence[str]) -> bytes:
-    # What is no text, or has control characters in it, systemd throws away.
+    # systemd ignores a message with control characters, or one that is no text.
     return "\n".join(one_line(line.replace("\n", " "))[:LONGEST_ASSIGNMENT] for line in assignments).encode()
 
 
@@ -63,13 +63,14 @@ def _address(name: str) -> str:
 
 
 def take_sockets() -> list[tuple[str, socket.socket]]:
-    """The listening sockets that the service manager has opened for this process, with their names
-    (``FileDescriptorName=``, or ``unknown``); what else it has passed is closed.
+    """Take over the listening sockets that the service manager has opened for this process.
 
-    A descriptor was passed if it is open and stays so over an exec, as it did over that of this process. What this
-    process has opened itself does not (PEP 446), whatever its number is, and is not touched.
+    Other descriptors that it has passed are closed. A descriptor counts as passed if it stays open over an exec, as it
+    did when this process was started. Descriptors that this process has opened itself do not (PEP 446), whatever their
+    numbers, and are not touched.
 
-    :raises ValueError: what the environment says is not so; nothing has been touched then.
+    :returns: each with its name (``FileDescriptorName=``, or ``unknown``).
+    :raises ValueError: the environment does not match the open descriptors; then nothing has been touched.
     """
     pid, number = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -99,19 +100,19 @@ def take_sockets() -> list[tuple[str, socket.socket]]:
 
 
 def _passed() -> list[int]:
-    """The descriptors from ``FIRST_FD`` on that have come over the exec."""
+    """Return the descriptors from ``FIRST_FD`` on that were open before the exec."""
     found = []
     for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
         try:
             if fd >= FIRST_FD and os.get_inheritable(fd):
                 found.append(fd)
         except OSError:
-            pass  # the one that has listed them
+            pass  # the descriptor of the listing itself
     return found
 
 
 def _listening(fd: int) -> socket.socket | None:
-    """The socket, where it is one that connections can be accepted from; else it is closed."""
+    """Return the socket if it is a listening stream socket; else close it."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:  # a file, or a FIFO

@@ -1,8 +1,8 @@
-"""What nobody catches goes to the log, as all else does.
+"""Uncaught exceptions go to the log.
 
-Python writes it to standard error by itself, and waits there for a reader: an exception in a destructor or in a
-callback of C code, one in a thread, one that ends the process, and a line of the log that can't be formatted. A client
-that causes one again and again would fill the log, so only some are told; of the others, how many there were.
+By default Python writes them to standard error, and waits there for a reader: an exception in a destructor or in a
+callback of C code, one in a thread, one that ends the process, and a log record that can't be formatted. A client that
+causes one again and again would fill the log, so only some are logged, and the others are counted.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any, Final
 
 log = logging.getLogger("poolsrv.uncaught")
 
-MOST: Final = 10  # that are told within ``SPAN``
+MOST: Final = 10  # logged within ``SPAN``
 SPAN: Final = 10.0  # seconds
 
 _expected: list[Callable[[Any], bool]] = []
 
 
 class _Limit:
-    """Lets some through, and counts the rest."""
+    """Admits some exceptions to the log, and counts the rest."""
 
     def __init__(self) -> None:
         self._began = float("-inf")
@@ -49,7 +49,7 @@ _limit = _Limit()
 
 
 def install() -> None:
-    """From now on, in this process and in those that are forked from it. Harmless when called again."""
+    """Log uncaught exceptions of this process and of its forks from now on. Harmless when called again."""
     logging.raiseExceptions = False
     sys.excepthook = _ends_the_process
     sys.unraisablehook = _unraisable
@@ -57,9 +57,9 @@ def install() -> None:
 
 
 def expect(is_expected: Callable[[Any], bool]) -> None:
-    """Say nothing of an exception that is reported in another way.
+    """Do not log exceptions that are reported in another way.
 
-    :param is_expected: by what ``sys.unraisablehook`` gets.
+    :param is_expected: called with the argument of ``sys.unraisablehook``.
     """
     if is_expected not in _expected:
         _expected.append(is_expected)
@@ -73,7 +73,7 @@ def _ends_the_process(kind: type[BaseException], error: BaseException, traceback
 
 
 def _unraisable(args: Any) -> None:
-    with suppress(BaseException):  # what is raised here Python would write to standard error
+    with suppress(BaseException):  # Python would write an exception of this hook to standard error
         if any(is_expected(args) for is_expected in _expected) or not _limit.admits():
             return
         error = args.exc_value if args.exc_value is not None else args.exc_type()

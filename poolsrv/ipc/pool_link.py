@@ -1,22 +1,23 @@
-"""What the supervisor and a pool say to each other, and how.
+"""The link between the supervisor and a pool: what they say to each other, and how.
 
-Theory. They talk over a socketpair that keeps messages apart (``SOCK_SEQPACKET``, unix(7)), in JSON: the pool may be of
-a later version of poolsrv than the supervisor, which goes on over an upgrade. So whoever reads ignores fields that it
-does not know, and ``VERSION`` is raised by any other change, a new kind of message among them. Sockets travel beside a
-message (``SCM_RIGHTS``), and the kernel says which process has sent it, as which user (``SCM_CREDENTIALS``).
+Theory. They exchange JSON over a socketpair that keeps messages apart (``SOCK_SEQPACKET``, unix(7)). The supervisor
+lives through an upgrade of the package, so the pool may be of a later version of poolsrv. Therefore a reader ignores
+fields that it does not know, and any other change, such as a new kind of message, raises ``VERSION``. (pool_link_v1.py
+speaks the version before.) Sockets travel beside a message (``SCM_RIGHTS``), and the kernel says which process has sent
+the message, as which user (``SCM_CREDENTIALS``).
 
-    supervisor -> pool   start       generation, config, and the sockets that stand
+    supervisor -> pool   start       generation, config, and the existing sockets
     supervisor <- pool   plan        how long its start may take
-    supervisor <- pool   bound       sockets that are new, some in each message
-    supervisor <- pool   configured  which sockets it will use, where the pid is to be written, ...
-    supervisor -> pool   go          all of this is in order; how often it is to say that it is alive
-    supervisor <- pool   serves      every worker does
-    supervisor <- pool   failed      why it can't, some lines in each message
-    supervisor <- pool   alive       its loop turns
-    supervisor <- pool   leaves      somebody else has told it to stop
-    supervisor -> pool   stop, with why; stop_now; workers, with by; reopen_logs; about, for who asks the pool
+    supervisor <- pool   bound       newly bound sockets, some in each message
+    supervisor <- pool   configured  which sockets it will use, the path of the pid file, ...
+    supervisor -> pool   go          all of this is granted; how often the pool has to send "alive"
+    supervisor <- pool   serves      all its workers serve
+    supervisor <- pool   failed      why it can't serve, some lines in each message
+    supervisor <- pool   alive       its loop runs
+    supervisor <- pool   leaves      a signal from outside has told it to stop
+    supervisor -> pool   stop, with why; stop_now; workers, with by; reopen_logs; about, for ``poolsrv status``
 
-What the supervisor believes of it, and when, is in protocol.py.
+pool_protocol.py says what the supervisor accepts, and when.
 """
 
 from __future__ import annotations
@@ -48,20 +49,20 @@ _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(253 * DESCRIPTOR_SIZE) + socket.CMSG_
 
 
 class BadMessage(ValueError):
-    """A message that is not what the two have agreed on; what came with it is closed."""
+    """A message breaks the protocol; the descriptors that came with it are closed."""
 
 
 class Sender(NamedTuple):
-    """The process that has sent a message, and its real user, as the kernel says."""
+    """The process that has sent a message, and its real user, according to the kernel."""
 
     pid: int
     uid: int
 
 
 class Message(NamedTuple):
-    """One message: its kind, its other fields, and the descriptors that came with it, which are the receiver's.
+    """One message: its kind, its other fields, and its descriptors, which the receiver has to close.
 
-    :ivar sender: on the supervisor's side.
+    :ivar sender: known on the supervisor's side.
     """
 
     kind: str
@@ -75,20 +76,20 @@ class Message(NamedTuple):
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close descriptors that nobody has a use for."""
+    """Close descriptors that are not used."""
     for fd in fds:
         os.close(fd)
 
 
 class PoolLink:
-    """One end of it. Blocking until ``setblocking(False)``."""
+    """One end of the link. It blocks until ``setblocking(False)``."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
     @classmethod
     def pair(cls) -> tuple[PoolLink, PoolLink]:
-        """Two ends. The first is told who has sent a message.
+        """Make two ends. The first one learns the sender of each message.
 
         :raises OSError: as socketpair(2).
         """
@@ -109,10 +110,10 @@ class PoolLink:
         self._socket.setblocking(flag)
 
     def send(self, kind: str, fds: Sequence[int] = (), **fields: Any) -> None:
-        """Send a message. Nothing happens where the other side is gone: the end of file, or its end, says so too.
+        """Send a message. If the other side is gone nothing happens: the end of file tells that.
 
-        :param fds: at most ``DESCRIPTORS_PER_MESSAGE`` descriptors, of which the other side gets copies.
-        :raises OSError: sendmsg(2), where there is no room (EAGAIN, ETOOMANYREFS) or memory.
+        :param fds: at most ``DESCRIPTORS_PER_MESSAGE`` descriptors; the other side gets copies.
+        :raises OSError: as sendmsg(2): there is no room (EAGAIN, ETOOMANYREFS) or no memory.
         """
         payload = json.dumps({"kind": kind, **fields}).encode()
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -123,10 +124,10 @@ class PoolLink:
                 raise
 
     def receive(self) -> Message | None:
-        """The next message; None where there is none, and this end does not block.
+        """Receive the next message; None if there is none and this end does not block.
 
         :raises EOFError: the other side is gone.
-        :raises BadMessage: it can't be understood.
+        :raises BadMessage: the message can't be understood.
         """
         try:
             payload, ancillary, flags, _ = self._socket.recvmsg(_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
@@ -190,9 +191,9 @@ def _send_some(link: PoolLink, kind: str, sockets: Sequence[ListeningSocket], **
 
 
 def received_sockets(message: Message) -> list[ListeningSocket]:
-    """The sockets that came with a message of ``send_sockets``.
+    """Return the sockets that came with a message of ``send_sockets``.
 
-    :raises BadMessage: they are no listening sockets, or not those that it describes; then they are closed.
+    :raises BadMessage: they do not listen, or do not match the description; then they are closed.
     """
     described = message.fields.get("sockets")
     found: list[ListeningSocket] = []
@@ -228,7 +229,7 @@ def _received(fd: int, described: object) -> ListeningSocket:
 
 
 def is_path(value: object) -> bool:
-    """Whether it is an absolute path."""
+    """Whether a value is an absolute path."""
     return isinstance(value, str) and value.startswith("/") and "\0" not in value and len(value) <= LONGEST_PATH
 
 

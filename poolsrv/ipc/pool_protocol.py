@@ -1,10 +1,10 @@
-"""What a pool may say to the supervisor, and when: everything else is refused.
+"""What a pool may say to the supervisor, and when; everything else is refused.
 
-Theory. The supervisor may be root, and a pool is somebody else's once it has given root up: it runs plugins, and they
-serve clients. So a message counts only in the phase that it belongs to, as in the monitor of OpenSSH, and each of its
-fields is looked at. What root acts on, the names of files and the sockets, a pool tells once, before it serves
-anybody; the kernel says that it was the pool's own process, and that it still was the supervisor's user. From then on
-it can't change them. (Another pool, which a reload has started, may bring others: it tells them in the same way.)
+Theory. The supervisor may be root. A pool can't be trusted once it has dropped privileges: it runs plugins, which serve
+clients. So a message is accepted only in its phase, as in the monitor of OpenSSH, and each of its fields is checked. A
+pool says once, before it serves, what root acts on: the names of files and the sockets. The kernel confirms that the
+pool's own process sent this, while it still was the supervisor's user. From then on the pool can't change it. (A pool
+that a reload starts may name others, in the same way.)
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from typing import Final
 from ..core.logs import LEVELS
 from .pool_link import LINES_PER_MESSAGE, LONGEST_LINE, BadMessage, Message, is_path
 
-# Phases of a pool. STARTING: it reads its config, and binds. SEALED: it has told what root acts on, and got it.
+# Phases of a pool. STARTING: it reads its config, and binds. SEALED: it has said what it needs, and was granted it.
 STARTING, SEALED, SERVING, LEAVING = "starting", "sealed", "serving", "leaving"
 LONGEST_TIME: Final = 1_000_000_000  # seconds
 MOST_SOCKETS: Final = 4096
 _LONGEST_KEY: Final = 1000  # characters
-_MOST: Final = 2**32 - 2  # the greatest number of a user, or of a group
+_MAX_ID: Final = 2**32 - 2  # the greatest number of a user or a group
 
 _ALLOWED: Final = {
     STARTING: {"plan", "bound", "configured", "failed"},
     SEALED: {"serves", "failed", "alive"},
     SERVING: {"alive", "leaves"},
 }
-_ROOTS: Final = {"bound", "configured"}  # only from a process that has not given up what the supervisor is
+_PRIVILEGED: Final = {"bound", "configured"}  # only from a process that still is the supervisor's user
 
 Check = Callable[[object], bool]
 
 
 def check(phase: str, message: Message, pid: int) -> bool:
-    """Whether a message is to be acted on. Where it is not its descriptors are closed.
+    """Check a message.
 
-    What is under way when a pool is told to stop means nothing any more.
-
-    :param phase: of the pool that it came from.
-    :param pid: of that pool.
-    :raises BadMessage: it does not belong there.
+    :param phase: the phase of the pool that has sent it.
+    :param pid: that pool's pid.
+    :returns: whether to act on it. False for what a pool has sent before it learned that it has to stop; then the
+        descriptors are closed.
+    :raises BadMessage: the pool must not send this; its descriptors are closed.
     """
     try:
         _check(phase, message, pid)
@@ -62,7 +62,7 @@ def _check(phase: str, message: Message, pid: int) -> None:
         return
     if kind not in _ALLOWED[phase]:
         raise BadMessage(f"{kind!r} while it is {phase}")
-    if kind in _ROOTS and sender.uid != os.getuid():
+    if kind in _PRIVILEGED and sender.uid != os.getuid():
         raise BadMessage(f"{kind!r} as user {sender.uid}")
     if message.fds and kind != "bound":
         raise BadMessage(f"{kind!r} with descriptors")
@@ -110,11 +110,11 @@ def _is_log(value: object) -> bool:
 
 
 def _is_owner(value: object) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_is_whole(-1, _MOST), value)))
+    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_is_whole(-1, _MAX_ID), value)))
 
 
 def _is_described(value: object) -> bool:
-    return isinstance(value, list)  # the rest is received_sockets()'s to see
+    return isinstance(value, list)  # received_sockets() checks the rest
 
 
 _FIELDS: Final[Mapping[str, Mapping[str, Check]]] = {

@@ -103,7 +103,7 @@ def test_unix_sockets_belong_to_the_pools_user(serve: Serve, open_tmp: Path) -> 
 
 def test_only_root_can_become_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with pytest.raises(StartError, match=r"^pool\.user: only root can become somebody else, and this is user \d+$"):
+    with pytest.raises(StartError, match=r"^pool\.user: only root can become another user, and this is user \d+$"):
         privileges.become(privileges.Identity(os.getuid() + 1, os.getgid()))
     with pytest.raises(StartError, match=r"^pool\.group: only root"):
         privileges.become(privileges.Identity(None, os.getgid() + 1))
