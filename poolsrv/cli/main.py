@@ -20,6 +20,7 @@ from .config_option import config_option, is_from_command_line, missing
 from .output import EXIT_FAILED, EXIT_USAGE, echo, echo_json, fail
 
 if TYPE_CHECKING:
+    from ..config.draft import Draft
     from ..worker.spec import ServerSpec
 
 HELP = """
@@ -32,6 +33,7 @@ one line with the word "ready" and every address, including the ports that the k
 Examples:
   poolsrv --config poolsrv.toml             run the server
   poolsrv check --config poolsrv.toml       find every error in the config, without serving
+  poolsrv config --config poolsrv.toml      print the config in effect, with every default
   poolsrv status --config poolsrv.toml      show what the server does now (needs pool.control)
   poolsrv status --check                    one line and an exit code, for monitoring
   poolsrv top --config poolsrv.toml         live view of status, refreshed every second
@@ -127,7 +129,7 @@ def check(config: Path) -> None:
     """
     from .tables import table
 
-    server = _load(config)
+    _, server = _load(config)
     pool = server.config.pool
     echo(f"{one_line(str(config))}: ok")
     echo(f"{counted(pool.workers, 'worker')}, {pool.dispatch}")
@@ -136,6 +138,20 @@ def check(config: Path) -> None:
         plugins = " > ".join((*listener.plugins, listener.handler))
         rows.append((listener.name, plugins, ", ".join(map(str, listener.bind))))
     echo(table(("<listener", "<plugins", "<addresses"), rows))
+
+
+@cli.command("config")
+@config_option("The config to show (TOML).")
+def show_config(config: Path) -> None:
+    """Print the config in effect, as TOML.
+
+    Has every key of the config and of its plugins' options. Those that the file leaves out are marked with "default".
+    Exits with 2 and one line for each error, as check does.
+    """
+    from . import effective_config
+
+    draft, server = _load(config)
+    echo(f"{effective_config.title(config)}\n\n{effective_config.as_toml(draft, server)}")
 
 
 @cli.command()
@@ -263,7 +279,7 @@ def main() -> NoReturn:
     raise AssertionError  # click exits by itself
 
 
-def _load(config: Path) -> ServerSpec:
+def _load(config: Path) -> tuple[Draft, ServerSpec]:
     """Load a config, and its plugins as the user that the pool is to run as."""
     from ..config import reader
     from ..core import privileges
@@ -274,7 +290,7 @@ def _load(config: Path) -> ServerSpec:
         draft = reader.read(config)
         if (identity := loader.identity_for(draft)) is not None:
             privileges.become_for_imports(identity)
-        return loader.load_plugins(draft)
+        return draft, loader.load_plugins(draft)
     except ConfigErrors as errors:
         fail(EXIT_USAGE, map(str, errors.problems))
     except StartError as error:

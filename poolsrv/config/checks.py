@@ -10,6 +10,8 @@ from ..net import access_list
 from .draft import Draft, ListenerDraft
 from .model import LISTENER_KEYS, LOG_KEYS, POOL_KEYS, TABLES, tables_with
 
+TCP_KEYS = ("tcp_nodelay", "keepalive", "tcp_user_timeout", "reuse_port")
+
 
 def check_top_level(draft: Draft) -> None:
     """The file has only tables that exist, and at least one listener."""
@@ -86,7 +88,7 @@ def _check_companions(draft: Draft, listener: ListenerDraft) -> None:
 def _check_access(draft: Draft, listener: ListenerDraft) -> None:
     """Clients of unix sockets have no IP address, and a network is either allowed or denied."""
     fields = listener.fields
-    if _has_only_unix_sockets(listener) and not fields.get("proxy_protocol"):
+    if listener.has_only_unix_sockets and not fields.get("proxy_protocol"):
         for name in ("allow", "deny", "max_per_source", "rate_per_source"):
             if fields.get(name):
                 message = "is about IP addresses, and this listener has only unix sockets: see `socket_mode`"
@@ -99,8 +101,8 @@ def _check_access(draft: Draft, listener: ListenerDraft) -> None:
 
 def _check_socket_options(draft: Draft, listener: ListenerDraft) -> None:
     fields = listener.fields
-    if _has_only_unix_sockets(listener):
-        for name in ("tcp_nodelay", "keepalive", "tcp_user_timeout", "reuse_port"):
+    if listener.has_only_unix_sockets:
+        for name in TCP_KEYS:
             if fields.get(name):
                 message = "is about TCP, and this listener has only unix sockets"
                 draft.problems.add((*listener.key, name), message)
@@ -115,10 +117,6 @@ def check_trusted_proxies(draft: Draft, listener: ListenerDraft) -> None:
     if _has_ip_addresses(listener) and table.get("trusted_proxies", []) == []:
         expected = f"expected the networks of the proxies, such as {access_list.EXAMPLES}: what they say is believed"
         draft.problems.add((*listener.key, "trusted_proxies"), f"missing, {expected}")
-
-
-def _has_only_unix_sockets(listener: ListenerDraft) -> bool:
-    return {address.family for address in listener.fields.get("bind", ())} == {socket.AF_UNIX}
 
 
 def _has_ip_addresses(listener: ListenerDraft) -> bool:

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ..core import cgroups
 from ..core.privileges import Identity
@@ -30,6 +33,7 @@ class ListenerDraft:
     :ivar plugins: every plugin that it names, each with its place; the handler comes last.
     :ivar tables: its tables that are not keys of a listener, by name.
     :ivar strays: names that are neither keys of a listener nor tables.
+    :ivar options: the options of those plugins that take any, by plugin name, once the plugins have been loaded.
     :ivar server_tls: its certificates, read; None without TLS, or if they have errors.
     """
 
@@ -41,6 +45,7 @@ class ListenerDraft:
         self.plugins: list[tuple[str, Key]] = []
         self.tables: dict[str, Mapping[str, Any]] = {}
         self.strays: list[str] = []
+        self.options: dict[str, msgspec.Struct] = {}
         self.server_tls: ServerTls | None = None
 
     @property
@@ -51,6 +56,11 @@ class ListenerDraft:
     def plugin_header(self, plugin: str) -> str:
         """The header of the table with a plugin's options."""
         return f"[listeners.{bare_or_quoted(self.name)}.{bare_or_quoted(plugin)}]"
+
+    @property
+    def has_only_unix_sockets(self) -> bool:
+        """Whether it has addresses, and all of them are unix sockets."""
+        return {address.family for address in self.fields.get("bind", ())} == {socket.AF_UNIX}
 
     def placed(self, name: str) -> list[tuple[Any, Key]]:
         """The members of a list of addresses or networks, each with its place."""

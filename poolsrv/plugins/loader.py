@@ -116,7 +116,8 @@ class _Loader:
             if is_handler and (message := handler_error(cls)):
                 self._blame(name, place, message)
             before = len(self.problems)
-            options = self._options(listener, name, schema)
+            if (options := self._options(listener, name, schema)) is not None:
+                listener.options[name] = options
             instance = self._instance(listener, name, place, cls, options) if len(self.problems) == before else None
             if instance is None:
                 continue
