@@ -145,12 +145,8 @@ def signal_group(group: int, number: signal.Signals) -> None:
 
 def _has_orphan(group: int) -> bool:
     """Whether a process of the group is a child of this one, as orphans are: the worker is their subreaper."""
-    for task in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{task}/children") as file:
-                children = file.read().split()
-            if any(os.getpgid(int(pid)) == group for pid in children):
-                return True
-        except OSError:
-            continue
-    return False
+    try:
+        os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # waitid(2): no child in that group
+        return False
+    return True
