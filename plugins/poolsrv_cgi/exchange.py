@@ -4,15 +4,15 @@ The way through, each step called by the one before or by an event:
 
     begin ── find the program
       │ (the request's body: all of a chunked one, the first part of others)
-    admit ── a place among max_programs, or the queue
+    admit ── a permit (`max_programs`), or the queue
       │
     start ── environment, program; its input (`RequestBody.relay_to`) and its output (`output`) move by themselves
       │
     end ──── once the client has, or will have, all that it gets
 
-Nothing waits for anything that it need not wait for: input, output and standard error are moved at the same time. A
-program that runs on after its response has nothing more to do with the connection: it has the rest of its `timeout`.
-The line in the access log is written when both are over.
+Input, output and standard error are moved at the same time. A program that runs on after its response has nothing more
+to do with the connection, and has the rest of its `timeout`. The line in the access log is written when both have
+ended.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from .scripts import NoScript, Script, ScriptPaths, find_script
 
 __all__ = ["CgiService", "Exchange"]
 
-RETRY_AFTER = 5  # seconds that a client which finds all places taken is asked to wait
+RETRY_AFTER = 5  # seconds that a client is asked to wait where too many programs run
 
 
 class CgiService:
-    """The programs of one listener, by the paths of requests."""
+    """The programs of one listener, found by the paths of requests."""
 
     def __init__(self, runner: ProgramRunner) -> None:
         options = runner.options
@@ -60,7 +60,7 @@ class CgiService:
         self.document_root = os.fsdecode(self.paths.root)
 
     def on_request(self, request: Request, response: Response) -> None:
-        """The head of a request is here."""
+        """Serve a request. See `poolsrv_http.HttpServer`."""
         Exchange(self, request, response).begin()
 
 
@@ -86,12 +86,12 @@ class Exchange:
         self._program: Program | None = None
         self._output: Output | None = None
         self._queued_at = 0.0
-        self._queued = 0.0  # seconds waited for a place
+        self._queued = 0.0  # seconds waited for a permit
 
     # --- the request
 
     def begin(self) -> None:
-        """The head is here."""
+        """Find the program, and wait for the body."""
         self._response.on_cancel = self._cancelled
         self._response.on_writable = self._on_writable
         found = find_script(self._service.paths, self._head.path)
@@ -101,7 +101,7 @@ class Exchange:
         self._found = found
         self._request_body.prepare(self._admit)
 
-    # --- a place for the program
+    # --- a permit for the program
 
     def _admit(self) -> None:
         limiter = self._runner.limiter
@@ -126,7 +126,7 @@ class Exchange:
     # --- the program
 
     def _start(self) -> None:
-        """With a place taken."""
+        """Start the program, with a permit."""
         found, runner, body = self._found, self._runner, self._request_body
         program = Program(runner, self._conn, found.script_name, self._program_ended)
         program.on_overdue = self._overdue
@@ -185,7 +185,7 @@ class Exchange:
         )
 
     def _overdue(self, program: Program) -> str:
-        """The program has been running, or silent, for too long, and is being ended; what that means, for the log."""
+        """Answer 504 where the program is being ended for a timeout; returns a further part of the log message."""
         if program is not self._program or self._response.ended or self._response.started:
             return ""
         self._answer(504)
@@ -211,7 +211,7 @@ class Exchange:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Both the response and the program have ended: what is in a circle would wait for the garbage collector."""
+        """Drop what refers back here: a circle would have to wait for the garbage collector."""
         self._program = self._output = None
 
     # --- its output (see `output.OutputOwner`)
@@ -277,7 +277,7 @@ class Exchange:
         self._admit()
 
     def _drop_program(self) -> None:
-        """Its output is of no use any more. It may go on, unless it still takes in the request's body."""
+        """Throw its further output away. It may go on, unless it still takes in the request's body."""
         if self._output is not None:
             self._output.discard()
             self._output = None
@@ -294,7 +294,7 @@ class Exchange:
     # --- the end
 
     def _fail(self, status: int, reason: str) -> None:
-        """The program is at fault: the client gets a short answer, the log the reason."""
+        """Give the client a short answer and the log the reason: the program is at fault."""
         if self._program is not None:
             self._program.fail(f"{status}: {reason}")
         self._answer(status)
@@ -308,7 +308,7 @@ class Exchange:
         self._answer(found.status, location=location)
 
     def _answer(self, status: int, *, location: str = "", retry_after: float | None = None) -> None:
-        """A response of the server's own."""
+        """Answer without a program."""
         if self._response.ended:
             return
         if self._output is not None:
@@ -317,7 +317,7 @@ class Exchange:
         self._response.error(status, location=location, retry_after=retry_after, wait=self._program is None)
 
     def _cancelled(self) -> None:
-        """The client is gone, or has got another answer."""
+        """End the program: the client is gone, or has got another answer."""
         if self._waiter is not None:
             self._runner.limiter.cancel(self._waiter)
             self._waiter = None

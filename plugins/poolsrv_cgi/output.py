@@ -1,11 +1,11 @@
 """A program's output on its way to the client: header, then body, as the program prints them.
 
-A slow client slows the program down: nothing is read from the pipe while the connection is congested. Where no framing
-is in the way, the kernel moves the body from the pipe to the socket.
+A slow client slows the program down: nothing is read from the pipe while the connection is congested. Where the framing
+allows it, the kernel moves the body from the pipe to the socket.
 
-The output has ended when its pipe says so. The program's own end, which decides whether it was whole, is then waited
-for, but not longer than `EXIT_GRACE`; and after the program's end the output, which a grandchild may hold open, as
-long as something comes.
+The output ends when its pipe does. Then the program's exit, which decides whether the output was whole, is waited for,
+but not longer than `EXIT_GRACE`. A grandchild may hold the pipe open after the program's exit; then the output goes on
+as long as something comes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ HELD_LIMIT = 65536  # bytes kept for a response that is not to be sent yet
 
 
 class OutputOwner(Protocol):
-    """Whom an output tells. After `on_bad_output` and `on_output_over` it says nothing more."""
+    """What an output calls. After `on_bad_output` or `on_output_over` it calls nothing more."""
 
     def await_body(self, begin: Callable[[], object]) -> bool:
-        """The header is here. True: nothing is to be sent before `begin()` is called."""
+        """The header is here.
+
+        :returns: True where nothing is to be sent before `begin()` is called.
+        """
 
     def on_header(self, header: CgiHeader, first: bytes, whole: bool) -> bool:
         """The header is here, and the first bytes of the body, or all of it if it is whole.
@@ -44,29 +47,21 @@ class OutputOwner(Protocol):
         """Whether the program may be silent because its client has not sent all of the request's body."""
 
     def on_bad_output(self, reason: str) -> None:
-        """It is no CGI response."""
+        """The output is not a CGI response."""
 
     def on_output_over(self, complete: bool) -> None:
-        """The client has, or will have, all that it gets; not complete: the program did not end well."""
+        """The client has, or will have, all that it gets.
+
+        :param complete: False where the program has not ended well.
+        """
 
 
 class Output:
     """The output of one program."""
 
     __slots__ = (
-        "_conn",
-        "_ended",
-        "_held",
-        "_options",
-        "_owner",
-        "_parser",
-        "_program",
-        "_response",
-        "_silent",
-        "_started",
-        "_stdout",
-        "_timer",
-        "_watch",
+        "_conn", "_ended", "_held", "_options", "_owner", "_parser", "_program", "_response", "_silent", "_started",
+        "_stdout", "_timer", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -83,14 +78,14 @@ class Output:
         self._started = False
         self._held: tuple[CgiHeader, bytearray] | None = None  # what is not to be sent yet
         self._ended = False
-        self._silent = False  # the owner is not told any more, and what comes is thrown away
+        self._silent = False  # nothing is called any more, and what comes is thrown away
         self._timer: Timer | None = None
         self._watch = Watch(self._progress, self._too_long_silent)
         program.runner.output_timeout.add(self._watch)
         stdout.on_readable = self._on_readable
 
     def discard(self) -> None:
-        """Nobody wants more of it. The program may print on; it does not notice until the connection ends."""
+        """Throw away what still comes. The program may print on, and does not notice until the connection ends."""
         if self._silent:
             return
         self._silent = True
@@ -103,7 +98,7 @@ class Output:
             self._stdout.resume_reading()
 
     def on_writable(self) -> None:
-        """The client has caught up: the program may go on."""
+        """Let the program go on: the client has taken what was kept for it."""
         self._watch.excuse()
         self._stdout.resume_reading()
 
@@ -185,7 +180,7 @@ class Output:
         elif self._ended:
             self._conclude()
         else:
-            # It is still on its way, or somebody else holds the pipe.
+            # The output is still on its way, or another process holds the pipe.
             self._await_end(-1)
 
     def _await_end(self, seen: int) -> None:
@@ -202,7 +197,7 @@ class Output:
             self._timer = self._conn.call_later(EXIT_GRACE, lambda: self._await_end(received))
 
     def _conclude(self) -> None:
-        """As much is known of the program's end as will be."""
+        """End the output: no more will be known of the program's exit."""
         self._begin()
         if self._silent:
             return
@@ -216,7 +211,7 @@ class Output:
             self.discard()
             self._owner.on_output_over(complete)
 
-    # --- patience
+    # --- timeouts
 
     def _client_is_slow(self) -> bool:
         return self._conn.congested or self._stdout.relay_waits

@@ -1,4 +1,13 @@
-"""HTTP/1.1 for plugins."""
+"""HTTP/1.1 for plugins: a server as a library, which runs in a worker and imports only public names of `poolsrv`.
+
+`docs/http.md` documents it. The order of the parts, each of which knows only those before it:
+
+- `head` and `decoders` read requests; `framing`, `headers` and `error_page` make responses; `access_log` makes lines;
+  `forwarding` and `authority` read what proxies say. These know of no connection.
+- `options`, `stall`, `spool` (over `cells`), `log_file` and `shared` are what the connections of a listener share.
+- `body` (with `rest`), `request`, `outcome` and `response` are one exchange.
+- `connection` reads one request after another; `server` is all of it, with the base class of plugins.
+"""
 
 from .access_log import Entry, combined, json_line, mask_address
 from .authority import host_name, is_authority, port_of

@@ -1,12 +1,11 @@
 """Lines of the access log, by pure functions: Combined Log Format or JSON.
 
-A log that can be forged is worse than none. All that comes from a client is escaped: control characters, DEL, quotes,
-backslashes and bytes above 127 become `\\xHH`, so that a line of the log is always one request, and every field stays
-between its quotes.
+A log that can be forged is worse than none. Everything that comes from a client is escaped: control characters, DEL,
+quotes, backslashes and bytes above 127 become `\\xHH`. So a line is always one request, and every field stays between
+its quotes.
 
 Combined Log Format is what Apache calls "combined": address, identity (never known), user, time, request line, status,
-bytes of the body, Referer, User-Agent. Behind it stand `name=value` fields of this server: where they would be empty,
-they are left out.
+bytes of the body, Referer, User-Agent. After it come `name=value` fields of this server; empty ones are left out.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     :ivar status: that the client got; 0 if it got none.
     :ivar body_bytes: bytes of the response's body, without framing.
     :ivar referer, agent, user: from the request, "" where not sent.
-    :ivar program: SCRIPT_NAME, "" where none ran.
-    :ivar queued: seconds waited for a free place among the running programs; None where no program ran.
+    :ivar program: the name of the program that ran for it, "" where none ran.
+    :ivar queued: seconds that it waited for this program; None where none ran.
     :ivar first_byte: seconds from `time` to the response's first byte; None where none was sent.
     :ivar total: seconds from `time` to the end.
     :ivar returncode: of the program: exit status, or minus the signal's number; None where none ran.
@@ -72,15 +71,15 @@ def _escaped(match: re.Match[str]) -> str:
     character = match[0]
     if character in '"\\':
         return "\\" + character
-    # A byte that was no text (PEP 383), or any other surrogate, which only a program's own text can hold.
+    # A byte that was not text (PEP 383), or another surrogate, which only a program's own text can contain.
     errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
 
 
 def mask_address(address: str) -> str:
-    """An address without the part that tells one client from its neighbours: an IPv4 one keeps 24 bits, an IPv6 one 48.
+    """Remove the part of an address that tells a client from its neighbours: IPv4 keeps 24 bits, IPv6 48.
 
-    What is no address is kept as it is.
+    Any other text is kept as it is.
     """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -129,7 +128,7 @@ def json_line(entry: Entry) -> str:
 
 
 def _measured(entry: Entry) -> dict[str, object]:
-    """What was measured: times in seconds, memory in bytes."""
+    """The measurements: times in seconds, memory in bytes."""
     measured: dict[str, object] = {}
     if entry.queued is not None:
         measured["queued"] = round(entry.queued, 6)

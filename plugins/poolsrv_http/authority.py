@@ -7,15 +7,15 @@ import socket
 
 __all__ = ["host_name", "is_authority", "port_of"]
 
-# A bracketed IPv6 address or a name, then a port. Userinfo has no place in it (RFC 9110 section 4.2.4), and neither has
-# an escape that stands for a control character.
+# A bracketed IPv6 address or a name, then a port. Userinfo is not allowed (RFC 9110 section 4.2.4), nor is an escape
+# for a control character.
 _match = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%(?!7[Ff])[2-9A-Fa-f][0-9A-Fa-f])*)(?::([0-9]{0,5}))?"
 ).fullmatch
 
 
 def is_authority(text: bytes) -> bool:
-    """Whether this is a host, perhaps an empty one, with or without a port; an empty port is one (section 3.2.3)."""
+    """Whether this is a host, which may be empty, with or without a port, which may be empty too (section 3.2.3)."""
     matched = _match(text)
     if matched is None:
         return False

@@ -409,7 +409,7 @@ class RequestBody:
 
     @property
     def unread(self) -> int | None:
-        """Bytes of it that have not been taken from the connection; None where nobody knows (chunks to come)."""
+        """Bytes of it that have not been taken from the connection; None while chunks are still to come."""
         if isinstance(self._decoder, ChunkedDecoder) and not self._decoder.done:
             return None
         return max(self._end - self._position(), 0) if self._end else 0

@@ -1,8 +1,8 @@
 """A number for each process, in memory that all workers of a pool and their dispatcher share.
 
-A cell belongs to a process, not to a worker's place in the pool: while one worker drains, its successor is there
-already. A worker looks for a free cell when it starts, and has it until the dispatcher has reaped it. Only its owner
-writes to a cell meanwhile. Two that start together are kept apart by a lock that the kernel gives back when its holder
+A cell belongs to a process, not to a worker's number in the pool, because a worker that drains already has a successor.
+A worker takes a free cell when it starts, and keeps it until the dispatcher has reaped the worker. Only the owner
+writes to its cell. A lock keeps apart two workers that start at the same time; the kernel releases it when its holder
 is killed (fcntl(2), F_SETLKW: such a lock belongs to the process, however the descriptor was inherited).
 """
 
@@ -16,12 +16,12 @@ import struct
 __all__ = ["SharedCells"]
 
 _CELL = struct.Struct("=qq")  # the owner's process id, 0: free; its number
-_CELLS = 8192  # the most workers that a pool can have, and many times as many that drain
+_CELLS = 8192  # for the most workers that a pool can have, and many times as many that drain
 _USED = -1  # the number of a cell that is free and has been taken before
 
 
 class SharedCells:
-    """Made in the parent, before the fork.
+    """The cells. Made in the parent, before the fork.
 
     :raises OSError: no descriptor, or no memory.
     """
@@ -38,7 +38,7 @@ class SharedCells:
         os.close(self._file)
 
     def open(self) -> None:
-        """In a worker: take a cell.
+        """Take a cell, in a worker.
 
         :raises OSError: the kernel has no locks left.
         :raises RuntimeError: all are taken.
@@ -62,7 +62,7 @@ class SharedCells:
 
     def total(self) -> int:
         """The sum over all workers, as of now."""
-        # Cells are taken from the first on: behind one that was never used there is none.
+        # Cells are taken from the first on: behind one that was never used there are no others.
         total = 0
         for offset in range(0, _CELL.size * _CELLS, _CELL.size):
             pid, number = _CELL.unpack_from(self._cells, offset)
@@ -73,7 +73,7 @@ class SharedCells:
         return total
 
     def forget(self, pid: int) -> int:
-        """In the dispatcher, once a worker has been reaped: free its cell; the number that was in it."""
+        """Free the cell of a worker that has been reaped, in the dispatcher. Returns the number that was in it."""
         for offset in range(0, _CELL.size * _CELLS, _CELL.size):
             owner, number = _CELL.unpack_from(self._cells, offset)
             if owner == pid:

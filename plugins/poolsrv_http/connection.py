@@ -1,8 +1,8 @@
 """HTTP/1.1 on a connection: one request after another, each answered by a `Response`.
 
 A connection is in one of three phases: waiting for a request head (`HttpConnection.read_head`), in an exchange, or
-throwing away the rest of a body that had no reader. Bytes that arrive in an exchange and are not of its body stay in
-the connection's buffer: pipelined requests wait there, and the engine stops reading when it is full.
+throwing away the rest of a body that had no reader. Bytes that arrive during an exchange and do not belong to its body
+stay in the connection's buffer. Pipelined requests wait there, and the engine stops reading when it is full.
 """
 
 from __future__ import annotations
@@ -47,29 +47,31 @@ class HttpConnection:
         self._parser = RequestParser(shared.limits)
         self._unwanted = 0  # bytes of a body to throw away
         self._idle = False  # between two requests
-        self._due = 0.0  # when the wait for a head ends, monotonic; 0: nobody waits
+        self._due = 0.0  # when the wait for a head ends, monotonic; 0: there is none
         self._timer_set = False
         self._reads = False  # `read_head` is being called
-        self._turn_due = False  # and will be called in the next turn
+        self._turn_due = False  # and will be called in the next iteration
         self._wait(shared.options.header_timeout)
 
     def on_readable(self) -> None:
-        """Bytes, or the end of the stream."""
+        """Take bytes, or the end of the stream."""
         if self._exchange is not None:
             self._exchange.input_came()
         elif not self._turn_due:
             self.read_head()
 
     def on_writable(self) -> None:
-        """The client has caught up."""
+        """Go on: the client has taken what was kept for it."""
         if self._exchange is not None:
             self._exchange.caught_up()
         elif not self._turn_due:
             self.read_head()
 
     def read_head(self) -> None:
-        """Serve requests whose heads are here, until one is being served or no whole head is left: so many, and the
-        rest in the next turn. A client that does not take its answers has to wait with further requests."""
+        """Serve the requests whose heads are here: so many now, and the rest in the next iteration.
+
+        A client that does not take its answers has to wait with further requests.
+        """
         self._reads = True
         served = 0
         while self._exchange is None and served < REQUESTS_PER_TURN and not self.conn.congested:
@@ -82,7 +84,10 @@ class HttpConnection:
             self._go_on_later()
 
     def _take(self, data: bytes) -> bool:
-        """Bytes that are of no request that is being served; True where a request is whole by them."""
+        """Take bytes that belong to no request yet.
+
+        :returns: True where they complete the head of a request.
+        """
         if self._unwanted:
             data = self._throw_away(data)
             if not data:
@@ -106,7 +111,7 @@ class HttpConnection:
         return True
 
     def _go_on_later(self) -> None:
-        """Once others have had their turn: with what is in the buffer, also after the end of the stream."""
+        """Read what is in the buffer, also after the end of the stream, once other connections have had their turn."""
         if not self._reads and not self._turn_due and self._exchange is None and self.conn.peek():
             self._turn_due = True
             self.conn.call_soon(self._go_on)
@@ -117,9 +122,9 @@ class HttpConnection:
             self.read_head()
 
     def _identify(self, request: RequestHead) -> RequestHead:
-        """Learn whose request it is, where the peer is a proxy that is believed.
+        """Find out where a request comes from. Only a trusted proxy is believed.
 
-        :raises RequestError: what it says is malformed.
+        :raises RequestError: what the proxy says is malformed.
         """
         forwarding, conn = self.shared.forwarding, self.conn
         if conn.trusts(conn.peer[0]):
@@ -136,11 +141,11 @@ class HttpConnection:
         response.begin(self._handler, self._origin)
 
     def finished(self, unread: int | None, keep_alive: bool) -> None:
-        """The exchange is over; its response has been sent, or is on its way.
+        """Go on to the next request, or close: the exchange is over, and its response sent or on its way.
 
-        :param unread: bytes of its request's body that nobody has taken; None where nobody knows.
-        :param keep_alive: whether there can be another request. There can't before all of the body is here: a client
-            that has its answer may send the rest or not.
+        :param unread: bytes of the request's body that no reader has taken; None where that is not known.
+        :param keep_alive: whether there can be another request. There can be none before the whole body is here: a
+            client that has its answer may send the rest or not.
         """
         self._exchange = None
         self._origin = self._peer
@@ -151,35 +156,35 @@ class HttpConnection:
         self._unwanted = unread
         self._head_began = 0.0
         self._idle = True
-        # A client that was told that it may go on does so, whatever has happened to the worker meanwhile.
+        # A client that was told to go on does so, even if the worker has begun to drain.
         self._wait(DRAIN_WAIT if conn.draining else self.shared.options.keepalive_timeout)
-        self._go_on_later()  # with a request that waits in the buffer
+        self._go_on_later()  # where the next request is in the buffer
 
     def can_go_on(self) -> bool:
-        """Whether the server would like another request."""
+        """Whether another request on this connection is welcome."""
         return bool(self.shared.options.keepalive_timeout) and not self.conn.draining
 
     def drain(self) -> None:
-        """The worker is to end."""
-        # An idle client may be sending its next request this very moment: closed now, that one would be lost.
+        """Close soon: the worker is draining."""
+        # An idle client may be sending its next request at this moment, which would be lost.
         if self._exchange is None and (not self._due or self._due > time.monotonic() + DRAIN_WAIT):
             self._wait(DRAIN_WAIT)
 
     def gone(self) -> None:
-        """The connection is closed."""
+        """End what is under way: the connection is closed."""
         self._due = 0.0
         if self._exchange is not None:
             self._exchange.abandon()
             self._exchange = None
 
     def _throw_away(self, data: bytes) -> bytes:
-        """What of the bytes is not of the unwanted body."""
+        """Drop the bytes that belong to the unwanted body; the others are returned."""
         thrown = min(self._unwanted, len(data))
         self._unwanted -= thrown
         return data[thrown:]
 
     def _refuse(self, error: RequestError) -> None:
-        """A head that can't be served: answer, log, close."""
+        """Answer a head that can't be served, log it, and close."""
         answer = error_response(error.status)
         self.conn.log.info("%s", error)
         self.conn.send(answer)
@@ -202,10 +207,10 @@ class HttpConnection:
     # --- waiting for a head
 
     def _wait(self, seconds: float) -> None:
-        """Something has to happen within so many seconds; 0 is for ever.
+        """Set the deadline for what the client has to do next; 0 seconds: none.
 
-        One timer serves all the waits of a connection, which come and go with each request: it looks at the deadline
-        as often as the shortest of the timeouts is long.
+        One timer serves all waits of a connection, which come and go with each request. It looks at the deadline as
+        often as the shortest timeout is long.
         """
         if not seconds:
             self._due = 0.0

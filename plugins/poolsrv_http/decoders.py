@@ -1,16 +1,16 @@
 """A request's body: where it ends, and for chunked bodies, what is in it.
 
-There are two decoders with one shape: `feed(data)` takes bytes and returns those of the body, decoded; `done` says
-that the body is whole; `surplus` then holds the bytes behind it, which belong to the next request.
+There are two decoders with one shape: `feed(data)` takes bytes and returns those of the body, decoded; `done` says that
+the body is whole; `surplus` then holds the bytes behind it, which belong to the next request.
 
-A body with a Content-Length needs no decoding: whoever moves bytes without looking at them (from socket to pipe) may
-move exactly `remaining` of them and account for them with `advance`.
+A body with a Content-Length needs no decoding. Code that moves bytes without looking at them (from socket to pipe) may
+move exactly `remaining` bytes, and account for them with `advance`.
 
 Chunked bodies (RFC 9112 section 7.1) are read by a decoder of our own. llhttp's does not tell where the body ended
 in what it was given, which pipelining needs; nor does it bound chunk extensions, a classic way to make a server read
 without end. Line ends are CRLF and nothing else: parsers that took LF alone, or any two bytes after a chunk's data,
-have been used for smuggling. Extensions are checked and ignored, trailer fields are checked and dropped: CGI has no
-place for them (RFC 9110 section 6.5.1 allows that). The answers don't depend on how the bytes were split.
+have been used for smuggling. Extensions are checked and ignored, trailer fields are checked and dropped
+(RFC 9110 section 6.5.1 allows that). The answers don't depend on how the bytes were split.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _match_trailer_line = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n").fullmatch
 
 
 class BodyLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """
+    """The limits of request bodies.
+
     :ivar max_size: bytes of a body, decoded (413).
     :ivar max_extensions: bytes of all chunk extensions of one body together (400).
     :ivar max_trailer: bytes of the trailer section (431).
@@ -58,7 +59,7 @@ class LengthDecoder:
 
     @property
     def done(self) -> bool:
-        """True once every byte of the body has gone through."""
+        """Whether every byte of the body has gone through."""
         return not self.remaining
 
     def advance(self, count: int) -> None:
@@ -206,7 +207,7 @@ def body_decoder(request: RequestHead, limits: BodyLimits) -> LengthDecoder | Ch
 
     :raises RequestError: 413 where the Content-Length is above the limit (RFC 9110 section 15.5.14). 411 for a POST or
         PUT of HTTP/1.0 without Content-Length (RFC 1945 section 7.2.2): such a client may well send a body, whose end
-        nobody knows. In HTTP/1.1 it says by this that there is none.
+        can't be known. In HTTP/1.1 it says by this that there is none.
     """
     if request.chunked:
         return ChunkedDecoder(limits)

@@ -1,6 +1,6 @@
-"""Responses of the server itself: errors and redirects, as short HTML or plain text by the client's Accept.
+"""Short pages of the server itself: errors and redirects, as HTML or plain text by the client's Accept.
 
-A page names the status and nothing else: what went wrong is for the log.
+A page names the status and nothing else. What went wrong is for the log.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ __all__ = ["error_page", "error_response", "prefers_html"]
 
 
 def prefers_html(accept: bytes) -> bool:
-    """Whether a client with this Accept field gets HTML: only if it names it, and likes it no less than plain text.
+    """Whether a client gets HTML: only if its Accept field names HTML and prefers it, or has it equal, to plain text.
 
-    Browsers name it; curl, wget and git send `*/*` or nothing, and get plain text. RFC 9110 section 12.5.1.
+    Browsers name it. curl, wget and git send `*/*` or nothing, and get plain text (RFC 9110 section 12.5.1).
     """
     quality = {"text/html": 0.0, "application/xhtml+xml": 0.0, "text/plain": 0.0}
     for part in accept.decode("latin-1").lower().split(","):

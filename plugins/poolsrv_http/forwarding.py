@@ -1,15 +1,15 @@
-"""Who the client is, and what it has asked for, when an HTTP proxy in front says so in fields of the request.
+"""The client's address, user, scheme and host, as an HTTP proxy in front says in fields of the request.
 
-Such a field is as good as its sender. It is believed of a peer that is one of the listener's `trusted_proxies`; of any
-other it is dropped, so that no program takes it for the proxy's word either. Nothing is guessed: only the fields that
-the config names count, by their exact names.
+Such a field is as good as its sender. A peer that is one of the listener's `trusted_proxies` is believed. From any
+other peer the field is dropped, so that no handler can take it for the proxy's word either. Nothing is guessed: only
+the fields that the config names count, by their exact names.
 
-Proxies add to what they have got, at the end of a list. So a list is read from its end: what stands there is of the
-peer, and as long as an address is that of a trusted proxy, the one before it is of that proxy. The first address that
-is none is the client's; whatever stands before it, the client may have invented. Where a proxy does not tell
-("unknown", a made-up name, RFC 7239 section 6), or nobody could read it, the walk ends, and the last address that is
-known holds. Scheme and host are those that the proxy saw which talked to the client: as far from the end of their
-lists, or the first where these are shorter.
+A proxy appends to the list that it has received. So a list is read from its end. The last entry is what the peer has
+said; while an address is that of a trusted proxy, the entry before it is what that proxy has said. The first address
+that is not a trusted proxy's is the client's; the client may have invented everything before it. Where a proxy does not
+tell ("unknown", a made-up name, RFC 7239 section 6), or an entry can't be read, the walk ends, and the last known
+address counts. Scheme and host are what the proxy next to the client saw: as far from the end of their lists, or the
+first entry of a shorter list.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a request comes from.
 
     :ivar endpoints: the client's, and the server's as the client knows it.
-    :ivar user: whom a proxy has authenticated (REMOTE_USER); "" for nobody.
-    :ivar auth_type: how (AUTH_TYPE).
+    :ivar user: the user that a proxy has authenticated; "" for none.
+    :ivar auth_type: how the proxy has authenticated that user.
     """
 
     endpoints: Endpoints
@@ -60,8 +60,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class Forwarding:
     """The fields that one listener's proxies set.
 
-    :ivar names: of all of them, in lower case; empty where nothing is to be believed.
-    :ivar single: those that may come but once.
+    :ivar names: all their names, in lower case; empty where no proxy is believed.
+    :ivar single: those that may come only once.
     """
 
     def __init__(self, options: HttpOptions) -> None:
@@ -79,7 +79,7 @@ class Forwarding:
         self.single = frozenset((self._user, self._auth_type)) - {b""}
 
     def without(self, request: RequestHead) -> RequestHead:
-        """The request of a peer that is not believed."""
+        """Drop these fields from the request of a peer that is not believed."""
         if self.names.isdisjoint(request.headers):
             return request
         headers = {name: value for name, value in request.headers.items() if name not in self.names}
@@ -88,7 +88,7 @@ class Forwarding:
     def read(
         self, request: RequestHead, endpoints: Endpoints, trusts: Callable[[str], bool]
     ) -> tuple[RequestHead, Origin]:
-        """What a proxy that is believed says: the request, perhaps for another host, and its origin.
+        """Read what a trusted proxy says: the request, perhaps for another host, and its origin.
 
         :param endpoints: of the connection.
         :param trusts: whether an IP address is a trusted proxy's.
@@ -117,7 +117,7 @@ class Forwarding:
         return request, Origin(endpoints=endpoints, user=fsdecode(user), auth_type=self._how(request) if user else "")
 
     def _elements(self, request: RequestHead) -> list[dict[bytes, bytes]]:
-        """Of the Forwarded field, where it counts."""
+        """The elements of the Forwarded field, where it counts."""
         if FORWARDED not in self.names or FORWARDED not in request.headers:
             return []
         try:
@@ -126,7 +126,7 @@ class Forwarding:
             raise RequestError(400, f"forwarded: {error}", request.line) from None
 
     def _how(self, request: RequestHead) -> str:
-        """AUTH_TYPE (RFC 3875 section 4.1.1): as the proxy says, or the scheme of what the client has sent to it."""
+        """How the user was authenticated: as the proxy says, or the scheme of the Authorization field."""
         given = request.headers.get(self._auth_type, b"") if self._auth_type else b""
         given = given or request.headers.get(b"authorization", b"").partition(b" ")[0] or b"Proxy"
         if not _match_token(given):
@@ -137,7 +137,7 @@ class Forwarding:
 def _values(
     field: bytes, parameter: bytes, headers: dict[bytes, bytes], elements: list[dict[bytes, bytes]]
 ) -> list[bytes]:
-    """What a field says, proxy by proxy; of Forwarded, one parameter, b"" where an element lacks it."""
+    """The values of a field, one for each proxy; of Forwarded, one parameter, b"" where an element lacks it."""
     if not field:
         return []
     if field == FORWARDED:
@@ -147,13 +147,15 @@ def _values(
 
 
 def _at(values: list[bytes], distance: int) -> bytes:
-    """The value that is so far from the end."""
+    """The value at a distance from the end."""
     return values[-1 - min(distance, len(values) - 1)] if values else b""
 
 
 def _walk(nodes: list[bytes], trusts: Callable[[str], bool]) -> tuple[str, int, int]:
-    """From the end of the list to the client: its address and port ("" and 0 where not even the last is known), and how
-    far from the end that was said."""
+    """Walk from the end of the list to the client.
+
+    :returns: address and port ("" and 0 where not even the last is known), and their distance from the end.
+    """
     address, port, distance = "", 0, 0
     for distance, node in enumerate(reversed(nodes)):  # noqa: B007 - the last one counts
         found = node_address(node)
@@ -166,9 +168,9 @@ def _walk(nodes: list[bytes], trusts: Callable[[str], bool]) -> tuple[str, int, 
 
 
 def node_address(node: bytes) -> tuple[str, int] | None:
-    """An address, and its port or 0, from X-Forwarded-For or Forwarded's `for`; None where it is none.
+    """An address, and its port or 0, from X-Forwarded-For or Forwarded's `for`; None for anything else.
 
-    An IPv4 address in IPv6 dress (RFC 4291 section 2.5.5.2) is an IPv4 address, as everywhere here.
+    An IPv4 address that is mapped into IPv6 (RFC 4291 section 2.5.5.2) counts as an IPv4 address.
     """
     matched = _match_node(node.decode("latin-1"))
     if matched is None:
@@ -190,8 +192,8 @@ def node_address(node: bytes) -> tuple[str, int] | None:
 def elements_of(field: bytes) -> list[dict[bytes, bytes]]:
     """The elements of a Forwarded field (RFC 7239 section 4), each with its parameters, their names in lower case.
 
-    :raises ValueError: it is malformed. Then it can't be read from its end either: quotes that a client has left open
-        may hide in them what a proxy has added.
+    :raises ValueError: it is malformed. Then it can't be read from its end either: open quotes of a client may hide
+        what a proxy has added.
     """
     elements: list[dict[bytes, bytes]] = []
     element: dict[bytes, bytes] = {}

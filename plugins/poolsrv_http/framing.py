@@ -1,16 +1,16 @@
-"""The response on its way to the client: its head, and the framing that tells where its body ends.
+"""A response as bytes: its head, and the framing that tells the client where its body ends.
 
 There are four framings (RFC 9112 section 6.3); a response has the first one that fits:
 
 | framing | when | the client knows the end by |
 | --- | --- | --- |
 | `NONE` | HEAD, 204, 205, 304 | there is no body |
-| `LENGTH` | the program gave a Content-Length | counting |
+| `LENGTH` | the header has a length | counting |
 | `CHUNKED` | HTTP/1.1 | the last chunk |
 | `CLOSE` | HTTP/1.0 | the connection's end |
 
-What a program prints beyond its Content-Length is cut off, or it would be taken for the next response. When it prints
-less, or dies before its end, nothing may make that look whole: no last chunk, and the connection is closed.
+What goes beyond the length is cut off, because the client would take it for the next response. A body that is cut short
+must not look whole: then there is no last chunk, and the connection is closed.
 
 A body's bytes either go through `encode`, or are moved past this object by the kernel and accounted for: with
 `advance` (LENGTH, CLOSE), or, in chunks, by sending what `open_chunk` returns and then exactly so many bytes.
@@ -35,7 +35,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Framing(Enum):
-    """How the end of a body is told. See the table above."""
+    """How the client knows the end of a body. See the table above."""
 
     NONE = "none"
     LENGTH = "length"
@@ -49,7 +49,7 @@ class ResponseHeader(msgspec.Struct, frozen=True, kw_only=True):
     :ivar status: 200 to 599.
     :ivar reason: the text after the status; b"" for the usual one.
     :ivar fields: name and value of each field, in order; without those that the framing makes.
-    :ivar content_length: bytes of the body; None where nobody knows yet.
+    :ivar content_length: bytes of the body; None where that is not known yet.
     """
 
     status: int
@@ -59,14 +59,14 @@ class ResponseHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FramedResponse:
-    """One response.
+    """One response as bytes.
 
-    :param header: from the program, or made for an error page. Not one of a local redirect.
+    :param header: known to be right.
     :param method: of the request.
     :param version: of the request.
     :param keep_alive: whether client and server would like to use the connection again.
-    :param date: for the Date field (`http_date`); a program's own Date goes before (RFC 9110 section 6.6.1).
-    :param server: for the Server field, b"" for none; a program's own goes before.
+    :param date: for the Date field (`http_date`); a Date in the header wins (RFC 9110 section 6.6.1).
+    :param server: for the Server field, b"" for none; a Server in the header wins.
     :ivar head: status line and header, with the empty line: to be sent first.
     :ivar framing: how the body's end is told.
     :ivar remaining: with LENGTH, the bytes still to come.
@@ -131,11 +131,11 @@ class FramedResponse:
 
     @property
     def wants_body(self) -> bool:
-        """False where further output of the program would only be thrown away."""
+        """Whether more of the body would be sent; False where it would be thrown away."""
         return self.framing is not Framing.NONE and (self.framing is not Framing.LENGTH or self.remaining > 0)
 
     def encode(self, data: bytes) -> bytes:
-        """The program's bytes as they go to the client; b"" for what is cut off."""
+        """Frame bytes of the body; b"" for what is cut off."""
         if self.framing is Framing.CHUNKED:
             if not data:  # an empty chunk would be the last one
                 return b""
@@ -147,20 +147,20 @@ class FramedResponse:
         return data if self.framing is Framing.CLOSE else b""
 
     def advance(self, count: int) -> None:
-        """Account for `count` bytes that were moved past this object; with LENGTH not more than `remaining`."""
+        """Account for `count` bytes that were moved past this object; with LENGTH at most `remaining`."""
         if self.framing is Framing.LENGTH:
             self.remaining -= count
 
     def open_chunk(self, size: int) -> bytes:
-        """What to send before `size` bytes (at least 1) that are moved past this object. Only with CHUNKED."""
+        """Begin a chunk of `size` bytes (at least 1) that are moved past this object. Only with CHUNKED."""
         head = b"%b%x\r\n" % (self._close_chunk(), size)
         self._chunk_open = True
         return head
 
     def finish(self, complete: bool = True) -> bytes:
-        """The end of the body; then `keep_alive` and `intact` say whether the connection can go on.
+        """End the body; then `keep_alive` and `intact` say whether the connection can go on.
 
-        :param complete: False where the program died before it was done (killed by a signal, timed out).
+        :param complete: False where the body was cut short.
         """
         if self.framing is Framing.CHUNKED:
             if complete:

@@ -1,9 +1,9 @@
 """One HTTP/1.x request head: bytes in, a `RequestHead` out, or the status to refuse it with.
 
-Two readers that disagree about where a request ends are what request smuggling lives on. So a head has to please two
-readers here before it counts: llhttp (by way of `httptools`), which takes it apart, and the checks of this file, which
-know what RFC 9112 forbids and llhttp lets through (some of it only in some of its versions). Nothing is repaired: what
-the RFC lets a recipient either mend or refuse is refused, with one exception, the empty lines before a request line.
+Request smuggling lives on two readers that disagree about where a request ends. So two readers here have to accept a
+head: llhttp (by way of `httptools`), which takes it apart, and the checks of this file, which know what RFC 9112
+forbids and llhttp lets through (some of it only in some versions). Nothing is repaired: what the RFC lets a recipient
+repair or refuse is refused, with one exception, the empty lines before a request line.
 
 How a head is found, so that the answer never depends on how the bytes were split:
 
@@ -16,7 +16,7 @@ How a head is found, so that the answer never depends on how the bytes were spli
 The body is not llhttp's business: `decoders.py` reads it. The parser stops exactly behind the head and gives back what
 it has beyond it, so that a body can go from the socket to a program without passing through here.
 
-Every refusal means that the place where the next request begins can't be trusted: answer, then close.
+After a refusal nothing says reliably where the next request begins: answer, then close.
 
 Sources: RFC 9112 sections 2 to 6 and 9.3, RFC 9110 sections 5, 7.2, 9.1 and 10.1.1.
 """
@@ -64,8 +64,8 @@ _match_length = re.compile(rb"[0-9]{1,18}").fullmatch
 
 # Methods that llhttp knows and treats without a quirk of its own. Any other is shown to it as POST.
 _PLAIN_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
-# CONNECT asks for a tunnel and TRACE for an echo of the request, cookies included: neither is for a program to
-# answer. PRI is how an HTTP/2 client starts (RFC 9113 section 3.4). RFC 9110 section 9.1: 501.
+# CONNECT asks for a tunnel and TRACE for an echo of the request, cookies included: no handler may answer them. PRI is
+# how an HTTP/2 client starts (RFC 9113 section 3.4). RFC 9110 section 9.1: 501.
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE", b"PRI"))
 
 
@@ -88,11 +88,12 @@ class RequestError(Exception):
 
 
 class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """
+    """The limits of request heads.
+
     :ivar max_head: bytes of request line and header together, line ends included (431 beyond it).
     :ivar max_target: bytes of the request target (414); RFC 9112 section 3 asks for at least 8000.
     :ivar max_fields: header lines (431).
-    :ivar single: names in lower case of the fields that may come but once (400).
+    :ivar single: names, in lower case, of the fields that may come only once (400).
     """
 
     max_head: int = 32768
@@ -160,7 +161,7 @@ class RequestParser:
 
     @property
     def started(self) -> bool:
-        """True once a part of a head is here: its silence is a 408 (header timeout), not an idle connection."""
+        """Whether a part of a head is here. Then silence is a 408 (header timeout), and not an idle connection."""
         return bool(self._buffer.lstrip(b"\r\n"))
 
     def feed(self, data: bytes) -> RequestHead | None:
@@ -181,7 +182,7 @@ class RequestParser:
         return self._feed_slowly()
 
     def _feed_slowly(self) -> RequestHead | None:
-        """Everything but a whole head in one piece: empty lines before it, limits, waiting for more."""
+        """Take what is not a whole head in one piece: empty lines before it, limits, waiting for more."""
         buffer = self._buffer
         start = 0
         while buffer.startswith(b"\r\n", start):
@@ -228,7 +229,7 @@ class RequestParser:
             raise RequestError(431, f"the head is over max_header_size ({limits.max_head} bytes)", _printable(line))
 
     def _parse(self, head: bytes) -> RequestHead:
-        """A whole head, from the first byte of the request line to the empty line."""
+        """Read a whole head, from the first byte of the request line to the empty line."""
         limits = self._limits
         line = head[: head.find(b"\n")]
         matched = _match_request_line(line, 0, len(line) - 1) if line.endswith(b"\r") else None
@@ -239,7 +240,7 @@ class RequestParser:
         method, raw_target, major, minor = matched.groups()
         text = line[:-1].decode("ascii")
         if len(method) > MAX_METHOD_LENGTH or (method in _REFUSED_METHODS and major == b"1"):
-            raise RequestError(501, f"method {method[:100].decode()} is not for programs", text)
+            raise RequestError(501, f"method {method[:100].decode()} is not served", text)
         if major != b"1":
             raise RequestError(505, f"HTTP version {major.decode()}.{minor.decode()}", text)
         # Any 1.x above 1.1 is served as 1.1 (RFC 9110 section 2.5).
@@ -313,7 +314,7 @@ class RequestParser:
         return headers
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by llhttp, once per field line. Lists join with a comma, cookies with a semicolon (RFC 6265)."""
+        """Take a field line, from llhttp. Lists are joined with a comma, cookies with a semicolon (RFC 6265)."""
         self._fields += 1
         name = name.lower()
         value = value.strip(b" \t")
@@ -325,7 +326,7 @@ class RequestParser:
         headers[name] = value
 
     def on_headers_complete(self) -> None:
-        """Called by llhttp at the empty line."""
+        """Take the empty line, from llhttp."""
         self._complete = True
 
 

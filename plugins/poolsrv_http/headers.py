@@ -1,4 +1,4 @@
-"""What a handler says of a response, checked: nothing of it may end a line early and begin another response."""
+"""The header of a response, as a handler gives it, checked: no part of it may end a line early."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _FRAMING = frozenset(
 
 
 def made_header(status: int, headers: Headers, length: int | None) -> ResponseHeader:
-    """The header of a response, of what a handler has given.
+    """Make the header of a response.
 
     :param headers: names and values, in ISO 8859-1.
-    :param length: bytes of the body, None where nobody knows yet.
+    :param length: bytes of the body, None where that is not known yet.
     :raises ValueError: something in it can't be sent.
     """
     if not 200 <= status <= 599:

@@ -81,7 +81,7 @@ def http_problems(options: HttpOptions) -> Iterator[tuple[str, str]]:
     yield from _proxy_fields(options)
 
 
-# What a proxy says goes by a field of its own, not by one that clients or HTTP itself have a use for.
+# What a proxy says has a field of its own, not one that clients or HTTP itself use.
 _OTHERS_FIELDS = frozenset(
     [
         "accept",

@@ -89,7 +89,7 @@ class Response:
 
         :param status: from 200 to 599.
         :param headers: names and values; not those of the framing, which the library makes.
-        :param length: bytes of the body; None where nobody knows yet.
+        :param length: bytes of the body; None where that is not known yet.
         :param first: the first bytes of the body, to be sent with the header.
         :raises ValueError: the header can't be sent.
         :raises RuntimeError: it has been sent.

@@ -1,4 +1,4 @@
-"""A request body whose length is not known before its end, kept until then: in memory, then in an unnamed file."""
+"""Request bodies that are kept until they are whole: in memory, then in an unnamed file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ __all__ = ["Spool", "SpoolAccount"]
 
 
 class SpoolAccount:
-    """How much all workers keep together. Two that write at the same moment may each find room for the same bytes.
+    """Counts the bytes that all workers keep together.
 
-    :param most: bytes.
+    Two workers that write at the same moment may each find room for the same bytes.
+
+    :param most: bytes that they may keep.
     """
 
     def __init__(self, most: int) -> None:
@@ -21,32 +23,32 @@ class SpoolAccount:
         self._cells = SharedCells()
 
     def open(self) -> None:
-        """In a worker, before its first connection."""
+        """Prepare a worker, before its first connection."""
         self._cells.open()
 
     def take(self, size: int) -> None:
-        """So many bytes more.
+        """Count so many bytes more.
 
-        :raises RequestError: there is no room for them.
+        :raises RequestError: there is no room for them (503).
         """
         if self._cells.total() + size > self._most:
             raise RequestError(503, f"bodies that are kept would be over max_spooled = {self._most} bytes")
         self._cells.add(size)
 
     def give_back(self, size: int) -> None:
-        """So many bytes less."""
+        """Count so many bytes less."""
         self._cells.add(-size)
 
     def worker_ended(self, pid: int) -> None:
-        """In the dispatcher, when a worker has been reaped: its files are gone with it."""
+        """Forget a worker that has been reaped, in the dispatcher: its files are gone with it."""
         self._cells.forget(pid)
 
 
 class Spool:
-    """Where a chunked body is collected, since CGI has CONTENT_LENGTH or no body (RFC 3875 section 4.1.2).
+    """Where one body is collected.
 
     :param memory: bytes up to which it stays in memory.
-    :param account: what it counts for, until `forget`.
+    :param account: counts its bytes, until `forget`.
     :ivar size: bytes written.
     """
 
@@ -59,9 +61,9 @@ class Spool:
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Append.
+        """Append bytes.
 
-        :raises RequestError: all bodies together would be too large.
+        :raises RequestError: all bodies together would be too large (503).
         :raises OSError: the file system is full, or there is no room for temporary files.
         """
         self._account.take(len(data))
@@ -71,7 +73,7 @@ class Spool:
 
     @property
     def in_memory(self) -> bool:
-        """Whether `contents` is the way to get it, or `rewound_descriptor`."""
+        """Whether it is in memory, where `contents` gets it; else it is in the file of `rewound_descriptor`."""
         return self.size <= max(self._memory, 1)
 
     def contents(self) -> bytes:
@@ -80,16 +82,16 @@ class Spool:
         return self._file.read()
 
     def rewound_descriptor(self) -> int:
-        """The file's descriptor, positioned at its beginning; for a program's standard input."""
+        """The file's descriptor at position 0, for a program's standard input."""
         self._file.seek(0)
         return self._file.fileno()
 
     def close(self) -> None:
-        """Give memory and file back. While a program has the file, it goes on to count."""
+        """Free memory and file. The bytes stay counted, since a program may still have the file."""
         self._file.close()
 
     def forget(self) -> None:
-        """Nobody has it any more."""
+        """Free it, and count its bytes no more: no program has it either."""
         self.close()
         self._account.give_back(self._counted)
         self._counted = 0

@@ -1,4 +1,4 @@
-"""A timeout for what stands still: a body that no more of comes, a program that prints nothing.
+"""A timeout for what stands still: a body of which no more comes, a program that prints nothing.
 
 A timer for each request would cost more than its parsing. So all requests of a listener share one timer for each kind
 of wait: what may stand still for seconds need not be looked at more than a few times in between.
@@ -16,10 +16,10 @@ LOOKS = 4  # in each timeout: it may be late by a quarter of its length
 
 
 class Watch:
-    """One thing that is looked at.
+    """One thing that must not stand still.
 
-    :param progress: what is looked at, such as a count of bytes; None where nobody is to blame at the moment.
-    :param expired: called once, when it has been the same for long enough.
+    :param progress: returns what must change, such as a count of bytes; None while it may stand still.
+    :param expired: called once, when it has been the same for too long.
     """
 
     __slots__ = ("expired", "progress", "same", "seen")
@@ -31,14 +31,14 @@ class Watch:
         self.same = 0
 
     def excuse(self) -> None:
-        """Begin to count anew."""
+        """Start the time again."""
         self.seen = None
 
 
 class StallTimeout:
-    """Looks at things from time to time.
+    """Watches any number of things.
 
-    :param seconds: how long one may stay the same; 0 is for ever.
+    :param seconds: how long each may stand still; 0: for ever.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -48,18 +48,18 @@ class StallTimeout:
         self._looking: Handle | None = None
 
     def open(self, worker: Worker) -> None:
-        """In a worker, before the first."""
+        """Prepare a worker, before its first connection."""
         self._worker = worker
 
     def add(self, watch: Watch) -> None:
-        """Watch it, until it is removed or has expired."""
+        """Watch one more, until it is removed or has expired."""
         if self._seconds:
             self._watches[watch] = None
             if self._looking is None:
                 self._looking = self._worker.every(self._seconds / LOOKS, self._look)
 
     def remove(self, watch: Watch) -> None:
-        """No more looks at it. Harmless when it is not there."""
+        """Watch it no more. Harmless where it is not watched."""
         self._watches.pop(watch, None)
 
     def _look(self) -> None:
