@@ -1,4 +1,4 @@
-"""Programs can't look into the processes that have started them, and all else works as before."""
+"""Programs can't look into the processes that have started them, and everything else works as before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["open_tmp"]
 pytestmark = [pytest.mark.server, ROOT]
 
 # An ordinary user that may enter the folder that the interpreter is in. What programs can read beyond their own files
-# only makes them stronger: to look into a process takes another capability.
+# does not help them: looking into a process takes another capability.
 PREFIX = (
     "setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", "--no-new-privs",
     "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search", "--bounding-set=-all,+dac_read_search",
@@ -72,7 +72,7 @@ print("ctypes", ctypes.CDLL(None).getpid() == os.getpid())
 
 
 def owner(pid: int) -> int:
-    """Root, where the process is not dumpable (proc(5))."""
+    """The owner of /proc/PID: root if the process is not dumpable (proc(5))."""
     return Path(f"/proc/{pid}/environ").stat().st_uid
 
 
@@ -107,7 +107,7 @@ def test_a_warm_script_can_not_look_into_its_helper(serve: Serve, open_tmp: Path
 
 
 def test_what_the_server_does_with_its_own_processes_goes_on(serve: Serve, open_tmp: Path) -> None:
-    """Figures, limits of programs, a worker that is killed and its programs, a dispatcher that is killed."""
+    """Status, limits of programs, a killed worker and its programs, a killed dispatcher."""
     root = write_programs(open_tmp, {"sleep.sh": "echo $$ >>pids; printf 'Content-Type: text/plain\\n\\n'; sleep 1000"})
     root.chmod(0o777)
     text = f'[pool]\nworkers = 1\ncontrol = "{root}/ctl"\n'

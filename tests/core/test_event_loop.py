@@ -31,7 +31,7 @@ def test_a_callback_gets_the_events_of_its_descriptor(
     loop.turn(0)
     assert seen == [READ]
     loop.turn(0)
-    assert seen == [READ, READ]  # level-triggered: what is not read is told again
+    assert seen == [READ, READ]  # level-triggered: unread bytes are reported again
     loop.modify(left.fileno(), WRITE)
     loop.turn(0)
     assert seen == [READ, READ, WRITE]
@@ -70,7 +70,7 @@ def test_what_is_unregistered_in_the_middle_of_a_batch_is_not_called(loop: Event
 def test_a_descriptor_is_closed_after_the_last_event_of_the_batch(
     loop: EventLoop, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Else its number could come back within the batch, and get the events of the old one."""
+    """Otherwise its number could come back within the batch, and get the events of the old one."""
     left, right = pair
     order: list[str] = []
 
@@ -179,7 +179,7 @@ def test_stop_ends_run_at_the_end_of_the_turn_and_run_can_be_called_again(loop: 
 
 
 def test_stop_does_not_make_later_turns_spin(loop: EventLoop) -> None:
-    """A worker goes on turning by itself after ``run``, and may then be told to stop once more."""
+    """A worker runs iterations of its own after ``run``, and may then be told to stop again."""
     loop.stop()
     before = loop.now
     loop.turn(0.05)

@@ -19,7 +19,7 @@ import ctypes, logging, multiprocessing
 
 
 class Base(Tells):
-    """Does what its client says; the answer is the parent's."""
+    """Does what its client says. The parent answers."""
 
     @hookimpl
     def on_worker_start(self, worker):
@@ -95,11 +95,11 @@ class Base(Tells):
         self.worker.run_blocking(os.fork, done=lambda future: conn.send(f"{future.result()}\\n".encode()))
 
     def behind_python(self, conn):
-        """A C library forks, and the interpreter does not know."""
+        """A C library forks, which the interpreter does not notice."""
         return ctypes.CDLL(None).fork() or None
 
     def ends(self, conn):
-        """As a child should."""
+        """The child ends as it should."""
         pid = os.fork()
         if not pid:
             os._exit(7)
@@ -137,7 +137,7 @@ class Base(Tells):
         return process.exitcode
 
     def lasting(self, conn):
-        """A child that goes on."""
+        """The child lives on."""
         pid = os.fork()
         if not pid:
             time.sleep(3600)
@@ -150,7 +150,7 @@ class Forks(Base):
 
 
 class Second:
-    """A further plugin, called after the other one."""
+    """Another plugin, called after the first one."""
 
     @hookimpl
     def on_readable(self, conn):

@@ -1,4 +1,4 @@
-"""The loop of a process that must not end by a fault: what a callback raises costs that call, and nothing more."""
+"""The loop of a process that a fault must not end: an exception of a callback costs that call, and nothing more."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_timers_and_what_was_put_off_go_on(loop: GuardedLoop, error: BaseExcepti
 def test_a_descriptor_whose_callback_raises_rests_and_is_tried_again(
     loop: GuardedLoop, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Level-triggered, the loop would spin on it; and the log tells a fault once."""
+    """Level-triggered, the loop would spin on it. The log reports a fault once."""
     reader, writer = pipe
     calls: list[object] = []
     loop.register(reader, READ, raising(KeyError("books"), calls))
@@ -82,7 +82,7 @@ def test_a_descriptor_whose_callback_raises_rests_and_is_tried_again(
     for _ in range(5):
         loop.turn(0)
     assert len(calls) == 1
-    loop.modify(reader, READ)  # remembered, for when it has rested
+    loop.modify(reader, READ)  # takes effect once it has rested
     loop.turn(0)
     assert len(calls) == 1
     loop._wake(reader, loop._callbacks[reader])

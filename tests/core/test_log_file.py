@@ -332,7 +332,7 @@ def test_a_pipe_that_nobody_empties_holds_up_nothing(tmp_path: Path) -> None:
                         text += os.read(reader, 1 << 20)
                     except BlockingIOError:
                         pass
-            # What was written in part has a line of its own.
+            # A line that was written in part stands alone.
             lines = text.decode().splitlines()
             told = next(line for line in lines if "are lost" in line)
             assert json.loads(told)["message"].startswith("lines that could not be written, and are lost: ")

@@ -51,7 +51,7 @@ def ask(tmp_path: Path, question: bytes) -> bytes:
 
 
 def kill_workers(tmp_path: Path, times: int) -> None:
-    """Each death is told in the log, and by the worker that comes after it."""
+    """Each death is in the log, and so is the worker that follows."""
     for _ in range(times):
         assert ask(tmp_path, b"kill 9\n") == b""
         assert ask(tmp_path, b"pid\n")
@@ -70,7 +70,7 @@ def stderr_pair(kind: str) -> tuple[int, int]:
 
 
 def fill(fd: int, kind: str) -> None:
-    """Until it takes no byte any more."""
+    """Write until it takes no more bytes."""
     os.set_blocking(fd, False)
     for size in (4096, 1):
         try:
@@ -99,7 +99,7 @@ def test_a_reader_that_is_stuck_holds_up_nothing_and_is_told_what_it_missed(tmp_
         fill(writer, kind)
         os.close(writer)
         kill_workers(tmp_path, 3)
-        os.read(reader, 1 << 20)  # it reads again: the next line has room, and says how many had none
+        os.read(reader, 1 << 20)  # it reads again: the next line has room, and says how many were lost
         text = b""
         while b"are lost" not in text:
             kill_workers(tmp_path, 1)

@@ -79,7 +79,7 @@ def test_a_file_of_another_users_is_replaced(serve: Serve, open_tmp: Path) -> No
 @ROOT
 def test_links_in_a_folder_of_another_users(serve: Serve, open_tmp: Path) -> None:
     victim = open_tmp / "victim"
-    victim.write_text("17\n")  # it could be one
+    victim.write_text("17\n")  # it could be a pid file
     victim.chmod(0o640)
     theirs = open_tmp / "theirs"
     theirs.mkdir()
@@ -163,7 +163,7 @@ sys.stdin.read()
 
 
 def test_a_server_from_before_an_upgrade_is_found_and_left_its_file(tmp_path: Path) -> None:
-    """It holds the file by flock(2)."""
+    """That server holds the file by flock(2)."""
     path = tmp_path / "p.pid"
     config = tmp_path / "poolsrv.toml"
     config.write_text(text(path))
@@ -198,7 +198,7 @@ except pid_file.PidFileTaken:
 
 @ROOT
 def test_where_proc_hides_the_server_from_its_own_user(open_tmp: Path) -> None:
-    """As with hidepid, where who is not dumpable is shown to root alone."""
+    """With hidepid, only root sees a process that is not dumpable."""
     path = open_tmp / "p.pid"
     path.write_text("")
     os.chown(path, STRANGER, STRANGER)

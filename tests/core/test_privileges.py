@@ -64,7 +64,7 @@ def test_the_addresses_are_roots_and_all_else_is_somebody_elses(serve: Serve, op
     assert answer.startswith(f"uid={NOBODY.pw_uid}(nobody) gid={NOBODY.pw_gid}(")
     assert "NoNewPrivs:\t1" in answer
     before = server.dispatcher_pid
-    server.reload()  # and root is still to be had for that
+    server.reload()  # for which the supervisor still is root
     assert server.dispatcher_pid != before
     assert status(server.dispatcher_pid)["Uid"].split() == [str(NOBODY.pw_uid)] * 4
     victim = server.worker_pids()[0]
@@ -139,7 +139,7 @@ def test_what_python_imports_from_can_be_read_until_plugins_are_imported(
 
 
 def attempt(call: Callable[[], object]) -> str:
-    """How it fails."""
+    """Return the error of the start."""
     try:
         call()
     except OSError as error:
@@ -200,7 +200,7 @@ class Blocking:
 @pytest.mark.server
 @ROOT
 def test_started_where_the_user_can_not_go(serve: Serve, open_tmp: Path) -> None:
-    """The folder of the config, which is the working directory, and maybe Python's, are root's alone."""
+    """Only root can enter the folder of the config, which is the working directory, and perhaps Python's."""
     site = open_tmp / "site"
     install(site, "poolsrv-blocking", {"blocking": "poolsrv_blocking:Blocking"}, BLOCKING)
     script = "printf 'Content-Type: text/plain\\n\\n'; pwd"

@@ -1,4 +1,4 @@
-"""What root does with names that a lesser user can change: it follows nothing, and gives nothing away."""
+"""Root and names that another user can change: it follows no link, and gives no file away."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = ROOT
 
 @pytest.fixture
 def theirs(open_tmp: Path) -> Path:
-    """A folder of another user's, in one of root's."""
+    """A folder of another user, inside one of root."""
     folder = open_tmp / "theirs"
     folder.mkdir(mode=0o755)
     os.chown(folder, STRANGER, STRANGER)
@@ -38,7 +38,7 @@ def theirs(open_tmp: Path) -> Path:
 
 @pytest.fixture
 def victim(open_tmp: Path) -> Path:
-    """A file that is root's alone."""
+    """A file that only root can read."""
     file = open_tmp / "victim"
     file.write_text("root's\n")
     file.chmod(0o600)
@@ -148,7 +148,7 @@ def test_a_stale_socket_of_a_third_user_is_left_where_anybody_could_have_put_it(
 
 
 def test_a_socket_that_stands_is_not_mended_by_name(theirs: Path, victim: Path) -> None:
-    """A reload sets the mode: of the file that was bound, or of none."""
+    """A reload sets the mode of the file that was bound, or of no file."""
     first = bind_unix(theirs / "s")
     held = {first.held.key: first.held}
     again = bind_unix(theirs / "s", held, 0o600)
@@ -172,7 +172,7 @@ def test_at_the_end_only_the_sockets_own_file_is_removed(theirs: Path, victim: P
     theirs.rename(open_tmp / "moved")
     (open_tmp / "theirs").symlink_to("moved")
     os.chown(open_tmp / "theirs", STRANGER, -1, follow_symlinks=False)
-    give_up(bound.held)  # over a link of a stranger's
+    give_up(bound.held)  # through another user's link
     assert (open_tmp / "moved" / "s").exists()
     found = victim.stat()
     give_up(ListeningSocket("key", socket.socket(socket.AF_UNIX), str(victim), (found.st_dev, found.st_ino)))
@@ -215,7 +215,7 @@ def test_a_race_for_the_name_of_a_socket(theirs: Path, victim: Path) -> None:
             try:
                 give_up(bind_unix(theirs / "s").held)
             except StartError:
-                pass  # the stranger was faster: told, and no harm done
+                pass  # the stranger was faster: an error, and no harm done
             (theirs / "s").unlink(missing_ok=True)
     assert_untouched(victim)
 

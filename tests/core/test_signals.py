@@ -131,7 +131,7 @@ def test_all_signals_are_blocked_across_the_fork_and_in_the_child_until_it_unblo
 
 
 def test_a_signal_during_the_fork_reaches_the_parent_alone(pipe: SignalPipe) -> None:
-    """Sent to the parent while all signals are blocked, it comes in the parent once they are not."""
+    """A signal to the parent while all are blocked arrives once they are unblocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # other threads have not blocked it

@@ -30,7 +30,7 @@ def test_a_number_agrees_with_its_noun(number: int, words: tuple[str, ...], text
 
 
 def texts() -> list[tuple[str, str]]:
-    """Every text of the sources, with ``%d`` for each number that may be one."""
+    """Every string of the sources, with ``%d`` for each number that may be 1."""
     found = []
     for path in sorted([*(ROOT / "poolsrv").glob("*.py"), *(ROOT / "plugins").glob("*/*.py")]):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -39,7 +39,7 @@ def texts() -> list[tuple[str, str]]:
     return found
 
 
-# What is never one, or stands behind a limit that never is.
+# Numbers that are never 1, or that follow a limit that never is.
 ALWAYS_MORE = re.compile(r"%d (open descriptors|times in a row)")
 
 

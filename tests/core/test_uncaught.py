@@ -23,7 +23,7 @@ from tests.worker.test_tls import tls
 
 RAISES = """
 class Raises:
-    # The ways in which Python can't raise to a caller.
+    # The ways in which Python has no caller to raise to.
     @hookimpl
     def on_readable(self, conn):
         import logging, warnings
@@ -164,7 +164,7 @@ NAMES = [
 
 
 def speaks(sock: socket.socket) -> bool:
-    """Whether a client of TLS is answered."""
+    """Whether a TLS client gets an answer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

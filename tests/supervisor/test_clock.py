@@ -1,4 +1,4 @@
-"""A machine whose time of day is set while the server runs: ages and waits go by another clock."""
+"""The time of day is set while the server runs: ages and waits use another clock."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_ages_stay_what_they_are(serve: Serve, site: Path, days: int) -> None:
     assert all(0 <= age < 1000 for age in ages)
     shown = poolsrv("status", server.file)
     assert re.search(r", up [\d.]+ (s|min), ", shown.stdout)
-    # Neither an outcome of long ago nor one that is still to come is taken for this one.
+    # The outcome of another reload, past or future by the time of day, is not taken for this one.
     assert poolsrv("reload", server.file).stdout == "reloaded\n"
     assert query(server)["status"]["server"]["generation"] == 2
     assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""A pool below a supervisor of version 1, which has started before an upgrade: what goes over the link."""
+"""A pool that a supervisor of version 1 starts, after an upgrade: the messages on the link."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOUR = 3600.0
 
 
 class OlderSupervisor:
-    """The supervisor's end of the link as version 1 had it: JSON, descriptors beside it, no credentials.
+    """The supervisor's end of the link as version 1 had it: JSON, descriptors beside it, and no credentials.
 
     Written without poolsrv's own code, so that it stays what it was.
     """
@@ -34,7 +34,7 @@ class OlderSupervisor:
     def __init__(self, config: Path, version: int = 1, alive_every: float = 0.05) -> None:
         server_starts()
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.listener.setblocking(False)  # as every pool has them
+        self.listener.setblocking(False)  # as every pool makes its sockets
         self.port = self.listener.getsockname()[1]
         self.received: list[dict[str, Any]] = []
         self._config = config
@@ -51,7 +51,7 @@ class OlderSupervisor:
             )
 
     def start(self) -> None:
-        """Pass the socket that stands, and all else that a pool of version 1 was told."""
+        """Send ``start``, with the existing socket and all fields that version 1 had."""
         held = {"key": f"127.0.0.1:{self.port}", "path": "", "inode": None}
         start = {**self._start, "config": str(self._config), "about": self.about(), "sockets": [held], "last": True}
         descriptors = array.array("i", [self.listener.fileno()])
@@ -74,7 +74,7 @@ class OlderSupervisor:
         self.link.send(json.dumps({"kind": kind, **fields}).encode())
 
     def receive(self) -> dict[str, Any] | None:
-        """The next message, or None at the end; the descriptors beside it are closed."""
+        """Return the next message, or None at the end of file; close its descriptors."""
         payload, ancillary, _, _ = self.link.recvmsg(262144, socket.CMSG_SPACE(200 * 4), socket.MSG_CMSG_CLOEXEC)
         fds = array.array("i")
         for _, _, data in ancillary:
@@ -95,11 +95,11 @@ class OlderSupervisor:
         raise AssertionError(f"no {kind!r}, but {self.received}")
 
     def kinds(self) -> list[str]:
-        """The kinds of what has been received, repetitions left out."""
+        """The kinds of the messages received, each once."""
         return list(dict.fromkeys(message["kind"] for message in self.received))
 
     def end(self) -> tuple[int, str]:
-        """Receive what is left; the exit code and the log."""
+        """Receive the rest; return the exit code and the log."""
         while self.receive() is not None:
             pass
         _, log = self.process.communicate(timeout=TIMEOUT)
@@ -118,11 +118,11 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "poolsrv.toml"
 
 
-def supervise(config: Path, port_and_more: str = "", **options: Any) -> OlderSupervisor:
+def supervise(config: Path, more: str = "", **options: Any) -> OlderSupervisor:
     supervisor = OlderSupervisor(config, **options)
     config.write_text(
         f'[pool]\nworkers = 1\nstart_timeout = 50\ncontrol = "{config.parent}/control"\n'
-        f'[listeners.hello]\nbind = "127.0.0.1:{supervisor.port}"\nhandler = "echo"\n{port_and_more}'
+        f'[listeners.hello]\nbind = "127.0.0.1:{supervisor.port}"\nhandler = "echo"\n{more}'
     )
     supervisor.start()
     return supervisor
@@ -173,7 +173,7 @@ def test_status_knows_the_age_of_a_supervisor_of_version_1(supervisor: OlderSupe
     assert HOUR <= status.uptime < 2 * HOUR
     reload = {"at": time.time(), "ok": True, "errors": []}
     supervisor.send("about", about=supervisor.about(restarts=7, last_reload=reload))
-    wait_until(lambda: ask(config).server.restarts == 7, "what the supervisor has told")
+    wait_until(lambda: ask(config).server.restarts == 7, "the figures that the supervisor has sent")
     told = ask(config).server.last_reload
     assert told is not None
     now = time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -47,7 +47,7 @@ def test_the_pid_stays_and_open_connections_finish(serve: Serve, site: Path) -> 
         assert server.process.poll() is None
         with Client(server) as other:
             assert int(other.ask("pid")) not in workers
-        assert client.ask("pid") == before  # and it draws on as long as it likes, within graceful_timeout
+        assert client.ask("pid") == before  # and it may go on for as long as graceful_timeout allows
         client.tell("close")
         assert client.answer() == ""
     server.wait_for_line(r"generation 1 \(pid \d+\) has left: exited 0")
@@ -124,7 +124,7 @@ def test_an_address_that_has_another_handler_now_moves_without_a_gap(serve: Serv
     server.file.write_text(text.replace("one", "other").replace('"puppet"', '"echo"'))
     server.reload()
     assert path.stat().st_ino == inode
-    assert server.exchange("one", b"hello") == b"hello"  # as it was called in the first "ready"
+    assert server.exchange("one", b"hello") == b"hello"  # the name in the first line with "ready"
     assert server.stop() == 0
     assert not path.exists()
 
@@ -224,7 +224,7 @@ def test_fifty_reloads_with_broken_configs_change_nothing_and_each_error_is_name
     descriptors = open_descriptors(server.pid)
     taken = address_of(other)[1]
     kinds = list(BROKEN)
-    # Workers that can't start are tried again for seconds: those once, the others in turn.
+    # Workers that can't start are tried again for seconds: so those configs come once, the others in rotation.
     slow = [kind for kind in kinds if kind.startswith("workers")]
     quick = [kind for kind in kinds if kind not in slow]
     order = slow + [quick[number % len(quick)] for number in range(50 - len(slow))]
@@ -270,9 +270,9 @@ def test_reloads_that_overlap_are_safe_and_the_last_config_counts(serve: Serve, 
     for count in range(2, 12):
         draft = server.file.with_suffix(".new")
         draft.write_text(config(f"workers = {count % 3 + 1}"))
-        draft.rename(server.file)  # no half of it is ever read
+        draft.rename(server.file)  # so that a half-written file is never read
         server.signal(signal.SIGHUP)
-        time.sleep(random.random() * 0.05)  # whenever it comes
+        time.sleep(random.random() * 0.05)  # at any moment
     wait_until(lambda: len(server.worker_pids()) == 11 % 3 + 1 and len(children_of(server.pid)) == 1, "the last config")
     with Client(server) as client:
         assert client.ask("pid")
@@ -392,7 +392,7 @@ def test_an_idle_connection_is_answered_once_more_and_then_closed(serve: Serve, 
         assert idle.get("/hello.sh").body == b"hello"
         server.reload()
         response = client.get("/hello.sh")
-        while b"connection" not in response.headers:  # its worker has not been told yet
+        while b"connection" not in response.headers:  # its worker does not know of the stop yet
             response = client.get("/hello.sh")
         assert response.body == b"hello"
         assert response.headers[b"connection"] == b"close"
@@ -415,7 +415,7 @@ def test_fifty_reloads_under_load_fail_no_request(serve: Serve, root: Path) -> N
 
 
 def test_workers_killed_while_they_drain_lose_their_own_requests_alone(serve: Serve, root: Path) -> None:
-    """Fifty of them. What is lost with each is in the log, and no client has lost more."""
+    """With each of fifty workers. The log says what is lost, and no client loses more."""
     server = serve(pool(workers=2) + cgi_listener(root=root))
     kills = 0
     with Load(address_of(server, "www"), "/slow.sh", keep_alive=4, single=4) as load:

@@ -80,7 +80,7 @@ def test_a_second_signal_ends_at_once(serve: Serve, site: Path, number: signal.S
 
 @pytest.mark.server
 def test_a_signal_to_the_whole_process_group_stops_in_order_too(serve: Serve, site: Path) -> None:
-    """As a shell's ``kill %1`` and systemd do it: workers hear TERM twice."""
+    """As a shell's ``kill %1`` and systemd send it: workers get TERM twice."""
     server = serve(config(), paths=(site,))
     with Client(server) as client:
         assert client.ask("pid")
@@ -88,7 +88,7 @@ def test_a_signal_to_the_whole_process_group_stops_in_order_too(serve: Serve, si
         server.wait_for_line("stopping")
         for _ in range(3):
             for pid in server.worker_pids():
-                with suppress(ProcessLookupError):  # one that had nothing to finish has ended by now
+                with suppress(ProcessLookupError):  # a worker that had nothing to finish has ended by now
                     os.kill(pid, signal.SIGTERM)
             assert client.ask("pid")
         client.tell("close")
@@ -110,7 +110,8 @@ def test_many_signals_that_stop_are_no_more_than_two(serve: Serve, site: Path) -
 
 @pytest.mark.server
 def test_handlers_of_signals_stay_until_the_process_is_gone(serve: Serve, site: Path) -> None:
-    """Else a late signal kills what has ended in order, or has a traceback printed: see the end of signals.py's theory.
+    """Otherwise a late signal kills a process that ends in order, or prints a traceback: see "The end" in
+    core/signals.py.
 
     A zombie still shows them, so it must not be reaped before they have been read.
     """
@@ -129,7 +130,7 @@ def test_handlers_of_signals_stay_until_the_process_is_gone(serve: Serve, site: 
 
 
 def caught(pid: int) -> set[int]:
-    """The signals that a process has handlers for; proc_pid_status(5)."""
+    """The signals that a process handles (proc_pid_status(5))."""
     status = Path(f"/proc/{pid}/status").read_text()
     mask = int(status.partition("SigCgt:")[2].split()[0], 16)
     return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
@@ -178,7 +179,7 @@ def test_term_to_one_worker_drains_it_and_it_is_replaced(serve: Serve, site: Pat
     first, second = server.worker_pids()
     with connect_until(server, first) as client:
         os.kill(first, signal.SIGTERM)
-        # once it has answered again, the signal has been seen; from its report on it gets no connections
+        # its next answer shows that it has seen the signal; after its report it gets no connections
         assert client.ask("pid") == str(first)
         with connect_until(server, second) as other:
             assert other.ask("pid") == str(second)
@@ -252,7 +253,7 @@ def test_a_worker_that_drains_alone_and_then_hangs_is_killed(serve: Serve, tmp_p
 
 
 @pytest.mark.server
-def test_a_server_that_was_started_deaf_hears(serve: Serve, site: Path) -> None:
+def test_a_server_that_was_started_with_signals_blocked_or_ignored_handles_them(serve: Serve, site: Path) -> None:
     """A shell without job control starts background jobs with INT ignored; others block signals, and nohup HUP."""
     deaf = (
         sys.executable,
@@ -286,7 +287,7 @@ def test_a_server_that_was_started_deaf_hears(serve: Serve, site: Path) -> None:
 
 
 @pytest.mark.server
-def test_descriptors_that_were_inherited_are_not_a_programs(serve: Serve, site: Path, tmp_path: Path) -> None:
+def test_programs_do_not_inherit_the_servers_inherited_descriptors(serve: Serve, site: Path, tmp_path: Path) -> None:
     shell = ("sh", "-c", f'exec 7<>{tmp_path / "lock"} 8</dev/zero; exec "$@"', "sh")
     server = serve(config("workers = 1"), paths=(site,), prefix=shell)
     sock = server.connect("puppet")
@@ -296,7 +297,7 @@ def test_descriptors_that_were_inherited_are_not_a_programs(serve: Serve, site: 
         listing.append(line.decode())
     sock.close()
     numbers = [line.split(" -> ")[0].split()[-1] for line in listing if " -> " in line]
-    assert numbers == ["0", "1", "2", "3"]  # the last is what ls has opened to list them
+    assert numbers == ["0", "1", "2", "3"]  # ls has opened the last one to list them
     assert not any("lock" in line or "zero" in line for line in listing)
 
 

@@ -23,14 +23,14 @@ Serve = Callable[..., ServerProcess]
 
 
 def test_the_supervisor_imports_nothing_but_the_standard_library() -> None:
-    """Lest an upgrade under its feet should have it import two versions of something."""
+    """After an upgrade, a later import would mix two versions of something."""
     code = (
         "import sys, poolsrv.supervisor.process\n"
         "print([name for name, module in sys.modules.items()"
         " if 'site-packages' in (getattr(module, '__file__', None) or '')])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # What site.py imports because of .pth files is no business of ours.
+    # site.py imports something itself, because of .pth files.
     bare = subprocess.run(
         [sys.executable, "-c", code.replace(", poolsrv.supervisor.process", "")],
         capture_output=True,
@@ -94,7 +94,7 @@ def test_pools_that_crash_again_and_again_are_replaced_at_once_as_long_as_they_s
 
 
 class Clock:
-    """Of the loop only what a timer needs."""
+    """The part of a loop that timers need."""
 
     def __init__(self) -> None:
         self.delays: list[float] = []
@@ -190,7 +190,7 @@ def test_hup_ends_a_start_that_hangs(serve: Serve, site: Path, served: bool) -> 
 
 
 def hang(site: Path) -> str:
-    """Have the plugin's import hang; its code before."""
+    """Make the plugin's import hang; return its code from before."""
     module = site / "poolsrv_puppet.py"
     sound = module.read_text()
     module.write_text("import time, os\nopen('hangs', 'w').close()\ntime.sleep(3600)\n")
@@ -249,7 +249,7 @@ def test_a_flood_of_reloads_leaves_few_pools(serve: Serve, site: Path) -> None:
         clients[-1].tell("pid")
         for _ in range(10):
             server.signal(signal.SIGHUP)
-        # Two that drain, one that serves, and one that has just been told to end.
+        # Two drain, one serves, and one has just been told to end.
         served = set(re.findall(r" dispatcher\[(\d+)\] ready: ", server.log))
         most = max(most, sum(is_alive(int(pid)) for pid in served))
         time.sleep(0.05)

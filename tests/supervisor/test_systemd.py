@@ -1,4 +1,4 @@
-"""Under a service manager: sockets from it, news to it, and the units of the examples."""
+"""A service manager: socket activation, notifications, and the units of the examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNITS = Path(__file__).parents[2] / "examples" / "systemd"
 
 
 class Manager:
-    """What a service manager is to a service: a socket for its news."""
+    """A stand-in for the service manager: the socket for notifications."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,19 +34,19 @@ class Manager:
         self.news: list[str] = []
 
     def next(self) -> list[str]:
-        """The assignments of the next message."""
+        """Return the assignments of the next message."""
         lines = self._socket.recv(65536).decode().split("\n")
         self.news += lines
         return lines
 
     def wait_for(self, assignment: str) -> list[str]:
-        """Messages until one has the assignment; that one."""
+        """Receive until a message has the assignment; return that message."""
         while assignment not in (message := self.next()):
             pass
         return message
 
     def wait_for_silence(self, seconds: float) -> None:
-        """Until no message has come for so long."""
+        """Receive until no message has come for so long."""
         self._socket.settimeout(seconds)
         try:
             while self.next():
@@ -69,7 +69,7 @@ def environment(**variables: object) -> tuple[str, ...]:
     return ("env", *(f"{name}={value}" for name, value in variables.items()))
 
 
-# --- news
+# --- notifications
 
 
 @pytest.mark.server
@@ -116,7 +116,7 @@ def test_the_watchdog_is_fed_by_the_dispatcher(serve: Serve, site: Path, manager
     )
     for _ in range(3):
         manager.wait_for("WATCHDOG=1")
-    os.kill(server.dispatcher_pid, signal.SIGSTOP)  # a dispatcher that hangs is not to be vouched for
+    os.kill(server.dispatcher_pid, signal.SIGSTOP)  # the supervisor must not vouch for a dispatcher that hangs
     manager.wait_for_silence(0.5)
     os.kill(server.dispatcher_pid, signal.SIGCONT)
     manager.wait_for("WATCHDOG=1")
@@ -140,14 +140,14 @@ def test_an_abstract_socket_and_a_manager_that_is_gone(monkeypatch: pytest.Monke
         sock.bind(f"\0{name}")
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         notifier = systemd.Notifier()
-        assert "NOTIFY_SOCKET" not in os.environ  # programs are not to speak for the server
+        assert "NOTIFY_SOCKET" not in os.environ  # programs must not notify in the server's name
         notifier.send("READY=1", "STATUS=two\nlines")
         assert sock.recv(100) == b"READY=1\nSTATUS=two lines"
     notifier.send("READY=1")
 
 
 @pytest.mark.server
-def test_programs_see_nothing_of_it(serve: Serve, site: Path, manager: Manager) -> None:
+def test_programs_do_not_see_the_managers_variables(serve: Serve, site: Path, manager: Manager) -> None:
     names = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": 10_000_000, "LISTEN_FDNAMES": "x"}
     server = serve(config("workers = 1"), paths=(site,), prefix=environment(**names))
     for pid in (*children_of(server.pid), *server.worker_pids()):
@@ -157,7 +157,7 @@ def test_programs_see_nothing_of_it(serve: Serve, site: Path, manager: Manager) 
 
 # --- sockets
 
-# As systemd does it: the descriptors from 3 on, and the pid of the process that is meant.
+# As systemd does it: descriptors from 3 on, and the pid of the process that they are for.
 ACTIVATE = """
 import os, socket, sys
 names = sys.argv[1].split(":")
@@ -193,7 +193,7 @@ def test_sockets_from_the_manager_are_served_and_stay_over_reloads(serve: Serve,
             assert client.ask("pid")
         server.reload()
     assert server.addresses("puppet") == [first, second]
-    # What no listener uses stays open too: a later config may want it.
+    # A socket that no listener uses stays open too: a later config may use it.
     server.file.write_text(text.replace("systemd:web", "systemd:local"))
     server.reload()
     with socket.socket(socket.AF_UNIX) as sock:
@@ -205,7 +205,7 @@ def test_sockets_from_the_manager_are_served_and_stay_over_reloads(serve: Serve,
     with Client(server) as client:
         assert client.ask("pid")
     assert server.stop() == 0
-    assert (server.folder / "local.sock").exists()  # it is the manager's
+    assert (server.folder / "local.sock").exists()  # it belongs to the manager
 
 
 @pytest.mark.server
@@ -233,7 +233,7 @@ def test_sockets_for_another_process_are_not_taken(serve: Serve) -> None:
     assert "has passed no sockets" in server.log
 
 
-# The descriptors 3 and 4, and a number that says something else.
+# Passes the descriptors 3 and 4, and another number of them.
 CLAIM = """
 import os, socket, sys
 socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -266,7 +266,7 @@ def test_more_sockets_than_have_been_passed(serve: Serve, number: str) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("number", ["-1", "two", "2 ", "\u0662", "0x2", "1.0"])
-def test_a_number_of_sockets_that_is_none(serve: Serve, number: str) -> None:
+def test_a_number_of_sockets_that_is_not_a_number(serve: Serve, number: str) -> None:
     server = serve('[listeners.a]\nbind = "127.0.0.1:0"\nhandler = "echo"\n', ready=False, prefix=claim(number))
     assert server.wait() == 1
     assert re.fullmatch(r"poolsrv: LISTEN_FDS: got .*, expected how many sockets have been passed", server.log)
@@ -276,8 +276,8 @@ def test_a_number_of_sockets_that_is_none(serve: Serve, number: str) -> None:
 @pytest.mark.parametrize(
     ("number", "pid"), [("5", "1"), ("5", "-1"), ("5", "me"), ("5", ""), ("", "mine"), ("0", "mine")]
 )
-def test_sockets_that_are_none_of_this_process(serve: Serve, site: Path, number: str, pid: str) -> None:
-    """It serves as if nothing had been said, whatever its own descriptors are called."""
+def test_variables_without_sockets_or_for_another_process(serve: Serve, site: Path, number: str, pid: str) -> None:
+    """The server ignores the variables, whatever numbers its own descriptors have."""
     server = serve(config("workers = 1"), paths=(site,), prefix=claim(number, pid))
     with Client(server) as client:
         assert client.ask("slot") == "0"
@@ -302,7 +302,7 @@ def test_what_is_passed_and_is_no_listening_socket_is_closed_and_told(serve: Ser
 
 
 @pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "-1", "x", ""])
-def test_a_watchdog_with_a_time_that_is_none(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+def test_a_watchdog_with_an_unusable_time(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
     monkeypatch.setenv("WATCHDOG_USEC", number)
     assert systemd.Notifier().watchdog == 0
@@ -327,7 +327,7 @@ def test_with_the_real_program_that_activates(serve: Serve, site: Path) -> None:
             return None
 
     wait_until(lambda: "Listening on" in server.log, "a socket")
-    sock = connects()  # that starts it
+    sock = connects()  # this starts it
     assert sock is not None
     with sock:
         sock.sendall(b"slot\n")

@@ -1,4 +1,4 @@
-"""The supervisor and a pool that has been taken over: what it says counts for little, and it is replaced.
+"""A pool that an attacker has taken over: the supervisor trusts little of what it says, and replaces it.
 
 A plugin's ``on_child_exit`` runs in the dispatcher, and can say to the supervisor whatever it likes.
 """
@@ -23,7 +23,7 @@ Serve = Callable[..., ServerProcess]
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 NOBODY = pwd.getpwnam("nobody")
 
-# Its words are in the file "words", as the arguments of a call.
+# The file "words" has what it sends, as the arguments of a call.
 TAKEN_OVER = """
     import gc, os
     from poolsrv import hookimpl
@@ -47,7 +47,7 @@ TAKEN_OVER = """
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The plugin, where everybody can read it, and a folder that everybody can write to."""
+    """A folder with the plugin that every user can read, and one that every user can write to."""
     for folder in (tmp_path, *tmp_path.parents):
         if folder.name.startswith(("pytest-", "popen-", "test_")):
             folder.chmod(0o755)
@@ -93,9 +93,7 @@ CONFIGURED = (
         ),
     ],
 )
-def test_a_pool_that_says_what_does_not_fit_is_killed_and_replaced(
-    serve: Serve, site: Path, words: str, why: str
-) -> None:
+def test_a_pool_that_breaks_the_protocol_is_killed_and_replaced(serve: Serve, site: Path, words: str, why: str) -> None:
     server = serve(config(""), paths=(site,))
     if "x' *" in words:
         words = f"link._socket.setsockopt(1, 7, 1 << 20); {words}"  # SO_SNDBUF
@@ -157,7 +155,7 @@ def test_plugins_are_imported_as_the_pools_user(serve: Serve, site: Path) -> Non
     ("pool", "imports"),
     [
         ('user = "nobody"', True),
-        ('user = "nobody"\nworkrs = 3', True),  # user nobody finds what else is wrong, too
+        ('user = "nobody"\nworkrs = 3', True),  # user nobody also finds what else is wrong
         ('user = "nobdy"', False),
         ('usr = "nobody"', False),
         ("user = 54321", False),

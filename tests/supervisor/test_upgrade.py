@@ -17,7 +17,7 @@ from tests.helpers.server import ServerProcess, wait_until
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parents[2]
-# What a wheel is made of. A build must not leave anything in the tree, nor find anything that was left there.
+# The sources of a wheel. A build must not leave anything in the tree, nor pick up what was left there.
 SOURCES = ("poolsrv", "plugins", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -51,7 +51,7 @@ def wheel(sources: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> tuple[Path, Path]:
-    """The wheel of this tree, and one of a later version. There the echo shouts, and no supervisor can start."""
+    """The wheel of this tree, and one of a later version, whose echo shouts and whose supervisor can't start."""
     sources = copy_of_the_sources(tmp_path / "sources")
     now = wheel(sources, tmp_path / "now")
     edit(sources / "pyproject.toml", 'version = "', 'version = "99.')

@@ -1,4 +1,4 @@
-"""The supervisor's watch over the dispatcher: told, killed and replaced where it hangs; and only then."""
+"""The supervisor's watchdog: a dispatcher is killed and replaced if it hangs, and only then."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HANGS = """
 
 
 @pytest.mark.server
-def test_a_dispatcher_that_hangs_in_a_plugin_is_told_killed_and_replaced(serve: Serve, tmp_path: Path) -> None:
+def test_a_dispatcher_that_hangs_in_a_plugin_is_named_killed_and_replaced(serve: Serve, tmp_path: Path) -> None:
     site = tmp_path / "site"
     install(site, "poolsrv-hangs", {"hangs": "poolsrv_hangs:Hangs"}, HANGS)
     text = '[pool]\nworkers = 1\nhang_timeout = 1.0\n[listeners.a]\nbind = "127.0.0.1:0"\nhandler = "hangs"\n'
@@ -63,18 +63,18 @@ def test_a_dispatcher_that_has_been_stopped_is_continued_and_spared(serve: Serve
         assert before.ask("pid")
         os.kill(dispatcher, signal.SIGSTOP)
         with Client(server) as client:
-            assert client.ask("pid")  # once it goes on
+            assert client.ask("pid")  # once it is continued
         server.wait_for_line("was silent, and responds again")
         assert before.ask("pid")
     assert server.dispatcher_pid == dispatcher
     assert server.stop() == 0
 
 
-# --- with a clock of the test's own
+# --- with the test's own clock
 
 
 class Pool:
-    """As far as the watch knows it."""
+    """The part of a pool that the watchdog uses."""
 
     def __init__(self, loop: EventLoop, hang_timeout: float) -> None:
         self.loop = loop
@@ -101,7 +101,7 @@ def loop() -> Any:
 
 
 def sleep(loop: Any, seconds: float, at_once: bool = False) -> None:
-    """Let time go by; ``at_once``: this process sees nothing of it until the end."""
+    """Let time pass; ``at_once``: this process is held up until the end."""
     end = loop.now + seconds
     if at_once:
         loop.now = end
@@ -134,13 +134,13 @@ def test_a_dispatcher_that_reports_is_left_alone(loop: Any) -> None:
 
 @pytest.mark.parametrize("seconds", [9.0, 100.0, 1_000_000.0])
 def test_a_supervisor_that_was_held_up_blames_nobody(loop: Any, seconds: float) -> None:
-    """It was stopped, or the machine was suspended, and the dispatcher with it."""
+    """It was stopped, or the machine was suspended, and so was the dispatcher."""
     pool = Pool(loop, 8.0)
     Watchdog(loop).begin(pool)  # type: ignore[arg-type]
     sleep(loop, seconds, at_once=True)
     sleep(loop, 6.0)
     assert pool.asked == 0
-    sleep(loop, 6.0)  # but then its time is over
+    sleep(loop, 6.0)  # but then its timeout is over
     assert pool.asked == 1
 
 
@@ -170,7 +170,7 @@ def test_nobody_is_watched_after_the_end(loop: Any) -> None:
 
 @pytest.mark.server
 def test_a_held_up_supervisor_costs_nobody_its_dispatcher(serve: Serve, site: Path) -> None:
-    """Only the supervisor is stopped: what the dispatcher says meanwhile is there when it goes on."""
+    """Only the supervisor is stopped. What the dispatcher sends meanwhile waits in the link."""
     server = serve(config("workers = 1\nhang_timeout = 1.0"), paths=(site,))
     dispatcher = server.dispatcher_pid
     server.signal(signal.SIGSTOP)
