@@ -335,7 +335,7 @@ class Dispatcher:
 
     def _apply(self, slot: WorkerSlot, report: Report) -> None:
         taken, closed, state, counters, asked = report
-        slot.last_heard = now = self._loop.now
+        slot.last_report_at = now = self._loop.now
         if slot.stalled:
             self._stalls.responds(slot)
         if taken:
@@ -364,7 +364,7 @@ class Dispatcher:
     def worker_stopped(self, slot: WorkerSlot, stopped: bool) -> None:
         """Learn that a signal has stopped the worker, or continued it."""
         slot.stopped = stopped
-        slot.last_heard = slot.waiting_since = self._loop.now
+        slot.last_report_at = slot.waiting_since = self._loop.now
         if stopped and self._stalls.others_have_room(slot):
             self._reclaim(slot)
         self.resume()

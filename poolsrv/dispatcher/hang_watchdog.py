@@ -67,11 +67,11 @@ class HangWatchdog:
         late = due is not None and now - due > self._interval
         for pid, slot in self._workers.items():
             if late or slot.stopped:
-                slot.last_heard = now
-            elif now - slot.last_heard > self._timeout and pid not in self.dumping:
+                slot.last_report_at = now
+            elif now - slot.last_report_at > self._timeout and pid not in self.dumping:
                 self.dumping.add(pid)
                 os.kill(pid, HANG_SIGNAL)
-                self._loop.call_later(DUMP_TIME, partial(self._kill, slot, pid, now - slot.last_heard))
+                self._loop.call_later(DUMP_TIME, partial(self._kill, slot, pid, now - slot.last_report_at))
 
     def _kill(self, slot: WorkerSlot, pid: int, silence: float) -> None:
         """Kill a worker, unless it has reported, ended or been stopped in the meantime."""

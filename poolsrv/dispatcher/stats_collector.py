@@ -185,7 +185,7 @@ class StatsCollector:
             cpu_percent=round(rates("cpu", 100.0), 1),
             memory=used.memory if used is not None else 0,
             restarts=slot.restarts,
-            silent=now - slot.last_heard if slot.pid else 0.0,
+            silent=now - slot.last_report_at if slot.pid else 0.0,
         )
 
     def _listener(self, listener: Listener, in_channels: int) -> ListenerStats:

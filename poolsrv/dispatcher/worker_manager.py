@@ -134,7 +134,7 @@ class WorkerManager:
         if pid == 0:
             return self._become_worker(slot, dump_file)
         slot.pid, slot.state = pid, STARTING
-        slot.started_at = slot.last_heard = self._loop.now
+        slot.started_at = slot.last_report_at = self._loop.now
         slot.given = 0
         slot.recycle_at = recycling.connection_limit(self._config.recycle_after_connections)
         self.by_pid[pid] = slot

@@ -40,7 +40,7 @@ class WorkerSlot(msgspec.Struct, eq=False):
     :ivar outbox: connections that are assigned and not sent yet; empty between two callbacks of the loop.
     :ivar unanswered: answers for which the socket has no room yet.
     :ivar counters: the worker's totals, as it has last reported them.
-    :ivar last_heard: when it last reported, in the loop's time.
+    :ivar last_report_at: when it last reported, in the loop's time.
     :ivar started_at: when it began to serve, or else when it was forked, in the loop's time.
     :ivar leaving: whether the worker is to end, and another slot has its place in the pool.
     :ivar given: the number of connections that the worker has been sent.
@@ -70,7 +70,7 @@ class WorkerSlot(msgspec.Struct, eq=False):
     outbox: list[AcceptedConnection] = []
     unanswered: list[Answer] = []
     counters: tuple[int, ...] = ()
-    last_heard: float = 0.0
+    last_report_at: float = 0.0
     started_at: float = 0.0
     leaving: bool = False
     given: int = 0

@@ -41,7 +41,7 @@ class PoolProcess:
     :ivar log: the log that its config asks for, as ``logs.set_up`` takes it.
     :ivar errors: why it can't serve.
     :ivar exit_code: the server's exit code, if the pool never serves.
-    :ivar last_heard: when its last message came, by the loop's clock.
+    :ivar last_report_at: when its last message came, by the loop's clock.
     :ivar superseded: another start is to follow, and this one is not waited for to the end.
     :ivar abandoned: its start was ended because of that.
     :ivar ending: it has been told to end at once.
@@ -65,7 +65,7 @@ class PoolProcess:
         self.reopen_logs = False  # once it is sealed
         self.errors: list[str] = []
         self.exit_code = EXIT_FAILED
-        self.started_at = self.last_heard = loop.now
+        self.started_at = self.last_report_at = loop.now
         self.served_since = 0.0
         self.superseded = False
         self.abandoned = False
@@ -104,7 +104,7 @@ class PoolProcess:
             for _ in range(most):
                 if not self._watched or (message := self.link.receive()) is None:
                     return
-                self.last_heard = self._loop.now
+                self.last_report_at = self._loop.now
                 if pool_protocol.check(self.state, message, self.pid):
                     self._on_message(self, message)
         except EOFError:

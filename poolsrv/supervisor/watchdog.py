@@ -37,7 +37,7 @@ class Watchdog:
     def begin(self, pool: PoolProcess) -> None:
         """Watch this pool, and no other."""
         self.end()
-        pool.last_heard = self._loop.now
+        pool.last_report_at = self._loop.now
         self._check_later(pool)
 
     def end(self) -> None:
@@ -54,8 +54,8 @@ class Watchdog:
         # What the pool has sent meanwhile has been received: the loop handles events before timers.
         now, timeout = self._loop.now, timeout_of(pool)
         if now - due > timeout / SIGNS:
-            pool.last_heard = now
-        silence = now - pool.last_heard
+            pool.last_report_at = now
+        silence = now - pool.last_report_at
         if silence <= timeout:
             self._check_later(pool)
             return
@@ -63,7 +63,7 @@ class Watchdog:
         pool.kill_hung_later(0.0, partial(self._log, pool, silence), partial(self._responds, pool, now))
 
     def _responds(self, pool: PoolProcess, asked: float) -> bool:
-        if pool.last_heard <= asked:
+        if pool.last_report_at <= asked:
             return False
         log.warning("the pool (%s) was silent, and responds again", pool)
         self._check_later(pool)

@@ -79,7 +79,7 @@ class Pool:
     def __init__(self, loop: EventLoop, hang_timeout: float) -> None:
         self.loop = loop
         self.hang_timeout = hang_timeout
-        self.last_heard = 0.0
+        self.last_report_at = 0.0
         self.asked = 0
         self.kill: Callable[[], object] = lambda: None
 
@@ -128,7 +128,7 @@ def test_a_dispatcher_that_reports_is_left_alone(loop: Any) -> None:
     Watchdog(loop).begin(pool)  # type: ignore[arg-type]
     for _ in range(100):
         sleep(loop, 2.0)
-        pool.last_heard = loop.now
+        pool.last_report_at = loop.now
     assert pool.asked == 0
 
 
@@ -149,7 +149,7 @@ def test_a_dispatcher_that_responds_when_asked_is_spared(loop: Any, caplog: pyte
     Watchdog(loop).begin(pool)  # type: ignore[arg-type]
     sleep(loop, 12.0)
     assert pool.asked == 1
-    pool.last_heard = loop.now + 0.1
+    pool.last_report_at = loop.now + 0.1
     pool.kill()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     sleep(loop, 12.0)  # it is watched again

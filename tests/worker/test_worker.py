@@ -503,7 +503,7 @@ def test_counters_and_states_arrive(pair: Pair) -> None:
         assert pair.slot.counters == counters
     pair.report(taken=0)
     assert pair.slot.counters == (6, 7, 8, 9, 10)
-    assert pair.slot.last_heard == pair.loop.now
+    assert pair.slot.last_report_at == pair.loop.now
 
 
 def test_only_a_worker_that_serves_gets_connections(pair: Pair) -> None:
