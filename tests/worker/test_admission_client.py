@@ -29,9 +29,7 @@ class Stub:
     def _is_closed(self) -> bool:
         return bool(self.ended)
 
-    def _reset_at_close(self) -> None: ...
-
-    def _end(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
         self.ended = reason
 
 
