@@ -25,6 +25,7 @@ MORE = {
     "plain.txt": "no program",
 }
 UPLOAD = 20_000_000
+FIRST_PART = 300_000  # more than the part of a body that has to be here before a program starts (spool_memory)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,8 @@ REFUSALS = [
 @pytest.mark.parametrize(("listener", "target", "status"), REFUSALS)
 def test_the_body_does_not_come(server: ServerProcess, listener: str, target: str, status: int) -> None:
     """RFC 9112 section 9.6: what would come next might be the body or a request. So this was the last response."""
-    for size, sent in ((2000, 5), (2000, 0), (UPLOAD, 5)):
+    runs_a_program = target in ("/denied.sh", "/unread.sh", "/counted.sh")
+    for size, sent in ((UPLOAD, FIRST_PART),) if runs_a_program else ((2000, 5), (2000, 0), (UPLOAD, 5)):
         with Client(server, listener) as client:
             head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
             client.send(head.encode() + b"x" * sent)
