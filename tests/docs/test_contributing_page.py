@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "contributing.md").read_text()
 # A path, and the names that follow it: `net/stream.py`, `Stream._on_event`
-FILES = re.findall(r"`([\w/]+\.py)`((?:,? `[A-Za-z_]+(?:\.\w+)?`)*)", PAGE)
+FILES = re.findall(r"`([\w/]+\.py)`((?:,? `(?![\w/]+\.py`)[A-Za-z_]+(?:\.\w+)?`)*)", PAGE)
 FOLDERS = re.findall(r"`(\w[\w/]+/)`", PAGE)
 
 
