@@ -56,8 +56,10 @@ if not TYPE_CHECKING:  # to a type checker this would give the package every nam
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-        if isinstance(value, type):
-            value.__module__ = __name__  # what a user reads in a repr or a pickle is where a plugin imports it from
+        # A repr shows where a plugin imports the class from. A struct keeps its module, because msgspec looks up the
+        # names of its annotations there.
+        if isinstance(value, type) and not hasattr(value, "__struct_fields__"):
+            value.__module__ = __name__
         globals()[name] = value
         return value
 

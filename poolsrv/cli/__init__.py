@@ -1,1 +1,4 @@
-"""Short-lived commands. Imports core, ipc, config, worker, plugins and supervisor."""
+"""The command line.
+
+Each command is a short-lived process. Imports core, ipc, config, worker, plugins and supervisor.
+"""

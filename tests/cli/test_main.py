@@ -81,12 +81,13 @@ def test_check_does_not_import_the_engine(tmp_path: Path) -> None:
 
 def test_the_names_for_plugins_are_imported_on_demand() -> None:
     program = (
-        "import sys, poolsrv\n"
+        "import sys, msgspec, poolsrv\n"
         "assert set(poolsrv.__all__) <= set(dir(poolsrv))\n"
         "assert 'poolsrv.net.stream' not in sys.modules\n"
         "from poolsrv import *\n"
         "assert all(globals()[name] is getattr(poolsrv, name) for name in poolsrv.__all__)\n"
         "assert Connection.__module__ == 'poolsrv'\n"
+        "msgspec.json.Decoder(ClientTls, dec_hook=lambda kind, value: value)\n"
         "poolsrv.Conection"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
