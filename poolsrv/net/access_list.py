@@ -3,7 +3,7 @@
 Where networks of ``allow`` and ``deny`` overlap, the smaller one decides (the longest prefix, as in a routing table,
 and as xinetd has it with only_from and no_access). Their order in the file means nothing.
 
-Addresses are compared as numbers: for each prefix length that is in use one look-up in a dictionary, however many
+Addresses are compared as numbers. That takes one look-up in a dictionary for each prefix length in use, however many
 networks there are.
 """
 
@@ -37,7 +37,7 @@ def parse(text: str) -> Network:
     longest = len(packed) * 8
     if packed.startswith(_MAPPED_PREFIX) and longest == 128:
         plain = socket.inet_ntop(socket.AF_INET, packed[12:])
-        raise ValueError(f"{quoted(text)} is IPv4 in IPv6 dress, expected IPv4 as it is, such as {quoted(plain)}")
+        raise ValueError(f"{quoted(text)} is an IPv4-mapped IPv6 address, expected IPv4, such as {quoted(plain)}")
     if slash and not (length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= longest):
         raise ValueError(
             f"{quoted(length)} in {quoted(text)} is not the length of a prefix, expected a number from 0 to {longest}"
@@ -62,7 +62,7 @@ def _not_an_address(text: str, host: str) -> str:
 
 
 def number_of(host: str) -> tuple[int, int] | None:
-    """An IP address as ``(bits, number)``: 32 or 128, and the address; None where it is none (a unix socket's path).
+    """An IP address as ``(bits, number)``: 32 or 128, and the address; None for anything else (a unix socket's path).
 
     An IPv4 address that a socket for both families shows as ``::ffff:192.0.2.1`` is an IPv4 address.
     """

@@ -125,7 +125,7 @@ def overlap(one: Address, other: Address) -> bool:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """Host, colon, port: of text in brackets the colon after them, else the last one."""
+    """Split into host, colon and port, at the colon after the brackets, else at the last one."""
     if text.startswith("[") and "]" in text:
         host, bracket, rest = text.rpartition("]")
         return host + bracket, rest[:1] if rest.startswith(":") else "", rest[1:]
@@ -150,7 +150,7 @@ def _parse_ipv6(text: str, host: str, port: int) -> Address:
         ) from None
     if packed.startswith(bytes(10) + b"\xff\xff"):
         plain = socket.inet_ntop(socket.AF_INET, packed[12:])
-        raise ValueError(f'{_quoted(text)} is an IPv4 address in IPv6 dress, expected "{plain}:{port}"')
+        raise ValueError(f'{_quoted(text)} is an IPv4-mapped IPv6 address, expected "{plain}:{port}"')
     if percent and not interface:
         raise ValueError(f'{_quoted(text)} names no interface after "%", expected one such as "[fe80::1%eth0]:{port}"')
     if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and not interface:
@@ -226,13 +226,13 @@ def peer_name(address: Any) -> tuple[str, int]:
 
 
 def client_name(address: Any) -> tuple[str, int]:
-    """The same of a client; of one on a unix socket ``("unix:", 0)``. Its own socket's name is for it to choose, and
-    says nothing of who it is."""
+    """A client's address in that form; on a unix socket ``("unix:", 0)``, because a client chooses the name of its own
+    socket, and the name says nothing about the client."""
     return peer_name(address) if isinstance(address, tuple) else ("unix:", 0)
 
 
 def format_peer(peer: tuple[str, int]) -> str:
-    """``127.0.0.1:7007``, ``[::1]:7007``, ``unix:``."""
+    """Write it as ``127.0.0.1:7007``, ``[::1]:7007`` or ``unix:``."""
     host, port = peer
     if host.startswith("unix:"):
         return host

@@ -71,6 +71,9 @@ class Owner(Protocol):
 class Descriptor:
     """The base of ``Stream``, which says which events are wanted and what to do with them.
 
+    For the engine: ``_start``, ``_await_opening``, ``_stage_over``, ``_end``, ``_close_descriptor``, ``_guarded``,
+    ``_is_connecting``, ``_is_open`` and ``_is_closed``.
+
     :param fd: the descriptor, which belongs to this object from now on; a socket's, unless ``_is_socket`` says
         otherwise. -1: there is none.
     :param owner: the connection that it belongs to; None: it is one.

@@ -1,9 +1,9 @@
 """When a peer has finished sending: with its last bytes, or long after them.
 
-A peer that has closed and one that has only finished sending look the same: the kernel has got a FIN. When it came
-tells them apart in most cases: who has asked and finishes at once wants the answer, who does so after a long silence
-has lost patience. The kernel remembers when it has last received data, sent data, and got an acknowledgement, which
-a FIN is too. So the answer does not depend on when this process had time to look.
+A peer that has closed and one that has only finished sending look the same: the kernel has got a FIN. In most cases the
+time of the FIN tells them apart: a client that asks and finishes at once wants the answer, and one that finishes after
+a long silence has lost patience. The kernel remembers when it last received data, sent data, and got an
+acknowledgement, which a FIN is too. So the answer does not depend on when this process had time to look.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INT = struct.Struct("=i")
 
 def finished_in_time(sock: socket.socket, silent_for: float, end_is_data: bool) -> bool:
     """Whether a peer's end of stream came within ``IN_TIME`` of the last byte in either direction, or while bytes are
-    still on their way to it. To be asked when the end of stream is there.
+    still on their way to it. Call it when the end of stream has arrived.
 
     :param silent_for: seconds since the last byte, as this process has seen it: for what the kernel does not tell.
     :param end_is_data: the end of stream comes as bytes, such as those of a TLS alert, which are data to the kernel.

@@ -1,4 +1,4 @@
-r"""The header of the PROXY protocol: what a proxy says of its client, before the client's own bytes.
+r"""The header of the PROXY protocol: what a proxy says about its client, before the client's own bytes.
 
 The format is HAProxy's, in doc/proxy-protocol.txt of its sources. Version 1 is a line of text::
 
@@ -63,7 +63,7 @@ def parse(data: bytes) -> Header | None:
 
 
 def _starts(data: bytes, start: bytes) -> bool:
-    """Whether it starts so, or may yet."""
+    """Whether it starts with this, or may do so once more has arrived."""
     return data.startswith(start) or start.startswith(data)
 
 
@@ -129,7 +129,7 @@ def _parse_v2(data: bytes) -> Header | None:
 
 
 def _family_v2(version_and_command: int, family_and_protocol: int) -> int | None:
-    """Of the addresses that count; None where the socket's own do."""
+    """The family of the addresses that count; None where the socket's own count."""
     command, protocol = version_and_command & 15, family_and_protocol & 15
     if version_and_command >> 4 != 2:
         raise ValueError("a PROXY header of an unknown version")
@@ -139,7 +139,7 @@ def _family_v2(version_and_command: int, family_and_protocol: int) -> int | None
         raise ValueError("a PROXY header with an unknown command")
     if family_and_protocol >> 4 > 3 or protocol > 2:
         raise ValueError("a PROXY header of an unknown family")
-    # A datagram's addresses are none of a stream's.
+    # A datagram's addresses are not those of a stream.
     return _FAMILIES_V2.get(family_and_protocol >> 4) if protocol == _STREAM else None
 
 

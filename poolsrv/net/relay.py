@@ -2,15 +2,15 @@
 
 Theory. ``splice(2)`` moves bytes between a pipe and anything else without copying them through this process.
 
-- Where one side is a pipe (a program's input or output), one call moves from source to target. When it says EAGAIN it
-  does not say on whose account: so the relay watches one side at a time, and changes over to the other.
-- Between two sockets a pipe of the relay's own lies in between. What is in it is in transit; the source is not read
-  while anything is, so a slow target slows the source down.
-- Where splice can't be used (a socket that is not a plain one, no descriptors left for the pipe), bytes are received
-  and sent, and what the target has not taken is in transit in memory.
+- Where one side is a pipe (a program's input or output), one call moves from source to target. EAGAIN does not
+  say which side is not ready, so the relay watches one side at a time, and changes over to the other.
+- Between two sockets, the relay has a pipe of its own. What is in it is in transit. The source is not read while
+  anything is in transit, so a slow target slows the source down.
+- Where splice can't be used (TLS; no descriptors left for the pipe), bytes are received and sent, and what the target
+  has not taken is in transit in memory.
 
-splice(2) heeds O_NONBLOCK and knows no MSG_DONTWAIT: where a program has, or is being given, one of the descriptors,
-which is blocking then, bytes are copied too.
+splice(2) heeds O_NONBLOCK and has no MSG_DONTWAIT. A descriptor that a program has, or is about to get, is blocking, so
+its bytes are copied too.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Relay:
             self._source_at_eof()
 
     def _fill(self) -> bool:
-        """A piece from the source into transit; False where nothing came (then the next step is set)."""
+        """Bring a piece from the source into transit; False where nothing came (then the next step is set)."""
         source = self._source
         try:
             if not self._copies and self._pipe is None:
@@ -246,7 +246,7 @@ class Relay:
         return True
 
     def _drain(self) -> bool:
-        """What is in transit to the target; True when nothing is left."""
+        """Bring what is in transit to the target; True when nothing is left."""
         target = self._target
         try:
             while self._pending:
@@ -277,7 +277,7 @@ class Relay:
         try:
             self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
-            self._copies = True  # no descriptors left: more slowly, but on
+            self._copies = True  # no descriptors left: slower, but it goes on
 
     def _received(self, size: int) -> None:
         self._source._count_in(size)
@@ -308,7 +308,7 @@ class Relay:
             self.finish()
 
     def finish(self) -> None:
-        """Give the streams back, say that it is done."""
+        """Let go of both streams, and say that it is done. Harmless when repeated."""
         if self._over:
             return
         self._over = True

@@ -80,7 +80,7 @@ class Stream(Descriptor):
     ``on_writable(stream)`` and, once, ``on_close(stream, error)``, where ``error`` is None or the exception (mostly
     an OSError) that ended the stream.
 
-    For the engine, beside ``Descriptor``'s: all of ``RelayEnd``; ``_close_if_done``, for what held it; ``_is_held``.
+    For the engine: what ``RelayEnd`` has, ``_close_if_done`` (for what has held it) and ``_is_held``.
 
     :ivar eof: the peer has finished sending, and all its bytes have been offered to ``on_readable``.
     :ivar reset: the peer has reset the connection, or is gone; then ``eof`` is True too.
@@ -114,7 +114,7 @@ class Stream(Descriptor):
         "reset",
     )
 
-    # Whether close() waits for the peer to close even where nothing of its is waiting to be read.
+    # Whether close() waits for the peer to close even where nothing from it is waiting to be read.
     _always_lingers = False
 
     def __init__(self, loop: EventLoop, fd: int, owner: Owner | None = None) -> None:
@@ -474,7 +474,7 @@ class Stream(Descriptor):
         if self._state != OPEN or self._relay_in is not None:
             return
         if self.eof and not self._eof_told:
-            self._at_eof()  # a relay has met it; not being told, it would never be closed
+            self._at_eof()  # a relay has met it; if it were not told, it would never be closed
         elif len(self._in) > self._pos and not self._paused:
             if self._on_readable is not None:
                 self._guarded("on_readable", self._on_readable, self)

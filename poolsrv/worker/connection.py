@@ -95,6 +95,10 @@ class Host(Protocol):
 class Connection(Waiting):
     """One client's connection, as a plugin sees it; see ``Stream`` for the members that both have.
 
+    For the engine, beside those of ``Stream`` and ``Owner``: ``_begin``, ``_fail``, ``_refuse``, ``_give_up_on``,
+    ``_close_inherited``, ``_count_descriptors``, ``_idle_since``, ``_awaits_first_byte``, ``_look_at_input`` and
+    ``_discard_input``.
+
     :ivar id: a number unique in this run of the server.
     :ivar peer: the client's address: ``(host, port)``; of a unix socket ``("unix:" + path, 0)``. With
         ``proxy_protocol``, as the proxy says.
@@ -293,9 +297,9 @@ class Connection(Waiting):
 
             tls = ClientTls()
         stream = OutgoingStream(self._loop, self, address, self._host.base, timeout, tls or None)
-        stream._on_readable = on_readable
-        stream._on_writable = on_writable
-        stream._on_close = on_close
+        stream.on_readable = on_readable
+        stream.on_writable = on_writable
+        stream.on_close = on_close
         self._own(stream)
         if self._state == CLOSED:
             stream.abort("the connection is closed")

@@ -172,3 +172,46 @@ def test_bundled_plugins_import_only_public_names(file: Path) -> None:
         assert module in LIBRARIES, f"{file}: {module}"
         assert names, f"{file}: import {module}"
         assert not any(name.startswith("_") for name in names)
+
+
+# --- members with an underscore
+
+
+def defined(tree: ast.AST) -> set[str]:
+    """The members that a file's own classes have."""
+    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return functions | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_own(node)}
+
+
+def is_own(node: ast.Attribute) -> bool:
+    owner = node.value
+    if isinstance(owner, ast.Call):
+        owner = owner.func
+    return isinstance(owner, ast.Name) and owner.id in {"self", "cls", "super"}
+
+
+@cache
+def for_the_engine() -> set[str]:
+    """The members with an underscore that protocols have, and that docstrings list."""
+    found: set[str] = set()
+    for file in ENGINE_FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            if any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases):
+                found |= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+            listed = re.search(r"For the engine.*?(?=\n\n|\Z)", ast.get_docstring(node) or "", re.DOTALL)
+            if listed:
+                found |= set(re.findall(r"``(_\w+)``", listed[0]))
+    return found
+
+
+@pytest.mark.parametrize("file", ENGINE_FILES, ids=str)
+def test_private_members_of_others_are_used_only_where_they_are_listed(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr) and not is_own(node)
+    }
+    assert used <= for_the_engine() | defined(tree) | {"_exit"}  # that of os

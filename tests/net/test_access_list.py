@@ -51,7 +51,10 @@ def test_what_is_a_network(text: str, network: str) -> None:
         ),
         ("::/129", '"129" in "::/129" is not the length of a prefix, expected a number from 0 to 128'),
         ("192.0.2.0/", '"" in "192.0.2.0/" is not the length of a prefix, expected a number from 0 to 32'),
-        ("::ffff:192.0.2.1", '"::ffff:192.0.2.1" is IPv4 in IPv6 dress, expected IPv4 as it is, such as "192.0.2.1"'),
+        (
+            "::ffff:192.0.2.1",
+            '"::ffff:192.0.2.1" is an IPv4-mapped IPv6 address, expected IPv4, such as "192.0.2.1"',
+        ),
         ("localhost", f'"localhost" is a host name, which is not looked up, expected a network such as {EXAMPLES}'),
         (
             ".example",

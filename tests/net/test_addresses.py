@@ -80,7 +80,7 @@ FORMS = '"127.0.0.1:7007", "[::1]:7007", ":7007" or "unix:run/hello.sock"'
         ),
         (
             "[::ffff:10.0.0.1]:80",
-            '"[::ffff:10.0.0.1]:80" is an IPv4 address in IPv6 dress, expected "10.0.0.1:80"',
+            '"[::ffff:10.0.0.1]:80" is an IPv4-mapped IPv6 address, expected "10.0.0.1:80"',
         ),
         (
             "[fe80::1]:80",
