@@ -1,6 +1,6 @@
-# `make run` and `make test` set up all that they need in .venv; nothing else has to be typed first.
+# `make run` and `make test` first set up everything that they need in .venv.
 SHELL := /bin/bash
-# Where a Python is looked for: on PATH, and where pyenv keeps its versions. The first that is new enough is taken.
+# Where to look for Python: on PATH, and in the versions of pyenv. The first that is new enough is used.
 PYTHONS ?= python3 python3.14 python3.13 python3.12 python3.11 \
 	$(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.*/bin/python3)
 PYTHON ?= $(shell for p in $(PYTHONS); do \
@@ -8,12 +8,12 @@ PYTHON ?= $(shell for p in $(PYTHONS); do \
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= poolsrv.toml
-# Test processes beside each other. Tests mostly wait, so there are more than CPUs.
+# Parallel test processes: more than CPUs, since tests mostly wait.
 PROCESSES ?= 4
 
 .PHONY: help run check test test-all lint bench bench-quick clean
 
-help: ## show what there is
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 run: $(VENV)/run.stamp ## set up, then serve the sample poolsrv.toml (CONFIG=FILE for another)
@@ -22,10 +22,10 @@ run: $(VENV)/run.stamp ## set up, then serve the sample poolsrv.toml (CONFIG=FIL
 check: $(VENV)/run.stamp ## set up, then check the sample poolsrv.toml
 	$(BIN)/poolsrv check --config "$(CONFIG)"
 
-test: $(VENV)/dev.stamp ## set up, then run the tests (ARGS='-k name' for some of them)
+test: $(VENV)/dev.stamp ## set up, then run the tests (ARGS='-k name' for some, ARGS='-m "not server"' for the quick ones)
 	$(BIN)/python -m pytest -n $(PROCESSES) $(ARGS)
 
-test-all: ## the tests on every Python from 3.11 on that is here (PYTHONS='a b' for these)
+test-all: ## run the tests on every installed Python from 3.11 on (PYTHONS='a b' for these)
 	@seen=; failed=; for p in $(PYTHONS); do \
 		v=$$($$p -c 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))' \
 			2>/dev/null) || continue; \
@@ -44,7 +44,7 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 bench: $(VENV)/dev.stamp ## measure against the references and the peers (minutes)
 	$(BIN)/python bench/run.py
 
-bench-quick: $(VENV)/dev.stamp ## see that the benchmark works (no figure of it means anything)
+bench-quick: $(VENV)/dev.stamp ## check that the benchmark works (its figures mean nothing)
 	$(BIN)/python bench/run.py --quick
 
 $(VENV)/bin/python:
@@ -63,6 +63,6 @@ $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
 	@$(BIN)/python -m compileall -q poolsrv plugins
 	@touch $@ $(VENV)/run.stamp
 
-clean: ## remove what the above made
+clean: ## remove everything that the other targets made
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
