@@ -142,14 +142,12 @@ class WorkerManager:
         self._loop.register(slot.channel.fileno(), READ, partial(self._on_report, slot))
         return None
 
-    def _become_worker(self, slot: WorkerSlot, dump_file: StackDumpFile) -> WorkerProcess:
+    def _become_worker(self, slot: WorkerSlot, file: StackDumpFile) -> WorkerProcess:
         """In the child: close what belongs to the dispatcher."""
         logs.set_role("worker", slot.index)
         self.close_inherited()
         assert slot.channel is not None
-        return WorkerProcess(
-            slot.index, self._server, slot.channel.worker_end(), dump_file.fileno(), self._start_errors
-        )
+        return WorkerProcess(slot.index, self._server, slot.channel.worker_end(), file.fileno(), self._start_errors)
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of all that belongs to the dispatcher."""
