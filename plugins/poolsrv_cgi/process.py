@@ -40,7 +40,7 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int:
-        """Process id; 0 as long as a warm interpreter has not told it."""
+        """Process id; 0 until a warm interpreter has reported it."""
 
     def terminate(self, grace: float = ...) -> None:
         """End its process group."""

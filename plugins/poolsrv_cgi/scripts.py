@@ -10,7 +10,7 @@ should not have:
 3. Split the path into the part that names the script and the rest: the longest path that exists as a file is
    SCRIPT_NAME, what follows is PATH_INFO (RFC 3875 sections 4.1.5 and 4.1.13).
 4. Let the kernel resolve the file, symbolic links and all, and ask it where that led: /proc/self/fd of an O_PATH
-   descriptor gives the name of the very file that was examined. It has to be in `root`, by whole components.
+   descriptor gives the name of the very file that was examined. That name must be inside `root`, by whole components.
 5. Accept regular files only, and only executable ones unless an interpreter for the suffix is configured.
 
 The file may be exchanged between this and the exec, since the kernel's exec of a script needs a name: anyone who may

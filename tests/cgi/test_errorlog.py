@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolsrv_cgi.programs.errorlog import LINES_PER_TURN, ErrorLog, LineRate
+from poolsrv_cgi.programs.errorlog import LINES_PER_ITERATION, ErrorLog, LineRate
 
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess
@@ -113,22 +113,22 @@ def said() -> Iterator[Said]:
 
 
 def test_some_lines_in_a_turn_and_nothing_is_read_meanwhile(said: Said) -> None:
-    lines = [f"line {number}" for number in range(10 * LINES_PER_TURN)]
+    lines = [f"line {number}" for number in range(10 * LINES_PER_ITERATION)]
     os.write(said.writer, "\n".join([*lines, ""]).encode())
     before = 0
     while len(said.lines) < len(lines):
         assert said.turns.turn()
-        assert len(said.lines) - before <= LINES_PER_TURN
+        assert len(said.lines) - before <= LINES_PER_ITERATION
         before = len(said.lines)
     assert said.lines == lines
     assert said.log.last_lines[-1] == lines[-1]
 
 
 def test_what_is_left_at_the_end_is_logged_in_turns_too(said: Said) -> None:
-    lines = [f"line {number}" for number in range(5 * LINES_PER_TURN)]
+    lines = [f"line {number}" for number in range(5 * LINES_PER_ITERATION)]
     os.write(said.writer, "\n".join([*lines, "the end"]).encode())
     said.log.finish()
-    assert said.lines == lines[:LINES_PER_TURN]
+    assert said.lines == lines[:LINES_PER_ITERATION]
     assert list(said.log.last_lines)[-1] == "the end"
     while said.turns.turn():
         pass

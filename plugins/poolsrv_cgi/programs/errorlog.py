@@ -22,7 +22,7 @@ READ_SIZE = 65536  # bytes; what a pipe holds at first
 FLOOD_SIZE = 262144  # bytes; what it holds, and a read takes, while lines are dropped
 READS_AFTER_END = 16  # at most, once the program has ended: processes that it has left may write on
 MAX_LOG_LINE = 4096  # bytes; a longer line becomes several
-LINES_PER_TURN = 32
+LINES_PER_ITERATION = 32
 LINES_KEPT = 5  # for the log entry of a failure
 BURST = 5.0  # seconds of its rate that a program may save up
 LISTENER_SHARE = 10  # programs that may write at their full rate at the same time
@@ -191,7 +191,7 @@ class ErrorLog:
         if self._is_muted():
             self._drop()
             return False
-        for _ in range(LINES_PER_TURN):
+        for _ in range(LINES_PER_ITERATION):
             start = self._position
             line = self._next_line()
             if line is None:

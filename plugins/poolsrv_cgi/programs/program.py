@@ -3,8 +3,8 @@
 This is what all protocols share. The caller acquires a permit (`max_programs`) before the start; the permit is released
 here, once the program has been reaped.
 
-Standard error has a pipe of its own that belongs to the worker, not to the connection. So a program that still has
-something to say when its client is gone is heard, and not killed by SIGPIPE.
+Standard error has a pipe of its own that belongs to the worker, not to the connection. So a program can still
+write to the log when its client is gone, and is not killed by SIGPIPE.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Program:
         the log message, or nothing.
     :ivar returncode: exit status, or minus the signal's number; None until it has been reaped.
     :ivar cpu: seconds of CPU time; None until it has been reaped, or where it is not known.
-    :ivar peak_memory: bytes; None where it can't be told.
+    :ivar peak_memory: bytes; None where it is not known.
     """
 
     __slots__ = (
@@ -109,8 +109,7 @@ class Program:
         return child
 
     def watch_stderr(self) -> None:
-        """Log its standard error from now on. Its process id, which the lines name, has to be known by the next
-        iteration."""
+        """Log its standard error, from the next iteration on. The lines name its process id, which is known then."""
         self._errors.watch()
 
     @property

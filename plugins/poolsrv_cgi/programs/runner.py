@@ -117,7 +117,7 @@ def _has_connection(launch: Launch) -> bool:
 
 
 def _own_peak(usage: resource.struct_rusage) -> int | None:
-    """The peak memory of a program in bytes. None where it can't be told: a program shared its memory with this process
+    """The peak memory of a program in bytes. None where it is not known: a program shared its memory with this process
     until its exec, so it is never reported with less than this process's own peak (wait4(2))."""
     if usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
         return None

@@ -85,7 +85,7 @@ class WarmChild:
             self.terminate(grace)
 
     def ended(self, returncode: int, cpu: float | None) -> None:
-        """Take note that it has been reaped. Its peak memory is not told: that includes part of the fork server's."""
+        """Take note that it has been reaped. Its peak memory is not reported: it includes part of the fork server's."""
         self.returncode = returncode
         self.close_descriptors()
         if self._killer is not None:

@@ -18,7 +18,7 @@ Messages are fields separated by NUL, which neither arguments nor environment ca
                      exit ID STATUS UTIME STIME MAXRSS      its wait status (wait(2)), seconds, seconds, KiB
                      failed ID TEXT     it could not be started (ID 0: the helper ends)
 
-A child runs this file to its end, with the script in the place of `__main__`, so that an exception meets the
+A child runs this file to its end, with the script as `__main__`, so that an exception meets the
 interpreter's own way of ending. In the common case it ends by itself, as the interpreter would: threads joined,
 `atexit`, what the script has made destroyed, buffers flushed. When the server is gone, the helper kills what still runs
 and ends.

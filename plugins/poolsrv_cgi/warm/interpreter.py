@@ -3,9 +3,9 @@
 A part of the fork server (`helper`), which runs this file in a module of its own, before anything else has changed the
 interpreter. Like `helper` it needs the standard library alone, of any Python from 3.9 on.
 
-Every look at an object writes to its page, which a child has to copy first. So what can be done before the fork the
-fork server does in the child's stead: it takes on the environment, directory, streams and `__main__` of each script in
-turn. In the child, what is shared with the fork server is left standing at the end, for the same reason.
+Using an object writes to its page (reference counts), which a child has to copy first. So the fork server does before
+the fork whatever it can do in the child's place: it takes on the environment, directory, streams and `__main__` of each
+script. For the same reason a child does not destroy, at its end, what it shares with the fork server.
 """
 
 import _weakref
@@ -106,13 +106,13 @@ def has_safe_path() -> bool:
 # --- compiling
 
 
-class _Ear:
+class _WriteDetector:
     """A `sys.stderr` that only remembers whether anything was written."""
 
-    heard = False
+    written = False
 
     def write(self, text: str) -> None:
-        self.heard = self.heard or bool(text)
+        self.written = self.written or bool(text)
 
     def flush(self) -> None:
         pass
@@ -121,11 +121,11 @@ class _Ear:
 def compile_silently(source: bytes, script: str) -> "CodeType | None":
     """Compile; None where that gave warnings. The modules that were needed to show them are hidden again."""
     before = set(sys.modules)
-    ear: Any = _Ear()
-    sys.stderr = ear
+    detector: Any = _WriteDetector()
+    sys.stderr = detector
     try:
         code = compile(source, script, "exec", dont_inherit=True)
-        return None if ear.heard else code
+        return None if detector.written else code
     finally:
         forget_modules(before)
 
