@@ -27,7 +27,7 @@ from ..core.words import did_you_mean, one_of, quoted, shortlist
 from ..errors import ConfigError
 from ..worker.hooks import HookError, Hooks, NamedPlugin
 from ..worker.spec import ListenerSpec, ServerSpec
-from . import discovery, strays, trial
+from . import discovery, strays
 from .discovery import Installed, PluginError
 from .importing import blamed, import_class, no_new_threads
 from .plugin_class import handler_error, hook_errors, options_of
@@ -97,6 +97,8 @@ class _Loader:
 
     @cached_property
     def _usable(self) -> str:
+        from . import trial  # only a config with an error needs it
+
         names = trial.usable(self._installed.values())
         return shortlist(map(quoted, names)) if names else "one that is installed (none is)"
 
