@@ -1,4 +1,4 @@
-"""A connection that a program has handed to another process before its own end: who has it, and until when.
+"""Finds out which process still has a connection that an ended program has passed on, and until when.
 
 Under inetd and tcpserver the server has no copy of the connection: it lasts until the last process that has it closes
 it, and a program may leave it to a child and end. Here the worker has a copy too, so that a reset, a deadline and a
@@ -28,7 +28,7 @@ class Handover:
     :param fd: the connection's socket.
     :param group: the process group of the program that has ended.
     :param others: processes that need not be looked at: the programs that run.
-    :param over: called when nobody else has the connection any more.
+    :param over: called when no other process has the connection any more.
     """
 
     def __init__(
@@ -45,7 +45,10 @@ class Handover:
         self._timer: Timer | None = None
 
     def begin(self) -> bool:
-        """False: nobody else has the connection. True: ``over()`` comes, unless it is cancelled before."""
+        """Look for a process that has the connection.
+
+        :returns: False if there is none; True if ``over()`` will be called, unless it is cancelled before.
+        """
         holder = self._find()
         while holder:
             try:
@@ -95,7 +98,7 @@ class Handover:
         if not self.begin():
             self._over()
 
-    # --- who has it
+    # --- looking for a holder
 
     def _find(self) -> int:
         """A process that has the connection; 0: none."""

@@ -1,4 +1,4 @@
-"""What programs leave behind: told from a plugin's own children, and reaped soon.
+"""Reaps the processes that programs leave behind, and tells them from a plugin's own children.
 
 Theory. A worker is a subreaper: what outlives the program that started it becomes the worker's child, and once dead
 stays in the process table until the worker waits for it. A plugin's ``subprocess`` is the worker's child as well, and
@@ -78,10 +78,10 @@ def _is_marked_already(pid: int) -> None:
 
 
 class Orphans:
-    """Reaps them, in one worker.
+    """The reaper of one worker.
 
     :param children: all children of this process.
-    :param running: those that somebody else in the engine waits for.
+    :param running: those that another part of the engine waits for.
     """
 
     def __init__(self, loop: EventLoop, children: Callable[[], set[int]], running: Container[int]) -> None:

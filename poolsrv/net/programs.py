@@ -89,13 +89,13 @@ class Child:
 
     def _has_group(self) -> bool:
         """Whether the group's number still is that of this program's group. Once the program has been reaped, it is so
-        as long as there is somebody in it, who is an adopted child of this process by then."""
+        while a process is left in it, which is an adopted child of this process by then."""
         if self.returncode is None:
             return True
         return self.role == "program" and any(group_of(pid) == self.pid for pid in children_of_this_process())
 
     def reaped(self, returncode: int, rusage: resource.struct_rusage | None) -> None:
-        """Record how it ended; for the one who has waited for it."""
+        """Record how it ended; called by the part of the engine that has waited for it."""
         self.returncode = returncode
         self.rusage = rusage
         if self._killer is not None:

@@ -1,9 +1,9 @@
-"""A worker's questions to the dispatcher: is the client admitted that a proxy speaks for?
+"""Asks the dispatcher whether a client behind a proxy is admitted.
 
-Behind a proxy that says who its client is (the PROXY protocol), the dispatcher has accepted a connection of the proxy.
-Only the worker learns whose it really is, and only the dispatcher knows what else that client has open. So the worker
-asks, with its next report, and begins with the connection once the answer is there. Answers come by a socket of their
-own: a worker that takes no connections for the moment still gets them.
+With the PROXY protocol, the dispatcher has accepted a connection of the proxy. Only the worker learns which client it
+is for, and only the dispatcher knows what else that client has open. So the worker asks with its next report, and
+serves the connection once it has the answer. Answers come through a socket of their own: a worker that takes no
+connections at the moment still gets them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class AdmissionClient:
     def ask_admission(self, connection: Connection, admitted: Callable[[], object]) -> None:
         """Ask about a connection whose client is now known: ``peer``.
 
-        :param admitted: called if it is, unless the connection is closed by then. If it is not, it is closed, with a
-            reset, and no plugin hears of it. A unix socket's path is no source: it is admitted at once.
+        :param admitted: called if it is, unless the connection is closed by then. If it is not, the connection is
+            closed with a reset, and no plugin is told of it. A client on a unix socket is admitted at once: a path is
+            no source.
         """
         if connection.peer[0].startswith("unix:"):
             admitted()
@@ -47,7 +48,7 @@ class AdmissionClient:
         try:
             answers = self._channel.receive_answers()
         except EOFError:
-            self._loop.unregister(self._channel.answers_fileno())  # the worker hears of it too, and ends
+            self._loop.unregister(self._channel.answers_fileno())  # and the worker ends
             return
         for number, refusal in answers:
             connection, admitted = self._waiting.pop(number)

@@ -13,11 +13,10 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, MutableMapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, EventLoop
+from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ
 from ..net.addresses import format_peer, peer_name
 from ..net.connector import OutgoingStream
 from ..net.descriptor import CLOSED, CONNECTING, LINGERING, OPEN, Descriptor
@@ -25,71 +24,18 @@ from ..net.half_close import finished_in_time
 from ..net.handover import Handover
 from ..net.programs import Child
 from ..net.stream import Pipe, Stream
+from .connection_log import logger_of
+from .host import Host
 from .waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from concurrent.futures import Future
-    from pathlib import Path
 
-    from ..net.programs import Reaper
     from ..net.tls import ClientTls
-    from .blocking_threads import BlockingThreads
     from .worker import Worker
 
 
-log = logging.getLogger("poolsrv.connection")
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
 KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a connection that has failed
-
-
-class Host(Protocol):
-    """What a connection needs of the listener that it came to."""
-
-    name: str
-    loop: EventLoop
-    worker: Worker
-    reaper: Reaper
-    threads: BlockingThreads
-    base: Path
-    max_unsent: int
-    half_close: str
-    watches_half_close: bool
-    handshake_timeout: float
-    on_connection_init: Callable[..., Any] | None
-    on_readable: Callable[..., Any]
-    on_writable: Callable[..., Any] | None
-    on_connection_close: Callable[..., Any] | None
-
-    def closer_after_ended_chain(self) -> Callable[..., Any] | None:
-        """The caller of ``on_connection_close`` for the plugins that have been told of the latest connection."""
-
-    def handshake_failed(self, connection: Connection, why: str) -> None:
-        """The client's TLS handshake has failed."""
-
-    def opened_after_drain(self, connection: Connection) -> None:
-        """Plugins have been told of the connection only now, after a handshake."""
-
-    def trusts(self, host: str) -> bool:
-        """Whether what a proxy at this address says of its clients is believed."""
-
-    def may_finish_only(self, connection: Connection) -> bool:
-        """Whether the connection is over its lifetime."""
-
-    def child_exited(self, child: Child, connection: Connection | None) -> None:
-        """A program of one of the listener's connections has been reaped."""
-
-    def tell_closed(self, caller: Callable[..., Any] | None, connection: Connection, reason: str) -> None:
-        """Tell plugins, by this caller, that the connection is closed."""
-
-    def closed(self, connection: Connection) -> None:
-        """The connection's descriptor is closed."""
-
-    def log_fault(self, hook: str, connection: Connection | None, error: BaseException) -> None:
-        """A plugin has raised this."""
 
 
 class Connection(Waiting):
@@ -104,6 +50,10 @@ class Connection(Waiting):
         ``proxy_protocol``, as the proxy says.
     :ivar opened_at: when it was accepted by its worker, in seconds since the epoch.
     :ivar state: the handler's own; None at first.
+
+    For the engine's other parts, beside ``Stream``'s: ``_begin``, ``_guarded``, ``_fail``, ``_give_up_on``,
+    ``_idle_since``, ``_awaits_first_byte``; of the PROXY header, ``_look_at_input``, ``_discard_input``, ``_identify``
+    and ``_refuse``; ``_count_descriptors``, ``_close_inherited``.
     """
 
     __slots__ = (
@@ -125,7 +75,7 @@ class Connection(Waiting):
 
     _always_lingers = True
 
-    def __init__(self, host: Host, fd: int, number: int, peer: tuple[str, int]) -> None:
+    def __init__(self, host: Host[Connection], fd: int, number: int, peer: tuple[str, int]) -> None:
         super().__init__(host.loop, fd)
         self._host = host
         self._on_readable = host.on_readable
@@ -137,7 +87,7 @@ class Connection(Waiting):
         self._extra: dict[str, Any] | None = None
         self._log: logging.LoggerAdapter[logging.Logger] | None = None
         self._ends_programs = False
-        # Programs that have got the connection itself; with whom is called once nobody else has it.
+        # Programs that have the connection itself, each with what is called once no other process has it.
         self._given: dict[Child, tuple[Handover, Callable[[], object]] | None] | None = None
         self._finished_in_time = False  # the client has finished sending, and waits for the answer
         self._local: tuple[str, int] | None = None  # as a proxy has said
@@ -192,8 +142,7 @@ class Connection(Waiting):
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger whose lines name this connection."""
         if self._log is None:
-            tags = {"listener": self.listener, "connection": self.id, "peer": format_peer(self.peer)}
-            self._log = _ConnectionLog(log, tags)
+            self._log = logger_of(self.listener, self.id, format_peer(self.peer))
         return self._log
 
     def _is_held(self) -> bool:
@@ -305,24 +254,6 @@ class Connection(Waiting):
             stream.abort("the connection is closed")
         return stream
 
-    def run_blocking(
-        self, function: Callable[P, R], *args: Any, done: Callable[[Future[R]], object] | None = None
-    ) -> None:
-        """Call ``function(*args)`` in the worker's small thread pool; it must not touch the connection.
-
-        :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then.
-        """
-        self._holds += 1
-        self._host.threads.submit(partial(function, *args), partial(self._blocking_done, done))
-
-    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
-        if self._state != CLOSED and done is not None:
-            self._guarded("done", partial(done, future))
-        elif done is None and future.exception() is not None:
-            self._fault("run_blocking", future.exception())  # type: ignore[arg-type]
-        self._holds -= 1
-        self._close_if_done()
-
     def _own(self, stream: Stream) -> Stream:
         self._streams = [*(self._streams or ()), stream]
         return stream
@@ -340,7 +271,7 @@ class Connection(Waiting):
         has it, too. Then ``done()`` is called once none has it any more, or the connection is closed; until then the
         connection is held, and what is in the program's group is ended with it as the program would be.
 
-        :returns: False where nobody has it; ``done`` is not called then.
+        :returns: False if no process has it; ``done`` is not called then.
         """
         if self._given is None or child not in self._given or self._state == CLOSED:
             return False
@@ -373,7 +304,10 @@ class Connection(Waiting):
     def _begin(self) -> None:
         """Call ``on_connection_init``, then have the loop watch, and read what is there; for the worker, once."""
         host = self._host
-        self._opened()
+        if self._opening:
+            self._opened()  # a header or a handshake came first
+        elif self._state == CONNECTING:
+            self._state = OPEN
         self._last_active = self._loop.now
         self._call_on_close = host.on_connection_close
         if host.on_connection_init is not None:
@@ -387,7 +321,7 @@ class Connection(Waiting):
         if self._interest < 0 and self._state == OPEN:
             self._start()
             if self._reading:
-                self._on_event(READ)  # most clients speak first, and it is here by now: saves a turn of the loop
+                self._on_event(READ)  # most clients speak first, and it is here by now: saves an iteration of the loop
                 if self._transport.ready:
                     self._look_again()
 
@@ -413,8 +347,8 @@ class Connection(Waiting):
         self._end(reason)
 
     def _awaits_first_byte(self) -> bool:
-        """Whether nothing has come yet, and somebody reads. While a plugin does not read, or a program does in its
-        place, nothing is known of the client. What comes before the first byte for a plugin (TLS) is not that byte."""
+        """Whether nothing has come yet although the plugin reads. While it does not read, or a program reads in its
+        place, nothing is known of the client. Bytes before the first one for a plugin (a TLS handshake) don't count."""
         return self.bytes_in == 0 and (self._state == CONNECTING or (self._state == OPEN and self._reading))
 
     def _idle_since(self) -> float:
@@ -452,7 +386,7 @@ class Connection(Waiting):
     def _wanted(self) -> int:
         wanted = super()._wanted()
         if self._host.watches_half_close and not wanted & READ and self._may_finish():
-            wanted |= PEER_FINISHED  # nobody reads now, and yet it must be noticed
+            wanted |= PEER_FINISHED  # the plugin does not read now, but the end has to be noticed
         return wanted
 
     def _may_finish(self) -> bool:
@@ -516,11 +450,3 @@ class Connection(Waiting):
         for child in list(self._given or ()):
             self._last_copy_closed(child)
         self._host.closed(self)
-
-
-class _ConnectionLog(logging.LoggerAdapter[logging.Logger]):
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        assert self.extra is not None
-        tags = self.extra
-        kwargs["extra"] = {**tags, **(kwargs.get("extra") or {})}
-        return f"{tags['listener']} #{tags['connection']} {tags['peer']}: {msg}", kwargs

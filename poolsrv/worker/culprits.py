@@ -1,4 +1,4 @@
-"""Whose code a worker is running, for the file that says where it hangs (hangs.py)."""
+"""Names the plugin whose code a worker is running, for the stack dump of a hung worker."""
 
 from __future__ import annotations
 

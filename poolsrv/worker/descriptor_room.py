@@ -31,7 +31,7 @@ _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class DescriptorRoom:
-    """Of one worker.
+    """The free descriptors of one worker, as far as they are known.
 
     :param probe: any open descriptor.
     :param of_connections: how many the engine has open for connections: they come back.
@@ -95,7 +95,7 @@ class DescriptorRoom:
 
 
 def descriptor_limit() -> int:
-    """Of this process."""
+    """The soft limit of open descriptors of this process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 

@@ -1,4 +1,4 @@
-"""One pluggy manager per listener, the callers that the worker uses, and who is to blame when a plugin raises.
+"""One pluggy manager per listener, the callers that the worker uses, and which plugin is to blame for an exception.
 
 pluggy finds the implementations, checks them and puts them in order, once. Where a listener has one plain
 implementation of a hook, the caller is that bound method itself; where it has several, it calls one after the other;

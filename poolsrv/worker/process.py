@@ -1,13 +1,12 @@
-"""A worker: takes connections from its channel, dispatches events to plugins, drains, ends.
+"""A worker's process: it takes connections from its channel, dispatches events to plugins, drains, and ends.
 
-Everything here runs in the worker's process. The way of a connection is straight down: ``_take`` receives it from the
-dispatcher, ``Service.open`` makes a ``Connection`` of it, the event loop calls ``Stream._on_event`` for each of its
-events, and that calls the plugin.
+``_take`` receives a connection from the dispatcher, ``Service.open`` makes a ``Connection`` of it, the event loop calls
+``Stream._on_event`` for each of its events, and that calls the plugin.
 
 A worker's life: starting (``on_worker_start``), serving, draining (TERM: what is open may finish, nothing new), and
 its end (``on_worker_stop``, programs ended). The dispatcher's ``STOP_NOW_SIGNAL`` skips what is left of draining, and
-so does the end of the dispatcher, which shows as end of file on the channel. A second TERM changes nothing: who sends
-TERM to the whole process group, as a shell and systemd do, reaches each worker twice.
+so does the end of the dispatcher, which shows as end of file on the channel. A second TERM changes nothing: a TERM to
+the whole process group, as a shell and systemd send it, reaches each worker twice.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class WorkerProcess:
 
     :param slot: the worker's number in the pool, from 0.
     :param hang_file: the descriptor of the file that says where it hangs.
-    :param told: the errors that have been logged already.
+    :param told: errors of starts that have been logged.
     """
 
     def __init__(self, slot: int, server: ServerSpec, channel: WorkerEnd, hang_file: int, told: ToldOnce) -> None:
@@ -134,7 +133,7 @@ class WorkerProcess:
         faulthandler.register(HANG_SIGNAL, file=hang_file, all_threads=True, chain=True)
         signals.unblock()
         processes.become_subreaper()
-        processes.signal_when_parent_dies(signal.SIGCONT)  # one that has been stopped could not notice it
+        processes.signal_when_parent_dies(signal.SIGCONT)  # a stopped worker could not notice it
         loop = self.loop
         loop.register(self._signals.fileno(), READ, self._on_signal)
         forked_copies.guard(
@@ -183,14 +182,14 @@ class WorkerProcess:
                 self._stop_now("worker stop")
 
     def _drain(self) -> None:
-        """Take what is in the channel and nothing after it; let what is open finish. What there is no room for, the
-        dispatcher takes back."""
+        """Take what is in the channel, and nothing after it; let open connections finish. The dispatcher reclaims what
+        there is no room for."""
         while self._has_room() and self._take():
             pass
         if self._exit_code == EXIT_DISPATCHER_GONE or self.worker.draining:
             return
         self.worker.draining = True
-        self.loop.modify(self._channel.fileno(), 0)  # its hang-up is still told
+        self.loop.modify(self._channel.fileno(), 0)  # its hang-up is still reported
         self._reporter.state = DRAINING
         self.loop.call_later(self.graceful_timeout, partial(self._stop_now, "drain timeout"))
         for service in self._services:
@@ -208,7 +207,7 @@ class WorkerProcess:
             self.loop.stop()
 
     def _end(self) -> None:
-        """Close what plugins have opened, end what they have started, and tell the dispatcher the rest."""
+        """Have plugins close what they have opened, end their programs, and send the last report."""
         for service in self._served:
             if service.hooks.on_worker_stop is not None:
                 self._guarded_hook(service, "on_worker_stop")
@@ -217,7 +216,7 @@ class WorkerProcess:
         self.threads.close()
 
     def _end_programs(self) -> None:
-        """TERM, then KILL, to every program's group; then whatever else this process has started or adopted."""
+        """Send TERM, then KILL, to every program's group; then end all that this process has started or adopted."""
         loop = self.loop
         loop.after_turn = None
         for child in self.reaper.running.values():
@@ -258,7 +257,7 @@ class WorkerProcess:
             self._dispatcher_gone()
 
     def _take_more(self) -> None:
-        """All that waits, unless to begin with it takes long in turn."""
+        """Take all that waits, unless opening the connections takes long itself."""
         began = time.monotonic()
         while not self.worker.draining and self._has_room() and self._take() and time.monotonic() - began < LONG_TURN:
             pass
@@ -271,7 +270,7 @@ class WorkerProcess:
             self._dispatcher_gone()
             return False
         if not handed:
-            # The dispatcher asks whether this worker is alive, or has found that it is slow and taken them back.
+            # The dispatcher asks for a sign of life, or has found this worker slow and reclaimed the connections.
             self._reporter.state = SERVING
             return handed is not None
         self._reporter.taken += len(handed)
@@ -294,7 +293,7 @@ class WorkerProcess:
             self._stop_now("worker stop")
 
     def connection_closed(self, number: int) -> None:
-        """A connection's descriptor has been closed; the dispatcher is told at the end of the turn."""
+        """Report, at the end of the iteration, that a connection's descriptor has been closed."""
         self._reporter.closed.append(number)
         if self.worker.draining:
             self._stop_when_empty()
@@ -313,7 +312,7 @@ class WorkerProcess:
     # --- descriptors
 
     def _has_room(self) -> bool:
-        """Whether a message can be received (room.py); where not, the dispatcher is told."""
+        """Whether a message can be received (descriptor_room.py); where not, the dispatcher is told."""
         if self._gives_way:
             return False
         if not self.room.is_there():
@@ -348,7 +347,7 @@ class WorkerProcess:
                 self.loop.call_later(RECOUNT_AFTER, self._look_for_room)
 
     def _give_way(self) -> None:
-        """Plugins hold the descriptors, which no connection's end brings back: another worker is to take over."""
+        """Drain for good: plugins hold the descriptors, and closing connections would not free any."""
         if self.worker.draining:
             return
         lost = f", connections lost: {self.room.lost}" if self.room.lost else ""

@@ -1,17 +1,16 @@
-"""Connections that come through a proxy: who the client is, the proxy says in a header (the PROXY protocol).
+"""The header in which a proxy names its client (the PROXY protocol).
 
-Theory. The header is looked at (MSG_PEEK) before it is taken, so that no byte behind it ever is: what the client has
-sent stays with the kernel, for whoever reads next. That may be the plugin, TLS, or a program that is given the
-connection. While the header is not whole, all that is there belongs to it, and is taken; otherwise the loop would spin
-on it.
+Theory. The header is looked at (MSG_PEEK) before it is taken, so no byte after it ever is. What the client has sent
+stays with the kernel for the next reader: the plugin, TLS, or a program that is given the connection. While the header
+is incomplete, all that has come belongs to it, and is taken; otherwise the loop would spin.
 
-Most often the header comes together with the connection: then it is read at once, and nothing is watched or timed.
+Most often the header comes together with the connection. Then it is read at once, and nothing is watched or timed.
 
-A header is believed, so it matters who sends it. A connection from an address that is none of ``trusted_proxies`` is
-closed: it has come past the proxy. On a unix socket its file's permissions say who may connect.
+A header is believed, so its sender matters. A connection from an address that is not in ``trusted_proxies`` has
+bypassed the proxy, and is closed. On a unix socket the permissions of its file control access.
 
-Where limits go by who the client is, the dispatcher is asked before anybody hears of the connection (inquiries.py).
-What the proxy opens for itself needs no answer.
+If limits depend on the client's address, the dispatcher is asked before any plugin is told of the connection
+(admission_client.py). A connection that the proxy opens for itself needs no answer.
 """
 
 from __future__ import annotations
@@ -146,7 +145,7 @@ class HeaderReader:
         self._proxies.opener.open_identified(self._connection)
 
     def _closed(self) -> None:
-        """Closed before the header was whole: as load balancers do that only want to see whether somebody listens."""
+        """Handle a close before the header was complete, such as a load balancer's health check."""
         log.debug("%s: closed before its PROXY header was there", self._connection)
         self._connection._end("no PROXY header")
 

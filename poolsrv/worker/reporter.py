@@ -1,7 +1,8 @@
-"""What a worker tells the dispatcher: connections taken and closed, its state, its counters; in as few reports as do.
+"""A worker's reports to the dispatcher: connections taken and closed, its state, its counters.
 
-Each report wakes the dispatcher. So what no decision of the dispatcher waits for is collected for a moment, and told
-together; where dispatch or a limit goes by how many connections are open, each turn's closes are told at its end.
+Each report wakes the dispatcher. News that no decision of the dispatcher waits for is therefore collected for a moment
+and sent together. Where dispatch or a limit depends on the number of open connections, the connections closed in an
+iteration are reported at its end.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from ..core import forked_copies
 from ..core.event_loop import EventLoop, Timer
 from ..ipc.worker_channel import MAX_ASKED_PER_REPORT, MAX_CLOSED_PER_REPORT, Question, Report, WorkerEnd
 
-REPORT_BATCH: Final = 16  # connections taken and closed that are told without delay: a quarter of what may wait
-REPORT_DELAY: Final = 0.02  # seconds within which fewer are told
+REPORT_BATCH: Final = 16  # connections taken and closed that are reported without delay: a quarter of what may wait
+REPORT_DELAY: Final = 0.02  # seconds within which fewer are reported
 AGAIN_AFTER: Final = 0.05  # seconds, where the channel was full
 HEARTBEAT: Final = 1.0  # seconds; shorter where hang_timeout asks for it
 
@@ -27,7 +28,7 @@ class Reporter:
     :param counters: the totals of ``worker.COUNTERS``.
     :ivar taken: connections received; the worker counts up.
     :ivar closed: ids of connections closed; the worker appends.
-    :ivar asked: what is to be asked; who asks appends, and has ``tell`` called.
+    :ivar asked: questions for the dispatcher; the admission client appends, and has ``tell`` called.
     :ivar state: the worker's new state, where it has changed; the worker sets it.
     """
 
@@ -56,7 +57,7 @@ class Reporter:
         self._again: Timer | None = None
 
     def after_turn(self) -> None:
-        """Tell what is to be told now, and see that the rest is told in time."""
+        """Report what is due now, and see to it that the rest is reported in time."""
         untold = self.taken + len(self.closed)
         if self.state is not None or untold >= REPORT_BATCH or (self.closed and self._urgent):
             self.tell()
@@ -66,7 +67,7 @@ class Reporter:
             self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
 
     def tell(self, counters: bool = False) -> None:
-        """Send all that is untold, and the counters where they are asked for. Nothing where the dispatcher is gone."""
+        """Report all that is new, and the counters if asked to. Does nothing if the dispatcher is gone."""
         forked_copies.end_if_copy("a report")
         while True:
             closed, self.closed = self.closed[:MAX_CLOSED_PER_REPORT], self.closed[MAX_CLOSED_PER_REPORT:]
@@ -78,7 +79,7 @@ class Reporter:
                 self.closed, self.asked = closed + self.closed, asked + self.asked
                 return  # the dispatcher is gone: the end of file says so too
             if not sent:
-                # The dispatcher is far behind; what is to be told stays, and is told after a later turn.
+                # The dispatcher is far behind: keep the news for a later iteration.
                 self.closed, self.asked = closed + self.closed, asked + self.asked
                 if self._again is None or self._again.callback is None:
                     self._again = self._loop.call_later(AGAIN_AFTER, self._try_again)
@@ -93,12 +94,12 @@ class Reporter:
             self.tell()
 
     def _try_again(self) -> None:
-        """Asked is told here; the rest may wait for the end of the turn."""
+        """Send questions; the rest may wait for the end of the iteration."""
         if self.asked:
             self.tell()
 
     def _beat(self) -> None:
-        """Tell the counters. Without events there is nothing to tell, unless somebody listens for silence."""
+        """Tell the counters. Without events there is nothing to tell, unless the dispatcher's watchdog listens."""
         self._heartbeat = None
         self._events_told = -1 if self._listened_for else self._loop.events
         self.tell(counters=True)

@@ -1,4 +1,4 @@
-"""One listener, as a worker serves it: its connections, the hooks resolved to callers, idleness and deadlines."""
+"""One listener in a worker: its connections, the callers of its hooks, idle connections and deadlines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolsrv.plugins")
 
-# A sweep for idle connections runs at most this often per idle_timeout: how late a connection may be closed.
+# Sweeps for idle connections per idle_timeout, at most; it bounds how late a connection is closed.
 SWEEPS_PER_TIMEOUT = 20
 HANDSHAKE_LOG_INTERVAL = 60.0  # seconds
 
@@ -53,7 +53,7 @@ class ServiceOwner(Protocol):
 
 
 class Service:
-    """Exists in each worker that serves the listener.
+    """One listener, in each worker.
 
     :param listener: its config, its plugins, its TLS.
     :param base: the config file's directory, against which the paths of unix sockets count.
@@ -133,13 +133,13 @@ class Service:
         self.opened_after_drain(connection)
 
     def opened_after_drain(self, connection: Connection) -> None:
-        """Plugins have heard of the connection only now, after a header or a handshake: of those that were there when
-        the worker began to drain, all others have been told of that."""
+        """Call ``on_drain`` for a connection that plugins have been told of only now, after a header or a handshake.
+        Those that were open when the worker began to drain have had the call."""
         if self.worker.draining:
             self._drain_one(connection)
 
     def closed(self, connection: Connection) -> None:
-        """The connection's descriptor is closed: the last that is heard of it."""
+        """Forget a connection whose descriptor is closed."""
         del self.connections[connection.id]
         if self._deadlines:
             for deadlines in (*self._deadlines, self._last_call):
@@ -149,7 +149,7 @@ class Service:
         self._owner.connection_closed(connection.id)
 
     def handshake_failed(self, connection: Connection, why: str) -> None:
-        """Count it, and say so now and then: scanners make it happen all the time."""
+        """Count a failed handshake, and log one now and then: scanners cause them all the time."""
         self.failed_handshakes += 1
         log.debug("%s: TLS handshake with %s failed: %s", self.name, format_peer(connection.peer), why)
         if self._handshake_message.allows(self.loop.now):
@@ -213,7 +213,7 @@ class Service:
         self.loop.call_later(max(seconds, self._idle_timeout / SWEEPS_PER_TIMEOUT), self._sweep)
 
     def _sweep(self) -> None:
-        """Close what has been idle too long, and come back when the next one may be.
+        """Close what has been idle too long, and set the timer for the next connection that may be.
 
         One timer for all connections: an event costs no timer, and the sweep's own cost is bounded however many
         there are.
@@ -242,8 +242,8 @@ class Service:
         return connection in self._last_call
 
     def _lifetime_over(self, connection: Connection) -> None:
-        """As when the worker is to end: what is begun may be finished. Without a plugin that knows what that would be,
-        what is kept is still written."""
+        """Let a connection finish what it has begun, as if the worker were to end. If no plugin has ``on_drain``, bytes
+        that are kept are still written."""
         self._last_call.add(connection)
         if connection._is_connecting():
             connection.abort("connection lifetime")
@@ -275,7 +275,7 @@ class Service:
             self._concerning = None
 
     def log_fault(self, hook: str, connection: Connection | None, error: BaseException) -> None:
-        """Say which plugin has raised, in which hook or callback, for which connection."""
+        """Log which plugin has raised, in which hook or callback, for which connection."""
         self._log_fault(self.hooks.culprit(error), hook, connection, error)
 
     def _log_fault(self, plugin: str, hook: str, connection: Connection | None, error: BaseException) -> None:

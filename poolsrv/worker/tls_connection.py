@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from ..core.event_loop import READ
 from ..net.tls import ServerTls, failure
 from ..net.tls_transport import Handshake, TlsTransport
-from .connection import KILL_GRACE, Connection, Host
+from .connection import KILL_GRACE, Connection
+from .host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,9 @@ class TlsConnection(Connection):
 
     __slots__ = ("_bridged",)
 
-    def __init__(self, host: Host, fd: int, number: int, peer: tuple[str, int], server_tls: ServerTls) -> None:
+    def __init__(
+        self, host: Host[Connection], fd: int, number: int, peer: tuple[str, int], server_tls: ServerTls
+    ) -> None:
         super().__init__(host, fd, number, peer)
         self._bridged: dict[Child, Bridge] | None = None  # programs that write here
         self._use(TlsTransport(server_tls.accept, self._fd))
@@ -128,7 +131,7 @@ class Bridge:
 
     :ivar ended: it has ended.
     :ivar told: and the plugins know.
-    :ivar done: to be called once nobody has that socket any more.
+    :ivar done: called once no process has that socket any more.
     """
 
     __slots__ = ("done", "ended", "told")

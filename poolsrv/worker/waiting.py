@@ -1,19 +1,30 @@
-"""What a connection waits for: holds, timers, and calls that come soon."""
+"""What a connection waits for: holds, timers, calls that come soon, and calls that block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..core.event_loop import EventLoop, Timer
 from ..net.descriptor import CLOSED
 from ..net.stream import Stream
+from .host import Host
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Waiting(Stream):
     """The part of ``Connection`` that keeps it open, and calls back later."""
 
     __slots__ = ("_holds", "_own_holds", "_timers")
+
+    _host: Host[Any]
 
     def __init__(self, loop: EventLoop, fd: int) -> None:
         super().__init__(loop, fd)
@@ -71,6 +82,24 @@ class Waiting(Stream):
     def _soon(self, callback: Callable[[], object]) -> None:
         if self._state != CLOSED:
             self._guarded("call_soon", callback)
+        self._holds -= 1
+        self._close_if_done()
+
+    def run_blocking(
+        self, function: Callable[P, R], *args: Any, done: Callable[[Future[R]], object] | None = None
+    ) -> None:
+        """Call ``function(*args)`` in the worker's small thread pool; it must not touch the connection.
+
+        :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then.
+        """
+        self._holds += 1
+        self._host.threads.submit(partial(function, *args), partial(self._blocking_done, done))
+
+    def _blocking_done(self, done: Callable[[Future[Any]], object] | None, future: Future[Any]) -> None:
+        if self._state != CLOSED and done is not None:
+            self._guarded("done", partial(done, future))
+        elif done is None and future.exception() is not None:
+            self._fault("run_blocking", future.exception())  # type: ignore[arg-type]
         self._holds -= 1
         self._close_if_done()
 
