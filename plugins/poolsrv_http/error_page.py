@@ -45,10 +45,13 @@ def error_page(
     :param accept: the request's Accept field.
     :param location: where a 301 sends the client; with the query, percent-encoded.
     :param retry_after: seconds, rounded up, for the Retry-After of a 503 (RFC 9110 section 10.2.3).
+    :raises ValueError: `location` is not percent-encoded.
     """
     reason = REASONS.get(status, b"Error")
     fields: list[tuple[bytes, bytes]] = []
     if location:
+        if not (location.isascii() and location.isprintable()):
+            raise ValueError(f"{location!r} can't be a Location, expected one that is percent-encoded")
         fields.append((b"Location", location.encode("ascii")))
     if retry_after is not None:
         fields.append((b"Retry-After", b"%d" % -(-retry_after // 1)))

@@ -135,7 +135,8 @@ class Response:
         :raises RuntimeError: another one has been sent.
         """
         self._must_not_have_started()
-        self._answer(made_header(status, headers, len(body)), body)
+        # The length of a 304 would be that of the 200 in its place (RFC 9110 section 8.6), which is not known.
+        self._answer(made_header(status, headers, None if status == 304 else len(body)), body)
 
     def error(
         self,
@@ -155,6 +156,7 @@ class Response:
         :param location: the Location field, percent-encoded.
         :param retry_after: seconds, for the Retry-After field.
         :param wait: whether to wait for the rest of the request's body, as `await_body` does.
+        :raises ValueError: `location` is not percent-encoded.
         :raises RuntimeError: a response has been sent.
         """
         self._must_not_have_started()

@@ -216,6 +216,17 @@ def test_what_a_handler_may_not_send(client: Client) -> None:
     """RFC 9110 section 5.5: nothing ends a line early, and the framing is the library's."""
     assert b"can't be a header field" in client.get("/split").body
     assert client.get("/framing").body == b"Transfer-Encoding is the library's to send"
+    answer = client.get("/redirect?a")
+    assert (answer.status, answer.headers[b"location"]) == (301, b"/hello?a")
+    assert b"set-cookie" not in answer.headers
+
+
+def test_a_response_that_says_nothing_of_its_length(client: Client) -> None:
+    """RFC 9110 section 8.6: that of a 304 would be the length of the 200 in its place."""
+    answer = client.get("/unchanged")
+    assert (answer.status, answer.headers[b"etag"]) == (304, b'"x"')
+    assert b"content-length" not in answer.headers
+    assert client.get("/hello").body == b"hello"
 
 
 def test_after_the_end_nothing_has_an_effect(client: Client) -> None:

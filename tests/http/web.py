@@ -154,8 +154,14 @@ class Web(HttpPlugin):
         conn.send(b"HTTP/1.1 299 Raw\\r\\n\\r\\nraw")
         response.end()
 
-    def draining(self, request, response):
-        response.respond(200, b"", {"X-Wants-Body": str(response.wants_body)})
+    def redirect(self, request, response):
+        try:
+            response.error(301, location="/a\\r\\nSet-Cookie: b")
+        except ValueError:
+            response.error(301, location="/hello?" + request.query)
+
+    def unchanged(self, request, response):
+        response.respond(304, headers={"ETag": '"x"'})
 
 
 class Say(HttpPlugin):
