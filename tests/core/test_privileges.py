@@ -139,7 +139,7 @@ def test_what_python_imports_from_can_be_read_until_plugins_are_imported(
 
 
 def attempt(call: Callable[[], object]) -> str:
-    """Return the error of the start."""
+    """Return the name of the error that a call raises, or "done"."""
     try:
         call()
     except OSError as error:
