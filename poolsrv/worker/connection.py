@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ
@@ -29,8 +29,6 @@ from .host import Host
 from .waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..net.tls import ClientTls
     from .worker import Worker
 
@@ -347,8 +345,7 @@ class Connection(Waiting):
         self._end(reason)
 
     def _awaits_first_byte(self) -> bool:
-        """Whether nothing has come yet although the plugin reads. While it does not read, or a program reads in its
-        place, nothing is known of the client. Bytes before the first one for a plugin (a TLS handshake) don't count."""
+        """Whether nothing has come for a plugin yet, although it reads. A TLS handshake does not count."""
         return self.bytes_in == 0 and (self._state == CONNECTING or (self._state == OPEN and self._reading))
 
     def _idle_since(self) -> float:
