@@ -91,7 +91,7 @@ class Service:
         self.failed_handshakes = 0
         self._handshake_message = Throttle(HANDSHAKE_LOG_INTERVAL)
         # For those that are over their lifetime and may finish: as in a worker that is to end.
-        self._last_call = Deadlines[Connection](loop, owner.graceful_timeout, _always, _out_of_time)
+        self._last_call: Deadlines[Connection] = Deadlines(loop, owner.graceful_timeout, _always, _out_of_time)
         self._deadlines: list[Deadlines[Connection]] = []  # that begin with a connection
         if config.first_byte_timeout:
             self._deadlines.append(
