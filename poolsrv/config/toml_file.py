@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import json
 import re
-import unicodedata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from .errors import ConfigErrors, Key, Problem
-
-_KEY: Final = r"""(?P<key>[\w.-]+|"[^"]*"|'[^']*')"""
-_STATEMENT: Final = re.compile(rf"\s*(?:{_KEY}\s*=\s*)?(?P<value>\S.*?)\s*,?\s*")
-_COLON: Final = re.compile(rf"\s*{_KEY}\s*:\s*(?P<value>\S.*?)\s*")
-_COMMENT: Final = re.compile(r"\s+#[^\"']*$")
-_WITH_UNIT: Final = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*[A-Za-z]+")
-_ADDRESS: Final = re.compile(
-    r"(?:\d+(?:\.\d+){3}|\[[\da-fA-F:.]+(?:%\w+)?\]|\*?):\d+|unix:\S+|[\da-fA-F:.]+/\d+|\d+(?:\.\d+){3}"
-)
-_BARE: Final = re.compile(r"[\w./:*~@\[-][^\"'{}=]*")
-_BOOLEANS: Final = {**dict.fromkeys(("true", "yes", "on"), "true"), **dict.fromkeys(("false", "no", "off"), "false")}
-_ENCODINGS: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-_MARK: Final = "\N{ZERO WIDTH NO-BREAK SPACE}"  # a byte order mark in the middle of a file
-_QUOTES: Final = "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{DOUBLE LOW-9 QUOTATION MARK}"
 
 
 def read(path: Path) -> tuple[dict[str, Any], str]:
@@ -38,9 +22,13 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
         return tomli.loads(text), text
     except UnicodeDecodeError as error:
-        where, message = _explain_encoding(error)
+        from . import toml_hints  # its expressions take 2 ms to compile
+
+        where, message = toml_hints.explain_encoding(error)
     except tomli.TOMLDecodeError as error:
-        where, message = _explain(error, text)
+        from . import toml_hints
+
+        where, message = toml_hints.explain(error, text)
     except FileNotFoundError:
         where, message = "", "no such file, expected a config file"
     except IsADirectoryError:
@@ -70,84 +58,3 @@ def is_decimal(text: str, keys: Key) -> bool:
     except (tomli.TOMLDecodeError, LookupError, TypeError):  # the substitution hit some other text too
         return False
     return isinstance(value, int)
-
-
-def _explain_encoding(error: UnicodeDecodeError) -> tuple[str, str]:
-    data: bytes = error.object
-    name = _ENCODINGS.get(data[:2])
-    if name is not None:
-        return "line 1, column 1", f"in {name}, expected TOML, which is always in UTF-8"
-    before = data[: error.start]
-    line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
-    return f"line {line}, column {column}", "not UTF-8, expected TOML, which is always in UTF-8"
-
-
-def _explain(error: Exception, text: str) -> tuple[str, str]:
-    message = str(error)
-    place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
-    lines = text.split("\n")
-    line, column = len(lines), len(lines[-1]) + 1
-    if place is not None:
-        message = message[: place.start()]
-        line, column = int(place[1] or line), int(place[2] or column)
-    # tomli shows the key of a double declaration as a Python tuple.
-    message = re.sub(r"\(('[^)]*')\)", lambda m: ".".join(re.findall(r"'([^']*)'", m[1])), message)
-    return f"line {line}, column {column}", _meant(lines[line - 1], column) or message
-
-
-def _meant(line: str, column: int) -> str:
-    """What is wrong with a line, and what was probably meant; empty if that is unclear."""
-    if _MARK in line:
-        return "a byte order mark (U+FEFF), expected none, or one at the start of the file"
-    if any(quote in line for quote in _QUOTES):
-        return f'typographic quotation marks, expected straight ones: "{_example(line)}"'
-    bare = _COMMENT.sub("", line)
-    if match := _STATEMENT.fullmatch(bare):
-        statement, value = f"{match['key']} = " if match["key"] else "", match["value"]
-        if (statement or _ADDRESS.fullmatch(value)) and (guess := _guess(value)):
-            return f"{guess[0]}, expected {statement}{guess[1]}"
-    if match := _COLON.fullmatch(bare):
-        key, value = match["key"], match["value"]
-        corrected = value if _is_toml(f"x = {value}") else (_guess(value) or ("", ""))[1]
-        if corrected:
-            return f"a colon after the key, expected {key} = {corrected}"
-    character = line[column - 1 : column]
-    if character and not character.isascii():
-        name = unicodedata.name(character, "a character without a name")
-        return f"U+{ord(character):04X} ({name.lower()}), expected TOML: `key = value`, or a [table]"
-    return ""
-
-
-def _guess(value: str) -> tuple[str, str] | None:
-    """What is wrong with a value, and how to write it; None if it is right, or that is unclear."""
-    if _is_toml(f"x = {value}"):
-        return None
-    if (folded := value.lower()) in _BOOLEANS:
-        return f"{value} is no value", _BOOLEANS[folded]
-    if re.fullmatch(r"0[0-7]+", value):
-        return "a number with a zero in front", f"0o{value[1:]}"
-    if match := _WITH_UNIT.fullmatch(value):
-        return "a number with a unit (times are in seconds, sizes in bytes)", match["number"]
-    if value.startswith("[") and value.endswith("]"):
-        members = ", ".join(map(_quoted, filter(None, map(str.strip, value[1:-1].split(",")))))
-        return ("text without quotes", f"[{members}]") if _is_toml(f"x = [{members}]") else None
-    return ("text without quotes", _quoted(value)) if _BARE.fullmatch(value) and value.isprintable() else None
-
-
-def _quoted(value: str) -> str:
-    return value if _is_toml(f"x = {value}") else json.dumps(value, ensure_ascii=False)
-
-
-def _is_toml(text: str) -> bool:
-    import tomli
-
-    try:
-        tomli.loads(text)
-    except (tomli.TOMLDecodeError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def _example(line: str) -> str:
-    text = re.search(f"[{_QUOTES}]([^{_QUOTES}]*)", line)
-    return text[1] if text is not None else "..."
