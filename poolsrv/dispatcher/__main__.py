@@ -1,8 +1,8 @@
 """A dispatcher's process, from its start by the supervisor until the main loop runs.
 
-The supervisor runs ``python -m poolsrv.dispatcher LINK HANG_FILE``; it is not for users. Over the descriptor LINK come
-the arguments of the command line and what outlives a pool (ipc/pool_link.py). Into HANG_FILE the process dumps its
-stack when it is asked to (core/stack_dump.py).
+The supervisor runs ``main`` with the arguments LINK HANG_FILE in a fresh interpreter; it is not for users. Over the
+descriptor LINK come the arguments of the command line and what outlives a pool (ipc/pool_link.py). Into HANG_FILE the
+process dumps its stack when it is asked to (core/stack_dump.py).
 """
 
 from __future__ import annotations

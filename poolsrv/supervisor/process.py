@@ -1,8 +1,8 @@
 """The supervisor's main loop. The supervisor is the process that the user starts. It keeps what outlives a reload, and
 starts pools.
 
-Theory. A *pool* is a dispatcher with its workers. It is started as a fresh process (``python -m poolsrv.dispatcher``),
-which reads the config and the code as they are on disk at that moment; neither is ever loaded into the supervisor. What
+Theory. A *pool* is a dispatcher with its workers. It is started as a fresh process (dispatcher/__main__.py), which
+reads the config and the code as they are on disk at that moment; neither is ever loaded into the supervisor. What
 has to stay the same over all pools is here: the pid, the signals from outside, the listening sockets. On HUP a second
 pool is started beside the first. It gets the existing sockets and hands back those that it newly binds. The first one
 is told to drain only when the second says that all its workers serve. If the second one fails it is ended, and nothing

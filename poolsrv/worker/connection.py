@@ -25,11 +25,11 @@ from ..net.handover import Handover
 from ..net.programs import Child
 from ..net.stream import Pipe, Stream
 from .connection_log import logger_of
-from .host import Host
 from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..net.tls import ClientTls
+    from .host import Host
     from .worker import Worker
 
 

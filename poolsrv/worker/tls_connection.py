@@ -14,12 +14,12 @@ from ..core.event_loop import READ
 from ..net.tls import ServerTls, failure
 from ..net.tls_transport import Handshake, TlsTransport
 from .connection import KILL_GRACE, Connection
-from .host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..net.programs import Child
+    from .host import Host
 
 
 LAST_WORDS_TIME: Final = 1.0  # seconds from a program's end until it is told, where its output goes on

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from ..core.event_loop import EventLoop, Timer
 from ..net.descriptor import CLOSED
 from ..net.stream import Stream
-from .host import Host
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from .host import Host
 
 
 P = ParamSpec("P")
