@@ -31,9 +31,11 @@ log = logging.getLogger("poolsrv.plugins")
 
 _MADV_WIPEONFORK: Final = 18  # linux/mman.h, since Linux 4.14
 
-_page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+# The first byte is 1 in the process that has called `guard`, and 0 in its copies. A hot path looks at it by itself, and
+# calls `end_if_copy` where it is 0.
+original: Final = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 with suppress(OSError):
-    _page.madvise(_MADV_WIPEONFORK)
+    original.madvise(_MADV_WIPEONFORK)
 
 _guard: tuple[tuple[type, ...], Callable[[], object]] | None = None
 _expected = False
@@ -50,7 +52,7 @@ def guard(classes: Iterable[type], shed: Callable[[], object]) -> None:
     """
     global _guard, _registered
     _guard = (tuple(classes), shed)
-    _page[0] = 1
+    original[0] = 1
     if not _registered:
         _registered = True
         os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
@@ -58,7 +60,7 @@ def guard(classes: Iterable[type], shed: Callable[[], object]) -> None:
 
 def end_if_copy(how: str) -> None:
     """End this process if it is a copy of the one that called ``guard``; see ``end_copy``."""
-    if _guard is not None and not _page[0]:
+    if _guard is not None and not original[0]:
         end_copy(how)
 
 

@@ -12,6 +12,10 @@ is blocking, and each call passes MSG_DONTWAIT (``SharedTransport``).
 
 A transport may have bytes, or the end of stream, of which the kernel knows nothing: the event for them would never
 come. A descriptor with such a transport is on the ready list: it is looked at again at the end of the turn.
+
+Every connection goes through this module, so what a new connection calls is kept cheap. Derived classes name their base
+there, because ``super()`` makes an object each time. The plain transport is recognized by its identity, because looking
+up an attribute of its class takes longer.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.libc import libc
@@ -105,8 +109,8 @@ class Descriptor:
         self._made: socket.socket | None = None  # see _sock
         self._owner = owner
         self._transport: Transport = RAW
-        self._read = RAW.read
-        self._write = RAW.write
+        self._read: Callable[[int, int], bytes] = os.read  # as RAW has them
+        self._write: Callable[[int, Any], int] = os.write
         self._state = OPEN
         self._interest = UNWATCHED
         self._reading = False  # READ is in _interest
@@ -141,7 +145,7 @@ class Descriptor:
         self._interest = wanted = self._wanted()
         self._reading = wanted & READ != 0
         self._loop.register(self._fd, wanted, self._callback())
-        if self._transport.ready:
+        if self._transport is not RAW and self._transport.ready:
             self._look_again()
 
     def _update(self) -> None:
@@ -158,7 +162,7 @@ class Descriptor:
                 return
             self._interest = wanted
             self._reading = wanted & READ != 0
-        if self._transport.ready:
+        if self._transport is not RAW and self._transport.ready:
             self._look_again()
 
     def _unwatch(self) -> None:

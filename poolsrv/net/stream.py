@@ -51,6 +51,7 @@ from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLo
 from ..errors import LineTooLong
 from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, Descriptor, Owner
 from .relay import Relay
+from .transport import RAW
 
 if TYPE_CHECKING:
     from .tls import Tls
@@ -118,7 +119,7 @@ class Stream(Descriptor):
     _always_lingers = False
 
     def __init__(self, loop: EventLoop, fd: int, owner: Owner | None = None) -> None:
-        super().__init__(loop, fd, owner)
+        Descriptor.__init__(self, loop, fd, owner)
         self._in = b""
         self._pos = 0  # where in _in the next byte is; 0 where _in is empty
         self._read_ahead = READ_AHEAD
@@ -378,7 +379,7 @@ class Stream(Descriptor):
                 return
         if mask & WRITE and self._interest & WRITE:
             self._flush()
-        elif mask & (ERROR | HANGUP | PEER_FINISHED) and not self._reading:
+        elif mask & (ERROR | HANGUP | PEER_FINISHED) and not self._reading and self._state != CLOSED:
             self._on_hangup(mask)
 
     def _on_event_slow(self, mask: int) -> None:
@@ -429,7 +430,7 @@ class Stream(Descriptor):
             return self._on_event_slow
         if self._state == CLOSING:
             return self._on_event_closing
-        return self._on_event if self._transport.is_plain else self._on_event_slow
+        return self._on_event if self._transport is RAW or self._transport.is_plain else self._on_event_slow
 
     def _wanted(self) -> int:
         wanted = READ if self._wants_read() and (not self.congested or self._relay_in is not None) else 0
@@ -631,7 +632,7 @@ class Stream(Descriptor):
             self._relay_out.finish()
         if self._relay_in is not None:
             self._relay_in.source_ended()
-        super()._release()
+        Descriptor._release(self)
 
     def _tell_closed(self) -> None:
         if self._on_close is not None:

@@ -24,6 +24,7 @@ from ..net.half_close import finished_in_time
 from ..net.handover import Handover
 from ..net.programs import Child
 from ..net.stream import Pipe, Stream
+from ..net.transport import RAW
 from .connection_log import logger_of
 from .waiting import Waiting
 
@@ -39,17 +40,13 @@ KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a conne
 class Connection(Waiting):
     """One client's connection, as a plugin sees it; see ``Stream`` for the members that both have.
 
-    For the engine, beside those of ``Stream`` and ``Owner``: ``_begin``, ``_fail``, ``_refuse``, ``_give_up_on``,
-    ``_close_inherited``, ``_count_descriptors``, ``_idle_since``, ``_awaits_first_byte``, ``_look_at_input`` and
-    ``_discard_input``.
-
     :ivar id: a number unique in this run of the server.
     :ivar peer: the client's address: ``(host, port)``; of a unix socket ``("unix:" + path, 0)``. With
         ``proxy_protocol``, as the proxy says.
     :ivar opened_at: when it was accepted by its worker, in seconds since the epoch.
     :ivar state: the handler's own; None at first.
 
-    For the engine's other parts, beside ``Stream``'s: ``_begin``, ``_guarded``, ``_fail``, ``_give_up_on``,
+    For the engine, beside those of ``Stream`` and ``Owner``: ``_begin``, ``_guarded``, ``_fail``, ``_give_up_on``,
     ``_idle_since``, ``_awaits_first_byte``; of the PROXY header, ``_look_at_input``, ``_discard_input``, ``_identify``
     and ``_refuse``; ``_count_descriptors``, ``_close_inherited``.
     """
@@ -74,7 +71,9 @@ class Connection(Waiting):
     _always_lingers = True
 
     def __init__(self, host: Host[Connection], fd: int, number: int, peer: tuple[str, int]) -> None:
-        super().__init__(host.loop, fd)
+        Stream.__init__(self, host.loop, fd)
+        self._holds = self._own_holds = 0  # these three are of Waiting
+        self._timers = None
         self._host = host
         self._on_readable = host.on_readable
         self._on_writable = host.on_writable
@@ -304,9 +303,9 @@ class Connection(Waiting):
         host = self._host
         if self._opening:
             self._opened()  # a header or a handshake came first
+            self._last_active = self._loop.now
         elif self._state == CONNECTING:
             self._state = OPEN
-        self._last_active = self._loop.now
         self._call_on_close = host.on_connection_close
         if host.on_connection_init is not None:
             try:
@@ -320,7 +319,7 @@ class Connection(Waiting):
             self._start()
             if self._reading:
                 self._on_event(READ)  # most clients speak first, and it is here by now: saves an iteration of the loop
-                if self._transport.ready:
+                if self._transport is not RAW and self._transport.ready:
                     self._look_again()
 
     def _look_at_input(self, size: int) -> bytes:
@@ -381,7 +380,7 @@ class Connection(Waiting):
         return not self._finished_in_time
 
     def _wanted(self) -> int:
-        wanted = super()._wanted()
+        wanted = Stream._wanted(self)
         if self._host.watches_half_close and not wanted & READ and self._may_finish():
             wanted |= PEER_FINISHED  # the plugin does not read now, but the end has to be noticed
         return wanted
@@ -398,7 +397,7 @@ class Connection(Waiting):
             if not mask & HANGUP:
                 self._update()  # what it has sent before is still to be read, and then its end
                 return
-        super()._on_hangup(mask)
+        Stream._on_hangup(self, mask)
 
     def _fault(self, what: str, error: BaseException) -> None:
         self._host.log_fault(what, self, error)
@@ -428,7 +427,7 @@ class Connection(Waiting):
 
     def _connection_lost(self, error: OSError) -> None:
         self._ends_programs = True
-        super()._connection_lost(error)
+        Stream._connection_lost(self, error)
 
     def _buffer_write(self, data: bytes | bytearray | memoryview) -> None:
         super()._buffer_write(data)
@@ -436,14 +435,16 @@ class Connection(Waiting):
             self.abort("max_unsent exceeded")
 
     def _tell_closed(self) -> None:
-        if self._ends_programs:
+        if self._ends_programs and (self._children or self._given):
             self._terminate_programs()
         for stream in self._streams or ():
             if stream._state != LINGERING:  # that has nothing left to say, and ends by itself
                 stream.abort("the connection is closed")
-        self._host.tell_closed(self._call_on_close, self, self._reason)
+        if self._call_on_close is not None:
+            self._host.tell_closed(self._call_on_close, self, self._reason)
 
     def _closed(self) -> None:
-        for child in list(self._given or ()):
-            self._last_copy_closed(child)
+        if self._given:
+            for child in list(self._given):
+                self._last_copy_closed(child)
         self._host.closed(self)

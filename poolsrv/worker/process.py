@@ -60,6 +60,8 @@ FULL_LOG_INTERVAL: Final = 10.0  # seconds; at the limit, room comes and goes wi
 LONG_TURN: Final = 0.05  # seconds
 PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
 
+_original: Final = forked_copies.original
+
 # What a copy of this process that a plugin has made must not use.
 _GUARDED: Final = (
     *(WorkerEnd, Reporter, AdmissionClient, EventLoop, Descriptor, Relay),
@@ -118,7 +120,8 @@ class WorkerProcess:
         self._accepted = 0
         self._taking = True
         self._gives_way = False
-        self._last_received = (-1, 0.0)  # the iteration of the loop, and when, in seconds of its clock
+        self._received_in = -1  # the iteration of the loop, and when, in seconds of its clock
+        self._received_at = 0.0
         self._full_message = Throttle(FULL_LOG_INTERVAL)
         self._program_grace = PROGRAM_GRACE
 
@@ -242,17 +245,17 @@ class WorkerProcess:
     # --- the channel
 
     def _on_channel(self, mask: int) -> None:
-        forked_copies.end_if_copy("the channel")
+        if not _original[0]:
+            forked_copies.end_if_copy("the channel")
         if mask & READ and not self.worker.draining:
             loop = self.loop
             if self._has_room():
                 self._take()
                 # In two iterations running, and long ones: something keeps this worker busy. What waits in the channel
                 # is not to wait for an iteration for each message.
-                iteration, when = self._last_received
-                if loop.turns - iteration == 1 and loop.now - when > LONG_TURN:
+                if loop.now - self._received_at > LONG_TURN and loop.turns - self._received_in == 1:
                     self._take_more()
-            self._last_received = (loop.turns, loop.now)
+            self._received_in, self._received_at = loop.turns, loop.now
         elif mask & HANGUP:
             self._dispatcher_gone()
 
@@ -274,14 +277,15 @@ class WorkerProcess:
             self._reporter.state = SERVING
             return handed is not None
         self._reporter.taken += len(handed)
-        self.room.taken(handed)
+        room = self.room
+        room.taken(handed)
         for connection in handed:
             if connection.fd == LOST:
                 self._reporter.closed.append(connection.id)
             else:
                 self._accepted += 1
                 self._services[connection.listener].open(connection)
-        if self.room.lost:
+        if room.lost:
             self._give_way()
         return True
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ..core.event_loop import EventLoop, Timer
 from ..net.descriptor import CLOSED
 from ..net.stream import Stream
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from ..core.event_loop import Timer
     from .host import Host
 
 
@@ -27,11 +27,10 @@ class Waiting(Stream):
 
     _host: Host[Any]
 
-    def __init__(self, loop: EventLoop, fd: int) -> None:
-        super().__init__(loop, fd)
-        self._holds = 0  # plugin's hold() calls, calls that come soon, and blocking calls
-        self._own_holds = 0  # of these, the plugin's
-        self._timers: set[Timer] | None = None
+    # Connection sets them: a constructor here would cost every new connection another call.
+    _holds: int  # plugin's hold() calls, calls that come soon, and blocking calls
+    _own_holds: int  # of these, the plugin's
+    _timers: set[Timer] | None
 
     # --- staying open
 
@@ -105,7 +104,8 @@ class Waiting(Stream):
         self._close_if_done()
 
     def _on_ended(self) -> None:
-        for timer in self._timers or ():
-            timer.cancel()
-        self._timers = None
-        super()._on_ended()
+        if self._timers is not None:
+            for timer in self._timers:
+                timer.cancel()
+            self._timers = None
+        Stream._on_ended(self)
