@@ -73,7 +73,7 @@ class Cgi:
     @hookimpl
     def on_child_exit(self, child: Child, conn: Connection | None) -> None:
         self._runner.child_ended(child)
-        if isinstance(self._server, HttpServer):
+        if child.role == "worker" and isinstance(self._server, HttpServer):
             self._server.on_child_exit(child)
 
     @hookimpl

@@ -80,7 +80,7 @@ class Output:
         self._ended = False
         self._silent = False  # nothing is called any more, and what comes is thrown away
         self._timer: Timer | None = None
-        self._watch = Watch(self._progress, self._too_long_silent)
+        self._watch: Watch | None = Watch(self._progress, self._too_long_silent)
         program.runner.output_timeout.add(self._watch)
         stdout.on_readable = self._on_readable
 
@@ -89,9 +89,11 @@ class Output:
         if self._silent:
             return
         self._silent = True
-        self._program.runner.output_timeout.remove(self._watch)
+        self._watch_no_more()
         if self._timer is not None:
             self._timer.cancel()
+        # What has a reference to this is let go: a cycle would have to wait for the garbage collector.
+        self._stdout.on_readable = _throw_away
         if self._program.has_ended:
             self._stdout.abort()
         else:
@@ -99,7 +101,8 @@ class Output:
 
     def on_writable(self) -> None:
         """Let the program go on: the client has taken what was kept for it."""
-        self._watch.excuse()
+        if self._watch is not None:
+            self._watch.excuse()
         self._stdout.resume_reading()
 
     # --- bytes
@@ -167,7 +170,7 @@ class Output:
         if self._ended:
             return
         self._ended = True
-        self._program.runner.output_timeout.remove(self._watch)
+        self._watch_no_more()
         if self._program.has_ended:
             self._conclude()
         else:
@@ -221,3 +224,13 @@ class Output:
 
     def _too_long_silent(self) -> None:
         self._program.end("output_timeout")
+
+    def _watch_no_more(self) -> None:
+        if self._watch is not None:
+            self._program.runner.output_timeout.remove(self._watch)
+            self._watch = None
+
+
+def _throw_away(stdout: Stream) -> None:
+    """Stand in for an output that is not read any more."""
+    stdout.recv()

@@ -48,6 +48,7 @@ class RequestBody:
     the response's `on_cancel` is.
 
     :ivar length: bytes, decoded; None where the request has no body. Of a chunked body only right once all has come.
+    :ivar is_idle: the request has no body, and no reader has asked for it: nothing comes, and nothing is to be stopped.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class RequestBody:
         "_turn_due",
         "_watch",
         "_when_fed",
+        "is_idle",
         "length",
     )  # fmt: skip
 
@@ -108,6 +110,7 @@ class RequestBody:
         self.length = head.content_length
         # Where in the connection's input it ends, counted as bytes_in is.
         self._end = self._position() + (self.length or 0) if self.length or head.chunked else 0
+        self.is_idle = not self.length and not head.chunked
         self._began = time.monotonic()
         self._continued = not head.expect_continue
 
@@ -115,6 +118,7 @@ class RequestBody:
 
     def read(self, on_data: Callable[[bytes], object], on_end: Callback) -> None:
         """Call `on_data(piece)` for each piece of it as it comes, then `on_end()`; neither before this has returned."""
+        self.is_idle = False
         self._on_data = on_data
         self._done = on_end
         if self._end:
@@ -142,6 +146,7 @@ class RequestBody:
             if error is not None:
                 self._refused(error)
                 return
+        self.is_idle = False
         self._spool = Spool(self._shared.options.spool_memory, self._shared.spooled)
         self._take_in(done)
 
@@ -161,7 +166,9 @@ class RequestBody:
 
         So a client that sends slowly, or not at all, takes up nothing that others wait for.
         """
-        if self.is_chunked:
+        if self.is_idle:
+            ready()
+        elif self.is_chunked:
             self.collect(ready)
         elif self._has_enough():
             ready()
@@ -188,6 +195,7 @@ class RequestBody:
         :param fed: called when the stream has all of it, or takes no more.
         """
         conn, length = self._conn, self.length or 0
+        self.is_idle = False
         self._target = target
         self._on_fed = fed
         target.on_close = self._on_target_closed
@@ -204,6 +212,8 @@ class RequestBody:
 
     def drop(self) -> None:
         """Take no more of it. What its reader has not taken is thrown away."""
+        if self.is_idle:
+            return
         fed = self._when_fed
         self.stop()
         if fed is not None:

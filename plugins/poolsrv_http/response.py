@@ -102,12 +102,13 @@ class Response:
         :param whole: whether `first` is the whole body.
         :raises RuntimeError: a header has been sent.
         """
-        self._must_not_have_started()
+        if self._framed is not None or self._taken_over:
+            self._must_not_have_started()
         body = self._body
         if self._over or body is None:
             return
         whole = whole or self._head.method == "HEAD"
-        goes_on = body.is_here or (body.is_being_taken and not whole)
+        goes_on = body.is_idle or body.is_here or (body.is_being_taken and not whole)
         self._framed = framed = FramedResponse(
             header,
             method=self._head.method,
@@ -126,7 +127,8 @@ class Response:
         :param begin: called once the rest is here, or does not come soon: within two seconds.
         :returns: False where there is nothing to wait for; then `begin` is not called.
         """
-        return self._body is not None and self._may_go_on() and self._body.await_rest(begin)
+        body = self._body
+        return body is not None and not body.is_idle and self._may_go_on() and body.await_rest(begin)
 
     def respond(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
         """Send a whole response, and end it.
@@ -270,8 +272,10 @@ class Response:
             else:
                 self.abort("the response was cut short")
             return
-        framed = self._started_framing()
-        self._conn.send(framed.finish(complete))
+        framed = self._framed or self._started_framing()
+        last = framed.finish(complete)
+        if last:
+            self._conn.send(last)
         if not framed.intact:
             if self._body is not None:
                 self._body.stop()
@@ -302,7 +306,7 @@ class Response:
     def _end(self, keep_alive: bool) -> None:
         self._over = True
         self._keep_alive = keep_alive
-        if self._body is None or not self._body.when_fed(self._leave):
+        if self._body is None or self._body.is_idle or not self._body.when_fed(self._leave):
             self._leave()
 
     def _leave(self) -> None:
@@ -310,11 +314,12 @@ class Response:
             return
         self._left = True
         unread: int | None = 0
-        if self._body is not None:
+        if self._body is not None and not self._body.is_idle:
             self._body.stop()
             unread = self._body.unread
         self.outcome.ended_at = time.monotonic()
-        self._finish()
+        if not self._holds:
+            self._finish()
         self._owner.finished(unread, self._keep_alive)
         self._conn.release()
 
@@ -330,14 +335,15 @@ class Response:
     def release(self) -> None:
         """The work is done; see `hold`."""
         self._holds -= 1
-        self._finish()
+        if self._left:
+            self._finish()
 
     def _finish(self) -> None:
         """Log, and let go of what refers back here: a circle would have to wait for the garbage collector."""
         if self._holds or not self._left:
             return
         self.outcome.tell()
-        if self._body is not None:
+        if self._body is not None and not self._body.is_idle:
             self._body.is_over()
         self._body = self.on_writable = self.on_cancel = None
 

@@ -20,8 +20,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Final
 
@@ -35,18 +34,22 @@ _MARK: Final = 1 << 40  # plus the process id
 _EXITED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
-@contextmanager
-def marked() -> Iterator[Callable[[int], None]]:
-    """Start a program in here, and then call what this gives with its process id."""
+def start_marked(start: Callable[[], int]) -> int:
+    """Start a program by ``start()``, and mark it.
+
+    :returns: its process id, as ``start`` does.
+    """
     if threading.active_count() > 1:
-        yield mark
-        return
-    soft, hard = resource.getrlimit(_RLIMIT_LOCKS)
+        pid = start()
+        mark(pid)
+        return pid
+    former = resource.getrlimit(_RLIMIT_LOCKS)
+    hard = former[1]
     try:
         resource.setrlimit(_RLIMIT_LOCKS, (_own_mark(hard), hard))
-        yield _is_marked_already
+        return start()
     finally:
-        resource.setrlimit(_RLIMIT_LOCKS, (soft, hard))
+        resource.setrlimit(_RLIMIT_LOCKS, former)
 
 
 def mark(pid: int) -> None:
@@ -71,10 +74,6 @@ def is_marked(pid: int) -> bool:
 def _own_mark(hard: int) -> int:
     own = _MARK + os.getpid()
     return own if hard == resource.RLIM_INFINITY else min(own, hard)
-
-
-def _is_marked_already(pid: int) -> None:
-    """In the place of ``mark``."""
 
 
 class Orphans:

@@ -28,7 +28,7 @@ from ..core.event_loop import READ, EventLoop, Timer
 from ..core.processes import close_on_exec_from, describe_exit, group_of, signal_group
 from ..core.procfs import children_of_this_process
 from .descriptor import Owner
-from .orphans import Orphans, marked
+from .orphans import Orphans, start_marked
 from .stream import Pipe, Stream
 
 log = logging.getLogger("poolsrv.children")
@@ -131,7 +131,7 @@ class Reaper:
         :param on_exit: called as ``on_exit(child)`` once it has ended and been reaped.
         :raises OSError: it can't be started.
         """
-        ours: list[int] = []  # ends of pipes
+        ours: list[int] = []  # this side of each pipe
         theirs: list[int] = []
         descriptors = list(sources)
         try:
@@ -145,12 +145,14 @@ class Reaper:
                 elif source is not None and not isinstance(source, int):
                     raise ValueError("a program can be given a descriptor, PIPE or None, and its own connection")
             stdin, stdout, stderr = descriptors
-            child = Child(
-                start_program(argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits),
-                "program",
-                self._loop,
-            )
-            self._watch_or_kill(child, on_exit)
+            pid = start_program(argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits)
+            child = Child(pid, "program", self._loop)
+            try:
+                self.watch(child, on_exit)
+            except OSError:
+                signal_group(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
         except BaseException:
             for fd in ours:
                 os.close(fd)
@@ -158,19 +160,16 @@ class Reaper:
         finally:
             for fd in theirs:
                 os.close(fd)
-        streams = iter([Pipe(self._loop, fd, owner) for fd in ours])
-        child.stdin, child.stdout, child.stderr = (next(streams) if source == PIPE else None for source in sources)
-        if child.stdin is not None:
+        ours.reverse()
+        stdin, stdout, stderr = sources
+        if stdin == PIPE:
+            child.stdin = Pipe(self._loop, ours.pop(), owner)
             child.stdin._start()  # the others are watched once a plugin wants to read them
+        if stdout == PIPE:
+            child.stdout = Pipe(self._loop, ours.pop(), owner)
+        if stderr == PIPE:
+            child.stderr = Pipe(self._loop, ours.pop(), owner)
         return child
-
-    def _watch_or_kill(self, child: Child, on_exit: Callable[[Child], object]) -> None:
-        try:
-            self.watch(child, on_exit)
-        except OSError:
-            signal_group(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-            raise
 
     def watch(self, child: Child, on_exit: Callable[[Child], object]) -> None:
         """Call ``on_exit(child)`` once the child has ended and been reaped.
@@ -243,10 +242,7 @@ def start_program(
         setsigdef=_RESET_SIGNALS,
     )
     try:
-        with marked() as mark:
-            pid = start() if not limits else _start_limited(start, limits)
-            mark(pid)
-        return pid
+        return start_marked(start if not limits else partial(_start_limited, start, limits))
     finally:
         if former is not None:
             os.fchdir(former)

@@ -96,7 +96,7 @@ class Said:
     def __init__(self, rate: float = 0) -> None:
         self.turns = Turns()
         self.lines: list[str] = []
-        self.log = ErrorLog(self.turns, (LineRate(rate),), self.lines.append)  # type: ignore[arg-type]
+        self.log = ErrorLog(self.turns, rate, LineRate(0), self.lines.append)  # type: ignore[arg-type]
         self.writer = self.log.open()
         self.log.watch()
 

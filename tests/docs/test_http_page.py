@@ -28,8 +28,8 @@ LIBRARY = {
     "HttpPlugin": HOOKS,
     "Request": set(),
     "RequestBody": {
-        "await_rest", "forget", "is_over", "may_go_on", "on_input", "rest_may_come", "stop", "throw_away", "unread",
-        "when_fed",
+        "await_rest", "forget", "is_idle", "is_over", "may_go_on", "on_input", "rest_may_come", "stop", "throw_away",
+        "unread", "when_fed",
     },
     "Response": {"abandon", "begin", "caught_up", "input_came"},
 }  # fmt: skip

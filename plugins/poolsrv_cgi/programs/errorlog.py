@@ -61,19 +61,22 @@ class LineRate:
 class ErrorLog:
     """The standard error of one program.
 
-    :param rates: what each line counts against.
+    :param rate: lines per second of this program; 0 is no limit.
+    :param shared: what each line counts against besides.
     :param log: called with each line.
     :ivar last_lines: the last lines of the program, logged or not.
     """
 
     __slots__ = (
-        "_data", "_dropped", "_fd", "_log", "_position", "_rates", "_timer", "_unmute_at", "_watch", "_worker",
-        "last_lines",
+        "_data", "_dropped", "_fd", "_log", "_position", "_rate", "_rates", "_shared", "_timer", "_unmute_at",
+        "_watch", "_worker", "last_lines",
     )  # fmt: skip
 
-    def __init__(self, worker: Worker, rates: tuple[LineRate, ...], log: Callable[[str], object]) -> None:
+    def __init__(self, worker: Worker, rate: float, shared: LineRate, log: Callable[[str], object]) -> None:
         self._worker = worker
-        self._rates = rates
+        self._rate = rate
+        self._shared = shared
+        self._rates: tuple[LineRate, ...] = ()  # made for the first line: most programs write none
         self._log = log
         self._fd = -1
         self._watch: Handle | None = None
@@ -167,6 +170,9 @@ class ErrorLog:
     def _end(self) -> None:
         """Close the pipe and log the rest: all has been read."""
         self.discard()
+        if not self._data and not self._dropped:  # as of most programs
+            self._log = _nothing  # no reference cycle
+            return
         if self._data and not self._data.endswith(b"\n"):
             self._data += b"\n"
         self._log_rest()
@@ -199,6 +205,8 @@ class ErrorLog:
             text = line.decode("utf-8", "backslashreplace").rstrip()
             if not text:
                 continue
+            if not self._rates:
+                self._rates = LineRate(self._rate), self._shared
             if any(rate.is_empty() for rate in self._rates):
                 self._position = start
                 self._mute()

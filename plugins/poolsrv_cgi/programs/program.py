@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol
 
 from poolsrv_http import StallTimeout
 
@@ -83,8 +83,12 @@ class Program:
         self.peak_memory: int | None = None
         self._on_end = on_end
         self._failure = ""  # for the log, once its last words are known
-        rates = (LineRate(runner.options.stderr_rate), runner.stderr_rate)
-        self._errors = ErrorLog(runner.worker, rates, lambda line: self.log(logging.WARNING, line))
+        self._errors = ErrorLog(
+            runner.worker,
+            runner.options.stderr_rate,
+            runner.stderr_rate,
+            lambda line: self.log(logging.WARNING, line),
+        )
 
     def start(self, launch: Launch) -> Process:
         """Start it.
@@ -169,10 +173,11 @@ class Program:
         The program is over once no process has the connection that it may have passed on, as under inetd.
         """
         child = self.child
-        over = partial(self._is_over, returncode, cpu, peak_memory)
-        may_be_passed_on = isinstance(child, Child) and not self._is_being_ended
-        if not (may_be_passed_on and self.conn.await_last_copy(cast("Child", child), over)):
-            over()
+        if isinstance(child, Child) and not self._is_being_ended:
+            over = partial(self._is_over, returncode, cpu, peak_memory)
+            if self.conn.await_last_copy(child, over):
+                return
+        self._is_over(returncode, cpu, peak_memory)
 
     def _is_over(self, returncode: int, cpu: float | None, peak_memory: int | None) -> None:
         self.returncode = returncode

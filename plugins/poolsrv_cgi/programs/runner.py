@@ -68,12 +68,11 @@ class ProgramRunner:
 
         :raises OSError: it can't be started.
         """
-        spawn = partial(self._spawn, program, launch)
         if launch.warm is not None and isinstance(stderr, int) and not _has_connection(launch):
-            child = self.warm.start(program, launch, launch.warm, stderr, spawn)
+            child = self.warm.start(program, launch, launch.warm, stderr, partial(self._spawn, program, launch))
             if child is not None:
                 return child
-        return spawn(launch.stdin, launch.stdout, stderr)
+        return self._spawn(program, launch, launch.stdin, launch.stdout, stderr)
 
     def _spawn(
         self,
