@@ -315,6 +315,8 @@ class Exchange:
             self._output.discard()
         # A body that a program was to have is not waited for.
         self._response.error(status, location=location, retry_after=retry_after, wait=self._program is None)
+        if self._program is not None and self._program.has_ended:
+            self._let_go()
 
     def _cancelled(self) -> None:
         """End the program: the client is gone, or has got another answer."""
