@@ -289,7 +289,8 @@ class Exchange:
                 program.let_go()
             outcome = self._response.outcome
             outcome.program, outcome.queued = "", None
-            self._response.release()
+            if program.returncode is None:  # else `_program_ended` releases, or has
+                self._response.release()
 
     # --- the end
 
