@@ -18,6 +18,7 @@ from tests.helpers.distributions import install
 from tests.helpers.puppet import Client, address_of, config, connect_until
 from tests.helpers.server import (
     ServerProcess,
+    children_of,
     context_switches,
     cpu_ticks,
     is_alive,
@@ -282,7 +283,7 @@ def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, 
         for thread in threads:
             thread.join()
     assert faults == []
-    workers = server.worker_pids()
+    workers = children_of(server.dispatcher_pid)
     assert len(workers) == size
     assert all(map(is_alive, workers))  # no zombie
     wait_until(lambda: len(open_descriptors(server.dispatcher_pid)) == descriptors, "descriptors as at first")
@@ -312,7 +313,7 @@ def test_the_dispatcher_ends_what_a_dead_worker_had_started(serve: Serve, site: 
             os.kill(worker, signal.SIGTERM if how == "in order" else signal.SIGKILL)
             wait_until(lambda: not is_alive(program) and not is_alive(stray), "the end of both")
     server.wait_for_line(r"worker \d \(pid \d+\) serves", count=3)
-    wait_until(lambda: len(server.worker_pids()) == 2, "two workers, and no zombie either")
+    wait_until(lambda: len(children_of(server.dispatcher_pid)) == 2, "two workers, and no zombie either")
     assert server.stop() == 0
 
 

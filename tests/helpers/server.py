@@ -149,8 +149,8 @@ class ServerProcess:
         return int(pids[-1])
 
     def worker_pids(self) -> list[int]:
-        """The pids of the workers that run now."""
-        return children_of(self.dispatcher_pid)
+        """The pids of the workers that run now, without what the dispatcher has adopted from dead ones."""
+        return [pid for pid in children_of(self.dispatcher_pid) if is_fork_of(pid, self.dispatcher_pid)]
 
     def reload(self) -> None:
         """Send HUP, and wait until the new pool serves and the old one no longer accepts."""
@@ -230,6 +230,15 @@ def children_of(pid: int) -> list[int]:
         return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def is_fork_of(pid: int, parent: int) -> bool:
+    """Tell whether a process lives and runs the command line of its parent, as no program and no zombie does."""
+    try:
+        command, expected = (Path(f"/proc/{each}/cmdline").read_bytes() for each in (pid, parent))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return command == expected != b""
 
 
 def descendants_of(pid: int) -> list[int]:
