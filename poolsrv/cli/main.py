@@ -1,27 +1,29 @@
-"""The command line. Each command imports what it needs, so that ``--help`` and ``check`` do not import the engine."""
+"""The command line: what ``poolsrv`` does by itself, and the table of its commands.
+
+A command is imported when it is called, and imports what it needs: ``--help`` and ``check`` do not import the engine.
+"""
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
-from ..config.errors import ConfigErrors
 from ..core import logs
-from ..core.text import one_line
-from ..core.words import counted, did_you_mean, quoted
-from .config_option import config_option, is_from_command_line, missing
-from .output import EXIT_FAILED, EXIT_USAGE, echo, echo_json, fail
+from ..core.words import did_you_mean, quoted
+from .config_option import config_option, is_from_command_line
+from .output import EXIT_USAGE
 
-if TYPE_CHECKING:
-    from ..config.draft import Draft
-    from ..worker.spec import ServerSpec
+# In the order of --help. `poolsrv NAME` is `command` in commands/NAME.py.
+COMMANDS = {
+    "Configs and plugins": ("check", "config", "plugins"),
+    "A running server": ("status", "top", "reload", "stop"),
+}
 
 HELP = """
 Run a server from a config file: a pool of worker processes, with a plugin for every address.
@@ -76,13 +78,37 @@ Documentation: docs/ in the source distribution
 
 
 class _Group(click.Group):
-    """Suggests the nearest command for a misspelt one, and ``--config`` for a config file in its place."""
+    """Imports a command when it is called.
+
+    Suggests the nearest command for a misspelt one, and ``--config`` for a config file in its place.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f".commands.{cmd_name}", __package__).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.list_commands(ctx)))
+        for title, names in COMMANDS.items():
+            rows = []
+            for name in names:
+                command = self.get_command(ctx, name)
+                assert command is not None
+                rows.append((name.ljust(width), command.get_short_help_str(formatter.width)))
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
+        if not name.startswith("-") and name not in self.list_commands(ctx):
             hint = did_you_mean(name, self.list_commands(ctx))
             if name.endswith(".toml") or os.path.isfile(name):
                 hint = f" (did you mean --config {name}?)"
@@ -119,157 +145,6 @@ def cli(ctx: click.Context, config: Path | None, log_level: str | None) -> None:
     run(os.fspath(config), log_level)
 
 
-@cli.command()
-@config_option("The config to check (TOML).")
-def check(config: Path) -> None:
-    """Find every error in a config, without serving.
-
-    Imports the plugins that the config names and validates their options, but opens no socket. Exits with 0 and a
-    summary, or with 2 and one line for each error.
-    """
-    from .tables import table
-
-    _, server = _load(config)
-    pool = server.config.pool
-    echo(f"{one_line(str(config))}: ok")
-    echo(f"{counted(pool.workers, 'worker')}, {pool.dispatch}")
-    rows = []
-    for listener in server.config.listeners:
-        plugins = " > ".join((*listener.plugins, listener.handler))
-        rows.append((listener.name, plugins, ", ".join(map(str, listener.bind))))
-    echo(table(("<listener", "<plugins", "<addresses"), rows))
-
-
-@cli.command("config")
-@config_option("The config to show (TOML).")
-def show_config(config: Path) -> None:
-    """Print the config in effect, as TOML.
-
-    Has every key of the config and of its plugins' options. Those that the file leaves out are marked with "default".
-    Exits with 2 and one line for each error, as check does.
-    """
-    from . import effective_config
-
-    draft, server = _load(config)
-    echo(f"{effective_config.title(config)}\n\n{effective_config.as_toml(draft, server)}")
-
-
-@cli.command()
-@click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def plugins(name: str | None, as_json: bool) -> None:
-    """List the installed plugins, or explain one.
-
-    Each is shown with its name in a config, the package that it comes from, its hooks, and its options with types and
-    defaults. A plugin that can't be used is shown with its error.
-
-    With NAME, shows that plugin alone, and explains each of its options. Exits with 1 if it can't be used, or with 2 if
-    it is not installed.
-    """
-    from . import plugin_list
-
-    if name is not None:
-        try:
-            entry = plugin_list.entry(name)
-        except plugin_list.UnknownPlugin as error:
-            fail(EXIT_USAGE, [f"poolsrv: {error}"])
-        if as_json:
-            echo_json(entry)
-        else:
-            echo(plugin_list.explanation(entry))
-        sys.exit(EXIT_FAILED if entry.error else 0)
-    entries = plugin_list.entries()
-    if as_json:
-        echo_json(entries)
-    else:
-        echo(plugin_list.as_text(entries))
-
-
-@cli.command()
-@config_option("The config of the running server (TOML).", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@click.option("--check", "only_check", is_flag=True, help="Print one line, and exit with the server's health.")
-@click.pass_context
-def status(ctx: click.Context, config: Path | None, as_json: bool, only_check: bool) -> None:
-    """Show what a running server does.
-
-    Prints workers, listeners, running programs and refused connections, with rates over the last seconds. Asks the
-    server's control socket (pool.control). Exits with 0; with 1 if the server does not run, does not answer, or does
-    not let this user ask; or with 2 if the config has no control socket.
-
-    With --check, for monitoring, exits with 0 if all is well; with 1 if the server is degraded: not every worker can
-    serve, or the last reload has failed; with 2 if it is down: it does not run, or does not answer; or with 3 if that
-    can't be found out.
-    """
-    if only_check:
-        if as_json:
-            ctx.fail("--check prints one line, expected it without --json")
-        from . import health
-
-        found, line = health.check(config)
-        echo(one_line(line))
-        sys.exit(found)
-    if config is None:
-        raise missing(ctx)
-    from .control_client import ask
-    from .status import as_text
-
-    with _reporting_failures():
-        answer = ask(config)
-    if as_json:
-        echo_json(answer)
-    else:
-        echo(as_text(answer))
-
-
-@cli.command()
-@config_option("The config of the running server (TOML).")
-def top(config: Path) -> None:
-    """Live view of `status`, refreshed every second.
-
-    Shows the busiest workers first. Press q or Ctrl-C to quit. The exit codes are those of status.
-    """
-    with _reporting_failures():
-        from .top import run
-
-        run(config)
-
-
-@cli.command()
-@config_option("The config of the running server (TOML).")
-def reload(config: Path) -> None:
-    """Load the config and code of a running server again.
-
-    Finds the server by pool.pidfile and sends it HUP. If the config has pool.control, waits until the new pool serves
-    and exits with 0, or with 1 and every reason if the reload has failed and nothing has changed.
-    """
-    from . import lifecycle
-
-    with _reporting_failures():
-        outcome = lifecycle.reload(config)
-    if outcome is None:
-        click.echo("the server reloads; its log has the outcome (with pool.control, this command would wait for it)")
-    elif outcome.ok:
-        click.echo("reloaded")
-    else:
-        fail(EXIT_FAILED, [*outcome.errors, "poolsrv: the reload has failed; nothing has changed"])
-
-
-@cli.command()
-@config_option("The config of the running server (TOML).")
-@click.option("--now", "at_once", is_flag=True, help="End at once: open connections get no time to finish.")
-def stop(config: Path, at_once: bool) -> None:
-    """Stop a running server, and wait for its end.
-
-    Finds the server by pool.pidfile and sends it TERM: open connections get pool.graceful_timeout seconds.
-    """
-    from . import lifecycle
-
-    with _reporting_failures():
-        pid = lifecycle.stop(config, at_once)
-    click.echo(f"stopped (it was pid {pid})")
-
-
 def main() -> NoReturn:
     """Run the command line in ``sys.argv``. Always raises SystemExit."""
     for stream in (sys.stdout, sys.stderr):
@@ -277,34 +152,3 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     cli.main(prog_name="poolsrv")
     raise AssertionError  # click exits by itself
-
-
-def _load(config: Path) -> tuple[Draft, ServerSpec]:
-    """Load a config, and its plugins as the user that the pool is to run as."""
-    from ..config import reader
-    from ..core import privileges
-    from ..errors import StartError
-    from ..plugins import loader
-
-    try:
-        draft = reader.read(config)
-        if (identity := loader.identity_for(draft)) is not None:
-            privileges.become_for_imports(identity)
-        return draft, loader.load_plugins(draft)
-    except ConfigErrors as errors:
-        fail(EXIT_USAGE, map(str, errors.problems))
-    except StartError as error:
-        fail(EXIT_FAILED, [f"poolsrv: {error}"])
-
-
-@contextmanager
-def _reporting_failures() -> Iterator[None]:
-    """Exit with a message if a server can't be asked or signalled."""
-    from .control_client import NoAnswer
-
-    try:
-        yield
-    except ConfigErrors as errors:
-        fail(EXIT_USAGE, map(str, errors.problems))
-    except NoAnswer as error:
-        fail(error.exit_code, [f"poolsrv: {error}"] if error.exit_code == EXIT_FAILED else [str(error)])

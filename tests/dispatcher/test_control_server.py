@@ -420,7 +420,8 @@ def test_an_impossible_answer(line: bytes, message: str) -> None:
 def test_permission_denied(tmp_path: Path, echo: ServerProcess) -> None:
     # What the other user may not read is imported before.
     script = (
-        "import os, sys, tomli, msgspec, poolsrv.cli.status, poolsrv.cli.control_client, poolsrv.cli.main as cli;"
+        "import os, sys, tomli, msgspec, poolsrv.cli.commands.status, poolsrv.cli.main as cli,"
+        " poolsrv.cli.status, poolsrv.cli.control_client;"
         " os.setuid(65534);"
         " sys.argv[0] = 'poolsrv'; cli.main()"
     )

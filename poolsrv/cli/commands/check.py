@@ -1,0 +1,34 @@
+"""`poolsrv check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...core.text import one_line
+from ...core.words import counted
+from ..config_option import config_option
+from ..loading import load
+from ..output import echo
+
+
+@click.command("check")
+@config_option("The config to check (TOML).")
+def command(config: Path) -> None:
+    """Find every error in a config, without serving.
+
+    Imports the plugins that the config names and validates their options, but opens no socket. Exits with 0 and a
+    summary, or with 2 and one line for each error.
+    """
+    from ..tables import table
+
+    _, server = load(config)
+    pool = server.config.pool
+    echo(f"{one_line(str(config))}: ok")
+    echo(f"{counted(pool.workers, 'worker')}, {pool.dispatch}")
+    rows = []
+    for listener in server.config.listeners:
+        plugins = " > ".join((*listener.plugins, listener.handler))
+        rows.append((listener.name, plugins, ", ".join(map(str, listener.bind))))
+    echo(table(("<listener", "<plugins", "<addresses"), rows))
