@@ -8,6 +8,9 @@ terminal is opened again, by its name in /proc.
 A file is opened for appending: each line is one write(2), and lines of several processes do not mix. To rotate the
 file, rename it and have every process open the name again. Each process writes all its lines to one of the two files,
 so no line is lost and none is in both. A full disk loses lines, which are counted too.
+
+Where standard error is the systemd journal, a line has a priority in place of time and level, and a traceback belongs
+to its record.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from . import journal, uncaught
 from . import text as plain_text
-from . import uncaught
 from .safe_names import open_for_appending
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -54,8 +57,9 @@ def set_up(
     :raises OSError: the file can't be opened; then nothing has changed.
     """
     global _handler
-    former, _handler = _handler, _StandardError() if file is None else _File(file, owner)
-    _handler.setFormatter(_Json() if format == "json" else _Text())
+    former, _handler = _handler, _standard_error() if file is None else _File(file, owner)
+    text = _JournalText() if isinstance(_handler, _Journal) else _Text()
+    _handler.setFormatter(_Json() if format == "json" else text)
     root = logging.getLogger()
     root.handlers[:] = [_handler]
     root.setLevel(level.upper())
@@ -79,9 +83,10 @@ def set_role(role: str, worker: int | None = None) -> None:
 
 def say(lines: Sequence[str]) -> None:
     """Print lines for the user who starts the server, before there is a log: without time and level."""
+    begin = f"<{journal.priority(logging.ERROR)}>" if journal.is_at(2) else ""
     try:
         with open(2, "w", closefd=False, errors="backslashreplace") as stream:
-            stream.writelines(f"{plain_text.one_line(line)}\n" for line in lines)
+            stream.writelines(f"{begin}{plain_text.one_line(line)}\n" for line in lines)
     except OSError:
         pass  # nobody wants to know
 
@@ -107,7 +112,14 @@ class _Handler(logging.Handler):
             why = type(error).__name__
             line = self._format_own(f"a line of the logger {record.name} can't be formatted: {why}") + "\n"
         data = plain_text.encodable(line).encode()
-        self._lost = 0 if self._write(b"\n" + data if self._torn else data) else self._lost + 1
+        self._lost = 0 if self._deliver(data, record.levelno) else self._lost + 1
+
+    def _deliver(self, data: bytes, level: int) -> bool:
+        """Write the lines of a record.
+
+        :returns: False if they are lost.
+        """
+        return self._write(b"\n" + data if self._torn else data)
 
     def _format_loss(self, record: logging.LogRecord) -> str:
         text = f"lines that {self._loss}, and are lost: {self._lost}"
@@ -180,6 +192,20 @@ class _StandardError(_Handler):
         super().close()
 
 
+class _Journal(_StandardError):
+    """Writes to the systemd journal: lines with their priority, and a traceback in one record with its line."""
+
+    def _deliver(self, data: bytes, level: int) -> bool:
+        lines = data.splitlines(keepends=True)
+        if len(lines) > 1 and not self._lost and journal.send(data.rstrip(b"\n"), level):
+            return True
+        return super()._deliver(b"".join(b"<%d>%b" % (journal.priority(level), line) for line in lines), level)
+
+
+def _standard_error() -> _StandardError:
+    return _Journal() if journal.is_at(2) else _StandardError()
+
+
 def _put_without_waiting(data: bytes) -> int:
     """Write to standard error as if it had O_NONBLOCK.
 
@@ -212,8 +238,8 @@ class _File(_Handler):
         self._owner = owner
         self._fd = self._open()
         self._put = partial(os.write, self._fd)
-        self._standard_error = _StandardError()
-        self._standard_error.setFormatter(_Text())
+        self._standard_error = _standard_error()
+        self._standard_error.setFormatter(_JournalText() if isinstance(self._standard_error, _Journal) else _Text())
 
     def _open(self) -> int:
         return open_for_appending(self._path, FILE_MODE, self._owner)
@@ -250,13 +276,21 @@ class _Text(logging.Formatter):
         # Messages contain what clients send: their line breaks and escape sequences must not get into the log.
         message = plain_text.one_line(record.message)
         role = _role if _worker is None else f"{_role} {_worker}"
-        return f"{self.formatTime(record)} {record.levelname:<7} {role}[{record.process}] {message}"
+        return f"{self._begin(record)}{role}[{record.process}] {message}"
+
+    def _begin(self, record: logging.LogRecord) -> str:
+        return f"{self.formatTime(record)} {record.levelname:<7} "
 
     def formatException(self, ei: Any) -> str:
         return plain_text.lines(super().formatException(ei))
 
     def formatStack(self, stack_info: str) -> str:
         return plain_text.lines(stack_info)
+
+
+class _JournalText(_Text):
+    def _begin(self, record: logging.LogRecord) -> str:
+        return ""  # the journal has the time, and is told the priority
 
 
 class _Json(logging.Formatter):
