@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .core.event_loop import Timer
     from .core.safe_names import open_for_appending
-    from .errors import ConfigError, LineTooLong
+    from .errors import ConfigError, FrameTooLong, LineTooLong
     from .net.programs import PIPE, Child
     from .net.stream import Stream
     from .net.tls import ClientTls
@@ -26,6 +26,7 @@ __all__ = [
     "ClientTls",
     "ConfigError",
     "Connection",
+    "FrameTooLong",
     "Handle",
     "LineTooLong",
     "Stream",
@@ -41,6 +42,7 @@ _MODULES = {
     "ClientTls": "net.tls",
     "ConfigError": "errors",
     "Connection": "worker.connection",
+    "FrameTooLong": "errors",
     "Handle": "worker.worker",
     "LineTooLong": "errors",
     "Stream": "net.stream",

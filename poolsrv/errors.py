@@ -38,3 +38,14 @@ class LineTooLong(PoolsrvError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"no end of line within {limit} byte{'s' if limit != 1 else ''}")
         self.limit = limit
+
+
+class FrameTooLong(PoolsrvError):
+    """``recv_until`` has read more than its limit without the separator.
+
+    As with ``LineTooLong``, nothing has been taken from the buffer.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"no separator within {limit} byte{'s' if limit != 1 else ''}")
+        self.limit = limit

@@ -101,7 +101,7 @@ def test_every_member_of_the_others_is_on_the_page_as_it_is(name: str) -> None:
 
 
 def test_the_errors_are_on_the_page_as_they_are() -> None:
-    errors = [poolsrv.ConfigError, poolsrv.LineTooLong]
+    errors = [poolsrv.ConfigError, poolsrv.LineTooLong, poolsrv.FrameTooLong]
     expected = {cls.__name__: signature(cls.__name__, cls) for cls in errors}
     assert documented("Errors") == expected
 
@@ -129,7 +129,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     config = "".join(
         [
             "[pool]\nworkers = 1\n",
-            *map(listener, ["shout", "notes", "digest", "lookup", "async", "load"]),
+            *map(listener, ["shout", "lengths", "notes", "digest", "lookup", "async", "load"]),
             listener("chat", workers=1),
             listener("files") + '[listeners.files.files]\nroot = "files"\n',
             listener("denied", "echo", plugins=["deny"]) + '[listeners.denied.deny]\nnetworks = ["127.0.0.0/8"]\n',
@@ -153,7 +153,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.server
 def test_all_recipes_are_tried(server: ServerProcess) -> None:
-    tried = "Shout Files Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load"
+    tried = "Shout Files Lengths Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load"
     assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == set(tried.split())
 
 
@@ -163,6 +163,7 @@ def test_all_recipes_are_tried(server: ServerProcess) -> None:
     [
         ("shout", b"hello", b"HELLO"),
         ("files", b"", b"from a file\n"),
+        ("lengths", b"\0\0\0\x05hello\0\0\0\0\0\0", b"\0\0\0\x05hello\0\0\0\0"),
         ("notes", b"a\nb\n", b"1\n2\n"),
         ("digest", b"poolsrv\n" * 100, (pbkdf2_hmac("sha256", b"poolsrv", b"salt", 100).hex() + "\n").encode() * 100),
         ("lookup", b"127.0.0.1\n127.0.0.2\n", b"127.0.0.1\n127.0.0.2\n"),

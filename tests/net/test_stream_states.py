@@ -113,6 +113,8 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "send_eof": lambda stream: stream.send_eof(),
     "recv": lambda stream: stream.recv(),
     "recv_line": lambda stream: stream.recv_line(),
+    "recv_exactly": lambda stream: stream.recv_exactly(1 << 20),
+    "recv_until": lambda stream: stream.recv_until(b"|", 1 << 20),
     "unread": lambda stream: stream.unread(b"back"),
     "pause": lambda stream: stream.pause_reading(),
     "resume": lambda stream: stream.resume_reading(),
@@ -159,6 +161,7 @@ def test_what_is_not_open_takes_and_gives_nothing(pair: Pair, state: str) -> Non
     assert pair.stream.unsent == unsent
     pair.stream.unread(b"back")
     assert (pair.stream.recv(), pair.stream.peek(), pair.stream.recv_line()) == (b"", b"", None)
+    assert (pair.stream.recv_exactly(1), pair.stream.recv_exactly(0), pair.stream.recv_until(b"b")) == (None, b"", None)
 
 
 def test_the_owner_is_told_once_and_never_from_inside_a_call(pair: Pair) -> None:
