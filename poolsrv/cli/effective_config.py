@@ -63,7 +63,7 @@ def _listener(listener: ListenerDraft, spec: ListenerSpec, table: Mapping[str, A
         yield ""
         yield listener.plugin_header("tls")
         yield from _tls(listener, config.tls, table["tls"])
-    for plugin, _ in listener.plugins:
+    for plugin, _, _ in listener.plugins:
         options = listener.options.get(plugin)
         if options is not None:
             given = listener.tables.get(plugin, {})

@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import get_args
 
 import msgspec
 
 from ..config.describe import describe, is_struct, plain, to_toml
+from ..config.plugin_reference import is_class, mistake_in, name_of
 from ..core.words import did_you_mean, one_of, quoted
 from ..errors import PoolsrvError
 from ..plugins import discovery
 from ..plugins.discovery import Installed, PluginError
 from ..plugins.importing import import_class
 from ..plugins.plugin_class import hook_errors, hooks_of, options_of
+from ..plugins.uninstalled import Uninstalled
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -62,10 +65,16 @@ def entries() -> list[Entry]:
 
 
 def entry(name: str) -> Entry:
-    """Describe one installed plugin, which is imported.
+    """Describe one plugin, which is imported.
 
+    :param name: that of an installed plugin; or ``module:Class``, from the current directory or installed.
     :raises UnknownPlugin: no plugin of this name is installed.
     """
+    if is_class(name):
+        if mistake := mistake_in(name):
+            raise UnknownPlugin(f"{quoted(name)} is {mistake}")
+        plugin = _entry(Uninstalled(name_of(name), name, None, base=Path.cwd()))
+        return msgspec.structs.replace(plugin, distribution="not installed", version="")
     installed = discovery.installed()
     if name not in installed:
         expected = one_of(map(quoted, installed)) if installed else "one that is installed (none is)"
@@ -149,7 +158,8 @@ def _default_of(option: Option) -> str:
 
 
 def _head(entry: Entry) -> list[str]:
-    lines = [f"{entry.name}  ({entry.distribution} {entry.version}, {entry.target})"]
+    origin = f"{entry.distribution} {entry.version}".rstrip()
+    lines = [f"{entry.name}  ({origin}, {entry.target})"]
     if entry.summary:
         lines.append(f"  {entry.summary}")
     if entry.error:

@@ -9,6 +9,7 @@ from ..core.words import bare_or_quoted, did_you_mean, nearest, one_of
 from ..net import access_list
 from .draft import Draft, ListenerDraft
 from .model import LISTENER_KEYS, LOG_KEYS, POOL_KEYS, TABLES, tables_with
+from .plugin_reference import name_of
 
 TCP_KEYS = ("tcp_nodelay", "keepalive", "tcp_user_timeout", "reuse_port")
 
@@ -49,7 +50,7 @@ def _plugins_of(document: Mapping[str, object]) -> set[str]:
         if isinstance(table, Mapping):
             plugins = table.get("plugins")
             names += [table.get("handler"), *(plugins if isinstance(plugins, list) else ())]
-    return {name for name in names if isinstance(name, str)}
+    return {name_of(name) for name in names if isinstance(name, str)}
 
 
 def check_listener(draft: Draft, listener: ListenerDraft) -> None:

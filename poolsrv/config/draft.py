@@ -19,6 +19,7 @@ from ..core.words import bare_or_quoted, nearest
 from .decoder import Decoder
 from .errors import Key, Problems
 from .model import TABLES, Config, LimitsConfig, ListenerConfig, LogConfig, PoolConfig
+from .plugin_reference import PluginReference
 
 if TYPE_CHECKING:
     from ..net.tls import ServerTls
@@ -30,7 +31,7 @@ class ListenerDraft:
     :ivar key: where its table is.
     :ivar fields: the correct ones of its keys, with values as in ``ListenerConfig``.
     :ivar places: where the file has each member of those keys that are lists of addresses or networks.
-    :ivar plugins: every plugin that it names, each with its place; the handler comes last.
+    :ivar plugins: every plugin that it names; the handler comes last.
     :ivar tables: its tables that are not keys of a listener, by name.
     :ivar strays: names that are neither keys of a listener nor tables.
     :ivar options: the options of those plugins that take any, by plugin name, once the plugins have been loaded.
@@ -42,7 +43,7 @@ class ListenerDraft:
         self.key: Key = ("listeners", name)
         self.fields: dict[str, Any] = {}
         self.places: dict[str, list[Key]] = {}
-        self.plugins: list[tuple[str, Key]] = []
+        self.plugins: list[PluginReference] = []
         self.tables: dict[str, Mapping[str, Any]] = {}
         self.strays: list[str] = []
         self.options: dict[str, msgspec.Struct] = {}

@@ -33,8 +33,10 @@ from .model import (
     TlsTable,
     tables_with,
 )
+from .plugin_reference import PluginReference, mistake_in, name_of
 
 ADDRESS = f"a string with an address, such as {addresses.EXAMPLES}"
+HANDLER = 'the name of a plugin (`poolsrv plugins` lists them), or "module:Class"'
 NETWORKS = ("allow", "deny", "trusted_proxies")
 MODES = ("socket_mode", "umask")
 READ_APART = ("bind", *NETWORKS, *MODES)  # keys whose values are more than what a TOML type says
@@ -152,7 +154,7 @@ def _read_listener(draft: Draft, name: str, table: Mapping[str, Any]) -> Listene
         else:
             listener.strays.append(entry)
     misspelt = {nearest(stray, LISTENER_KEYS) for stray in listener.strays}
-    for required, expected in (("bind", ADDRESS), ("handler", "the name of a plugin (`poolsrv plugins` lists them)")):
+    for required, expected in (("bind", ADDRESS), ("handler", HANDLER)):
         if required not in table and required not in misspelt:
             draft.problems.add((*listener.key, required), f"missing, expected {expected}")
     listener.fields = _read_keys(draft, ListenerConfig, own, listener.key)
@@ -205,21 +207,37 @@ def _read_networks(draft: Draft, listener: ListenerDraft, name: str, value: obje
 
 def _read_plugins(draft: Draft, listener: ListenerDraft) -> None:
     """The plugins that a listener names, without those that can't be meant."""
-    named = [(name, (*listener.key, "plugins", index)) for index, name in enumerate(listener.fields.get("plugins", ()))]
+    named = [(text, (*listener.key, "plugins", index)) for index, text in enumerate(listener.fields.get("plugins", ()))]
     if "handler" in listener.fields:
         named.append((listener.fields["handler"], (*listener.key, "handler")))
-    seen = set()
-    for name, place in named:
-        if name in RESERVED_NAMES:
-            message = f"a plugin can't be named {quoted(name)}: that is one of a listener's own keys"
-            draft.problems.add(place, message)
-        elif name in seen:
-            as_handler = " (it is the handler)" if place[-1] == "handler" else ""
-            message = f"the plugin {quoted(name)} is named a second time{as_handler}, expected each plugin once"
+    seen: dict[str, str] = {}
+    for text, place in named:
+        plugin = PluginReference(name_of(text), text, place)
+        if message := _mistake_in(plugin, seen.get(plugin.name)):
             draft.problems.add(place, message)
         else:
-            seen.add(name)
-            listener.plugins.append((name, place))
+            seen[plugin.name] = text
+            listener.plugins.append(plugin)
+
+
+def _mistake_in(plugin: PluginReference, earlier: str | None) -> str | None:
+    """Why a plugin can't be meant; None if it can.
+
+    :param earlier: what the listener has named before, if that has the same name.
+    """
+    if message := mistake_in(plugin.text):
+        return f"{quoted(plugin.text)} is {message}"
+    if plugin.name in RESERVED_NAMES and plugin.is_class:
+        own = f"{quoted(plugin.name)}, which is one of a listener's own keys"
+        return f"the plugin {plugin.text} would be named {own}, expected another name for its class"
+    if plugin.name in RESERVED_NAMES:
+        return f"a plugin can't be named {quoted(plugin.name)}: that is one of a listener's own keys"
+    if earlier is None:
+        return None
+    as_handler = " (it is the handler)" if plugin.is_handler else ""
+    if earlier == plugin.text:
+        return f"the plugin {quoted(plugin.text)} is named a second time{as_handler}, expected each plugin once"
+    return f"{quoted(plugin.text)} and {quoted(earlier)} are both named {quoted(plugin.name)}, expected different names"
 
 
 def _read_mode(draft: Draft, value: object, key: Key) -> int | None:

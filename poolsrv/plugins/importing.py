@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from ..config.model import RESERVED_NAMES
 from ..core.words import did_you_mean, one_of, quoted
 from .discovery import Installed, PluginError
+from .uninstalled import Uninstalled, importable
 
 _ENGINE = str(Path(__file__).parent.parent) + os.sep
 _THREAD_GRACE = 1.0  # seconds: the kernel may still list a thread that has been joined
@@ -33,7 +34,8 @@ def import_class(plugin: Installed) -> type[Any]:
     if plugin.rivals:
         raise PluginError(f"is offered by {one_of((plugin.distribution, *plugin.rivals), 'and')}, expected one of them")
     module_name, _, attribute = plugin.target.partition(":")
-    with blamed("can't be imported"), no_new_threads("its import"):
+    place = importable(plugin) if isinstance(plugin, Uninstalled) else nullcontext()
+    with place, blamed("can't be imported"), no_new_threads("its import"):
         target: Any = import_module(module_name.strip())
     path = module_name.strip()
     for name in filter(None, attribute.strip().split(".")):

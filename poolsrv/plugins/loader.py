@@ -19,8 +19,8 @@ from ..config.checks import check_trusted_proxies
 from ..config.decoder import keys
 from ..config.describe import unknown
 from ..config.draft import Draft, ListenerDraft
-from ..config.errors import Key
 from ..config.model import LISTENER_KEYS, HalfClose
+from ..config.plugin_reference import PluginReference, is_class
 from ..core import privileges
 from ..core.privileges import Identity
 from ..core.words import did_you_mean, one_of, quoted, shortlist
@@ -31,6 +31,7 @@ from . import discovery, strays
 from .discovery import Installed, PluginError
 from .importing import blamed, import_class, no_new_threads
 from .plugin_class import handler_error, hook_errors, options_of
+from .uninstalled import Uninstalled, suggestion
 
 log = logging.getLogger("poolsrv.plugins")
 
@@ -104,37 +105,37 @@ class _Loader:
 
     def load(self, listener: ListenerDraft) -> tuple[Hooks, HalfClose] | None:
         """Load a listener's plugins: their hooks, and the handler's ``half_close``; None if there are errors."""
-        found = {name: self._class(name, place) for name, place in listener.plugins}
+        found = {plugin.name: self._class(plugin) for plugin in listener.plugins}
         schemas = {name: class_and_options[1] for name, class_and_options in found.items() if class_and_options}
         strays.check(self.draft, listener, found.keys(), schemas, lambda: self._installed)
         instances = []
         half_close: Any = "finish"
-        for name, place in listener.plugins:
-            class_and_options = found[name]
+        for plugin in listener.plugins:
+            class_and_options = found[plugin.name]
             if class_and_options is None:
                 continue
             cls, schema = class_and_options
-            is_handler = place[-1] == "handler"
-            if is_handler and (message := handler_error(cls)):
-                self._blame(name, place, message)
+            if plugin.is_handler and (message := handler_error(cls)):
+                self._blame(plugin, message)
             before = len(self.problems)
-            if (options := self._options(listener, name, schema)) is not None:
-                listener.options[name] = options
-            instance = self._instance(listener, name, place, cls, options) if len(self.problems) == before else None
+            if (options := self._options(listener, plugin.name, schema)) is not None:
+                listener.options[plugin.name] = options
+            instance = self._instance(listener, plugin, cls, options) if len(self.problems) == before else None
             if instance is None:
                 continue
-            instances.append(NamedPlugin(name, instance))
-            half_close = getattr(instance, "half_close", "finish") if is_handler else "finish"
+            instances.append(NamedPlugin(plugin.name, instance))
+            half_close = getattr(instance, "half_close", "finish") if plugin.is_handler else "finish"
             if half_close not in get_args(HalfClose):
-                self._blame(name, place, f"has half_close = {half_close!r}, {_HALF_CLOSE}")
-        if len(instances) < len(listener.plugins) or not instances or self._misfits & found.keys():
+                self._blame(plugin, f"has half_close = {half_close!r}, {_HALF_CLOSE}")
+        texts = {plugin.text for plugin in listener.plugins}
+        if len(instances) < len(listener.plugins) or not instances or self._misfits & texts:
             return None
         self._check_proxies(listener, instances)
         try:
             return Hooks(instances), half_close
         except HookError as error:  # an error that only pluggy finds
-            place = next(place for name, place in listener.plugins if name == error.plugin)
-            self._blame(error.plugin, place, f"has a hook that can't be called: {error.message}")
+            plugin = next(plugin for plugin in listener.plugins if plugin.name == error.plugin)
+            self._blame(plugin, f"has a hook that can't be called: {error.message}")
             return None
 
     def _check_proxies(self, listener: ListenerDraft, instances: list[NamedPlugin]) -> None:
@@ -147,18 +148,22 @@ class _Loader:
             message = "has no effect alone, expected `proxy_protocol` beside it, or a plugin's options"
             self.problems.add((*listener.key, "trusted_proxies"), f"{message} for what proxies say")
 
-    def _class(self, name: str, place: Key) -> tuple[type[Any], Options] | None:
-        if name not in self._classes:
-            self._classes[name] = self._import(name, place)
-        return self._classes[name]
+    def _class(self, plugin: PluginReference) -> tuple[type[Any], Options] | None:
+        if plugin.text not in self._classes:
+            self._classes[plugin.text] = self._import(plugin)
+        return self._classes[plugin.text]
 
-    def _find(self, name: str) -> Installed | None:
-        return self._found_quickly.get(name) or self._installed.get(name)
+    def _find(self, text: str) -> Installed | None:
+        if is_class(text):
+            return Uninstalled(text, text, None, base=self.draft.base)
+        return self._found_quickly.get(text) or self._installed.get(text)
 
-    def _import(self, name: str, place: Key) -> tuple[type[Any], Options] | None:
+    def _import(self, reference: PluginReference) -> tuple[type[Any], Options] | None:
+        name, place = reference.text, reference.place
         plugin = self._find(name)
         if plugin is None:
-            hint = did_you_mean(name, self._installed)
+            meant = suggestion(self.draft.base, name)
+            hint = f" (did you mean {quoted(meant)}?)" if meant else did_you_mean(name, self._installed)
             self.problems.add(place, f"no plugin {quoted(name)} is installed{hint}, expected {self._usable}")
             return None
         try:
@@ -166,11 +171,11 @@ class _Loader:
             schema = options_of(cls)
         except PluginError as error:
             log.debug("plugin %r", name, exc_info=error.__cause__)
-            self._blame(name, place, str(error))
+            self._blame(reference, str(error))
             return None
         for message in hook_errors(cls):
             self._misfits.add(name)
-            self._blame(name, place, message)
+            self._blame(reference, message)
         return cls, schema
 
     def _options(self, listener: ListenerDraft, name: str, schema: Options) -> msgspec.Struct | None:
@@ -191,19 +196,19 @@ class _Loader:
         options: msgspec.Struct | None = self.draft.decoder.decode(schema, right, key)
         return options
 
-    def _instance(self, listener: ListenerDraft, name: str, place: Key, cls: type[Any], options: object) -> object:
+    def _instance(self, listener: ListenerDraft, plugin: PluginReference, cls: type[Any], options: object) -> object:
         try:
             with no_new_threads("its __init__"), blamed("failed in __init__"):
                 try:
                     return cls() if options is None else cls(options)
                 except ConfigError as error:
                     option = tuple(error.key.split(".")) if error.key else ()
-                    self.problems.add((*listener.key, name, *option), " ".join(error.message.split()))
+                    self.problems.add((*listener.key, plugin.name, *option), " ".join(error.message.split()))
         except PluginError as error:
-            log.debug("plugin %r", name, exc_info=error.__cause__)
-            self._blame(name, place, str(error))
+            log.debug("plugin %r", plugin.text, exc_info=error.__cause__)
+            self._blame(plugin, str(error))
         return None
 
-    def _blame(self, name: str, place: Key, message: str) -> None:
+    def _blame(self, plugin: PluginReference, message: str) -> None:
         """Add an error in a plugin's code, at the place where the file names the plugin."""
-        self.problems.add(place, f"{self._find(name)} {message}")
+        self.problems.add(plugin.place, f"{self._find(plugin.text)} {message}")

@@ -167,3 +167,19 @@ def test_every_option_of_the_bundled_plugins_has_a_meaning(name: str, tmp_path: 
     for option in options:
         assert option["meaning"], option["name"]
         options += option["members"]
+
+
+def test_a_class_in_the_current_directory_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from poolsrv import hookimpl\n\nclass Plain:\n    'Mine.'\n"
+        "    @hookimpl\n    def on_readable(self, conn): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = plugins("mine:Plain", site=tmp_path / "none")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "plain  (not installed, mine:Plain)\n  Mine.\n  hooks: on_readable\n"
+    result = plugins("mine:Plan", site=tmp_path / "none")
+    assert (result.returncode, 'mine has no "Plan" (did you mean "Plain"?)' in result.stdout) == (1, True)
+    result = plugins("mine.py:Plain", site=tmp_path / "none")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == 'poolsrv: "mine.py:Plain" is the name of a file, expected the module\'s: "mine:Plain"\n'

@@ -164,7 +164,8 @@ def test_proxies(lines: str, messages: list[str], tmp_path: Path) -> None:
         ),
         (
             '[listeners.a]\nbind = ":7007"',
-            "listeners.a.handler: missing, expected the name of a plugin (`poolsrv plugins` lists them)",
+            "listeners.a.handler: missing, expected the name of a plugin (`poolsrv plugins` lists them), or"
+            ' "module:Class"',
         ),
     ],
 )

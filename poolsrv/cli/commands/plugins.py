@@ -19,7 +19,7 @@ def command(name: str | None, as_json: bool) -> None:
     defaults. A plugin that can't be used is shown with its error.
 
     With NAME, shows that plugin alone, and explains each of its options. Exits with 1 if it can't be used, or with 2 if
-    it is not installed.
+    it is not installed. NAME may be module:Class, from the current directory or installed.
     """
     from .. import plugin_list
 
