@@ -22,6 +22,7 @@ from ..core import logs, processes
 from ..core.dumpable import set_dumpable
 from ..core.listening_sockets import ListeningSocket
 from ..core.stack_dump import HANG_SIGNAL
+from ..core.titles import set_title
 from ..errors import StartError
 from ..ipc import pool_link, pool_link_v1
 from ..ipc.pool_link import Message, PoolLink
@@ -65,6 +66,7 @@ def _serve(link: PoolLink, hang_file: int) -> int:
     fields = start.fields
     logs.set_up(fields["log_level"] or "info")
     logs.set_role("dispatcher")
+    set_title("dispatcher")
     if fields["version"] == pool_link_v1.VERSION:
         link = pool_link_v1.adapt(link, fields)
     elif fields["version"] != pool_link.VERSION:

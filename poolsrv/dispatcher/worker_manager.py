@@ -26,6 +26,7 @@ from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
 from ..core.processes import describe_exit
 from ..core.stack_dump import StackDumpFile
+from ..core.titles import set_title
 from ..core.words import counted
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import DRAINING, EXIT_START_FAILED, SERVING, DispatcherEnd
@@ -145,6 +146,7 @@ class WorkerManager:
     def _become_worker(self, slot: WorkerSlot, file: StackDumpFile) -> WorkerProcess:
         """In the child: close what belongs to the dispatcher."""
         logs.set_role("worker", slot.index)
+        set_title(f"worker {slot.index}")
         self.close_inherited()
         assert slot.channel is not None
         return WorkerProcess(slot.index, self._server, slot.channel.worker_end(), file.fileno(), self._start_errors)

@@ -37,6 +37,7 @@ from ..core.listening_sockets import ListeningSocket, given_sockets
 from ..core.processes import describe_exit
 from ..core.procfs import seconds_since_boot
 from ..core.systemd import Notifier
+from ..core.titles import set_title
 from ..ipc.pool_link import Message
 from ..ipc.pool_protocol import LEAVING, SEALED, SERVING, STARTING
 from .pool import EXIT_FAILED, PoolProcess, stop_oldest
@@ -401,6 +402,7 @@ def run(config: str, level: str | None) -> NoReturn:
     """
     set_dumpable(False)
     logs.set_role("supervisor")
+    set_title("supervisor")
     try:
         given = given_sockets()  # before close_on_exec_from makes all descriptors look like this process's own
     except ValueError as error:

@@ -46,7 +46,7 @@ def run(socket_path: Path, format: str = "text", stream: str | None = None) -> l
         stream = f"{status.st_dev}:{status.st_ino}" if stream is None else stream
         environment = dict(os.environ, JOURNAL_STREAM=stream)
         arguments = [sys.executable, "-c", SCRIPT, str(socket_path), format]
-        subprocess.run(arguments, stderr=theirs, env=environment, timeout=TIMEOUT, check=True)
+        subprocess.run(arguments, stderr=theirs.fileno(), env=environment, timeout=TIMEOUT, check=True)
         theirs.close()
         return b"".join(iter(lambda: ours.recv(65536), b"")).decode().splitlines()
 

@@ -150,7 +150,7 @@ class ServerProcess:
 
     def worker_pids(self) -> list[int]:
         """The pids of the workers that run now, without what the dispatcher has adopted from dead ones."""
-        return [pid for pid in children_of(self.dispatcher_pid) if is_fork_of(pid, self.dispatcher_pid)]
+        return [pid for pid in children_of(self.dispatcher_pid) if is_worker_of(pid, self.dispatcher_pid)]
 
     def reload(self) -> None:
         """Send HUP, and wait until the new pool serves and the old one no longer accepts."""
@@ -232,13 +232,13 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
-def is_fork_of(pid: int, parent: int) -> bool:
-    """Tell whether a process lives and runs the command line of its parent, as no program and no zombie does."""
+def is_worker_of(pid: int, dispatcher: int) -> bool:
+    """Tell whether a child of the dispatcher has its command line or a worker's title, as no zombie has."""
     try:
-        command, expected = (Path(f"/proc/{each}/cmdline").read_bytes() for each in (pid, parent))
+        command, inherited = (Path(f"/proc/{each}/cmdline").read_bytes() for each in (pid, dispatcher))
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return command == expected != b""
+    return command.startswith(b"poolsrv: worker ") or command == inherited != b""
 
 
 def descendants_of(pid: int) -> list[int]:
