@@ -114,10 +114,11 @@ def test_a_worker_whose_plugin_leaks_loses_no_connection(tmp_path: Path, name: s
     with running(tmp_path, name) as server:
         first = set(server.worker_pids())
         served = set()
-        for _ in range(200):
+        connections = 0
+        while connections < 200 or len(served - first) < 2:  # a replacement's start may take its time
+            connections += 1
             with server.connect(name) as sock:
                 served.add(int(ask(sock, b"x")))
-        assert len(served - first) >= 2
         server.wait_for_line(r"plugins hold the descriptors, of which there are 120: taking no more .* draining")
         assert "connections lost" not in server.log
         assert "worker failed" not in server.log
@@ -129,14 +130,13 @@ def test_a_plugin_that_takes_all_descriptors_at_once_costs_one_message_at_most(t
     """What is sent in that very moment may not fit; after it, nothing is taken."""
     with running(tmp_path, "greedy") as server:
         first = set(server.worker_pids())
-        answers = []
-        for _ in range(200):
+        answers: list[bytes] = []
+        while len(answers) < 200 or len({int(answer) for answer in answers if answer} - first) < 2:
             with server.connect("greedy") as sock:
                 try:
                     answers.append(ask(sock, b"x"))
                 except ConnectionResetError:
                     answers.append(b"")
-        assert len({int(answer) for answer in answers if answer} - first) >= 2
         server.wait_for_line(r"plugins hold the descriptors, of which there are 120.* draining")
         assert answers.count(b"") <= server.log.count("plugins hold the descriptors")
         assert "worker failed" not in server.log
