@@ -18,7 +18,6 @@ ended.
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable
 
@@ -48,8 +47,9 @@ class CgiService:
         options = runner.options
         self.runner = runner
         self.paths = ScriptPaths(
-            root=options.root if options.root is not None else "/nonexistent",
+            root=options.root,
             prefix=options.prefix,
+            roots=options.roots,
             index=options.index,
             extensions=options.extensions,
             interpreters=options.interpreters,
@@ -57,7 +57,6 @@ class CgiService:
             nph=options.nph,
             warm=options.warm,
         )
-        self.document_root = os.fsdecode(self.paths.root)
 
     def on_request(self, request: Request, response: Response) -> None:
         """Serve a request. See `poolsrv_http.HttpServer`."""
@@ -169,14 +168,14 @@ class Exchange:
             body.forget()
 
     def _environment(self) -> dict[str, str]:
-        service, options = self._service, self._runner.options
+        options = self._runner.options
         return http_environment(
             self._head,
             self._found,
             self._origin.endpoints,
             base=self._runner.base,
             fixed=options.environment,
-            document_root=service.document_root,
+            document_root=self._found.root,
             software=SOFTWARE,
             body_length=self._request_body.length if not self._redirects else None,
             pass_authorization=options.pass_authorization,

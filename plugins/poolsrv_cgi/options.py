@@ -70,6 +70,8 @@ class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar warm: run Python programs in children of a warm interpreter: true, or patterns of SCRIPT_NAME (`["/app/*"]`).
     :ivar warm_modules: modules that the warm interpreters import beforehand.
     :ivar prefix: the URL path that stands for `root`.
+    :ivar roots: URL path to further directories of programs, `{"/cgi-bin" = "cgi-bin", "/htbin" = "htbin"}`; the
+        longest one that fits counts. They need not exist yet.
     :ivar index: the name of the program that answers for its directory, "index.cgi"; "": none.
     :ivar aliases: URL path to a program anywhere, `{"/git" = "/usr/lib/git-core/git-http-backend"}`; the rest of the
         URL path is PATH_INFO.
@@ -109,6 +111,7 @@ class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     warm: bool | tuple[str, ...] = False
     warm_modules: tuple[str, ...] = ()
     prefix: str = "/"
+    roots: dict[str, Path] = msgspec.field(default_factory=dict)
     index: str = ""
     aliases: dict[str, Path] = msgspec.field(default_factory=dict)
     nph: tuple[str, ...] = ()
@@ -126,7 +129,7 @@ class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
 # The protocols of each option that is not for all of them.
 _HTTP_AND_LINE = "root interpreters extensions"
 _HTTP = (
-    "output_timeout warm warm_modules prefix index aliases nph pass_authorization user_field auth_type_field"
+    "output_timeout warm warm_modules prefix roots index aliases nph pass_authorization user_field auth_type_field"
     " client_field scheme_field host_field header_timeout body_timeout keepalive_timeout max_target_size"
     " max_header_size max_header_fields max_chunk_extensions max_local_redirects max_body_size"
     " min_body_rate spool_memory max_spooled"
@@ -170,7 +173,7 @@ def _paths(options: Options) -> Iterator[tuple[str, str]]:
             yield "program", wrong
         return
     if options.root is None:
-        if options.protocol == "line" or not options.aliases:
+        if options.protocol == "line" or not (options.aliases or options.roots):
             yield "root", "missing, expected the directory of the programs"
     elif not options.root.is_dir():
         yield "root", f"{options.root} is not a directory"
@@ -179,10 +182,27 @@ def _paths(options: Options) -> Iterator[tuple[str, str]]:
             yield "aliases", f'"{url}" is not a URL path, expected one that begins with a slash'
         if wrong := _not_a_file(file) if file.suffix in options.interpreters else _not_executable(file):
             yield "aliases", f'"{url}": {wrong}'
-    if not options.prefix.startswith("/") or any(bad in options.prefix for bad in ("//", "/.", "%", "?", "#")):
+    if not _is_url_path(options.prefix):
         yield "prefix", f'"{options.prefix}" is not a URL path, expected one such as "/cgi-bin/"'
+    yield from _roots(options)
     if "/" in options.index or options.index in (".", ".."):
         yield "index", "expected the name of a file, without a slash"
+
+
+def _roots(options: Options) -> Iterator[tuple[str, str]]:
+    seen = {options.prefix.strip("/"): "the prefix of root"} if options.root is not None else {}
+    for url, directory in options.roots.items():
+        if not _is_url_path(url):
+            yield "roots", f'"{url}" is not a URL path, expected one such as "/cgi-bin"'
+        elif (earlier := seen.get(url.strip("/"))) is not None:
+            yield "roots", f'"{url}" is {earlier} too, expected each URL path once'
+        elif directory.exists() and not directory.is_dir():
+            yield "roots", f'"{url}": {directory} is not a directory'
+        seen.setdefault(url.strip("/"), f'"{url}"')
+
+
+def _is_url_path(path: str) -> bool:
+    return path.startswith("/") and not any(bad in path for bad in ("//", "/.", "%", "?", "#"))
 
 
 def _names(options: Options) -> Iterator[tuple[str, str]]:

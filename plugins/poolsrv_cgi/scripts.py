@@ -52,6 +52,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     :ivar directory: its working directory, where the file is (RFC 3875 section 7.2).
     :ivar script_name: the part of the URL path that names it, decoded (RFC 3875 section 4.1.13).
     :ivar path_info: the rest, decoded, empty or with a slash in front (section 4.1.5).
+    :ivar root: the directory of programs that it is in; of an alias, the first one.
     :ivar nph: it writes the response itself, status line and all (section 5).
     :ivar interpreted: `argv` begins with an interpreter that the config has for its suffix.
     :ivar warm: it is to run in a child of a warm interpreter.
@@ -64,6 +65,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     script_name: str
     path_info: str = ""
+    root: str = ""
     nph: bool = False
     interpreted: bool = False
     warm: bool = False
@@ -82,11 +84,27 @@ class NoScript(msgspec.Struct, frozen=True):
     location: str = ""
 
 
+class Tree:
+    """A directory of scripts, and the URL path that stands for it.
+
+    :ivar prefix: without slashes at either end; empty for all URL paths.
+    :ivar real_root: without symbolic links.
+    """
+
+    __slots__ = ("prefix", "real_root", "root")
+
+    def __init__(self, prefix: str, root: str | os.PathLike[str]) -> None:
+        self.prefix = os.fsencode(prefix.strip("/"))
+        self.root = os.fsencode(os.path.abspath(root))
+        self.real_root = os.path.realpath(self.root)
+
+
 class ScriptPaths:
     """Where the scripts are: the options about that, prepared once.
 
-    :param root: the directory of the scripts. It need not exist yet; its symbolic links are resolved here, once.
+    :param root: a directory of scripts. It need not exist yet; its symbolic links are resolved here, once.
     :param prefix: the URL path that stands for `root`, "/" or "/cgi-bin/".
+    :param roots: URL path to further such directories; the longest one that fits is taken.
     :param index: name of the script that answers for a directory, "" for none.
     :param extensions: suffixes that may run (".cgi"); empty: any.
     :param interpreters: suffix to the argument list that is put in front of the file.
@@ -96,14 +114,15 @@ class ScriptPaths:
     """
 
     __slots__ = (
-        "aliases", "extensions", "found", "index", "interpreters", "nph", "prefix", "real_root", "root", "warm",
+        "aliases", "extensions", "found", "index", "interpreters", "nph", "trees", "warm",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str],
+        root: str | os.PathLike[str] | None,
         prefix: str = "/",
+        roots: Mapping[str, str | os.PathLike[str]] | None = None,
         index: str = "",
         extensions: Sequence[str] = (),
         interpreters: Mapping[str, Sequence[str]] | None = None,
@@ -111,9 +130,9 @@ class ScriptPaths:
         nph: Sequence[str] = (),
         warm: bool | Sequence[str] = False,
     ) -> None:
-        self.root = os.fsencode(os.path.abspath(root))
-        self.real_root = os.path.realpath(self.root)
-        self.prefix = os.fsencode(prefix.strip("/"))
+        trees = [Tree(prefix, root)] if root is not None else []
+        trees += [Tree(*item) for item in (roots or {}).items()]
+        self.trees = sorted(trees, key=lambda tree: -len(tree.prefix))
         self.index = os.fsencode(index)
         self.extensions = tuple(os.fsencode(suffix) for suffix in extensions)
         self.interpreters = {os.fsencode(suffix): tuple(argv) for suffix, argv in (interpreters or {}).items()}
@@ -186,34 +205,38 @@ def _find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
             name = b"" if url == b"/" else url
             return _alias(paths, file, name, decoded[len(name) :])
     relative = decoded[1:]
-    if paths.prefix:
-        if not (relative == paths.prefix or relative.startswith(paths.prefix + b"/")):
-            return NoScript(404, "the path is not below the prefix")
-        relative = relative[len(paths.prefix) + 1 :]
-        if decoded == b"/" + paths.prefix:
-            return _directory(paths, paths.root, decoded)
+    for tree in paths.trees:
+        if not tree.prefix:
+            break
+        if relative == tree.prefix:
+            return _directory(paths, tree, tree.root, decoded)
+        if relative.startswith(tree.prefix + b"/"):
+            relative = relative[len(tree.prefix) + 1 :]
+            break
+    else:
+        return NoScript(404, "the path is not below a prefix")
     wanted = relative.rstrip(b"/")
-    return _examine(paths, wanted, decoded[len(decoded) - len(relative) + len(wanted) :], decoded, path)
+    return _examine(paths, tree, wanted, decoded[len(decoded) - len(relative) + len(wanted) :], decoded, path)
 
 
 def _examine(
-    paths: ScriptPaths, wanted: bytes, rest: bytes, decoded: bytes, remember_as: str = ""
+    paths: ScriptPaths, tree: Tree, wanted: bytes, rest: bytes, decoded: bytes, remember_as: str = ""
 ) -> Script | NoScript:
     """Examine `wanted` below the root; `rest` is what follows it in the URL path `decoded`: "", "/", "/more"."""
-    file = paths.root + b"/" + wanted if wanted else paths.root
+    file = tree.root + b"/" + wanted if wanted else tree.root
     try:
         mode, real = _look_at(file)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
-            split = _script_length(paths.root, wanted)
+            split = _script_length(tree.root, wanted)
             if split < len(wanted):
-                return _examine(paths, wanted[:split], wanted[split:] + rest, decoded)
+                return _examine(paths, tree, wanted[:split], wanted[split:] + rest, decoded)
         return _refuse(error, file)
-    if not _is_inside(real, paths.real_root):
+    if not _is_inside(real, tree.real_root):
         return NoScript(403, f"{os.fsdecode(file)} is outside of root")
     if stat.S_ISDIR(mode):
-        return _directory(paths, file, decoded)
-    script = _script(paths, file, mode, decoded[: len(decoded) - len(rest)], rest)
+        return _directory(paths, tree, file, decoded)
+    script = _script(paths, tree.root, file, mode, decoded[: len(decoded) - len(rest)], rest)
     if 0 < len(remember_as) <= MAX_KNOWN_PATH and isinstance(script, Script):
         if len(paths.found) >= MAX_KNOWN:
             paths.found.clear()
@@ -264,13 +287,13 @@ def _script_length(root: bytes, wanted: bytes) -> int:
     return len(wanted)
 
 
-def _directory(paths: ScriptPaths, file: bytes, decoded: bytes) -> Script | NoScript:
+def _directory(paths: ScriptPaths, tree: Tree, file: bytes, decoded: bytes) -> Script | NoScript:
     """The index script of a directory, once the client has the slash that relative links need."""
     if not paths.index:
         return NoScript(403, f"{os.fsdecode(file)} is a directory")
     index = file + b"/" + paths.index
     try:
-        mode = _mode_inside(index, paths.real_root)
+        mode = _mode_inside(index, tree.real_root)
     except OSError as error:
         status = 403 if error.errno in (errno.EACCES, errno.EPERM) else 404
         return NoScript(status, f"{os.fsdecode(index)}: {error.strerror}")
@@ -278,7 +301,7 @@ def _directory(paths: ScriptPaths, file: bytes, decoded: bytes) -> Script | NoSc
         return NoScript(403, f"{os.fsdecode(index)} is outside of root")
     if not decoded.endswith(b"/"):
         return NoScript(301, "a directory without its slash", quote_from_bytes(decoded + b"/", _SAFE_IN_PATH))
-    return _script(paths, index, mode, decoded + paths.index, b"")
+    return _script(paths, tree.root, index, mode, decoded + paths.index, b"")
 
 
 def _alias(paths: ScriptPaths, file: bytes, name: bytes, rest: bytes) -> Script | NoScript:
@@ -287,11 +310,12 @@ def _alias(paths: ScriptPaths, file: bytes, name: bytes, rest: bytes) -> Script 
         mode = os.stat(file).st_mode
     except OSError as error:
         return NoScript(404, f"alias {os.fsdecode(name)}: {os.fsdecode(file)}: {error.strerror}")
-    return _script(paths, file, mode, name, rest, any_suffix=True)
+    root = paths.trees[0].root if paths.trees else b"/nonexistent"
+    return _script(paths, root, file, mode, name, rest, any_suffix=True)
 
 
 def _script(
-    paths: ScriptPaths, file: bytes, mode: int, name: bytes, rest: bytes, any_suffix: bool = False
+    paths: ScriptPaths, root: bytes, file: bytes, mode: int, name: bytes, rest: bytes, any_suffix: bool = False
 ) -> Script | NoScript:
     """Judge the file itself (step 5)."""
     filename = os.fsdecode(file)
@@ -310,6 +334,7 @@ def _script(
         directory=filename[: filename.rindex("/")] or "/",
         script_name=script_name,
         path_info=os.fsdecode(rest),
+        root=os.fsdecode(root),
         interpreted=bool(interpreter),
         nph=bool(paths.nph) and any(fnmatchcase(script_name, pattern) for pattern in paths.nph),
         warm=paths.warm
@@ -339,11 +364,12 @@ def resolve_line(paths: ScriptPaths, name: bytes) -> Script | NoScript:
     segments = name.split(b"/")
     if b".." in segments or b"." in segments or b"" in segments:
         return NoScript(403, f"{name!r} has a dot or empty segment")
-    file = paths.root + b"/" + name
+    (tree,) = paths.trees
+    file = tree.root + b"/" + name
     try:
-        mode = _mode_inside(file, paths.real_root)
+        mode = _mode_inside(file, tree.real_root)
     except OSError as error:
         return _refuse(error, file)
     if mode is None:
         return NoScript(403, f"{os.fsdecode(file)} is outside of root")
-    return _script(paths, file, mode, b"/" + name, b"")
+    return _script(paths, tree.root, file, mode, b"/" + name, b"")

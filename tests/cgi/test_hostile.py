@@ -86,7 +86,7 @@ def replay(paths: ScriptPaths, pieces: Iterable[bytes]) -> tuple[list[Answer], b
                     ENDPOINTS,
                     base=base_environment({}, (), {}),
                     fixed={},
-                    document_root=os.fsdecode(paths.root),
+                    document_root=program.root,
                     software="test",
                     body_length=length if request.has_body else None,
                 )
@@ -114,7 +114,7 @@ class TestHostileRequests:
         if 200 in case["answers"]:
             environment = next(environment for _, environment in answers if environment is not None)
             for name, value in case.get("environment", {}).items():
-                assert environment[name] == value.replace("ROOT", os.fsdecode(paths.root))
+                assert environment[name] == value.replace("ROOT", os.fsdecode(paths.trees[0].root))
             assert not set(case.get("absent", ())) & set(environment)
 
     def test_the_next_request_is_the_right_one(self, case: dict[str, Any], paths: ScriptPaths) -> None:

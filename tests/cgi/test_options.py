@@ -50,6 +50,8 @@ def test_good_ones(root: Path) -> None:
     assert found(root=root, warm=("/app/*", "*.py"), warm_modules=("json", "email.message"), nph=("*/nph-*",)) == []
     forwarded = {"client_field": "Forwarded", "scheme_field": "forwarded", "host_field": "FORWARDED"}
     assert found(root=root, user_field="X-User", auth_type_field="x-type", **forwarded) == []
+    assert found(roots={"/cgi-bin": root, "/htbin/": root / "none"}) == []
+    assert found(root=root, prefix="/a", roots={"/": root, "/a/b": root}) == []
     assert found(root=root, prefix="/cgi-bin/", index="index.cgi", access_log=root / "log") == []
 
 
@@ -98,6 +100,11 @@ def test_wrong_protocol(root: Path, options: dict[str, Any], key: str) -> None:
         ({"protocol": "inetd", "root": None, "program": ("/nonexistent",)}, "program"),
         ({"prefix": "cgi-bin"}, "prefix"),
         ({"prefix": "/a/../b"}, "prefix"),
+        ({"roots": {"cgi-bin": Path("/usr")}}, "roots"),
+        ({"roots": {"/a": Path("/usr"), "/a/": Path("/bin")}}, "roots"),
+        ({"roots": {"/": Path("/usr")}}, "roots"),
+        ({"roots": {"/a": Path("/etc/passwd")}}, "roots"),
+        ({"protocol": "line", "roots": {"/a": Path("/usr")}}, "roots"),
         ({"index": "a/b"}, "index"),
         ({"index": ".."}, "index"),
         ({"aliases": {"git": Path("/bin/sh")}}, "aliases"),

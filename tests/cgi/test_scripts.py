@@ -47,6 +47,23 @@ def status(root: Path, url: str, **options: Any) -> int:
     return answer.status
 
 
+def test_programs_below_several_prefixes(root: Path) -> None:
+    """Each has a directory of its own, and the longest prefix that fits counts. Nothing leads from one to another."""
+    paths = ScriptPaths(root=None, roots={"/cgi-bin": root, "/cgi-bin/inner/": root / "sub", "/htbin": root / "none"})
+
+    def answer(url: str) -> tuple[str, str, str] | int:
+        script = find_script(paths, url)
+        return script.status if isinstance(script, NoScript) else (script.filename, script.script_name, script.root)
+
+    sub = root / "sub"
+    assert answer("/cgi-bin/run.sh") == (f"{root}/run.sh", "/cgi-bin/run.sh", str(root))
+    assert answer("/cgi-bin/inner/run.cgi/x") == (f"{sub}/run.cgi", "/cgi-bin/inner/run.cgi", str(sub))
+    assert answer("/cgi-bin/inner/run.sh") == 404
+    assert answer("/cgi-bin/inner/../run.sh") == (f"{root}/run.sh", "/cgi-bin/run.sh", str(root))
+    assert [answer(url) for url in ("/cgi-bin", "/cgi-bin/", "/cgi-bin/notes")] == [403, 403, 403]
+    assert [answer(url) for url in ("/", "/run.sh", "/cgi-binary/run.sh", "/htbin/run.sh")] == [404, 404, 404, 404]
+
+
 def test_program(root: Path) -> None:
     """RFC 3875 sections 4.1.5, 4.1.13 and 7.2: name, rest and working directory."""
     program = found(root, "/sub/run.cgi/more/")
