@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, get_args, get_origin
 
@@ -53,7 +54,7 @@ class Decoder:
         Unknown and missing fields are left to the caller.
         """
         decoded = {}
-        for field in msgspec.structs.fields(schema):
+        for field in _fields(schema):
             if field.encode_name in table:
                 before = len(self.problems)
                 value = self.decode(field.type, table[field.encode_name], (*key, field.encode_name))
@@ -125,7 +126,12 @@ class Decoder:
 
 def keys(schema: type[msgspec.Struct]) -> tuple[str, ...]:
     """The keys that a table of this type may have."""
-    return tuple(field.encode_name for field in msgspec.structs.fields(schema))
+    return tuple(field.encode_name for field in _fields(schema))
+
+
+@lru_cache(maxsize=64)
+def _fields(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(schema)  # resolves the annotations, which takes a while
 
 
 def _split_error(error: msgspec.ValidationError) -> tuple[str, Key]:

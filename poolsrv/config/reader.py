@@ -49,6 +49,14 @@ def read(path: Path) -> Draft:
     """
     draft = Draft(path)
     draft.document, draft.text = toml_file.read(path)
+    return read_document(draft)
+
+
+def read_document(draft: Draft) -> Draft:
+    """Do as ``read`` does, with a document that is already there.
+
+    :param draft: with its ``document``; its path is the file that errors name.
+    """
     _read_pool(draft)
     draft.limits = _read_table(draft, "limits", LimitsConfig, LIMITS_KEYS)
     draft.log = _read_table(draft, "log", LogConfig, LOG_KEYS)

@@ -33,9 +33,7 @@ from .safe_names import open_for_appending
 
 LEVELS = ("debug", "info", "warning", "error")
 # What a line is about, if anything; passed as "extra" to a call of the logger.
-FIELDS = (
-    "worker", "worker_pid", "listener", "connection", "peer", "reason", "duration", "bytes_in", "bytes_out", "programs",
-)  # fmt: skip
+FIELDS = ("worker", "worker_pid", "listener", "connection", "peer", "reason")
 
 TIMEOUT: Final = 0.2  # seconds to wait for a reader that lags behind
 FILE_MODE: Final = 0o640

@@ -29,7 +29,7 @@ class Installed(msgspec.Struct, frozen=True):
     :ivar name: the entry point's name, which the config uses.
     :ivar target: what the entry point refers to: ``"poolsrv_shout:Shout"``.
     :ivar source: the distribution that installed it, or the directory with its metadata, which is read only when
-        needed.
+        needed; None if it is not installed.
     :ivar rivals: other distributions that offer a plugin of this name; if there are any, none can be used.
     """
 
@@ -58,7 +58,8 @@ class Installed(msgspec.Struct, frozen=True):
         return metadata.Distribution.at(self.source)
 
     def __str__(self) -> str:
-        return f"the plugin {quoted(self.name)} ({self.target}, of {self.distribution} {self.version})"
+        origin = f", of {self.distribution} {self.version}" if self.source is not None else ""
+        return f"the plugin {quoted(self.name)} ({self.target}{origin})"
 
 
 def installed() -> dict[str, Installed]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -48,13 +49,14 @@ def load(path: Path) -> ServerSpec:
     return load_plugins(reader.read(path))
 
 
-def load_plugins(draft: Draft) -> ServerSpec:
+def load_plugins(draft: Draft, given: Mapping[str, object] | None = None) -> ServerSpec:
     """Import the plugins of a config, and make their instances.
 
     :param draft: what ``reader.read`` has made of the file, with its errors.
+    :param given: classes, or instances, that need not be installed, by the names that the config has for them.
     :raises ConfigErrors: every error of the file and of its plugins.
     """
-    loader = _Loader(draft)
+    loader = _Loader(draft, given or {})
     loaded = [loader.load(listener) for listener in draft.listeners]
     config = draft.finish()
     return ServerSpec(
@@ -81,15 +83,30 @@ def identity_for(draft: Draft) -> Identity | None:
     return identity if privileges.has_to_become(identity) else None
 
 
+def class_of(plugin: object) -> type[Any]:
+    """The class of a plugin that is given as a class or as an instance."""
+    return plugin if isinstance(plugin, type) else type(plugin)
+
+
+def target_of(plugin: object) -> str:
+    """As an entry point would refer to the plugin's class: ``"poolsrv_shout:Shout"``."""
+    cls = class_of(plugin)
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
 class _Loader:
     """Imports each plugin once, and reports each of its errors once, where the file first names it."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, given: Mapping[str, object]) -> None:
         self.draft = draft
+        self._given = given
         self.problems = draft.problems
-        self._found_quickly = discovery.found_quickly()
         self._classes: dict[str, tuple[type[Any], Options] | None] = {}
         self._misfits: set[str] = set()  # plugins with errors in their hooks
+
+    @cached_property
+    def _found_quickly(self) -> dict[str, Installed]:
+        return discovery.found_quickly()
 
     @cached_property
     def _installed(self) -> dict[str, Installed]:
@@ -154,6 +171,8 @@ class _Loader:
         return self._classes[plugin.text]
 
     def _find(self, text: str) -> Installed | None:
+        if text in self._given:
+            return Installed(text, target_of(self._given[text]), None)
         if is_class(text):
             return Uninstalled(text, text, None, base=self.draft.base)
         return self._found_quickly.get(text) or self._installed.get(text)
@@ -167,8 +186,8 @@ class _Loader:
             self.problems.add(place, f"no plugin {quoted(name)} is installed{hint}, expected {self._usable}")
             return None
         try:
-            cls = import_class(plugin)
-            schema = options_of(cls)
+            cls = class_of(self._given[name]) if name in self._given else import_class(plugin)
+            schema = options_of(cls) if isinstance(self._given.get(name, cls), type) else None
         except PluginError as error:
             log.debug("plugin %r", name, exc_info=error.__cause__)
             self._blame(reference, str(error))
@@ -197,6 +216,9 @@ class _Loader:
         return options
 
     def _instance(self, listener: ListenerDraft, plugin: PluginReference, cls: type[Any], options: object) -> object:
+        given = self._given.get(plugin.text)
+        if given is not None and not isinstance(given, type):
+            return given
         try:
             with no_new_threads("its __init__"), blamed("failed in __init__"):
                 try:

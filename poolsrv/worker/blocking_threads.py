@@ -51,10 +51,17 @@ class BlockingThreads:
         future = self._pool.submit(function)
         future.add_done_callback(lambda future: self.call_soon(partial(done, future)))
 
-    def close(self) -> None:
-        """Start no more calls; those that run are not waited for."""
+    def close(self, wait: bool = False) -> None:
+        """Start no more calls.
+
+        :param wait: whether to wait for those that run, and to give everything back: for a process that lives on.
+        """
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=wait, cancel_futures=True)
+        if wait and self._event is not None:
+            self._loop.unregister(self._event)
+            os.close(self._event)
+            self._event = None
 
     def _on_calls(self, mask: int) -> None:
         assert self._event is not None
