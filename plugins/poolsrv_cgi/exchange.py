@@ -18,7 +18,6 @@ ended.
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 
 from poolsrv_http import Request, RequestHead, Response
@@ -67,7 +66,7 @@ class Exchange:
     """See above. The response refers to it until it has ended, and so does its program."""
 
     __slots__ = (
-        "_conn", "_found", "_head", "_origin", "_output", "_program", "_queued", "_queued_at",
+        "_conn", "_found", "_head", "_origin", "_output", "_program", "_queued",
         "_redirects", "_request_body", "_response", "_runner", "_service", "_waiter",
     )  # fmt: skip
 
@@ -84,7 +83,6 @@ class Exchange:
         self._waiter: Waiter | None = None
         self._program: Program | None = None
         self._output: Output | None = None
-        self._queued_at = 0.0
         self._queued = 0.0  # seconds waited for a permit
 
     # --- the request
@@ -107,14 +105,14 @@ class Exchange:
         if limiter.acquire():
             self._start()
             return
-        self._queued_at = time.monotonic()
         self._waiter = Waiter(self._granted, self._busy)
         if not limiter.wait(self._waiter):
             self._busy()
 
     def _granted(self) -> None:
+        assert self._waiter is not None
+        self._queued += self._waiter.waited
         self._waiter = None
-        self._queued += time.monotonic() - self._queued_at
         self._start()
 
     def _busy(self) -> None:
@@ -128,7 +126,7 @@ class Exchange:
         """Start the program, with a permit."""
         found, runner, body = self._found, self._runner, self._request_body
         program = Program(runner, self._conn, found.script_name, self._program_ended)
-        program.on_overdue = self._overdue
+        program.on_overdue, program.queued = self._overdue, self._queued
         try:
             environment = self._environment()
             stdin = body.source() if not self._redirects else None

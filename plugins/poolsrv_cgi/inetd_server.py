@@ -61,6 +61,8 @@ class InetdServer:
     def _start(self, conn: Connection) -> None:
         runner, argv = self._runner, self._runner.options.program
         program = Program(runner, conn, argv[0], _ended)
+        if isinstance(conn.state, Waiter):
+            program.queued = conn.state.waited
         conn.state = program
         try:
             program.start(

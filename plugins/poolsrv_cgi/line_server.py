@@ -85,6 +85,8 @@ class LineServer:
     def _start(self, conn: Connection, found: Script) -> None:
         runner = self._runner
         program = Program(runner, conn, found.script_name, _ended)
+        if isinstance(conn.state, Waiter):
+            program.queued = conn.state.waited
         conn.state = program
         environment = line_environment(
             endpoints_of(conn), base=runner.base, fixed=runner.options.environment, software=SOFTWARE

@@ -190,6 +190,7 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar proxy_protocol: each connection begins with the header in which a proxy names its client.
     :ivar trusted_proxies: networks of the proxies that are believed; proxies on unix sockets always are.
     :ivar proxy_header_timeout: seconds until that header is complete; 0 is unlimited.
+    :ivar log_connections: a line in the log at the end of each connection.
     :ivar tls: the certificates and settings of TLS; None: no TLS.
     :ivar plugin_options: the plugins' own tables, as the file has them, by plugin name.
     """
@@ -223,6 +224,7 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     proxy_protocol: bool = False
     trusted_proxies: tuple[Network, ...] = ()
     proxy_header_timeout: Seconds = 5.0
+    log_connections: bool = False
     tls: TlsTable | None = None
     plugin_options: Mapping[str, Mapping[str, Any]] = {}
 

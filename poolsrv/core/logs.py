@@ -33,7 +33,9 @@ from .safe_names import open_for_appending
 
 LEVELS = ("debug", "info", "warning", "error")
 # What a line is about, if anything; passed as "extra" to a call of the logger.
-FIELDS = ("worker", "worker_pid", "listener", "connection", "peer", "reason")
+FIELDS = (
+    "worker", "worker_pid", "listener", "connection", "peer", "reason", "duration", "bytes_in", "bytes_out", "programs",
+)  # fmt: skip
 
 TIMEOUT: Final = 0.2  # seconds to wait for a reader that lags behind
 FILE_MODE: Final = 0o640

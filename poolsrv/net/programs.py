@@ -50,15 +50,24 @@ class Child:
     :ivar returncode: None while it runs; then its exit status, or the negative number of the signal that ended it.
     :ivar rusage: once it has been reaped, what it used (getrusage(2)); ``ru_maxrss`` is in KiB, and because of
         ``posix_spawn`` it is never below the peak of the worker that started it.
+    :ivar name: for the log: at first what was started, ``argv[0]``; a plugin may say better.
+    :ivar queued: seconds that a plugin has made it wait for its turn; for the log.
     :ivar outlives: False at first; a plugin that sets it lets the program run on when its connection is reset, aborted
         or fails.
     """
 
-    __slots__ = ("_killer", "_loop", "outlives", "pid", "returncode", "role", "rusage", "stderr", "stdin", "stdout")
+    __slots__ = (
+        "_killer", "_loop", "name", "outlives", "pid", "queued", "returncode", "role", "rusage", "stderr", "stdin",
+        "stdout",
+    )  # fmt: skip
 
-    def __init__(self, pid: int, role: Literal["program", "worker"], loop: EventLoop | None = None) -> None:
+    def __init__(
+        self, pid: int, role: Literal["program", "worker"], loop: EventLoop | None = None, name: str = ""
+    ) -> None:
         self.pid = pid
         self.role = role
+        self.name = name
+        self.queued = 0.0
         self.stdin: Stream | None = None
         self.stdout: Stream | None = None
         self.stderr: Stream | None = None
@@ -71,6 +80,22 @@ class Child:
     def __repr__(self) -> str:
         ended = "running" if self.returncode is None else describe_exit(self.returncode)
         return f"<{self.role} {self.pid}, {ended}>"
+
+    @property
+    def cpu(self) -> float | None:
+        """Seconds of CPU time that it used; None until it has been reaped, or where that is not known."""
+        return self.rusage.ru_utime + self.rusage.ru_stime if self.rusage is not None else None
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Bytes of memory that it used at most; None until it has been reaped, or where that is not known.
+
+        A program shares the memory of its worker until its exec, so it is never reported with less than the worker's
+        own peak (wait4(2)).
+        """
+        if self.rusage is None or self.rusage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+            return None
+        return self.rusage.ru_maxrss * 1024
 
     def terminate(self, grace: float = 5.0) -> None:
         """End the program's whole process group: TERM now, KILL once the program itself has ended or ``grace``
@@ -146,7 +171,7 @@ class Reaper:
                     raise ValueError("a program can be given a descriptor, PIPE or None, and its own connection")
             stdin, stdout, stderr = descriptors
             pid = start_program(argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits)
-            child = Child(pid, "program", self._loop)
+            child = Child(pid, "program", self._loop, os.fsdecode(argv[0]))
             try:
                 self.watch(child, on_exit)
             except OSError:

@@ -447,4 +447,4 @@ class Connection(Waiting):
         if self._given:
             for child in list(self._given):
                 self._last_copy_closed(child)
-        self._host.closed(self)
+        self._host.closed(self, self._reason, self._children or ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -53,8 +53,8 @@ class Host(Protocol[C]):
     def tell_closed(self, caller: Callable[..., Any] | None, connection: C, reason: str) -> None:
         """Tell plugins, by this caller, that the connection is closed."""
 
-    def closed(self, connection: C) -> None:
-        """The connection's descriptor is closed."""
+    def closed(self, connection: C, reason: str, running: Sequence[Child]) -> None:
+        """The connection's descriptor is closed, for this reason. Some of its programs may run on."""
 
     def log_fault(self, hook: str, connection: C | None, error: BaseException) -> None:
         """A plugin has raised this."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,7 @@ from ..net.addresses import client_name, format_peer
 from ..net.programs import Child
 from .connection import Connection
 from .deadlines import Deadlines
+from .end_log import EndLog
 from .hooks import Caller
 from .proxy_header import ProxyHeaders
 
@@ -94,6 +96,7 @@ class Service:
         self._handshake_message = Throttle(HANDSHAKE_LOG_INTERVAL)
         # For those that are over their lifetime and may finish: as in a worker that is to end.
         self._last_call: Deadlines[Connection] = Deadlines(loop, owner.graceful_timeout, _always, _out_of_time)
+        self._end_log = EndLog(config.name, loop) if config.log_connections else None
         self._deadlines: list[Deadlines[Connection]] = []  # that begin with a connection
         if config.first_byte_timeout:
             self._deadlines.append(
@@ -115,6 +118,8 @@ class Service:
         else:
             connection = self._open_over_tls(accepted, name, self._server_tls)
         self.connections[accepted.id] = connection
+        if self._end_log is not None:
+            self._end_log.opened(connection)
         if self._idle_timeout and not self._sweep_due:
             self._sweep_in(self._idle_timeout)
         for deadlines in self._deadlines:
@@ -140,14 +145,16 @@ class Service:
         if self.worker.draining:
             self._drain_one(connection)
 
-    def closed(self, connection: Connection) -> None:
-        """Forget a connection whose descriptor is closed."""
+    def closed(self, connection: Connection, reason: str, running: Sequence[Child]) -> None:
+        """Forget a connection whose descriptor is closed, for this reason, and whose programs may run on."""
         del self.connections[connection.id]
         if self._deadlines:
             for deadlines in (*self._deadlines, self._last_call):
                 deadlines.discard(connection)
         self.bytes_in += connection.bytes_in
         self.bytes_out += connection.bytes_out
+        if self._end_log is not None:
+            self._end_log.closed(connection, reason, running)
         self._owner.connection_closed(connection.id)
 
     def handshake_failed(self, connection: Connection, why: str) -> None:
@@ -259,6 +266,8 @@ class Service:
 
     def child_exited(self, child: Child, connection: Connection | None) -> None:
         """A program of one of this listener's connections has been reaped."""
+        if self._end_log is not None:
+            self._end_log.program_ended(child, connection)
         self._notify("on_child_exit", self.hooks.on_child_exit, connection, child, connection)
 
     def tell_closed(self, caller: Caller | None, connection: Connection, reason: str) -> None:

@@ -113,7 +113,7 @@ def test_a_worker_whose_plugin_leaks_loses_no_connection(tmp_path: Path, name: s
     """They come one by one, and each worker is replaced before it loses one."""
     with running(tmp_path, name) as server:
         first = set(server.worker_pids())
-        served = set()
+        served: set[int] = set()
         connections = 0
         while connections < 200 or len(served - first) < 2:  # a replacement's start may take its time
             connections += 1

@@ -13,6 +13,7 @@ never one too few.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 from poolsrv_http import SharedCells
@@ -74,12 +75,18 @@ class Waiter:
     :param refused: called when it has waited for too long.
     """
 
-    __slots__ = ("granted", "refused", "timer")
+    __slots__ = ("_since", "granted", "refused", "timer")
 
     def __init__(self, granted: Callable[[], object], refused: Callable[[], object]) -> None:
         self.granted = granted
         self.refused = refused
         self.timer: Timer | None = None
+        self._since = time.monotonic()
+
+    @property
+    def waited(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._since
 
 
 class ProgramLimiter:

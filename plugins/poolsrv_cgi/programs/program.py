@@ -59,6 +59,7 @@ class Program:
     :ivar overdue: the timeout for which the server ended it, `"timeout"` or `"output_timeout"`; empty otherwise.
     :ivar on_overdue: called as `on_overdue(program)` before the server ends it for a timeout; returns a further part of
         the log message, or nothing.
+    :ivar queued: seconds that it has waited for a permit.
     :ivar returncode: exit status, or minus the signal's number; None until it has been reaped.
     :ivar cpu: seconds of CPU time; None until it has been reaped, or where it is not known.
     :ivar peak_memory: bytes; None where it is not known.
@@ -66,7 +67,7 @@ class Program:
 
     __slots__ = (
         "_errors", "_failure", "_is_being_ended", "_on_end", "child", "conn", "cpu", "name",
-        "on_overdue", "overdue", "peak_memory", "returncode", "runner", "started_at",
+        "on_overdue", "overdue", "peak_memory", "queued", "returncode", "runner", "started_at",
     )  # fmt: skip
 
     def __init__(self, runner: Runner, conn: Connection, name: str, on_end: Callable[[Program], object]) -> None:
@@ -75,6 +76,7 @@ class Program:
         self.name = name
         self.child: Process | None = None
         self.started_at = 0.0
+        self.queued = 0.0
         self.overdue = ""
         self._is_being_ended = False
         self.on_overdue: Callable[[Program], str] | None = None

@@ -96,6 +96,7 @@ class ProgramRunner:
             stderr=stderr,
             limits=self._limits,
         )
+        child.name, child.queued = program.name, program.queued
         self._running[child.pid] = program
         return child
 
@@ -104,23 +105,13 @@ class ProgramRunner:
         if child.role == "worker":
             self.limiter.worker_ended(child.pid)
         elif (program := self._running.pop(child.pid, None)) is not None:
-            usage = child.rusage
-            cpu = usage.ru_utime + usage.ru_stime if usage is not None else None
-            peak = _own_peak(usage) if usage is not None and self.options.access_log is not None else None
-            program.reaped(child.returncode if child.returncode is not None else 255, cpu, peak)
+            peak = child.peak_memory if self.options.access_log is not None else None
+            program.reaped(child.returncode if child.returncode is not None else 255, child.cpu, peak)
 
 
 def _has_connection(launch: Launch) -> bool:
     """Whether the program gets the connection itself, which a warm child can't."""
     return isinstance(launch.stdin, Connection) or isinstance(launch.stdout, Connection)
-
-
-def _own_peak(usage: resource.struct_rusage) -> int | None:
-    """The peak memory of a program in bytes. None where it is not known: a program shared its memory with this process
-    until its exec, so it is never reported with less than this process's own peak (wait4(2))."""
-    if usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-        return None
-    return usage.ru_maxrss * 1024
 
 
 def _limits_of(limits: Limits) -> dict[int, int]:
