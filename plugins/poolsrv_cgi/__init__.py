@@ -39,13 +39,15 @@ class Cgi:
             raise ConfigError(key, message)
         self._runner = ProgramRunner(options)
         self._server: HttpServer | LineServer | InetdServer
+        self._service: CgiService | None = None
         self.half_close = "finish"
         if options.protocol == "line":
             self._server = LineServer(self._runner)
         elif options.protocol == "inetd":
             self._server = InetdServer(self._runner)
         else:
-            self._server = server = HttpServer(options, CgiService(self._runner).on_request, log)
+            self._service = CgiService(self._runner)
+            self._server = server = HttpServer(options, self._service.on_request, log)
             self.believes_proxies = server.believes_proxies
             self.half_close = "timely"
 
@@ -53,6 +55,8 @@ class Cgi:
     def on_worker_start(self, worker: Worker) -> None:
         self._runner.open(worker)
         self._server.open(worker)
+        if self._service is not None:
+            self._service.open(worker)
 
     @hookimpl
     def on_worker_stop(self, worker: Worker) -> None:

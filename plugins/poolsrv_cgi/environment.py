@@ -108,7 +108,7 @@ def http_environment(
 
     :param base: from `base_environment`.
     :param fixed: what the config sets; it wins over all else.
-    :param document_root: absolute path of the programs' root directory.
+    :param document_root: absolute path of the directory of static files, or of the programs' root.
     :param software: name and version of this server (SERVER_SOFTWARE).
     :param body_length: bytes of the body on the program's standard input, decoded; None where the request has no body
         (section 4.1.2).

@@ -18,11 +18,13 @@ ended.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from poolsrv_http import Request, RequestHead, Response
 
-from poolsrv import PIPE
+from poolsrv import PIPE, Connection, Worker
 
 from .cgi_header import CgiHeader
 from .environment import SOFTWARE, http_environment
@@ -32,9 +34,12 @@ from .process import Launch
 from .programs.limiter import Waiter
 from .programs.program import Program
 from .programs.runner import ProgramRunner
-from .scripts import NoScript, Script, ScriptPaths, find_script
+from .scripts import NoScript, Script, ScriptPaths, decode_path, find_script, prefix_of
 
 __all__ = ["CgiService", "Exchange"]
+
+if TYPE_CHECKING:
+    from poolsrv_http import FileService
 
 RETRY_AFTER = 5  # seconds that a client is asked to wait where too many programs run
 
@@ -56,10 +61,40 @@ class CgiService:
             nph=options.nph,
             warm=options.warm,
         )
+        self.files: FileService | None = None
+        if options.files:
+            from poolsrv_http import FileService
+
+            self.files = FileService(options.files, options.file_index, options)
+        # Of programs; with files at the top they are what programs expect there.
+        self.document_root = os.path.abspath(options.files["/"]) if "/" in options.files else None
+
+    def open(self, worker: Worker) -> None:
+        """Prepare a worker, before its first connection."""
+        if self.files is not None:
+            self.files.open(worker)
 
     def on_request(self, request: Request, response: Response) -> None:
         """Serve a request. See `poolsrv_http.HttpServer`."""
-        Exchange(self, request, response).begin()
+        if not self.send_file(request.head, request.conn, response):
+            Exchange(self, request, response).begin()
+
+    def send_file(self, head: RequestHead, conn: Connection, response: Response) -> bool:
+        """Answer with a static file, or its absence.
+
+        :returns: False where the path is a program's.
+        """
+        if self.files is None:
+            return False
+        path = decode_path(head.path)
+        if isinstance(path, NoScript):
+            return False
+        below = self.files.prefix_of(path)
+        program = prefix_of(self.paths, path)
+        if below is None or (program is not None and len(program) >= len(below)):
+            return False
+        self.files.answer(head, conn, response)
+        return True
 
 
 class Exchange:
@@ -173,7 +208,7 @@ class Exchange:
             self._origin.endpoints,
             base=self._runner.base,
             fixed=options.environment,
-            document_root=self._found.root,
+            document_root=self._service.document_root or self._found.root,
             software=SOFTWARE,
             body_length=self._request_body.length if not self._redirects else None,
             pass_authorization=options.pass_authorization,
@@ -266,6 +301,8 @@ class Exchange:
         self._drop_program()
         self._request_body.drop()
         self._head = redirected(self._head, location)
+        if self._service.send_file(self._head, self._conn, self._response):
+            return
         found = find_script(self._service.paths, self._head.path)
         if isinstance(found, NoScript):
             self._refuse(found)

@@ -17,7 +17,15 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from poolsrv_http import HttpOptions, http_problems
+from poolsrv_http import (
+    FileOptions,
+    IndexFiles,
+    UrlDirectories,
+    file_problems,
+    http_problems,
+    index_files_problems,
+    url_directories_problems,
+)
 
 __all__ = ["Limits", "Options", "problems"]
 
@@ -41,8 +49,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     processes: Positive | None = None
 
 
-class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options of the cgi plugin. Those of `HttpOptions` are for http.
+class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options of the cgi plugin. Those of `HttpOptions` and `FileOptions` are for http.
 
     For every protocol:
 
@@ -78,6 +86,9 @@ class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar nph: patterns of SCRIPT_NAME (`["*/nph-*"]`) whose programs write the whole response themselves.
     :ivar pass_authorization: give programs the Authorization header field, with the password in it.
     :ivar max_local_redirects: local redirects in a row (502).
+    :ivar files: the directory of static files, for all URL paths that are no program's, or a table of URL path to
+        directory; the longest path that fits counts, those of programs included. Without it none are sent.
+    :ivar file_index: the static files that answer for their directory, the first that is there.
 
     For line:
 
@@ -117,6 +128,8 @@ class Options(HttpOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     nph: tuple[str, ...] = ()
     pass_authorization: bool = False
     max_local_redirects: Count = 10
+    files: UrlDirectories = msgspec.field(default_factory=dict)
+    file_index: IndexFiles = ("index.html",)
 
     arguments: bool = False
     max_line: Annotated[int, Meta(ge=64, le=1 << 20)] = 4096
@@ -134,6 +147,7 @@ _HTTP = (
     " max_header_size max_header_fields max_chunk_extensions max_local_redirects max_body_size"
     " min_body_rate spool_memory max_spooled"
     " access_log access_log_format mask_addresses"
+    " listings media_types default_media_type charset cache_control precompressed send_timeout files file_index"
 )
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_HTTP_AND_LINE.split(), ("http", "line")),
@@ -152,7 +166,8 @@ def problems(options: Options) -> list[tuple[str, str]]:
     :returns: pairs of key and message: what is wrong and what was expected.
     """
     return [
-        *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *http_problems(options),
+        *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *_files(options),
+        *http_problems(options),
     ]  # fmt: skip
 
 
@@ -236,6 +251,16 @@ def _patterns(options: Options) -> Iterator[tuple[str, str]]:
                 yield key, f'"{pattern}" never matches: a SCRIPT_NAME begins with a slash'
     if options.warm_modules and not options.warm:
         yield "warm_modules", "has no meaning without warm"
+
+
+def _files(options: Options) -> Iterator[tuple[str, str]]:
+    yield from url_directories_problems("files", options.files)
+    yield from index_files_problems("file_index", options.file_index)
+    yield from file_problems(options)
+    programs = {url.strip("/") for url in options.roots} | ({options.prefix.strip("/")} if options.root else set())
+    for url in options.files:
+        if url.strip("/") in programs:
+            yield "files", f'the programs have "{url}" too, expected them at another URL path: prefix = "/cgi-bin/"'
 
 
 def _is_suffix(suffix: str) -> bool:

@@ -28,18 +28,14 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
+from poolsrv_http import BadPath, encode_path, is_below
+from poolsrv_http import decode_path as decoded_path
 
-__all__ = ["NoScript", "Script", "ScriptPaths", "decode_path", "find_script", "resolve_line"]
+__all__ = ["NoScript", "Script", "ScriptPaths", "decode_path", "find_script", "prefix_of", "resolve_line"]
 
-# A percent sign that begins no escape.
-_find_broken_escape = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 _find_control = re.compile(rb"[\x00-\x1f\x7f]").search
-_ENCODED_SLASH = re.compile(r"%2[Ff]")
-# Not escaped in a Location, besides letters and digits (RFC 3986 section 3.3, pchar).
-_SAFE_IN_PATH = "/:@!$&'()*+,;=-._~"
 MAX_KNOWN = 1024  # paths that are remembered
 MAX_KNOWN_PATH = 200  # bytes of each
 
@@ -145,38 +141,27 @@ class ScriptPaths:
         self.warm = warm
 
 
-def decode_path(path: str) -> bytes | NoScript:
-    """Decode and normalise a URL path (steps 1 and 2; RFC 3986 section 5.2.4).
+def prefix_of(paths: ScriptPaths, decoded: bytes) -> bytes | None:
+    """The part of a decoded path that makes it a program's, without a slash at its end: an alias, or the prefix of a
+    root; None if it is no program's."""
+    for url, _ in paths.aliases:
+        if is_below(decoded, url.rstrip(b"/")):
+            return url.rstrip(b"/")
+    for tree in paths.trees:
+        prefix = b"/" + tree.prefix if tree.prefix else b""
+        if is_below(decoded, prefix):
+            return prefix
+    return None
 
-    A slash at the end stays, also where it comes from a dot segment.
-    """
-    if path[:1] != "/":
-        if path == "*":
-            return NoScript(204, "OPTIONS * is about the server, not a program")
-        return NoScript(400, "the path has no slash in front")
-    if "%" in path:
-        if _find_broken_escape(path):
-            return NoScript(400, "a percent sign without two hexadecimal digits in the path")
-        if _ENCODED_SLASH.search(path):
-            return NoScript(400, "an encoded slash in the path")
-        decoded = unquote_to_bytes(path)
-        if control := _find_control(decoded):
-            return NoScript(400, f"a control character {control[0]!r} in the path")
-    else:
-        decoded = path.encode("ascii", "surrogateescape")
-    if b"/." not in decoded and b"//" not in decoded:
-        return decoded
-    kept: list[bytes] = []
-    segments = decoded.split(b"/")
-    for segment in segments:
-        if segment == b"..":
-            if not kept:
-                return NoScript(400, "the path leads above the top")
-            kept.pop()
-        elif segment not in (b"", b"."):
-            kept.append(segment)
-    slash = b"/" if kept and segments[-1] in (b"", b".", b"..") else b""
-    return b"/" + b"/".join(kept) + slash
+
+def decode_path(path: str) -> bytes | NoScript:
+    """Decode and normalise a URL path (steps 1 and 2). See `poolsrv_http.decode_path`."""
+    if path == "*":
+        return NoScript(204, "OPTIONS * is about the server, not a program")
+    try:
+        return decoded_path(path)
+    except BadPath as error:
+        return NoScript(400, str(error))
 
 
 def find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
@@ -300,7 +285,7 @@ def _directory(paths: ScriptPaths, tree: Tree, file: bytes, decoded: bytes) -> S
     if mode is None:
         return NoScript(403, f"{os.fsdecode(index)} is outside of root")
     if not decoded.endswith(b"/"):
-        return NoScript(301, "a directory without its slash", quote_from_bytes(decoded + b"/", _SAFE_IN_PATH))
+        return NoScript(301, "a directory without its slash", encode_path(decoded + b"/"))
     return _script(paths, tree.root, index, mode, decoded + paths.index, b"")
 
 

@@ -7,7 +7,12 @@
 - `options`, `stall`, `spool` (over `cells`), `log_file` and `shared` are what the connections of a listener share.
 - `body` (with `rest`), `request`, `outcome` and `response` are one exchange.
 - `connection` reads one request after another; `server` is all of it, with the base class of plugins.
+- `url_path` reads the path of a URL; `files` answers with static files. They are imported when first used.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .access_log import Entry, combined, json_line, mask_address
 from .authority import host_name, is_authority, port_of
@@ -16,6 +21,14 @@ from .cells import SharedCells
 from .decoders import BodyLimits, ChunkedDecoder, LengthDecoder, body_decoder
 from .endpoints import Endpoints, endpoints_of
 from .error_page import error_page, error_response, prefers_html
+from .files.options import (
+    FileOptions,
+    IndexFiles,
+    UrlDirectories,
+    file_problems,
+    index_files_problems,
+    url_directories_problems,
+)
 from .forwarding import Forwarding, Origin
 from .framing import CONTINUE, REASONS, FramedResponse, Framing, ResponseHeader, http_date
 from .head import SINGLE_FIELDS, RequestError, RequestHead, RequestLimits, RequestParser
@@ -27,15 +40,22 @@ from .response import Response
 from .server import HttpPlugin, HttpServer
 from .spool import Spool, SpoolAccount
 from .stall import StallTimeout, Watch
+from .url_path import BadPath, decode_path, encode_path, is_below
+
+if TYPE_CHECKING:
+    from .files.service import FileService
 
 __all__ = [
     "CONTINUE",
     "REASONS",
     "SINGLE_FIELDS",
+    "BadPath",
     "BodyLimits",
     "ChunkedDecoder",
     "Endpoints",
     "Entry",
+    "FileOptions",
+    "FileService",
     "Forwarding",
     "FramedResponse",
     "Framing",
@@ -43,6 +63,7 @@ __all__ = [
     "HttpOptions",
     "HttpPlugin",
     "HttpServer",
+    "IndexFiles",
     "LengthDecoder",
     "Origin",
     "Outcome",
@@ -58,18 +79,33 @@ __all__ = [
     "Spool",
     "SpoolAccount",
     "StallTimeout",
+    "UrlDirectories",
     "Watch",
     "body_decoder",
     "combined",
+    "decode_path",
+    "encode_path",
     "endpoints_of",
     "error_page",
     "error_response",
+    "file_problems",
     "host_name",
     "http_date",
     "http_problems",
+    "index_files_problems",
     "is_authority",
+    "is_below",
     "json_line",
     "mask_address",
     "port_of",
     "prefers_html",
+    "url_directories_problems",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FileService":
+        from .files.service import FileService
+
+        return FileService
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

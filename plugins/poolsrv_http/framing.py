@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import time
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 
 import msgspec
@@ -180,22 +181,18 @@ class FramedResponse:
         return b""
 
 
-_last_date = (0, b"")
-
-
 def http_date(now: float | None = None) -> bytes:
     """A time as RFC 9110 section 5.6.7 wants it (IMF-fixdate).
 
-    :param now: seconds since the epoch; without it, now. The text is made once a second.
+    :param now: seconds since the epoch; without it, now.
     """
-    global _last_date
-    second = int(time.time() if now is None else now)
-    known, text = _last_date
-    if known != second:
-        t = time.gmtime(second)
-        text = (
-            f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04}"
-            f" {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
-        ).encode()
-        _last_date = (second, text)
-    return text
+    return _date_of(int(time.time() if now is None else now))
+
+
+@lru_cache(maxsize=1024)
+def _date_of(second: int) -> bytes:
+    t = time.gmtime(second)
+    return (
+        f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04}"
+        f" {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
+    ).encode()

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+import msgspec
+
 from poolsrv import Connection, Stream
 
 from .body import RequestBody
@@ -148,6 +150,7 @@ class Response:
         location: str = "",
         retry_after: float | None = None,
         wait: bool = True,
+        headers: Headers = (),
     ) -> None:
         """Send a short page that names the status, and end the response.
 
@@ -158,11 +161,15 @@ class Response:
         :param location: the Location field, percent-encoded.
         :param retry_after: seconds, for the Retry-After field.
         :param wait: whether to wait for the rest of the request's body, as `await_body` does.
-        :raises ValueError: `location` is not percent-encoded.
+        :param headers: further ones, such as the Allow of a 405.
+        :raises ValueError: `location` is not percent-encoded, or a header can't be sent.
         :raises RuntimeError: a response has been sent.
         """
         self._must_not_have_started()
         header, body = error_page(status, self._head.headers.get(b"accept", b""), location, retry_after)
+        if headers:
+            further = made_header(status, headers, None).fields
+            header = msgspec.structs.replace(header, fields=header.fields + further)
         self._answer(header, body, keep_alive=keep_alive, wait=wait)
 
     def _must_not_have_started(self) -> None:
@@ -226,6 +233,34 @@ class Response:
         framed.advance(moved)
         self.outcome.body_bytes += moved
         done()
+
+    def send_file(self, fd: int, offset: int, count: int, done: Callable[[int], object]) -> bool:
+        """Let the kernel move a piece of the body from a file, until so many bytes or the body's length.
+
+        :param fd: as `Connection.send_file` takes it: it stays the handler's, to be closed in `done`.
+        :param done: called once as `done(sent)`, with the number of bytes sent: fewer where the file is shorter, or
+            can't be read, or the client is gone.
+        :returns: False where there is nothing to send: the response has ended, or has no body. `done` is not called.
+        :raises RuntimeError: `start` has not been called.
+        """
+        if self._over:
+            return False
+        framed = self._started_framing()
+        if framed.framing is Framing.LENGTH:
+            count = min(count, framed.remaining)
+        if framed.framing is Framing.NONE or count <= 0:
+            return False
+        if framed.framing is Framing.CHUNKED:
+            self._conn.send(framed.open_chunk(count))
+        self._conn.send_file(fd, offset, count, partial(self._file_sent, framed, count, done))
+        return True
+
+    def _file_sent(self, framed: FramedResponse, count: int, done: Callable[[int], object], sent: int) -> None:
+        framed.advance(sent)
+        self.outcome.body_bytes += sent
+        if sent < count and framed.framing is Framing.CHUNKED:
+            self.abort("a file was cut short")  # the chunk can't be made whole
+        done(sent)
 
     def take_over(self) -> Connection:
         """Leave the connection to the handler: the library writes nothing more to it. `end` is the handler's to call.

@@ -37,6 +37,7 @@ class Decoder:
         :raises TypeError: msgspec can't decode to such a type at all.
         """
         before = len(self.problems)
+        value = _in_full(annotation, value)
         self._walk(annotation, value, key)
         if len(self.problems) > before:
             return None
@@ -132,6 +133,18 @@ def keys(schema: type[msgspec.Struct]) -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def _fields(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
     return msgspec.structs.fields(schema)  # resolves the annotations, which takes a while
+
+
+def _in_full(annotation: Any, value: object) -> object:
+    """The value with a table in the place of each string that is short for it: ``Meta(extra={"short_for": KEY})``."""
+    if isinstance(value, str):
+        for meta in metas(annotation):
+            if meta.extra and "short_for" in meta.extra:
+                return {meta.extra["short_for"]: value}
+    elif isinstance(value, Mapping) and is_struct(kind := plain(annotation)):
+        types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        return {name: _in_full(types.get(name, Any), member) for name, member in value.items()}
+    return value
 
 
 def _split_error(error: msgspec.ValidationError) -> tuple[str, Key]:

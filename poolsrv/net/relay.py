@@ -25,6 +25,21 @@ COPY_SIZE: Final = 65536  # bytes received at a time where splice can't be used
 _FLAGS: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
+class Mover(Protocol):
+    """What writes to a stream in its place: a relay, or a file on its way (see file_sender.py)."""
+
+    wants_write: bool
+
+    def pump(self) -> None:
+        """Move what can be moved now."""
+
+    def finish(self) -> None:
+        """Let go of the stream, and say that it is done. Harmless when repeated."""
+
+    def copy_from_now_on(self) -> None:
+        """A program is about to be given the stream's descriptor."""
+
+
 class RelayEnd(Protocol):
     """A stream, as a relay sees it: where its bytes come from, or go to."""
 
@@ -71,6 +86,9 @@ class RelayEnd(Protocol):
         :raises OSError: the same errors.
         """
 
+    def _buffer_write(self, data: bytes) -> None:
+        """Keep bytes until the kernel takes them."""
+
     def _count_in(self, size: int) -> None:
         """The relay has read this many bytes."""
 
@@ -83,10 +101,10 @@ class RelayEnd(Protocol):
     def _attach_relay_in(self, relay: Relay) -> None:
         """Read for this relay from now on."""
 
-    def _attach_relay_out(self, relay: Relay) -> None:
+    def _attach_relay_out(self, relay: Mover) -> None:
         """Write for this relay from now on."""
 
-    def _detach_relay(self, relay: Relay) -> None:
+    def _detach_relay(self, relay: Mover) -> None:
         """Read and write for this relay no longer."""
 
     def _update(self) -> None:

@@ -54,7 +54,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop
 from ..errors import FrameTooLong, LineTooLong
 from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, Descriptor, Owner
-from .relay import Relay
+from .file_sender import FileSender
+from .relay import Mover, Relay
 from .transport import RAW
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Stream(Descriptor):
         self._on_close: Callable[[Any, BaseException | None], object] | None = None
         self._sends_eof = False  # send_eof has been called
         self._eof_sent = False  # and the kernel has been told
-        self._relay_out: Relay | None = None  # brings what is written here
+        self._relay_out: Mover | None = None  # brings what is written here
         self._last_active = loop.now
         self._linger_until: float  # in LINGERING only
         self._lingered: int  # bytes thrown away since the latest look
@@ -375,8 +376,29 @@ class Stream(Descriptor):
         if self._relay_in is not None:
             raise ValueError("what arrives on this stream is being relayed")
         if target._relay_out is not None:
-            raise ValueError("something is being relayed to the target")
+            raise ValueError("something is being relayed to the target, or a file sent on it")
         Relay(self, target, limit, done).start()
+
+    def send_file(self, fd: int, offset: int, count: int, done: Callable[[int], object] | None = None) -> None:
+        """Send a part of a file, with backpressure, in the kernel if that is possible (sendfile(2)). Never blocks
+        for a slow peer, and keeps nothing in memory for it.
+
+        It holds the connection, and ``send_eof`` and ``close`` wait for it, as for bytes kept; these go first. What is
+        sent meanwhile goes somewhere in between.
+
+        :param fd: the descriptor of a regular file. It stays the caller's, and has to stay open until ``done``; its
+            position is neither used nor moved.
+        :param offset: where in the file to begin, in bytes.
+        :param count: bytes to send.
+        :param done: called once as ``done(sent)``, with the number of bytes sent: fewer than ``count`` where the file
+            is shorter, or can't be read, or the peer is gone. Never before this has returned.
+        :raises ValueError: after ``send_eof``; something is being relayed to this stream, or a file sent on it.
+        """
+        if self._sends_eof:
+            raise ValueError("send_file() after send_eof()")
+        if self._relay_out is not None:
+            raise ValueError("something is being relayed to this stream, or a file sent on it")
+        FileSender(self, fd, offset, count, done).start()
 
     @property
     def relay_waits(self) -> bool:
@@ -751,11 +773,11 @@ class Stream(Descriptor):
         self._relay_in = relay
         self._relays_changed()
 
-    def _attach_relay_out(self, relay: Relay) -> None:
+    def _attach_relay_out(self, relay: Mover) -> None:
         self._relay_out = relay
         self._relays_changed()
 
-    def _detach_relay(self, relay: Relay) -> None:
+    def _detach_relay(self, relay: Mover) -> None:
         if self._relay_in is relay:
             self._relay_in = None
         if self._relay_out is relay:

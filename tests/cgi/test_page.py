@@ -12,6 +12,9 @@ import pytest
 import tomli
 from poolsrv_cgi.options import PROTOCOLS, Limits, Options
 
+from poolsrv.config.decoder import Decoder
+from poolsrv.config.errors import Problems
+
 PAGE = (Path(__file__).parents[2] / "docs" / "cgi.md").read_text()
 FIELDS = {field.name: field for field in msgspec.structs.fields(Options)}
 HEADINGS = {
@@ -65,7 +68,9 @@ def test_the_examples_are_configs() -> None:
     found = 0
     for example in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL):
         for listener in tomli.loads(example)["listeners"].values():
-            msgspec.convert(listener["cgi"], Options, dec_hook=lambda kind, value: kind(value))
+            problems = Problems(Path("cgi.md"))
+            Decoder(problems, Path()).decode(Options, listener["cgi"], ("cgi",))
+            assert not problems
             found += 1
     assert found > 3
 

@@ -90,7 +90,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     for number, block in enumerate(BLOCKS):
         (name,) = re.findall(r"^class (\w+)\(HttpPlugin\):", block, re.MULTILINE)
         install(site, f"page-{number}", {name.lower(): f"page_{number}:{name}"}, block)
+    (folder / "htdocs").mkdir()
+    (folder / "htdocs" / "index.html").write_text("from a file")
     config = listener("greeter") + '[listeners.greeter.greeter]\ngreeting = "guest"\n' + listener("upper")
+    config += listener("site") + '[listeners.site.site]\nfiles = "htdocs"\n'
     running = ServerProcess("[pool]\nworkers = 1\n" + config, folder, paths=(site,))
     try:
         yield running.wait_ready()
@@ -100,7 +103,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.server
 def test_the_examples_work(server: ServerProcess) -> None:
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
+    with Client(server, "site") as client:
+        assert [client.get(path).body for path in ("/hello", "/")] == [b"hello\n", b"from a file"]
     with Client(server, "greeter") as client:
         assert client.get("/").body == b"guest number 1\n"
         assert client.get("/").body == b"guest number 2\n"

@@ -131,7 +131,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             "[pool]\nworkers = 1\n",
             *map(listener, ["shout", "lengths", "notes", "digest", "lookup", "async", "load"]),
             listener("chat", workers=1),
-            listener("files") + '[listeners.files.files]\nroot = "files"\n',
+            listener("folder") + '[listeners.folder.folder]\nroot = "files"\n',
             listener("denied", "echo", plugins=["deny"]) + '[listeners.denied.deny]\nnetworks = ["127.0.0.0/8"]\n',
             listener("limited", "echo", plugins=["fair"]),
             listener("backend", "shout", bind="unix:backend.sock"),
@@ -153,7 +153,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.server
 def test_all_recipes_are_tried(server: ServerProcess) -> None:
-    tried = "Shout Files Lengths Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load"
+    tried = "Shout Folder Lengths Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load"
     assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == set(tried.split())
 
 
@@ -162,7 +162,7 @@ def test_all_recipes_are_tried(server: ServerProcess) -> None:
     ("name", "sent", "answer"),
     [
         ("shout", b"hello", b"HELLO"),
-        ("files", b"", b"from a file\n"),
+        ("folder", b"", b"from a file\n"),
         ("lengths", b"\0\0\0\x05hello\0\0\0\0\0\0", b"\0\0\0\x05hello\0\0\0\0"),
         ("notes", b"a\nb\n", b"1\n2\n"),
         ("digest", b"poolsrv\n" * 100, (pbkdf2_hmac("sha256", b"poolsrv", b"salt", 100).hex() + "\n").encode() * 100),
