@@ -165,8 +165,9 @@ def http_environment(
 def inetd_environment(endpoints: Endpoints, *, base: Mapping[str, str], fixed: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program with the connection on its descriptors 0 and 1.
 
-    The variables are those of UCSPI (https://cr.yp.to/proto/ucspi.txt, tcp-environ(5)). PROTO is TCP for IPv4 and IPv6,
-    or UNIX. Host names and the name of the remote user are left out, since they would have to be looked up.
+    The variables are those of UCSPI (https://cr.yp.to/proto/ucspi.txt, tcp-environ(5)), and those of systemd's
+    ``Accept=yes`` (REMOTE_ADDR, REMOTE_PORT; systemd.exec(5)). PROTO is TCP for IPv4 and IPv6, or UNIX. Host names and
+    the name of the remote user are left out, since they would have to be looked up.
     """
     if not endpoints.remote_address:
         return {**base, "PROTO": "UNIX", "UNIXLOCALPATH": endpoints.local_address, **fixed}
@@ -177,6 +178,8 @@ def inetd_environment(endpoints: Endpoints, *, base: Mapping[str, str], fixed: M
         "TCPLOCALPORT": str(endpoints.local_port),
         "TCPREMOTEIP": endpoints.remote_address,
         "TCPREMOTEPORT": str(endpoints.remote_port),
+        "REMOTE_ADDR": endpoints.remote_address,
+        "REMOTE_PORT": str(endpoints.remote_port),
         **fixed,
     }
 

@@ -9,6 +9,7 @@ All times are seconds, all sizes bytes. 0 is no limit where that is said.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -98,6 +99,8 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     For line and inetd:
 
     :ivar stderr: where a program's standard error goes: to the "log", line by line, or to the "client".
+    :ivar nice: how much lower than the server's the priority of a program is, from -20 to 19; below 0 takes root.
+    :ivar umask: permission bits that new files of a program do not get, "0027"; "": those of the server.
 
     For inetd:
 
@@ -135,6 +138,8 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_line: Annotated[int, Meta(ge=64, le=1 << 20)] = 4096
 
     stderr: Literal["log", "client"] = "log"
+    nice: Annotated[int, Meta(ge=-20, le=19)] = 0
+    umask: str = ""
 
     program: tuple[str, ...] = ()
 
@@ -153,7 +158,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_HTTP_AND_LINE.split(), ("http", "line")),
     **dict.fromkeys(_HTTP.split(), ("http",)),
     **dict.fromkeys(("arguments", "max_line"), ("line",)),
-    "stderr": ("line", "inetd"),
+    **dict.fromkeys(("stderr", "nice", "umask"), ("line", "inetd")),
     "program": ("inetd",),
 }
 
@@ -239,6 +244,8 @@ def _names(options: Options) -> Iterator[tuple[str, str]]:
     for suffix in options.extensions:
         if not _is_suffix(suffix):
             yield "extensions", f'"{suffix}" is not a suffix, expected one such as ".cgi"'
+    if not re.fullmatch("(0?[0-7]{3})?", options.umask):
+        yield "umask", f'"{options.umask}" is not a umask, expected octal digits in quotes, such as "0027"'
     for name in options.warm_modules:
         if not all(part.isidentifier() for part in name.split(".")):
             yield "warm_modules", f'"{name}" is not the name of a module'

@@ -21,7 +21,7 @@ from .output import EXIT_USAGE
 
 # In the order of --help. `poolsrv NAME` is `command` in commands/NAME.py.
 COMMANDS = {
-    "Configs and plugins": ("check", "config", "plugins"),
+    "Configs and plugins": ("check", "config", "plugins", "import"),
     "A running server": ("status", "top", "reload", "stop"),
 }
 
@@ -43,6 +43,7 @@ Examples:
   poolsrv stop --config poolsrv.toml        stop the server (needs pool.pidfile)
   poolsrv plugins                           list the installed plugins with their hooks and options
   poolsrv plugins cgi                       explain one plugin and each of its options
+  poolsrv import /etc/xinetd.conf           a config for the services of xinetd, inetd or systemd
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo server of the sample config
 
 Without --config, every command takes $POOLSRV_CONFIG, or else poolsrv.toml in the current directory.

@@ -151,6 +151,8 @@ def test_inetd() -> None:
         "TCPLOCALPORT": "8080",
         "TCPREMOTEIP": "2001:db8::1",
         "TCPREMOTEPORT": "40000",
+        "REMOTE_ADDR": "2001:db8::1",
+        "REMOTE_PORT": "40000",
         "X": "y",
     }
     unix = Endpoints.from_sockets("", "/run/x.sock")

@@ -25,6 +25,7 @@ PROGRAMS = {
     "sum.sh": "exec md5sum",
     "stubborn.sh": "trap '' TERM; sleep 1000 & echo $$ $!; while :; do sleep 0.1; done",
     "wait.sh": "echo $$; read line; echo end",
+    "manners.sh": "read line; umask; nice",
 }
 
 
@@ -45,6 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += inetd("greet", str(root / "greet.sh")) + inetd("sum", str(root / "sum.sh"))
     config += inetd("client", str(root / "greet.sh"), stderr="client")
     config += inetd("timed", str(root / "stubborn.sh"), timeout=1.0) + inetd("stubborn", str(root / "stubborn.sh"))
+    config += inetd("manners", str(root / "manners.sh"), umask="0137", nice=7)
+    config += inetd("usual", str(root / "manners.sh"))
     config += inetd("gone", "/bin/sh", "-c", "exec /no/such/program")
     running = ServerProcess(config, tmp_path_factory.mktemp("server"))
     try:
@@ -100,6 +103,8 @@ def test_the_variables_of_ucspi(server: ServerProcess) -> None:
             "TCPLOCALPORT": str(local_port),
             "TCPREMOTEIP": host,
             "TCPREMOTEPORT": str(port),
+            "REMOTE_ADDR": host,
+            "REMOTE_PORT": str(port),
         }
     variables = environment(server.exchange("unix", b"", finish=False))
     path = server.addresses("unix")[0].removeprefix("unix:")
@@ -122,6 +127,15 @@ def test_a_timeout_and_a_reset_end_the_group(server: ServerProcess) -> None:
 def test_a_program_that_ends_at_once(server: ServerProcess) -> None:
     assert server.exchange("gone", b"", finish=False) == b""
     server.wait_for_line(r"/bin/sh\[\d+\]: .*not found")
+
+
+def test_umask_and_priority(server: ServerProcess) -> None:
+    """They are the program's alone: the next program of another listener, in the same worker, has the usual ones."""
+    own = os.umask(0)
+    os.umask(own)
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert server.exchange("manners", b"\n").split() == [b"0137", b"%d" % min(usual + 7, 19)]
+    assert server.exchange("usual", b"\n").split() == [b"%04o" % own, b"%d" % usual]
 
 
 def test_max_programs(serve: Callable[..., ServerProcess], root: Path) -> None:

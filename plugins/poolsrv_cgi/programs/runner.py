@@ -17,6 +17,7 @@ from ..process import Launch, Process
 from ..warm.pool import WarmPool
 from .errorlog import LISTENER_SHARE, LineRate
 from .limiter import ProgramLimiter
+from .manners import Manners
 from .program import Program
 from .timeouts import Deadlines
 
@@ -50,6 +51,7 @@ class ProgramRunner:
         self.run_timeout = Deadlines(options.timeout)
         self.output_timeout = StallTimeout(options.output_timeout)
         self._limits = _limits_of(options.limits)
+        self._manners = Manners(options) if options.nice or options.umask else None
         self.warm = WarmPool(options.warm_modules, {**self.base, **options.environment}, self._limits)
         self._running: dict[int, Program] = {}  # started and not reaped, by process id
 
@@ -87,7 +89,8 @@ class ProgramRunner:
         :raises OSError: it can't be started.
         """
         program.watch_stderr()
-        child = program.conn.spawn(
+        start = partial(
+            program.conn.spawn,
             launch.argv,
             env=launch.environment,
             cwd=launch.cwd,
@@ -96,6 +99,7 @@ class ProgramRunner:
             stderr=stderr,
             limits=self._limits,
         )
+        child = start() if self._manners is None else self._manners.start(start)
         child.name, child.queued = program.name, program.queued
         self._running[child.pid] = program
         return child
