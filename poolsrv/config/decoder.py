@@ -55,7 +55,7 @@ class Decoder:
         Unknown and missing fields are left to the caller.
         """
         decoded = {}
-        for field in _fields(schema):
+        for field in _fields(schema) if table else ():
             if field.encode_name in table:
                 before = len(self.problems)
                 value = self.decode(field.type, table[field.encode_name], (*key, field.encode_name))
@@ -127,7 +127,7 @@ class Decoder:
 
 def keys(schema: type[msgspec.Struct]) -> tuple[str, ...]:
     """The keys that a table of this type may have."""
-    return tuple(field.encode_name for field in _fields(schema))
+    return schema.__struct_encode_fields__
 
 
 @lru_cache(maxsize=64)

@@ -1,9 +1,9 @@
 """The config file's tables as structs: every key with its type, its bounds and its default, declared once.
 
 The bounds are the contract of docs/configuration.md.
-"""
 
-from __future__ import annotations
+The annotations are types here, not strings: msgspec would have to evaluate each of them at each start.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

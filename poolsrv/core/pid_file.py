@@ -14,7 +14,6 @@ import select
 import signal
 import stat
 import struct
-from pathlib import Path
 from typing import Final
 
 from .safe_names import Folder, Inode, inode_of
@@ -220,7 +219,8 @@ def _older_holder(fd: int) -> int:
     status = os.fstat(fd)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
-        locks = Path("/proc/locks").read_text().splitlines()
+        with open("/proc/locks") as listed:
+            locks = listed.read().splitlines()
     except OSError:
         return 0
     # "1: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF"; of a process that waits for one "1: -> FLOCK ...".
@@ -236,8 +236,8 @@ def _user_of(pid: int) -> int:
     :returns: -1 if the process is gone, or belongs to another user and is hidden.
     """
     try:
-        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
-        return next(int(line.split()[2]) for line in lines if line.startswith(b"Uid:"))
+        with open(f"/proc/{pid}/status", "rb") as status:
+            return next(int(line.split()[2]) for line in status if line.startswith(b"Uid:"))
     except (OSError, StopIteration):
         pass
     try:

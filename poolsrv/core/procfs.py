@@ -6,7 +6,6 @@ import os
 import resource
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, NamedTuple
 
 # Places in /proc/PID/stat, counted from the first field after the name.
@@ -26,7 +25,8 @@ def children_of(parent: int) -> set[int]:
     children: set[int] = set()
     try:
         for task in os.listdir(f"/proc/{parent}/task"):
-            children.update(map(int, Path(f"/proc/{parent}/task/{task}/children").read_bytes().split()))
+            with open(f"/proc/{parent}/task/{task}/children", "rb") as file:
+                children.update(map(int, file.read().split()))
     except (FileNotFoundError, ProcessLookupError):
         return {pid for pid in _all_processes() if _parent_of(pid) == parent}
     return children

@@ -18,7 +18,6 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import CodeType
 from typing import Final, Protocol
 
@@ -32,7 +31,7 @@ _FRAME = r'^  File "(?P<file>.*)", line (?P<line>\d{1,9}) in (?P<function>.*)$'
 _THREAD = r"^(?:Current t|T)hread 0x[0-9a-f]+"
 _MARK = "poolsrv_impl"  # of functions with @hookimpl (pluggy)
 _CULPRIT = r"^plugin (.+)$"
-_OWN_FOLDER = str(Path(__file__).parent.parent) + os.sep
+_OWN_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class NamedInstance(Protocol):
@@ -130,7 +129,8 @@ def _belongs_to(file: str, plugin: NamedInstance) -> bool:
     if source is None:
         return False
     # Any file of a package counts.
-    return file == source or (Path(source).name == "__init__.py" and file.startswith(str(Path(source).parent) + os.sep))
+    folder, name = os.path.split(source)
+    return file == source or (name == "__init__.py" and file.startswith(folder + os.sep))
 
 
 def _show(frame: dict[str, str]) -> str:

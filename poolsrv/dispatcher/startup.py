@@ -6,7 +6,8 @@ import logging
 import os
 import resource
 from collections.abc import Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from ..config.model import Config, LimitsConfig, PoolConfig
 from ..core import privileges, processes
@@ -20,7 +21,7 @@ from .descriptor_limits import check_descriptor_limit
 log = logging.getLogger("poolsrv.pool")
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """What a pool has before any plugin is loaded.
 
     :ivar bound: the sockets of each listener.

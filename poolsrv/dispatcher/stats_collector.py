@@ -12,7 +12,7 @@ import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -46,7 +46,7 @@ MOST_PROGRAMS: Final = 200  # that are listed; each lookup blocks the dispatcher
 _TCPI_UNACKED: Final = struct.Struct("24xI")
 
 
-class _Sample(NamedTuple):
+class _Sample(msgspec.Struct, frozen=True, gc=False):
     """Totals of a worker at one moment; for a listener, only the first two fields are used."""
 
     time: float

@@ -22,8 +22,9 @@ def find(group: str) -> dict[str, tuple[str, str]]:
     twice = set()
     for directory in _metadata_directories():
         try:
-            with open(f"{directory}/entry_points.txt", encoding="utf-8") as file:
-                lines = file.read().splitlines()
+            with open(f"{directory}/entry_points.txt", "rb", buffering=0) as file:
+                text = file.read()
+            lines = text.decode().splitlines() if group.encode() in text else []
         except (OSError, ValueError):
             continue
         for name, target in _of_group(group, lines):

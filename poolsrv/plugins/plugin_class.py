@@ -15,7 +15,8 @@ from ..worker.hooks import HOOK_NAMES
 from .discovery import PluginError
 
 FIRST_HOOKS = ("on_connection_init", "on_readable")  # a handler has at least one of them
-HOOK_ARGUMENTS = {name: tuple(inspect.signature(getattr(hookspecs, name)).parameters) for name in HOOK_NAMES}
+_SPECS = {name: getattr(hookspecs, name).__code__ for name in HOOK_NAMES}
+HOOK_ARGUMENTS = {name: code.co_varnames[: code.co_argcount] for name, code in _SPECS.items()}
 
 _MARK = f"{hookspecs.PROJECT}_impl"  # the attribute in which @hookimpl leaves its options
 

@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from traceback import walk_tb
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import pluggy
 
 from . import hookspecs
@@ -30,7 +31,7 @@ Caller = Callable[..., Any]
 FaultHandler = Callable[[str, str, dict[str, Any], BaseException], None]
 
 
-class NamedPlugin(NamedTuple):
+class NamedPlugin(msgspec.Struct, frozen=True):
     """A plugin instance with the name that the config knows it by."""
 
     name: str
