@@ -6,12 +6,17 @@ import http.client
 import threading
 from collections import Counter
 from types import TracebackType
+from typing import Final
 
 from tests.helpers.server import TIMEOUT
 
+PAUSE: Final = 0.01  # seconds
+
 
 class Load:
-    """Clients that send requests until the end of the block.
+    """Clients that send requests until the end of the block, each with a short pause after every answer.
+
+    Without the pause they would take the CPU from the server that is to be watched.
 
     :param keep_alive: the number of clients that send one request after another on their connection, and connect again
         when the server has said that it closes.
@@ -49,6 +54,7 @@ class Load:
             if closes:
                 connection.close()
                 connection = self._connect()
+            self._stop.wait(PAUSE)
         connection.close()
 
     def _connect(self) -> http.client.HTTPConnection:

@@ -263,6 +263,14 @@ class Pair:
             sent += 1 << 20
         return sent
 
+    def congest(self) -> int:
+        """Send more than the kernel takes, and than the stream keeps without being congested; how much that is."""
+        sent = self.keep()
+        while not self.stream.congested:
+            self.stream.send(bytes(1 << 20))
+            sent += 1 << 20
+        return sent
+
     def go_to(self, state: str) -> None:
         """From OPEN."""
         if state == "CLOSING":

@@ -111,8 +111,7 @@ def test_a_frame_waits_while_reading_is_paused_or_the_stream_is_congested(pair: 
     assert (pair.stream.peek(), pair.stream.recv_until(b"|")) == (b"c", None)
     pair.stream.resume_reading()
     pair.until(lambda: pair.stream.bytes_in == 7)
-    sent = pair.keep()
-    assert pair.stream.congested
+    sent = pair.congest()
     assert pair.stream.recv_until(b"|") == b"cdef|"
     pair.peer.send(b"more|")
     pair.turns(5)
