@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from ..config.errors import ConfigErrors
 from .output import EXIT_FAILED, EXIT_USAGE, fail
 
 if TYPE_CHECKING:
+    from ..config.arguments import Arguments
     from ..config.draft import Draft
     from ..worker.spec import ServerSpec
 
@@ -16,12 +18,24 @@ if TYPE_CHECKING:
 def load(config: Path) -> tuple[Draft, ServerSpec]:
     """Load a config, and its plugins as the user that the pool is to run as; exit with every error."""
     from ..config import reader
+
+    return _load(lambda: reader.read(config))
+
+
+def load_arguments(arguments: Arguments) -> tuple[Draft, ServerSpec]:
+    """Do the same with the config that a command's arguments say."""
+    from ..config import from_arguments
+
+    return _load(lambda: from_arguments.read(arguments))
+
+
+def _load(read: Callable[[], Draft]) -> tuple[Draft, ServerSpec]:
     from ..core import privileges
     from ..errors import StartError
     from ..plugins import loader
 
     try:
-        draft = reader.read(config)
+        draft = read()
         if (identity := loader.identity_for(draft)) is not None:
             privileges.become_for_imports(identity)
         return draft, loader.load_plugins(draft)

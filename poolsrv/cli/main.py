@@ -19,8 +19,10 @@ from ..core.words import did_you_mean, quoted
 from .config_option import config_option, is_from_command_line
 from .output import EXIT_USAGE
 
+WITHOUT_CONFIG = "Serving without a config"
 # In the order of --help. `poolsrv NAME` is `command` in commands/NAME.py.
 COMMANDS = {
+    WITHOUT_CONFIG: ("run",),
     "Configs and plugins": ("check", "config", "plugins", "import"),
     "A running server": ("status", "top", "reload", "stop"),
 }
@@ -33,6 +35,7 @@ one line with the word "ready" and every address, including the ports that the k
 
 \b
 Examples:
+  poolsrv run echo --bind :7007             serve one plugin, without a config
   poolsrv --config poolsrv.toml             run the server
   poolsrv check --config poolsrv.toml       find every error in the config, without serving
   poolsrv config --config poolsrv.toml      print the config in effect, with every default
@@ -130,17 +133,27 @@ class _Group(click.Group):
     type=click.Choice(logs.LEVELS),
     help="The lowest level that is logged, in place of log.level.",
 )
+@click.option("--dev", is_flag=True, help="Reload when the config or files of its plugins change (needs watchfiles).")
 @click.version_option(package_name="poolsrv", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, config: Path | None, log_level: str | None) -> None:
+def cli(ctx: click.Context, config: Path | None, log_level: str | None, dev: bool) -> None:
     logs.set_up(log_level or "info")
     if ctx.invoked_subcommand is not None:
+        name = ctx.invoked_subcommand
         if is_from_command_line(ctx):
-            ctx.fail(f"--config goes after the command: poolsrv {ctx.invoked_subcommand} --config {config}")
+            if name in COMMANDS[WITHOUT_CONFIG]:
+                ctx.fail(f"poolsrv {name} serves without a config, expected no --config")
+            ctx.fail(f"--config goes after the command: poolsrv {name} --config {config}")
+        if dev:
+            ctx.fail(f"--dev goes after the command: poolsrv {name} --dev")
         return
     if config is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(EXIT_USAGE)
+    if dev:
+        from . import dev_mode
+
+        dev_mode.start_for_config(config)
     from ..supervisor.process import run
 
     run(os.fspath(config), log_level)

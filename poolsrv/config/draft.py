@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from .plugin_reference import PluginReference
 
 if TYPE_CHECKING:
     from ..net.tls import ServerTls
+    from .arguments import Setting
 
 
 class ListenerDraft:
@@ -35,6 +36,7 @@ class ListenerDraft:
     :ivar tables: its tables that are not keys of a listener, by name.
     :ivar strays: names that are neither keys of a listener nor tables.
     :ivar options: the options of those plugins that take any, by plugin name, once the plugins have been loaded.
+    :ivar settings: what a command's arguments set, and is not one of the listener's own keys.
     :ivar server_tls: its certificates, read; None without TLS, or if they have errors.
     """
 
@@ -47,6 +49,7 @@ class ListenerDraft:
         self.tables: dict[str, Mapping[str, Any]] = {}
         self.strays: list[str] = []
         self.options: dict[str, msgspec.Struct] = {}
+        self.settings: list[Setting] = []
         self.server_tls: ServerTls | None = None
 
     @property
@@ -69,19 +72,22 @@ class ListenerDraft:
 
 
 class Draft:
-    """A whole file.
+    """A whole file, or what a command's arguments say in place of one.
 
-    :ivar path: the file, as the user named it.
+    :param base: of arguments, the directory that they were given in.
+    :param name: of arguments, writes a place for messages.
+    :ivar path: the file, as the user named it; or the command.
     :ivar base: its directory, absolute: relative paths are relative to it.
     :ivar text: the file's text.
     :ivar document: the TOML document.
     :ivar pool: the correct keys of ``[pool]``, and ``identity``; ``limits`` and ``log`` likewise.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, base: Path | None = None, name: Callable[[Key], str] | None = None) -> None:
         self.path = path
-        self.base = Path(os.path.abspath(path)).parent
-        self.problems = Problems(path)
+        self.base = base or Path(os.path.abspath(path)).parent
+        self.is_file = base is None
+        self.problems = Problems(path, name)
         self.decoder = Decoder(self.problems, self.base)
         self.text = ""
         self.document: dict[str, Any] = {}
@@ -111,7 +117,8 @@ class Draft:
             raise self.problems.error(self.document)
         pool = _finish_pool(self.pool)
         listeners = tuple(_finish_listener(listener, pool) for listener in self.listeners)
-        return Config(self.path, pool, listeners, LimitsConfig(**self.limits), LogConfig(**self.log))
+        place = os.path.abspath(self.path) if self.is_file else str(self.path)
+        return Config(self.path, pool, listeners, LimitsConfig(**self.limits), LogConfig(**self.log), place)
 
 
 def _is_about_identity(key: Key) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,9 +18,9 @@ Key: TypeAlias = tuple[str | int, ...]
 class Problem(msgspec.Struct, frozen=True):
     """One error of a config file.
 
-    :ivar file: the file, as the user named it.
-    :ivar key: the key path (``listeners.www.cgi.root``, ``listeners.www.bind[1]``), or the line and column of a syntax
-        error; empty if the error is about the whole file.
+    :ivar file: the file, as the user named it; or the command whose arguments are the config.
+    :ivar key: the key path (``listeners.www.cgi.root``, ``listeners.www.bind[1]``), the argument (``--bind``), or the
+        line and column of a syntax error; empty if the error is about the whole file.
     :ivar message: one line: what is wrong, what was expected.
     """
 
@@ -44,10 +44,14 @@ class ConfigErrors(PoolsrvError):
 
 
 class Problems:
-    """Collect the errors of one file."""
+    """Collect the errors of one file, or of a command's arguments.
 
-    def __init__(self, file: Path) -> None:
+    :param name: writes a place for messages; None: as the key of a file.
+    """
+
+    def __init__(self, file: Path, name: Callable[[Key], str] | None = None) -> None:
         self.file = file
+        self._name = name or format_key
         self._found: list[tuple[Key, str]] = []
 
     def __len__(self) -> int:
@@ -72,7 +76,7 @@ class Problems:
             return next((order[key[:end]] for end in range(len(key), 0, -1) if key[:end] in order), -1)
 
         return ConfigErrors(
-            Problem(self.file, format_key(key), message) for key, message in sorted(self._found, key=rank)
+            Problem(self.file, self._name(key), message) for key, message in sorted(self._found, key=rank)
         )
 
 

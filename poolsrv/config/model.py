@@ -232,7 +232,8 @@ class ListenerConfig(msgspec.Struct, frozen=True):
 class Config(msgspec.Struct, frozen=True):
     """A whole config file.
 
-    :ivar path: the file, as the user named it.
+    :ivar path: the file, as the user named it; or the command whose arguments are the config.
+    :ivar place: the same for ``status``: the file's absolute path.
     """
 
     path: Path
@@ -240,6 +241,7 @@ class Config(msgspec.Struct, frozen=True):
     listeners: tuple[ListenerConfig, ...]
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
+    place: str = ""
 
 
 POOL_KEYS = keys(PoolTable)

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..config.errors import ConfigErrors
 from ..core import logs, processes
@@ -28,6 +28,7 @@ from ..ipc import pool_link, pool_link_v1
 from ..ipc.pool_link import Message, PoolLink
 
 if TYPE_CHECKING:
+    from ..config.draft import Draft
     from ..config.model import Config
 
 
@@ -74,13 +75,14 @@ def _serve(link: PoolLink, hang_file: int) -> int:
             f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
             " restart the server"
         )
+    arguments = fields.get("arguments")  # a config that a command's arguments say
     # Import all of the engine now: the user that the pool will run as may not be able to read it.
     from ..config import reader
     from ..core import privileges
     from ..plugins import loader
     from . import process, startup
 
-    draft = reader.read(Path(fields["config"]))
+    draft = _read_arguments(arguments) if arguments is not None else reader.read(Path(fields["config"]))
     if "start_timeout" in draft.pool:
         link.send("plan", start_timeout=draft.pool["start_timeout"])
     place = None
@@ -97,6 +99,13 @@ def _serve(link: PoolLink, hang_file: int) -> int:
         _log_as(server.config, fields["log_level"])
         place = startup.take_place(server.config, link, held)
     return process.run_server(server, place, link, fields, hang_file)
+
+
+def _read_arguments(fields: dict[str, Any]) -> Draft:
+    from ..config import arguments, from_arguments
+    from ..plugins import settings  # noqa: F401 - for later, as above
+
+    return from_arguments.read(arguments.from_fields(fields))
 
 
 def _log_as(config: Config, level: str | None) -> None:

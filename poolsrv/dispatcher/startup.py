@@ -26,7 +26,7 @@ class Place(msgspec.Struct, frozen=True):
 
     :ivar bound: the sockets of each listener.
     :ivar control: the control socket.
-    :ivar path: the config file's absolute path.
+    :ivar path: the config file's absolute path; or the command whose arguments are the config.
     :ivar alive_interval: seconds between two signs of life that the supervisor expects.
     """
 
@@ -51,7 +51,7 @@ def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocke
     bound, control, alive_interval = _agree_on_sockets(config, link, held)
     _drop_privileges(config.pool)
     _keep_private(config.limits)
-    return Place(bound, control, os.path.abspath(config.path), alive_interval)
+    return Place(bound, control, config.place, alive_interval)
 
 
 def _agree_on_sockets(

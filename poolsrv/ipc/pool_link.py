@@ -6,7 +6,7 @@ fields that it does not know, and any other change, such as a new kind of messag
 speaks the version before.) Sockets travel beside a message (``SCM_RIGHTS``), and the kernel says which process has sent
 the message, as which user (``SCM_CREDENTIALS``).
 
-    supervisor -> pool   start       generation, config, and the existing sockets
+    supervisor -> pool   start       generation, config (a file, or arguments), and the existing sockets
     supervisor <- pool   plan        how long its start may take
     supervisor <- pool   bound       newly bound sockets, some in each message
     supervisor <- pool   configured  which sockets it will use, the path of the pid file, ...

@@ -124,6 +124,10 @@ class _Loader:
         """Load a listener's plugins: their hooks, and the handler's ``half_close``; None if there are errors."""
         found = {plugin.name: self._class(plugin) for plugin in listener.plugins}
         schemas = {name: class_and_options[1] for name, class_and_options in found.items() if class_and_options}
+        if listener.settings:
+            from . import settings  # few servers have any
+
+            settings.place(self.draft, listener, schemas)
         strays.check(self.draft, listener, found.keys(), schemas, lambda: self._installed)
         instances = []
         half_close: Any = "finish"

@@ -68,14 +68,15 @@ def _require(name: str, plugin: Uninstalled) -> None:
         found = False
     if not found:
         hint = did_you_mean(name, _modules_in(plugin.base))
-        raise PluginError(
-            f"can't be imported: there is no module {quoted(name)} in {plugin.base}{hint}, and none is installed"
-        )
+        where = f"there is no module {quoted(name)} in {plugin.base}{hint}"
+        if not os.access(plugin.base, os.R_OK | os.X_OK, effective_ids=True):
+            where = f"the user that it would run as can't read {plugin.base}, where the module {quoted(name)} may be"
+        raise PluginError(f"can't be imported: {where}, and none is installed")
 
 
 def has_module(base: Path, name: str) -> bool:
     """Whether a directory has a module or package of this name."""
-    return (base / f"{name}.py").is_file() or (base / name / "__init__.py").is_file()
+    return os.path.isfile(base / f"{name}.py") or os.path.isfile(base / name / "__init__.py")
 
 
 def suggestion(base: Path, name: str) -> str | None:

@@ -27,6 +27,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from ..core import logs, processes, procfs, signals
@@ -58,13 +59,21 @@ STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 class Supervisor:
     """Runs in the supervisor's process; see the module's docstring.
 
-    :param config: the config file, as the user has named it.
+    :param config: the config file, as the user has named it; or the command whose arguments are the config.
     :param level: the lowest level to log, if the command line says so.
     :param given: the sockets of the service manager, by key.
+    :param arguments: these arguments, as JSON has them; None: there is a file. Only pools look into them.
     """
 
-    def __init__(self, config: str, level: str | None, given: dict[str, ListeningSocket]) -> None:
+    def __init__(
+        self,
+        config: str,
+        level: str | None,
+        given: dict[str, ListeningSocket],
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         self._config = config
+        self._arguments = arguments
         self._level = level
         self._started_at, self._began = time.time(), seconds_since_boot()
         # Children inherited over an exec (a shell's "exec poolsrv") are not ours: they are never killed.
@@ -150,7 +159,13 @@ class Supervisor:
             self._could_not_start(reload, error)
             return
         self._pools[pool.pid] = self._candidate = pool
-        pool.begin(self._resources.sockets, config=self._config, log_level=self._level, about=self._about())
+        pool.begin(
+            self._resources.sockets,
+            config=self._config,
+            arguments=self._arguments,
+            log_level=self._level,
+            about=self._about(),
+        )
 
     def _start_again(self) -> None:
         if not self._stopping and self._candidate is None:
@@ -392,13 +407,14 @@ class Supervisor:
         }
 
 
-def run(config: str, level: str | None) -> NoReturn:
+def run(config: str, level: str | None, arguments: Mapping[str, Any] | None = None) -> NoReturn:
     """Serve until stopped, and end the process.
 
     Exit codes: 0 after a stop; if the server could not start, 1, or 2 for an error in the config.
 
-    :param config: the config file.
+    :param config: the config file, or the command whose arguments are the config.
     :param level: the lowest level to log; None: what the config says.
+    :param arguments: these arguments, as JSON has them.
     """
     set_dumpable(False)
     logs.set_role("supervisor")
@@ -410,7 +426,7 @@ def run(config: str, level: str | None) -> NoReturn:
         os._exit(EXIT_FAILED)
     processes.close_on_exec_from(3)
     gc.enable()
-    code = Supervisor(config, level, given).run()
+    code = Supervisor(config, level, given, arguments).run()
     logging.shutdown()
     # At once: a signal that comes while the interpreter shuts down must not change how the server has ended.
     os._exit(code)

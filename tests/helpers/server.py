@@ -35,6 +35,7 @@ class ServerProcess:
     :param prefix: a program with arguments that starts the command that follows them.
     :param program: the server's program with its arguments; None: that of this tree.
     :param arguments: further arguments.
+    :param command: what it is started with in place of ``--config FILE``, such as ``("run", "echo")``.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ServerProcess:
         prefix: tuple[str, ...] = (),
         program: tuple[str, ...] | None = None,
         arguments: tuple[str, ...] = (),
+        command: tuple[str, ...] = (),
     ) -> None:
         server_starts()
         self.folder = folder
@@ -55,7 +57,11 @@ class ServerProcess:
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), PYTHONDONTWRITEBYTECODE="1")
         limit = ["prlimit", f"--nofile={descriptors}:{descriptors}"] if descriptors else []
         self.process = subprocess.Popen(
-            [*limit, *prefix, *(program or (sys.executable, "-m", "poolsrv")), "--config", str(self.file), *arguments],
+            [
+                *(*limit, *prefix, *(program or (sys.executable, "-m", "poolsrv"))),
+                *(command or ("--config", str(self.file))),
+                *arguments,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
