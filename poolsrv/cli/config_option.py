@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import click
 
+from .completers import config_files
+
 ENVIRONMENT_VARIABLE: Final = "POOLSRV_CONFIG"
 DEFAULT: Final = "poolsrv.toml"  # in the current directory
 MISSING: Final = f"It may be left out if ${ENVIRONMENT_VARIABLE} is set, or if there is a file ./{DEFAULT}."
@@ -33,6 +35,7 @@ def config_option(help_text: str, required: bool = True) -> Callable[[Any], Any]
         envvar=ENVIRONMENT_VARIABLE,
         default=_default,
         callback=require,
+        shell_complete=config_files,
         help=f"{help_text} Default: ${ENVIRONMENT_VARIABLE}, then ./{DEFAULT}.",
     )
 

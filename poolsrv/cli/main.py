@@ -25,6 +25,7 @@ COMMANDS = {
     WITHOUT_CONFIG: ("run",),
     "Configs and plugins": ("check", "config", "plugins", "import"),
     "A running server": ("status", "top", "reload", "stop"),
+    "Your shell": ("completion",),
 }
 
 HELP = """
@@ -95,6 +96,7 @@ class _Group(click.Group):
             return None
         command = importlib.import_module(f".commands.{cmd_name}", __package__).command
         assert isinstance(command, click.Command)
+        command.short_help = command.get_short_help_str(1000)  # the whole sentence: click would cut it in completion
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -104,7 +106,7 @@ class _Group(click.Group):
             for name in names:
                 command = self.get_command(ctx, name)
                 assert command is not None
-                rows.append((name.ljust(width), command.get_short_help_str(formatter.width)))
+                rows.append((name.ljust(width), command.get_short_help_str()))
             with formatter.section(title):
                 formatter.write_dl(rows)
 
@@ -164,5 +166,9 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # escape what the terminal can't encode
             stream.reconfigure(errors="backslashreplace")
+    if "_POOLSRV_COMPLETE" in os.environ:  # a shell asks, see completion.py
+        from . import completion
+
+        completion.register()
     cli.main(prog_name="poolsrv")
     raise AssertionError  # click exits by itself

@@ -6,11 +6,12 @@ import sys
 
 import click
 
+from ..completers import plugin_names
 from ..output import EXIT_FAILED, EXIT_USAGE, echo, echo_json, fail
 
 
 @click.command("plugins")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=plugin_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(name: str | None, as_json: bool) -> None:
     """List the installed plugins, or explain one.
