@@ -11,7 +11,7 @@ CONFIG ?= poolsrv.toml
 # Parallel test processes: more than CPUs, since tests mostly wait.
 PROCESSES ?= 4
 
-.PHONY: help run check test test-all lint bench bench-quick clean
+.PHONY: help run check test test-all lint bench bench-quick dist docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +47,11 @@ bench: $(VENV)/dev.stamp ## measure against the references and the peers (minute
 bench-quick: $(VENV)/dev.stamp ## check that the benchmark works (its figures mean nothing)
 	$(BIN)/python bench/run.py --quick
 
+dist: $(VENV)/dist.stamp ## build sdist and wheel in dist/, and check them in an empty environment
+	rm -rf dist
+	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1580601600)}"; \
+	$(BIN)/python -m build --outdir dist && $(BIN)/python -m tools.check_dist dist
+
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "poolsrv needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
@@ -61,6 +66,11 @@ $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "setting up $(VENV), once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@$(BIN)/python -m compileall -q poolsrv plugins
+	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/dist.stamp: $(VENV)/bin/python pyproject.toml
+	@echo "setting up $(VENV) for distributions, once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dist]'
 	@touch $@ $(VENV)/run.stamp
 
 clean: ## remove everything that the other targets made

@@ -77,8 +77,9 @@ Exit codes:
   2  wrong usage, or errors in the config, each as FILE: key.path: what is wrong, what was expected
 
 \b
-Documentation: docs/ in the source distribution
-  configuration.md (every key), operations.md (running a server), plugins.md (writing a plugin)
+Documentation:
+  man poolsrv-COMMAND                  what --help says about a command
+  https://poolsrv.github.io/poolsrv/   every key, running a server, writing a plugin; docs/ in the source distribution
 """
 
 
