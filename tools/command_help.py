@@ -85,7 +85,7 @@ def _walk(command: click.Command, context: click.Context) -> Iterator[Help]:
         summary=blocks[0].text if isinstance(command, click.Group) else command.get_short_help_str(1000),
         usage=" ".join(command.collect_usage_pieces(context)),
         blocks=blocks,
-        options=tuple((names, meaning) for names, meaning in filter(None, records) if meaning),
+        options=tuple((names, " ".join(meaning.split())) for names, meaning in filter(None, records) if meaning),
         variables=tuple(
             (parameter.envvar, parameter.opts[0]) for parameter in parameters if isinstance(parameter.envvar, str)
         ),

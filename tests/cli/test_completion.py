@@ -98,6 +98,8 @@ def test_values_are_proposed() -> None:
     assert list(proposals("poolsrv --log-level ")) == list(logs.LEVELS)
     assert {"cgi", "echo"} <= proposals("poolsrv plugins ").keys()
     assert list(proposals("poolsrv plugins c")) == ["cgi"]
+    assert list(proposals("poolsrv run ec")) == ["echo"]
+    assert list(proposals("poolsrv run echo --plugin c")) == ["cgi"]
 
 
 def test_a_line_is_split_at_the_cursor() -> None:

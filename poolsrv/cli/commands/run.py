@@ -6,13 +6,19 @@ from typing import Any
 
 import click
 
+from ..completers import plugin_names
 from ..serve import current_directory, listener_name, said, serve, serving_options
 
 
 @click.command("run")
-@click.argument("handler")
+@click.argument("handler", shell_complete=plugin_names)
 @click.option(
-    "--plugin", "plugins", metavar="NAME", multiple=True, help="A further plugin, called before it. May be repeated."
+    "--plugin",
+    "plugins",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=plugin_names,
+    help="A further plugin, called before it. May be repeated.",
 )
 @serving_options("127.0.0.1:7007")
 @click.pass_context
