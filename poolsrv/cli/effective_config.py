@@ -58,7 +58,7 @@ def _listener(listener: ListenerDraft, spec: ListenerSpec, table: Mapping[str, A
         elif key in TCP_KEYS and mark and listener.has_only_unix_sockets:
             yield f"# {key} has no effect on unix sockets"
         else:
-            yield from _lines([(key, value, mark)])
+            yield from _lines([(key, value, listener.marks.get(key, mark))])
     if config.tls is not None:
         yield ""
         yield listener.plugin_header("tls")

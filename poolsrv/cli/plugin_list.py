@@ -17,7 +17,8 @@ from ..errors import PoolsrvError
 from ..plugins import discovery
 from ..plugins.discovery import Installed, PluginError
 from ..plugins.importing import import_class
-from ..plugins.plugin_class import hook_errors, hooks_of, options_of
+from ..plugins.listener_keys import said_by
+from ..plugins.plugin_class import class_errors, hooks_of, options_of
 from ..plugins.uninstalled import Uninstalled
 
 
@@ -43,6 +44,8 @@ class Entry(msgspec.Struct, frozen=True):
 
     :ivar error: why it can't be used; None if it can.
     :ivar summary: the first line of its docstring.
+    :ivar defaults: its defaults for keys of its listener, in TOML, by key.
+    :ivar requires_workers: the number of workers that its listener must have; None: any.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Entry(msgspec.Struct, frozen=True):
     summary: str = ""
     hooks: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
+    defaults: dict[str, str] = {}
+    requires_workers: int | None = None
 
 
 class UnknownPlugin(PoolsrvError):
@@ -93,9 +98,13 @@ def _entry(plugin: Installed) -> Entry:
     entry = Entry(plugin.name, plugin.target, plugin.distribution, plugin.version)
     try:
         cls = import_class(plugin)
-        hooks, errors = hooks_of(cls), list(hook_errors(cls))
+        hooks, errors = hooks_of(cls), list(class_errors(cls))
         summary = next(iter((inspect.getdoc(cls) or "").splitlines()), "") if cls.__doc__ else ""
         entry = msgspec.structs.replace(entry, summary=summary, hooks=hooks, error="; it ".join(errors) or None)
+        if not errors:
+            defaults = {key: to_toml(value) for key, value in said_by(cls).items()}
+            required = getattr(cls, "requires_workers", None)
+            entry = msgspec.structs.replace(entry, defaults=defaults, requires_workers=required)
         schema = options_of(cls)
     except PluginError as error:
         return msgspec.structs.replace(entry, error=str(error))
@@ -166,6 +175,12 @@ def _head(entry: Entry) -> list[str]:
         lines.append(f"  broken: it {entry.error}")
     if entry.hooks:
         lines.append(f"  hooks: {', '.join(entry.hooks)}")
+    if entry.defaults:
+        lines.append(
+            f"  defaults of its listener: {', '.join(f'{key} = {value}' for key, value in entry.defaults.items())}"
+        )
+    if entry.requires_workers is not None:
+        lines.append(f"  its listener must have: workers = {entry.requires_workers}")
     return lines
 
 

@@ -67,6 +67,8 @@ def _check_workers(draft: Draft, listener: ListenerDraft) -> None:
     workers, of_pool = listener.fields.get("workers"), draft.pool.get("workers", "auto")
     if workers is not None and of_pool != "auto" and workers > of_pool:
         draft.problems.add((*listener.key, "workers"), f"got {workers}, expected at most the {of_pool} of [pool]")
+    if listener.fields.get("exclusive") and workers is not None and workers > 1:
+        draft.problems.add((*listener.key, "workers"), f"got {workers}, expected 1: the listener is `exclusive`")
 
 
 def _check_companions(draft: Draft, listener: ListenerDraft) -> None:

@@ -37,6 +37,7 @@ class ListenerDraft:
     :ivar strays: names that are neither keys of a listener nor tables.
     :ivar options: the options of those plugins that take any, by plugin name, once the plugins have been loaded.
     :ivar settings: what a command's arguments set, and is not one of the listener's own keys.
+    :ivar marks: of those ``fields`` that plugins have set, not the file: which one, in words.
     :ivar server_tls: its certificates, read; None without TLS, or if they have errors.
     """
 
@@ -50,6 +51,7 @@ class ListenerDraft:
         self.strays: list[str] = []
         self.options: dict[str, msgspec.Struct] = {}
         self.settings: list[Setting] = []
+        self.marks: dict[str, str] = {}
         self.server_tls: ServerTls | None = None
 
     @property
@@ -116,7 +118,8 @@ class Draft:
         if self.problems:
             raise self.problems.error(self.document)
         pool = _finish_pool(self.pool)
-        listeners = tuple(_finish_listener(listener, pool) for listener in self.listeners)
+        shares = pool.workers == 1 or not any(listener.fields.get("exclusive") for listener in self.listeners)
+        listeners = tuple(_finish_listener(listener, pool, shares) for listener in self.listeners)
         place = os.path.abspath(self.path) if self.is_file else str(self.path)
         return Config(self.path, pool, listeners, LimitsConfig(**self.limits), LogConfig(**self.log), place)
 
@@ -141,9 +144,19 @@ def _finish_pool(fields: Mapping[str, Any]) -> PoolConfig:
     return PoolConfig(**decided)
 
 
-def _finish_listener(listener: ListenerDraft, pool: PoolConfig) -> ListenerConfig:
+def _finish_listener(listener: ListenerDraft, pool: PoolConfig, shares: bool) -> ListenerConfig:
+    """Decide which workers serve a listener.
+
+    :param shares: False if the first worker is for the exclusive listeners alone: on reload it ends before the others.
+    """
     fields = dict(listener.fields)
+    if fields.get("exclusive"):
+        if "workers" not in fields:
+            listener.marks["workers"] = "since it is exclusive"
+        fields["workers"] = 1
+    elif not shares:
+        fields["first_worker"] = 1
     if fields.get("workers") is not None:
         # With "auto" the machine decides how many workers there are: a listener that wants more gets all of them.
-        fields["workers"] = min(fields["workers"], pool.workers)
+        fields["workers"] = min(fields["workers"], pool.workers - fields.get("first_worker", 0))
     return ListenerConfig(name=listener.name, plugin_options=listener.tables, **fields)

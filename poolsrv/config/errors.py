@@ -62,6 +62,11 @@ class Problems:
         """The places that have errors."""
         return [key for key, _ in self._found]
 
+    @property
+    def messages(self) -> list[str]:
+        """The errors, without their places."""
+        return [message for _, message in self._found]
+
     def add(self, key: Key, message: str) -> None:
         """Add an error, unless it has been added already."""
         if (key, message) not in self._found:

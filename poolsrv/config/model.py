@@ -158,13 +158,15 @@ class TlsTable(msgspec.Struct, frozen=True):
 
 
 class ListenerConfig(msgspec.Struct, frozen=True):
-    """One table ``[listeners.NAME]``. All members but ``name`` and ``plugin_options`` are keys of the table.
+    """One table ``[listeners.NAME]``. All members but ``name``, ``plugin_options`` and ``first_worker`` are its keys.
 
     :ivar name: NAME.
     :ivar bind: the addresses that it listens on, at least one.
     :ivar handler: the plugin that answers.
     :ivar plugins: further plugins, called before the handler, in this order.
     :ivar workers: only the first so many workers serve it, never more than the pool has; None: all of them.
+    :ivar exclusive: there is one instance of its plugins in the world: one worker serves it, and on reload the old one
+        has stopped before the new one starts.
     :ivar backlog: connections that the kernel keeps until they are accepted; net.core.somaxconn caps it.
     :ivar max_connections: open connections, over all workers; 0 is no limit.
     :ivar connection_rate: new connections a second, over all workers; 0 is no limit.
@@ -193,6 +195,7 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar log_connections: a line in the log at the end of each connection.
     :ivar tls: the certificates and settings of TLS; None: no TLS.
     :ivar plugin_options: the plugins' own tables, as the file has them, by plugin name.
+    :ivar first_worker: the number of the first worker that serves it.
     """
 
     name: str
@@ -200,6 +203,7 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     handler: str
     plugins: tuple[str, ...] = ()
     workers: Workers | None = None
+    exclusive: bool = False
     backlog: Annotated[int, msgspec.Meta(ge=1, le=MOST_BACKLOG)] = 4096
     max_connections: Number = 0
     connection_rate: PerSecond = 0.0
@@ -227,6 +231,12 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     log_connections: bool = False
     tls: TlsTable | None = None
     plugin_options: Mapping[str, Mapping[str, Any]] = {}
+    first_worker: int = 0
+
+    def is_for(self, worker: int) -> bool:
+        """Whether the worker with this number, from 0, serves the listener."""
+        number = worker - self.first_worker
+        return number >= 0 and (self.workers is None or number < self.workers)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -247,7 +257,21 @@ class Config(msgspec.Struct, frozen=True):
 POOL_KEYS = keys(PoolTable)
 LIMITS_KEYS = keys(LimitsConfig)
 LOG_KEYS = keys(LogConfig)
-LISTENER_KEYS = tuple(key for key in keys(ListenerConfig) if key not in ("name", "plugin_options"))
+LISTENER_KEYS = tuple(key for key in keys(ListenerConfig) if key not in ("name", "plugin_options", "first_worker"))
+# Keys for which the handler's class may have a default. The others are not a protocol's business, or are needed before
+# any plugin is imported.
+DEFAULT_KEYS = (
+    "workers",
+    "max_connections",
+    "idle_timeout",
+    "first_byte_timeout",
+    "connection_lifetime",
+    "half_close",
+    "max_unsent",
+    "tcp_nodelay",
+    "keepalive",
+    "tcp_user_timeout",
+)
 TABLES = ("pool", "limits", "log", "listeners")
 # Names that no plugin can have. It can have the other two: a plugin's options are a table, and these keys are lists.
 RESERVED_NAMES = tuple(key for key in LISTENER_KEYS if key not in ("allow", "deny"))

@@ -30,6 +30,7 @@ from ..ipc.pool_link import Message, PoolLink
 if TYPE_CHECKING:
     from ..config.draft import Draft
     from ..config.model import Config
+    from ..worker.spec import ServerSpec
 
 
 EXIT_FAILED = 1  # at run time
@@ -70,7 +71,7 @@ def _serve(link: PoolLink, hang_file: int) -> int:
     set_title("dispatcher")
     if fields["version"] == pool_link_v1.VERSION:
         link = pool_link_v1.adapt(link, fields)
-    elif fields["version"] != pool_link.VERSION:
+    elif fields["version"] not in (pool_link.WITHOUT_CLAIMS, pool_link.VERSION):
         raise StartError(
             f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
             " restart the server"
@@ -80,7 +81,7 @@ def _serve(link: PoolLink, hang_file: int) -> int:
     from ..config import reader
     from ..core import privileges
     from ..plugins import loader
-    from . import process, startup
+    from . import bind, process, startup
 
     draft = _read_arguments(arguments) if arguments is not None else reader.read(Path(fields["config"]))
     if "start_timeout" in draft.pool:
@@ -95,9 +96,13 @@ def _serve(link: PoolLink, hang_file: int) -> int:
             place = startup.take_place(config, link, held)
             processes.signal_when_parent_dies(signal.SIGTERM)  # a change of user has cleared it
     server = loader.load_plugins(draft)
+    if fields["version"] != pool_link.VERSION:
+        _refuse_exclusive(server)
     if place is None:  # so that errors of plugins are found before anything is bound
         _log_as(server.config, fields["log_level"])
         place = startup.take_place(server.config, link, held)
+    else:
+        bind.apply_again(place.bound, server.config.listeners)
     return process.run_server(server, place, link, fields, hang_file)
 
 
@@ -106,6 +111,21 @@ def _read_arguments(fields: dict[str, Any]) -> Draft:
     from ..plugins import settings  # noqa: F401 - for later, as above
 
     return from_arguments.read(arguments.from_fields(fields))
+
+
+def _refuse_exclusive(server: ServerSpec) -> None:
+    """Refuse exclusive listeners: the supervisor is older, and can't see to it that no other pool has them.
+
+    :raises StartError: there are some.
+    """
+    lines = [
+        f"listeners.{listener.config.name}.exclusive: the supervisor, pid {os.getppid()}, is of an older version, and"
+        " knows no exclusive listeners: restart the server"
+        for listener in server.listeners
+        if listener.config.exclusive
+    ]
+    if lines:
+        raise StartError("\n".join(lines))
 
 
 def _log_as(config: Config, level: str | None) -> None:

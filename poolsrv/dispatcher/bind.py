@@ -14,7 +14,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -148,6 +148,13 @@ def apply_options(sock: socket.socket, listener: ListenerConfig) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(idle // KEEPALIVE_PROBES, 1))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def apply_again(bound: Sequence[Sequence[Bound]], listeners: Sequence[ListenerConfig]) -> None:
+    """Set the options that plugins have had a say in since the sockets were bound."""
+    for group, listener in zip(bound, listeners, strict=True):
+        for one in group:
+            apply_options(one.socket, listener)
 
 
 def _bind_inet(listener: ListenerConfig, address: Address, family: int) -> socket.socket:

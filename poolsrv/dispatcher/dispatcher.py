@@ -101,8 +101,7 @@ class Dispatcher:
         """Put another slot in the place of this one; its worker gets nothing new, its reports are still read."""
         self._slots.append(successor)
         for listener in self._listeners:
-            if slot in listener.slots:
-                listener.slots[slot.index] = successor
+            listener.replace(slot, successor)
 
     def forget(self, slot: WorkerSlot) -> None:
         """Forget a slot that was removed or replaced, and whose worker has ended."""

@@ -49,10 +49,10 @@ class Listener:
         self.is_open = False
         self.starved = False
         self._loop = loop
-        self._max_workers = config.workers
         self.slots = [slot for slot in slots if self.is_for(slot)]
         self._picks_least_loaded = dispatch == "least-connections"
-        self._next = 0  # the slot whose turn it is
+        self._next = 0  # the place in slots whose turn it is
+        self._to_next = 1 - config.first_worker  # from a slot's number to the place after its own
         self._last_iteration = 0  # the loop's latest iteration in which there was something to accept
         self._single_iterations = 0  # so many accept one connection only, although they come close together
         self._back_off = 1  # and so many after the next time that this proves right
@@ -69,7 +69,12 @@ class Listener:
 
     def is_for(self, slot: WorkerSlot) -> bool:
         """Tell whether the worker may serve this listener."""
-        return self._max_workers is None or slot.index < self._max_workers
+        return self.config.is_for(slot.index)
+
+    def replace(self, slot: WorkerSlot, successor: WorkerSlot) -> None:
+        """Put another slot in the place of this one, if that is here."""
+        if slot in self.slots:
+            self.slots[self.slots.index(slot)] = successor
 
     # --- polling its sockets
 
@@ -152,4 +157,4 @@ class Listener:
 
         A worker that is picked, and then finds the kernel's queue empty, keeps its turn.
         """
-        self._next = (slot.index + 1) % len(self.slots)
+        self._next = (slot.index + self._to_next) % len(self.slots)

@@ -88,6 +88,8 @@ class DispatcherProcess:
             slots,
             on_ready=self._serve,
             on_boot_failed=self._boot_failed,
+            claim=lambda plugins: self._send("claims", plugins=plugins),
+            released=lambda number: self._send("released", number=number),
             close_inherited=self._close_inherited,
         )
         self._has_batch_policy = False
@@ -225,6 +227,13 @@ class DispatcherProcess:
                 self._workers.add(room=free_descriptors(self._server.config, size + 1) > SPARE_DESCRIPTORS + size)
             else:
                 self._workers.remove()
+        elif message.kind == "release":
+            self._workers.release(message.fields["number"], message.fields["plugins"])
+        elif message.kind == "granted":
+            self._workers.granted()
+        elif message.kind == "resume":
+            log.info("the new pool has failed: this one starts its exclusive workers again")
+            self._workers.granted()
 
     def _reopen_logs(self) -> None:
         """Reopen the logs of this process and of every worker."""
@@ -238,13 +247,13 @@ class DispatcherProcess:
             pass  # the supervisor is held up, and has more of these to read already
         self._loop.call_later(self._alive_interval, self._send_alive)
 
-    def _send(self, kind: str) -> None:
+    def _send(self, kind: str, **fields: Any) -> None:
         """Send the supervisor a message, now or as soon as it has room."""
         try:
-            self._link.send(kind)
+            self._link.send(kind, **fields)
         except OSError as error:
             log.warning("the supervisor does not listen: %s", error.strerror)
-            self._loop.call_later(RETRY_DELAY, partial(self._send, kind))
+            self._loop.call_later(RETRY_DELAY, partial(self._send, kind, **fields))
 
     # --- stopping
 

@@ -2,7 +2,7 @@
 
 Theory. A *slot* is a place in the pool, with the worker that is there now. A worker that is to end (TERM, recycling,
 one worker fewer) leaves its slot at once. A new slot with a new worker takes the place; the old worker drains with its
-connections. So there is no gap.
+connections. So there is no gap. (A worker of exclusive listeners has to have ended before; see exclusive.py.)
 
 A worker that dies while it serves is replaced at once. One that exits early, or can't start, is replaced after a delay
 that grows with each time in a row (back_off.py). If one fails to start too often before all workers have served for the
@@ -15,7 +15,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -35,6 +35,7 @@ from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
 from . import back_off, recycling
 from .dispatcher import Dispatcher
+from .exclusive import ExclusiveWorkers
 from .hang_watchdog import HangWatchdog
 from .worker_slot import EMPTY, STARTING, WorkerSlot
 
@@ -49,6 +50,8 @@ class WorkerManager:
     :param slots: the slots of the pool; this changes the list.
     :param on_ready: called once, when every worker serves for the first time.
     :param on_boot_failed: called with the reason if that will never be.
+    :param claim: called with the names of the plugins of exclusive listeners, when all other workers serve.
+    :param released: called with the number of a request, when the workers have ended that it was about.
     :param close_inherited: in a forked child: closes what is the dispatcher's, and not known here.
     :ivar by_pid: the workers that run, those that leave their slot included.
     """
@@ -62,6 +65,8 @@ class WorkerManager:
         *,
         on_ready: Callable[[], object],
         on_boot_failed: Callable[[str], object],
+        claim: Callable[[list[str]], object],
+        released: Callable[[int], object],
         close_inherited: Callable[[], object],
     ) -> None:
         self.slots = slots
@@ -82,13 +87,15 @@ class WorkerManager:
         self._was_ready = False
         self._stopping = False
         self._oom = OomCounter()
-        self._min_workers = max([1, *(one.config.workers or 1 for one in server.listeners)])  # that listeners need
+        self._min_workers = max(one.config.first_worker + (one.config.workers or 1) for one in server.listeners)
+        self._exclusive = ExclusiveWorkers(server.listeners, self.by_pid, claim, released)
 
     def begin(self) -> None:
         """Begin to watch the workers."""
         self._watchdog.begin()
         if self._config.max_worker_memory:
             self._loop.call_later(recycling.MEMORY_CHECK_INTERVAL, self._check_memory)
+        self._exclusive.claim_if_due(self.slots)
 
     def stop(self) -> None:
         """Start no more workers."""
@@ -102,7 +109,10 @@ class WorkerManager:
         :returns: in a child its worker; in the parent None.
         """
         while self._to_start and not self._stopping:
-            slot = self._to_start.pop(0)
+            slot = next(filter(self._exclusive.may_start, self._to_start), None)
+            if slot is None:
+                break
+            self._to_start.remove(slot)
             try:
                 worker = self._start(slot)
             except Exception:
@@ -221,6 +231,28 @@ class WorkerManager:
         if not (self._was_ready or self._stopping or starting):
             self._was_ready = True
             self._on_ready()
+        elif not self._stopping:
+            self._exclusive.claim_if_due(self.slots)
+
+    # --- exclusive listeners
+
+    def granted(self) -> None:
+        """Start the exclusive workers: no other pool has any."""
+        self._exclusive.granted()
+
+    def release(self, request: int, plugins: Sequence[str]) -> None:
+        """End the exclusive workers, and those that serve one of these plugins, for another pool is to have them."""
+        self._exclusive.hold_back(request, plugins)
+        for slot in list(self.slots):
+            if slot.pid and self._exclusive.is_held(slot) and not self._stopping:
+                log.info(
+                    "worker %d (pid %d) is exclusive, and another pool is to have it: draining",
+                    slot.index,
+                    slot.pid,
+                    extra=slot.tags,
+                )
+                self._recycle(slot)
+        self._exclusive.tell_released()
 
     # --- adding, removing, recycling
 
@@ -308,6 +340,7 @@ class WorkerManager:
             if slot is not None:
                 self._loop.guarded(self._worker_ended, slot, status, rusage)
         if any_ended:
+            self._loop.guarded(self._exclusive.tell_released)
             # Dead workers' programs are this process's children now (subreaper); the end of each brings the next.
             processes.kill_children(self.by_pid.keys())
 

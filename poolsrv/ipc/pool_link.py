@@ -3,8 +3,9 @@
 Theory. They exchange JSON over a socketpair that keeps messages apart (``SOCK_SEQPACKET``, unix(7)). The supervisor
 lives through an upgrade of the package, so the pool may be of a later version of poolsrv. Therefore a reader ignores
 fields that it does not know, and any other change, such as a new kind of message, raises ``VERSION``. (pool_link_v1.py
-speaks the version before.) Sockets travel beside a message (``SCM_RIGHTS``), and the kernel says which process has sent
-the message, as which user (``SCM_CREDENTIALS``).
+speaks the first version. The second lacks ``claims`` and what belongs to it: only pools with exclusive listeners need
+that.) Sockets travel beside a message (``SCM_RIGHTS``), and the kernel says which process has sent the message, as
+which user (``SCM_CREDENTIALS``).
 
     supervisor -> pool   start       generation, config (a file, or arguments), and the existing sockets
     supervisor <- pool   plan        how long its start may take
@@ -15,6 +16,11 @@ the message, as which user (``SCM_CREDENTIALS``).
     supervisor <- pool   failed      why it can't serve, some lines in each message
     supervisor <- pool   alive       its loop runs
     supervisor <- pool   leaves      a signal from outside has told it to stop
+    supervisor <- pool   claims      it serves but for its exclusive listeners, whose plugins these are
+    supervisor -> pool   release     another pool claims: end the exclusive workers, and those that have these plugins
+    supervisor <- pool   released    they have ended
+    supervisor -> pool   granted     no other pool has exclusive workers: start yours
+    supervisor -> pool   resume      the other pool has failed: start yours again
     supervisor -> pool   stop, with why; stop_now; workers, with by; reopen_logs; about, for ``poolsrv status``
 
 pool_protocol.py says what the supervisor accepts, and when.
@@ -34,7 +40,8 @@ from typing import Any, Final, NamedTuple, NoReturn
 from ..core.listening_sockets import ListeningSocket
 from .descriptors import DESCRIPTOR_SIZE, descriptors_in
 
-VERSION: Final = 2
+VERSION: Final = 3
+WITHOUT_CLAIMS: Final = 2
 
 DESCRIPTORS_PER_MESSAGE: Final = 200  # the kernel's limit (SCM_MAX_FD) is 253
 LINES_PER_MESSAGE: Final = 20

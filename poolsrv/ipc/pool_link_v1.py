@@ -5,7 +5,7 @@ Theory. A supervisor outlives an upgrade of the package, and starts the newer po
 
 - no descriptor for stack dumps is passed on the command line;
 - ``start`` says how often the pool has to send ``alive`` (0: never), where ``go`` does now;
-- ``configured`` has fewer fields, and there is neither ``plan`` nor ``leaves``;
+- ``configured`` has fewer fields, and there is neither ``plan`` nor ``leaves``, nor ``claims`` with what belongs to it;
 - no time on the machine's clock (``began``) comes with ``about``.
 
 The link that ``adapt`` returns translates both ways, so the pool knows nothing of it. The other direction, a newer

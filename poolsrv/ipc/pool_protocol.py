@@ -21,12 +21,14 @@ STARTING, SEALED, SERVING, LEAVING = "starting", "sealed", "serving", "leaving"
 LONGEST_TIME: Final = 1_000_000_000  # seconds
 MOST_SOCKETS: Final = 4096
 _LONGEST_KEY: Final = 1000  # characters
+_MOST_PLUGINS: Final = 200
+_LONGEST_NAME: Final = 200  # characters
 _MAX_ID: Final = 2**32 - 2  # the greatest number of a user or a group
 
 _ALLOWED: Final = {
     STARTING: {"plan", "bound", "configured", "failed"},
-    SEALED: {"serves", "failed", "alive"},
-    SERVING: {"alive", "leaves"},
+    SEALED: {"serves", "failed", "alive", "claims"},
+    SERVING: {"alive", "leaves", "released"},
 }
 _PRIVILEGED: Final = {"bound", "configured"}  # only from a process that still is the supervisor's user
 
@@ -39,7 +41,7 @@ def check(phase: str, message: Message, pid: int) -> bool:
     :param phase: the phase of the pool that has sent it.
     :param pid: that pool's pid.
     :returns: whether to act on it. False for what a pool has sent before it learned that it has to stop; then the
-        descriptors are closed.
+        descriptors are closed. What has been released counts all the same.
     :raises BadMessage: the pool must not send this; its descriptors are closed.
     """
     try:
@@ -47,9 +49,10 @@ def check(phase: str, message: Message, pid: int) -> bool:
     except BadMessage:
         message.close()
         raise
-    if phase == LEAVING:
+    if phase == LEAVING and message.kind != "released":
         message.close()
-    return phase != LEAVING
+        return False
+    return True
 
 
 def _check(phase: str, message: Message, pid: int) -> None:
@@ -58,9 +61,9 @@ def _check(phase: str, message: Message, pid: int) -> None:
         raise BadMessage(f"an unknown message {kind[:40]!r}")
     if sender is None or sender.pid != pid:
         raise BadMessage(f"{kind!r} from another process")
-    if phase == LEAVING:
+    if phase == LEAVING and kind != "released":
         return
-    if kind not in _ALLOWED[phase]:
+    if phase != LEAVING and kind not in _ALLOWED[phase]:
         raise BadMessage(f"{kind!r} while it is {phase}")
     if kind in _PRIVILEGED and sender.uid != os.getuid():
         raise BadMessage(f"{kind!r} as user {sender.uid}")
@@ -88,6 +91,12 @@ def _is_lines(value: object) -> bool:
         isinstance(value, list)
         and len(value) <= LINES_PER_MESSAGE
         and all(_is_text(line, LONGEST_LINE) for line in value)
+    )
+
+
+def _is_names(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) <= _MOST_PLUGINS and all(_is_text(one, _LONGEST_NAME) for one in value)
     )
 
 
@@ -132,4 +141,6 @@ _FIELDS: Final[Mapping[str, Mapping[str, Check]]] = {
     "failed": {"lines": _is_lines, "exit_code": _is_whole(1, 255)},
     "alive": {},
     "leaves": {},
+    "claims": {"plugins": _is_names},
+    "released": {"number": _is_whole(0, 2**53)},
 }

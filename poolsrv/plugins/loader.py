@@ -28,10 +28,10 @@ from ..core.words import did_you_mean, one_of, quoted, shortlist
 from ..errors import ConfigError
 from ..worker.hooks import HookError, Hooks, NamedPlugin
 from ..worker.spec import ListenerSpec, ServerSpec
-from . import discovery, strays
+from . import discovery, listener_keys, strays
 from .discovery import Installed, PluginError
 from .importing import blamed, import_class, no_new_threads
-from .plugin_class import handler_error, hook_errors, options_of
+from .plugin_class import class_errors, handler_error, options_of
 from .uninstalled import Uninstalled, suggestion
 
 log = logging.getLogger("poolsrv.plugins")
@@ -102,7 +102,7 @@ class _Loader:
         self._given = given
         self.problems = draft.problems
         self._classes: dict[str, tuple[type[Any], Options] | None] = {}
-        self._misfits: set[str] = set()  # plugins with errors in their hooks
+        self._misfits: set[str] = set()  # plugins with errors in their hooks or attributes
 
     @cached_property
     def _found_quickly(self) -> dict[str, Installed]:
@@ -152,6 +152,7 @@ class _Loader:
         if len(instances) < len(listener.plugins) or not instances or self._misfits & texts:
             return None
         self._check_proxies(listener, instances)
+        listener_keys.apply(self.draft, listener, instances)
         try:
             return Hooks(instances), half_close
         except HookError as error:  # an error that only pluggy finds
@@ -196,7 +197,7 @@ class _Loader:
             log.debug("plugin %r", name, exc_info=error.__cause__)
             self._blame(reference, str(error))
             return None
-        for message in hook_errors(cls):
+        for message in class_errors(cls):
             self._misfits.add(name)
             self._blame(reference, message)
         return cls, schema

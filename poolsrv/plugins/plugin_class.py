@@ -13,6 +13,7 @@ from ..core.words import did_you_mean, one_of, quoted
 from ..worker import hookspecs
 from ..worker.hooks import HOOK_NAMES
 from .discovery import PluginError
+from .listener_keys import errors_of_attributes
 
 FIRST_HOOKS = ("on_connection_init", "on_readable")  # a handler has at least one of them
 _SPECS = {name: getattr(hookspecs, name).__code__ for name in HOOK_NAMES}
@@ -61,6 +62,12 @@ def hook_errors(cls: type[Any]) -> Iterator[str]:
             yield from _errors_of_hook(cls, name, options, HOOK_ARGUMENTS[hook])
         elif not options["optionalhook"]:
             yield f"has a hook {hook}{did_you_mean(hook, HOOK_NAMES)}, expected {one_of(HOOK_NAMES)}"
+
+
+def class_errors(cls: type[Any]) -> Iterator[str]:
+    """What is wrong with the hooks and the attributes of a class."""
+    yield from hook_errors(cls)
+    yield from errors_of_attributes(cls)
 
 
 def _errors_of_hook(cls: type[Any], name: str, options: dict[str, Any], known: tuple[str, ...]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from .discovery import Installed, PluginError
 from .importing import import_class
-from .plugin_class import hook_errors, options_of
+from .plugin_class import class_errors, options_of
 
 TIME_LIMIT = 5.0  # seconds
 
@@ -54,5 +54,5 @@ def _try(plugins: Iterable[Installed], writer: int) -> None:
             options_of(cls)
         except PluginError:
             continue
-        if not any(hook_errors(cls)):
+        if not any(class_errors(cls)):
             os.write(writer, os.fsencode(plugin.name) + b"\0")

@@ -45,6 +45,7 @@ class PoolProcess:
     :ivar superseded: another start is to follow, and this one is not waited for to the end.
     :ivar abandoned: its start was ended because of that.
     :ivar ending: it has been told to end at once.
+    :ivar waited: seconds of its start in which it has waited for other pools.
     :raises OSError: it can't be started.
     """
 
@@ -70,6 +71,8 @@ class PoolProcess:
         self.superseded = False
         self.abandoned = False
         self.ending = False
+        self.waited = 0.0
+        self._waits_since: float | None = None
         self._loop = loop
         self._on_message = on_message
         self._killer: Timer | None = None
@@ -206,12 +209,27 @@ class PoolProcess:
             self.kill()
 
     def limit_start(self) -> None:
-        """Kill it unless it serves within ``start_timeout``, or sooner if it is superseded."""
+        """Kill it unless it serves within ``start_timeout``, or sooner if it is superseded. To wait for other pools
+        does not count."""
+        if self._waits_since is not None:
+            return
         if self.superseded and self._superseded_timeout < self.start_timeout:
             limit, before = self._superseded_timeout, self._abandon
         else:
             limit, before = self.start_timeout, self._took_too_long
-        self.kill_hung_later(self.started_at + limit - self._loop.now, before)
+        self.kill_hung_later(self.started_at + self.waited + limit - self._loop.now, before)
+
+    def wait_for_others(self) -> None:
+        """It can't go on before other pools have done something: its start has no limit until ``go_on``."""
+        self._waits_since = self._loop.now
+        self.cancel_kill()
+
+    def go_on(self) -> None:
+        """What it has waited for is done."""
+        if self._waits_since is not None:
+            self.waited += self._loop.now - self._waits_since
+            self._waits_since = None
+            self.limit_start()
 
     def supersede(self, timeout: float) -> None:
         """Limit the start further: HUP has come, another start is to follow, and this one may hang.
@@ -228,7 +246,7 @@ class PoolProcess:
         self.fail([f"the pool does not serve after {self.start_timeout:g} seconds, {where}"])
 
     def _abandon(self, where: str) -> None:
-        after = self._loop.now - self.started_at
+        after = self._loop.now - self.started_at - self.waited
         log.warning("SIGHUP: the pool (%s) does not serve after %.1f s, %s: another one is tried", self, after, where)
         self.abandoned = True
 

@@ -41,6 +41,7 @@ from ..core.systemd import Notifier
 from ..core.titles import set_title
 from ..ipc.pool_link import Message
 from ..ipc.pool_protocol import LEAVING, SEALED, SERVING, STARTING
+from .exclusive_right import ExclusiveRight
 from .pool import EXIT_FAILED, PoolProcess, stop_oldest
 from .reloads import Reloads
 from .resources import Resources
@@ -87,6 +88,7 @@ class Supervisor:
         self._watchdog = Watchdog(self._loop)
         self._restarts = Restarts(self._loop, self._start_again)
         self._reloads = Reloads(self._notifier)
+        self._exclusive = ExclusiveRight(lambda: bool(procfs.children_of_this_process() - self._known_children()))
         self._pools: dict[int, PoolProcess] = {}  # by pid
         self._current: PoolProcess | None = None  # the pool that serves
         self._candidate: PoolProcess | None = None  # the pool that is to serve next
@@ -199,6 +201,12 @@ class Supervisor:
             self._notifier.send("WATCHDOG=1")
         elif kind == "leaves":
             self._leaves(pool)
+        elif kind == "claims":
+            self._exclusive.claim(pool, fields["plugins"], [one for one in self._pools.values() if one is not pool])
+            self._exclusive.review()
+        elif kind == "released":
+            self._exclusive.released(pool, fields["number"])
+            self._exclusive.review()
 
     def _configured(self, pool: PoolProcess, fields: dict[str, Any]) -> None:
         """Grant the pool what it needs, and let it go on; or kill it."""
@@ -224,7 +232,8 @@ class Supervisor:
         pool.cancel_kill()
         self._has_served = True
         self._restarts.served()
-        self._last_start = self._loop.now - pool.started_at
+        self._exclusive.served(pool)
+        self._last_start = self._loop.now - pool.started_at - pool.waited
         self._max_draining = pool.max_draining_pools
         self._watchdog.begin(pool)
         self._resources.hand_over(pool)
@@ -279,8 +288,13 @@ class Supervisor:
             pool = self._pools.get(pid)
             if pool is not None:
                 self._loop.guarded(self._pool_ended, pool, os.waitstatus_to_exitcode(status))
-        if self._stopping and not self._pools:
+        if not self._stopping:
+            self._exclusive.review()
+        elif not self._pools:
             self._ended = True
+
+    def _known_children(self) -> set[int]:
+        return self._not_ours | self._pools.keys()
 
     def _pool_ended(self, pool: PoolProcess, returncode: int) -> None:
         pool.ended()
@@ -299,6 +313,7 @@ class Supervisor:
             how = describe_exit(returncode)
             log.info("generation %d (pid %d) has left: %s", pool.generation, pool.pid, how, extra={"reason": how})
             self._send_about()
+        self._exclusive.ended(pool, self._current)
         self._reload_if_wanted()
 
     def _candidate_ended(self, pool: PoolProcess, returncode: int) -> None:
@@ -350,7 +365,7 @@ class Supervisor:
 
     def _kill_orphans(self) -> None:
         """Kill what a dead dispatcher has left: its workers and programs are this process's children (subreaper)."""
-        if processes.kill_children(self._not_ours | self._pools.keys()):
+        if processes.kill_children(self._known_children()):
             # Their own children are adopted only once they have ended.
             self._loop.call_later(0.1, self._kill_orphans)
 

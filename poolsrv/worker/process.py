@@ -115,7 +115,7 @@ class WorkerProcess:
         self._served = [
             service
             for service, listener in zip(self._services, server.listeners, strict=True)
-            if listener.config.workers is None or slot < listener.config.workers
+            if listener.config.is_for(slot)
         ]
         self._accepted = 0
         self._taking = True

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 import poolsrv
+from poolsrv.config.model import DEFAULT_KEYS
+from poolsrv.plugins import listener_keys
 from poolsrv.worker import hookspecs
 from poolsrv.worker.hooks import HOOK_NAMES
 from tests.helpers.certificates import Certificates
@@ -100,6 +102,14 @@ def test_every_member_of_the_others_is_on_the_page_as_it_is(name: str) -> None:
     check(getattr(poolsrv, name), name, ENGINE.get(name, set()))
 
 
+def test_the_attributes_of_a_class_are_on_the_page() -> None:
+    said = re.findall(r'"(\w+)"', (Path(listener_keys.__file__)).read_text())
+    names = {"defaults", "half_close", "requires_workers", "exclusive", "believes_proxies"}
+    assert names - {"believes_proxies"} <= set(said)
+    assert set(documented("Options")) == names
+    assert all(f"`{key}`" in PAGE for key in DEFAULT_KEYS)
+
+
 def test_the_errors_are_on_the_page_as_they_are() -> None:
     errors = [poolsrv.ConfigError, poolsrv.LineTooLong, poolsrv.FrameTooLong]
     expected = {cls.__name__: signature(cls.__name__, cls) for cls in errors}
@@ -132,6 +142,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             *map(listener, ["shout", "lengths", "notes", "digest", "lookup", "async", "load"]),
             listener("chat", workers=1),
             listener("folder") + '[listeners.folder.folder]\nroot = "files"\n',
+            listener("counter"),
             listener("denied", "echo", plugins=["deny"]) + '[listeners.denied.deny]\nnetworks = ["127.0.0.0/8"]\n',
             listener("limited", "echo", plugins=["fair"]),
             listener("backend", "shout", bind="unix:backend.sock"),
@@ -153,7 +164,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.server
 def test_all_recipes_are_tried(server: ServerProcess) -> None:
-    tried = "Shout Folder Lengths Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load"
+    tried = "Shout Folder Lengths Counter Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load"
     assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == set(tried.split())
 
 
@@ -164,6 +175,7 @@ def test_all_recipes_are_tried(server: ServerProcess) -> None:
         ("shout", b"hello", b"HELLO"),
         ("folder", b"", b"from a file\n"),
         ("lengths", b"\0\0\0\x05hello\0\0\0\0\0\0", b"\0\0\0\x05hello\0\0\0\0"),
+        ("counter", b"a\nb\n", b"1\n2\n"),
         ("notes", b"a\nb\n", b"1\n2\n"),
         ("digest", b"poolsrv\n" * 100, (pbkdf2_hmac("sha256", b"poolsrv", b"salt", 100).hex() + "\n").encode() * 100),
         ("lookup", b"127.0.0.1\n127.0.0.2\n", b"127.0.0.1\n127.0.0.2\n"),

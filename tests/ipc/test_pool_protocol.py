@@ -34,11 +34,13 @@ RIGHT: dict[str, dict[str, Any]] = {
     "failed": {"lines": ["why"], "exit_code": 2},
     "alive": {},
     "leaves": {},
+    "claims": {"plugins": ["resp"]},
+    "released": {"number": 1},
 }
 PHASES = {
     STARTING: {"plan", "bound", "configured", "failed"},
-    SEALED: {"serves", "failed", "alive"},
-    SERVING: {"alive", "leaves"},
+    SEALED: {"serves", "failed", "alive", "claims"},
+    SERVING: {"alive", "leaves", "released"},
 }
 
 
@@ -60,7 +62,7 @@ def test_each_message_has_its_phase(phase: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", RIGHT)
 def test_messages_in_flight_when_a_pool_is_told_to_stop_are_ignored(kind: str) -> None:
-    assert not pool_protocol.check(LEAVING, message(kind), PID)
+    assert pool_protocol.check(LEAVING, message(kind), PID) == (kind == "released")  # another pool waits for that
 
 
 @pytest.mark.parametrize("kind", RIGHT)
@@ -265,3 +267,13 @@ def test_messages_are_json(link: tuple[PoolLink, socket.socket]) -> None:
     ours, theirs = link
     ours.send("go", alive_every=7.5)
     assert json.loads(theirs.recv(1000)) == {"kind": "go", "alive_every": 7.5}
+
+
+def test_a_claim_and_its_answer_have_their_form() -> None:
+    for plugins in (None, "resp", [1], ["x" * 300], ["x"] * 1000):
+        with pytest.raises(BadMessage, match="'claims' with a wrong 'plugins'"):
+            pool_protocol.check(SEALED, message("claims", {"plugins": plugins}), PID)
+    for phase in (SERVING, LEAVING):
+        for number in (None, -1, True, 1.0, 2**60):
+            with pytest.raises(BadMessage, match="'released' with a wrong 'number'"):
+                pool_protocol.check(phase, message("released", {"number": number}), PID)

@@ -1,4 +1,4 @@
-"""A pool that a supervisor of version 1 starts, after an upgrade: the messages on the link."""
+"""A pool that a supervisor of version 1 or 2 starts, after an upgrade: the messages on the link."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ class OlderSupervisor:
             "last_reload": None,
             "leaving": [],
         }
+        if self._start["version"] > 1:
+            about["began"] = time.clock_gettime(time.CLOCK_BOOTTIME) - HOUR
         return about | changed
 
     def send(self, kind: str, **fields: Any) -> None:
@@ -164,6 +166,17 @@ def test_a_pool_serves_below_a_supervisor_of_version_1(supervisor: OlderSupervis
     assert sorted(supervisor.kinds()) == ["alive", "bound", "configured", "serves"]
 
 
+def test_a_pool_without_exclusive_listeners_says_to_version_2_what_that_knows(config: Path) -> None:
+    with closing(supervise(config, version=2)) as supervisor:
+        assert supervisor.receive_until("configured")["max_draining_pools"] == 4
+        supervisor.send("go", alive_every=0.05)
+        supervisor.receive_until("serves")
+        supervisor.receive_until("alive")
+        supervisor.send("stop", why="reload")
+        assert supervisor.end()[0] == 0
+        assert sorted(supervisor.kinds()) == ["alive", "bound", "configured", "plan", "serves"]
+
+
 def test_status_knows_the_age_of_a_supervisor_of_version_1(supervisor: OlderSupervisor, config: Path) -> None:
     supervisor.receive_until("configured")
     supervisor.send("go")
@@ -203,7 +216,7 @@ def test_errors_in_the_config_reach_a_supervisor_of_version_1(config: Path) -> N
         assert supervisor.kinds() == ["failed"]
 
 
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("version", [0, 4])
 def test_another_version_is_refused(config: Path, version: int) -> None:
     with closing(supervise(config, version=version)) as supervisor:
         failed = supervisor.receive_until("failed")
