@@ -62,6 +62,9 @@ class Store:
                 self.file.flush()
             elif command == "stay":
                 conn.state = command
+            elif command == "draining":
+                conn.send(f"{conn.draining}\\n".encode())
+                continue
             conn.send(f"{VERSION} {os.getpid()}\\n".encode())
             if command == "done":
                 conn.close()
@@ -186,13 +189,12 @@ def test_a_worker_is_replaced_once_it_has_ended(serve: Serve, stores: Path) -> N
     with connected(server) as old:
         _, pid = map(int, ask(old, b"stay").split())
         os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: ask(old, b"draining") == b"True", "the signal")
         with connected(server) as waiting:
             waiting.sendall(b"pid\n")
-            assert int(ask(old, b"pid").split()[1]) == pid
-            if nothing_to_read(waiting):  # if not, the worker had not heard of the signal yet
-                ask(old, b"done")
-                assert receive_all(old) == b""
-                assert int(receive_line(waiting).split()[1]) != pid
+            assert nothing_to_read(waiting)
+            ask(old, b"done")
+            assert int(receive_line(waiting).split()[1]) != pid
     _, pid = version_and_pid(server)
     os.kill(pid, signal.SIGKILL)
     assert version_and_pid(server)[1] != pid

@@ -38,6 +38,7 @@ class OlderSupervisor:
         self.port = self.listener.getsockname()[1]
         self.received: list[dict[str, Any]] = []
         self._config = config
+        self._version = version
         self._start = {"version": version, "generation": 3, "log_level": None, "alive_every": alive_every}
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.link.settimeout(TIMEOUT)
@@ -68,7 +69,7 @@ class OlderSupervisor:
             "last_reload": None,
             "leaving": [],
         }
-        if self._start["version"] > 1:
+        if self._version > 1:
             about["began"] = time.clock_gettime(time.CLOCK_BOOTTIME) - HOUR
         return about | changed
 
