@@ -83,6 +83,7 @@ def _open(file: Path) -> int:
         return open_for_appending(str(file), 0o640)
     except OSError as error:
         standard = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(file))
-        if error.errno != errno.ENXIO or standard is None:
+        # A socket, as systemd has it, can't be opened; nor can another user's terminal or pipe.
+        if error.errno not in (errno.ENXIO, errno.EACCES) or standard is None:
             raise
-        return os.dup(standard)  # a socket, as systemd has it: no such thing can be opened
+        return os.dup(standard)

@@ -22,7 +22,7 @@ from .output import EXIT_USAGE
 WITHOUT_CONFIG = "Serving without a config"
 # In the order of --help. `poolsrv NAME` is `command` in commands/NAME.py.
 COMMANDS = {
-    WITHOUT_CONFIG: ("run",),
+    WITHOUT_CONFIG: ("run", "cgi"),
     "Configs and plugins": ("check", "config", "plugins", "import"),
     "A running server": ("status", "top", "reload", "stop"),
     "Your shell": ("completion",),
@@ -37,6 +37,7 @@ one line with the word "ready" and every address, including the ports that the k
 \b
 Examples:
   poolsrv run echo --bind :7007             serve one plugin, without a config
+  poolsrv cgi site                          serve programs and files over HTTP, without a config
   poolsrv --config poolsrv.toml             run the server
   poolsrv check --config poolsrv.toml       find every error in the config, without serving
   poolsrv config --config poolsrv.toml      print the config in effect, with every default

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from poolsrv_http import log_file
 from poolsrv_http.access_log import Entry, combined, json_line, mask_address
 
 ENTRY = Entry(
@@ -112,3 +116,19 @@ def test_no_line_can_be_forged(line: str, referer: str, agent: str, user: str) -
 def test_mask(address: str, masked: str) -> None:
     """RFC 6302 section 3 and RFC 9110 section 17.11: less than a whole address is logged where that is wanted."""
     assert mask_address(address) == masked
+
+
+def test_standard_output_of_another_user_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal or pipe that this user can't open again: the descriptor is there all the same."""
+
+    def refuse(path: str, mode: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(log_file, "open_for_appending", refuse)
+    fd = log_file._open(Path("/dev/stdout"))
+    try:
+        assert os.path.samestat(os.fstat(fd), os.fstat(1))
+    finally:
+        os.close(fd)
+    with pytest.raises(PermissionError):
+        log_file._open(Path("/var/log/access.log"))

@@ -88,7 +88,7 @@ def _entries(tree: Tree, directory: bytes) -> Iterator[Entry]:
                 continue
             try:
                 status = one.stat()
-                if one.is_symlink() and not tree.holds(one.path):
+                if (tree.closed or one.is_symlink()) and not tree.holds(one.path):
                     continue
             except OSError:
                 continue  # a link to nowhere, or gone by now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from fnmatch import fnmatchcase
 from typing import Final
@@ -39,12 +39,17 @@ class FileService:
     :param directories: URL path to directory; the longest that fits counts.
     :param index: the names of files that answer for their directory, the preferred one first.
     :param options: all else.
+    :param closed: directories and files in these directories that are not shown, by whatever name.
     """
 
     def __init__(
-        self, directories: Mapping[str, str | os.PathLike[str]], index: IndexFiles, options: FileOptions
+        self,
+        directories: Mapping[str, str | os.PathLike[str]],
+        index: IndexFiles,
+        options: FileOptions,
+        closed: Sequence[str | bytes | os.PathLike[str]] = (),
     ) -> None:
-        self._trees = Trees(directories)
+        self._trees = Trees(directories, closed)
         self._index = tuple(os.fsencode(name) for name in index)
         self._media_types = MediaTypes(options.media_types, options.default_media_type, options.charset)
         rules = {"*": options.cache_control} if isinstance(options.cache_control, str) else options.cache_control

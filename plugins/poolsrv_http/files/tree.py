@@ -67,14 +67,20 @@ class Tree:
     """The files below one directory.
 
     :param directory: it need not exist yet; its own symbolic links are resolved here, once.
+    :param closed: directories and files in it that are not shown, by whatever name. One that the directory itself is
+        in does not count.
     """
 
-    __slots__ = ("_inside", "_real", "root")
+    __slots__ = ("_inside", "_real", "closed", "root")
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], closed: Sequence[str | bytes | os.PathLike[str]] = ()
+    ) -> None:
         self.root = os.fsencode(os.path.abspath(directory))
         self._real = os.path.realpath(self.root)
         self._inside = self._real if self._real.endswith(b"/") else self._real + b"/"
+        real = [os.path.realpath(os.fsencode(name)) for name in closed]
+        self.closed = [name for name in real if name.startswith(self._inside)]
 
     def find(self, relative: bytes) -> File | Directory:
         """Open what a name below the directory leads to.
@@ -105,10 +111,14 @@ class Tree:
 
     def holds(self, name: bytes) -> bool:
         """Whether a name below the directory leads to something inside it."""
-        return self._is_inside(os.path.realpath(name))
+        real = os.path.realpath(name)
+        return self._is_inside(real) and not self._is_closed(real)
 
     def _is_inside(self, real: bytes) -> bool:
         return real == self._real or real.startswith(self._inside)
+
+    def _is_closed(self, real: bytes) -> bool:
+        return any(real == name or real.startswith(name + b"/") for name in self.closed)
 
     def _open(self, name: bytes) -> File | Directory:
         found = os.open(name, os.O_PATH | os.O_CLOEXEC)
@@ -121,6 +131,8 @@ class Tree:
                 link = real = os.path.realpath(name)
             if not self._is_inside(real):
                 raise FileError(403, f"{os.fsdecode(name)} is outside of the directory")
+            if self.closed and self._is_closed(real):
+                raise FileError(403, f"{os.fsdecode(name)} is none of the files, but a program or its directory")
             if stat.S_ISDIR(status.st_mode):
                 return Directory(name.rstrip(b"/"))
             if not stat.S_ISREG(status.st_mode):
@@ -142,12 +154,17 @@ class Trees:
     """Directories by the URL paths that stand for them; the longest that fits counts.
 
     :param directories: URL path to directory.
+    :param closed: as of a tree.
     """
 
     __slots__ = ("_trees",)
 
-    def __init__(self, directories: Mapping[str, str | os.PathLike[str]]) -> None:
-        trees = [(os.fsencode(url.rstrip("/")), Tree(directory)) for url, directory in directories.items()]
+    def __init__(
+        self,
+        directories: Mapping[str, str | os.PathLike[str]],
+        closed: Sequence[str | bytes | os.PathLike[str]] = (),
+    ) -> None:
+        trees = [(os.fsencode(url.rstrip("/")), Tree(directory, closed)) for url, directory in directories.items()]
         self._trees = sorted(trees, key=lambda item: -len(item[0]))
 
     def match(self, path: bytes) -> tuple[bytes, Tree] | None:

@@ -1,0 +1,66 @@
+"""`poolsrv cgi`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import click
+
+from ..serve import current_directory, said, serve, serving_options
+
+log = logging.getLogger("poolsrv.cgi")
+
+PROGRAMS = ("cgi-bin", "htbin")
+
+
+@click.command("cgi")
+@click.argument("directory", metavar="[DIR]", default=".", type=click.Path(exists=True, file_okay=False))
+@serving_options("127.0.0.1:8000")
+@click.pass_context
+def command(ctx: click.Context, /, directory: str, **options: Any) -> None:
+    """Serve a directory over HTTP: its programs by CGI, all else as files.
+
+    What is below DIR/cgi-bin and DIR/htbin runs, if it is executable; its source is never sent. Everything else below
+    DIR is sent as a file; a directory with its index.html, or else as a list. Names that begin with a dot are not
+    shown, and nothing outside of DIR is. Each request is a line on standard output. The default of DIR is the current
+    directory.
+
+    This is `python -m http.server --cgi`, but with many requests at a time, limits and timeouts. --set takes every
+    option of the plugin cgi (`poolsrv plugins cgi` explains them) and key of [listeners.NAME], and pool.KEY, log.KEY.
+
+    \b
+    Examples:
+      poolsrv cgi                                       the current directory, on 127.0.0.1:8000
+      poolsrv cgi site --bind :8080                     another one, on every address
+      poolsrv cgi --set timeout=10 --set warm=true      Python programs without the start of an interpreter
+      poolsrv cgi --set pool.user=nobody                as root: programs run as another user
+      poolsrv cgi --print-config > poolsrv.toml         go on with a config
+
+    Exits as `poolsrv --config FILE` does, with 2 for wrong arguments.
+    """
+    from ...config.arguments import Arguments
+
+    folders = {f"/{name}": os.path.normpath(os.path.join(directory, name)) for name in PROGRAMS}
+    arguments = Arguments(
+        command="poolsrv cgi",
+        directory=current_directory(),
+        listener="www",
+        handler="cgi",
+        options={
+            "roots": folders,
+            "files": directory,
+            "file_index": ["index.html", "index.htm"],
+            "listings": True,
+            "access_log": "/dev/stdout",
+        },
+        flags={"roots": "DIR", "files": "DIR"},
+        **said(options),
+    )
+    if not options["print_config"]:
+        if not any(map(os.path.isdir, folders.values())):
+            log.warning("%s has neither %s: no programs, only files", directory, " nor ".join(PROGRAMS))
+        if os.geteuid() == 0 and not any(setting.key == ("pool", "user") for setting in arguments.settings):
+            log.warning("programs run as root; with --set pool.user=NAME they run as that user")
+    serve(ctx, arguments, options)
