@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .net.tls import ClientTls
     from .worker.connection import Connection
     from .worker.hookspecs import hookimpl
+    from .worker.metrics import Counter, Gauge, Histogram, Metrics
     from .worker.worker import Handle, Worker
 
 __all__ = [
@@ -26,9 +27,13 @@ __all__ = [
     "ClientTls",
     "ConfigError",
     "Connection",
+    "Counter",
     "FrameTooLong",
+    "Gauge",
     "Handle",
+    "Histogram",
     "LineTooLong",
+    "Metrics",
     "Stream",
     "Timer",
     "Worker",
@@ -42,9 +47,13 @@ _MODULES = {
     "ClientTls": "net.tls",
     "ConfigError": "errors",
     "Connection": "worker.connection",
+    "Counter": "worker.metrics",
     "FrameTooLong": "errors",
+    "Gauge": "worker.metrics",
     "Handle": "worker.worker",
+    "Histogram": "worker.metrics",
     "LineTooLong": "errors",
+    "Metrics": "worker.metrics",
     "Stream": "net.stream",
     "Timer": "core.event_loop",
     "Worker": "worker.worker",

@@ -6,19 +6,23 @@ from typing import Final
 
 from ..core.text import one_line
 from ..core.words import counted
-from ..ipc.stats import ListenerStats, ProgramStats, RefusalStats, Status, WorkerStats
-from .tables import count, duration, moment, rate, size
+from ..ipc import figures
+from ..ipc.stats import HistogramStats, ListenerStats, ProgramStats, RefusalStats, SeriesStats, Status, WorkerStats
+from .tables import count, duration, moment, rate, size, span
 
+TROUBLES: Final = frozenset({figures.SLOW_HOOKS, figures.FAULTS, figures.LOST})  # shown beside those of plugins
 MOST_LINES: Final = 20  # of errors, programs and refusals in a text
 LONGEST_COMMAND: Final = 100  # characters
 
 WORKER_COLUMNS: Final = (
     "<worker", ">pid", "<state", ">age", ">open", ">total", ">conn/s", ">events/s", ">in/s", ">out/s", ">CPU %", ">CPU",
-    ">memory", ">restarts", ">silent",
+    ">memory", ">restarts", ">silent", ">lag", ">files",
 )  # fmt: skip
 LISTENER_COLUMNS: Final = (
     "<listener", "<handler", "<addresses", ">open", ">limit", ">total", ">conn/s", ">queued", ">waiting", ">refused",
 )  # fmt: skip
+TIME_COLUMNS: Final = ("<time", "<of", ">count", ">p50", ">p90", ">p99")
+METRIC_COLUMNS: Final = ("<metric", "<of", ">value")
 PROGRAM_COLUMNS: Final = (">program", ">worker", ">age", ">CPU", ">memory", "<command")
 REFUSAL_COLUMNS: Final = ("<refused", "<listener", "<peer", "<reason")
 
@@ -62,6 +66,8 @@ def worker_row(worker: WorkerStats) -> tuple[str, ...]:
         size(worker.memory),
         str(worker.restarts),
         duration(worker.silent),
+        span(worker.lag),
+        f"{worker.descriptors}/{worker.descriptor_limit or '-'}",
     )
 
 
@@ -81,6 +87,41 @@ def listener_row(listener: ListenerStats) -> tuple[str, ...]:
         str(listener.waiting),
         f"{refused} ({reasons})" if refused else "0",
     )
+
+
+def time_rows(status: Status) -> list[tuple[str, ...]]:
+    """The rows of the table of histograms: those that have values."""
+    return [
+        (_metric_name(metric.name), _of(series), count(histogram.count), *_quantiles(metric.name, histogram))
+        for metric in status.metrics
+        for series in metric.series
+        if (histogram := series.histogram) is not None and histogram.count
+    ]
+
+
+def metric_rows(status: Status) -> list[tuple[str, ...]]:
+    """The rows of the table of plugins' counters and gauges. The server's own figures are in the other tables."""
+    return [
+        (metric.name, _of(series), count(series.value))
+        for metric in status.metrics
+        for series in metric.series
+        if series.value is not None and ("plugin" in series.labels or metric.name in TROUBLES)
+    ]
+
+
+def _metric_name(name: str) -> str:
+    return name.removeprefix("poolsrv_").removesuffix("_seconds").replace("_", " ")
+
+
+def _of(series: SeriesStats) -> str:
+    """The labels in short: the names of listener and plugin need no more."""
+    words = [value if name in ("listener", "plugin") else f"{name}={value}" for name, value in series.labels.items()]
+    return _cell(" ".join(words))
+
+
+def _quantiles(name: str, histogram: HistogramStats) -> list[str]:
+    show = span if name.endswith("_seconds") else lambda value: "-" if value is None else count(value)
+    return [show(value) for value in (histogram.p50, histogram.p90, histogram.p99)]
 
 
 def program_row(program: ProgramStats) -> tuple[str, ...]:

@@ -6,17 +6,23 @@ from ..core.words import counted
 from ..ipc.stats import Status
 from .stats_tables import (
     LISTENER_COLUMNS,
+    METRIC_COLUMNS,
     MOST_LINES,
     PROGRAM_COLUMNS,
     REFUSAL_COLUMNS,
+    TIME_COLUMNS,
     WORKER_COLUMNS,
     headline,
     listener_row,
+    metric_rows,
     program_row,
     refusal_row,
+    time_rows,
     worker_row,
 )
 from .tables import table
+
+MOST_METRICS = 60  # lines of histograms, and of plugins' metrics
 
 
 def as_text(status: Status) -> str:
@@ -24,6 +30,12 @@ def as_text(status: Status) -> str:
     parts = ["\n".join(headline(status))]
     parts.append(table(WORKER_COLUMNS, map(worker_row, status.workers)))
     parts.append(table(LISTENER_COLUMNS, map(listener_row, status.listeners)))
+    for columns, shown, noun in (
+        (TIME_COLUMNS, time_rows(status), "histogram"),
+        (METRIC_COLUMNS, metric_rows(status), "series"),
+    ):
+        if shown:
+            parts.append(table(columns, shown[:MOST_METRICS]) + _more(len(shown) - MOST_METRICS, noun))
     if status.totals.programs:
         rows = [program_row(program) for program in status.programs[:MOST_LINES]]
         parts.append(table(PROGRAM_COLUMNS, rows) + _more(status.totals.programs - len(rows), "program"))

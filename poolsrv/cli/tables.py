@@ -57,6 +57,16 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def span(seconds: float | None) -> str:
+    """Write a short time: ``250 µs``, ``3.1 ms``, ``0.25 s``, from a minute on as ``duration`` does; ``-`` for None."""
+    if seconds is None:
+        return "-"
+    for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (60.0, 1.0, "s")):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}"
+    return duration(seconds)
+
+
 def moment(at: float) -> str:
     """Write a Unix time as local time: ``2026-01-31 12:00:00``."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

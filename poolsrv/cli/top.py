@@ -31,11 +31,13 @@ from .stats_tables import (
     LISTENER_COLUMNS,
     PROGRAM_COLUMNS,
     REFUSAL_COLUMNS,
+    TIME_COLUMNS,
     WORKER_COLUMNS,
     headline,
     listener_row,
     program_row,
     refusal_row,
+    time_rows,
     worker_row,
 )
 
@@ -45,7 +47,7 @@ WIDE: Final = 120  # columns of a terminal that is wide enough for every column 
 GAP: Final = 2  # columns between two columns of a table
 KEYS: Final = "q or Ctrl-C to quit"
 
-_OPTIONAL: Final = frozenset({"age", "total", "CPU", "restarts", "silent", "handler"})
+_OPTIONAL: Final = frozenset({"age", "total", "CPU", "restarts", "silent", "lag", "files", "handler"})
 _STYLES: Final = dict.fromkeys(("stopped", "stalled", "condemned", "empty"), "bold red") | dict.fromkeys(
     ("full", "starting", "draining"), "yellow"
 )
@@ -134,10 +136,12 @@ def _screen(status: Status, width: int, height: int, trouble: str) -> Renderable
         lines.append(Text(trouble, "bold red", overflow="fold"))
     workers = sorted(status.workers, key=lambda worker: (-worker.cpu_percent, -worker.open, worker.slot))
     programs = sorted(status.programs, key=lambda program: -program.age)
+    times = time_rows(status)
     refusals = list(map(refusal_row, reversed(status.recent_refusals)))
     sections = [
         _Section(WORKER_COLUMNS, list(map(worker_row, workers)), len(workers), _OPTIONAL),
         _Section(LISTENER_COLUMNS, list(map(listener_row, status.listeners)), len(status.listeners), _OPTIONAL),
+        _Section(TIME_COLUMNS, times, len(times)),
         _Section(PROGRAM_COLUMNS, list(map(program_row, programs)), status.totals.programs),
         _Section(REFUSAL_COLUMNS, refusals, len(refusals)),
     ]

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 # Places in /proc/PID/stat, counted from the first field after the name.
-_STATE, _PARENT, _USER_TIME, _SYSTEM_TIME, _START_TIME, _RESIDENT = 0, 1, 11, 12, 19, 21
+_STATE, _PARENT, _USER_TIME, _SYSTEM_TIME, _CHILD_USER_TIME, _CHILD_SYSTEM_TIME = 0, 1, 11, 12, 13, 14
+_START_TIME, _RESIDENT = 19, 21
 
 
 def children_of_this_process() -> set[int]:
@@ -75,12 +76,14 @@ class Usage(NamedTuple):
     :ivar started: seconds from the machine's start to its own.
     :ivar cpu: CPU time in seconds, user and system.
     :ivar memory: resident memory in bytes.
+    :ivar children_cpu: CPU time of the children that it has waited for, in seconds.
     """
 
     name: str
     started: float
     cpu: float
     memory: int
+    children_cpu: float = 0.0
 
     @property
     def age(self) -> float:
@@ -107,6 +110,7 @@ def usage(pid: int) -> Usage | None:
         started=int(fields[_START_TIME]) / TICKS,
         cpu=(int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) / TICKS,
         memory=int(fields[_RESIDENT]) * PAGE_SIZE,
+        children_cpu=(int(fields[_CHILD_USER_TIME]) + int(fields[_CHILD_SYSTEM_TIME])) / TICKS,
     )
 
 

@@ -78,7 +78,7 @@ class Acceptor:
 
     def _accept(self, listener: Listener, listening_socket: socket.socket, mask: int) -> None:
         """Accept until the kernel's queue is empty or no worker has room, then send."""
-        counts, dispatcher = listener.counts, self._dispatcher
+        counts, dispatcher, now = listener.counts, self._dispatcher, self._loop.now
         alone = listener.expects_one(self._loop.turns)
         before = self.last_id
         assigned: list[WorkerSlot] = []
@@ -99,7 +99,7 @@ class Acceptor:
             counts.accepted += 1
             if not slot.outbox:
                 assigned.append(slot)
-            dispatcher.assign(slot, AcceptedConnection(fd, listener.number, self.last_id, peer))
+            dispatcher.assign(slot, AcceptedConnection(fd, listener.number, self.last_id, peer, now))
             if alone:
                 break
         if not alone:
@@ -110,7 +110,7 @@ class Acceptor:
         self, listener: Listener, admission: AdmissionControl, listening_socket: socket.socket, mask: int
     ) -> None:
         """Do the same where limits may make clients wait, or refuse them."""
-        counts, dispatcher = listener.counts, self._dispatcher
+        counts, dispatcher, now = listener.counts, self._dispatcher, self._loop.now
         alone = listener.expects_one(self._loop.turns)
         before = self.last_id
         assigned: list[WorkerSlot] = []
@@ -135,7 +135,7 @@ class Acceptor:
             counts.accepted += 1
             if not slot.outbox:
                 assigned.append(slot)
-            dispatcher.assign(slot, AcceptedConnection(fd, listener.number, self.last_id, peer))
+            dispatcher.assign(slot, AcceptedConnection(fd, listener.number, self.last_id, peer, now))
         if not alone:
             listener.found(self.last_id - before)
         dispatcher.flush(assigned)

@@ -33,6 +33,7 @@ from typing import Final
 from ..config.model import has_limits, has_to_ask
 from ..core.event_loop import EventLoop
 from ..core.words import counted
+from ..ipc import figures
 from ..ipc.worker_channel import (
     DRAINING,
     FULL,
@@ -45,6 +46,7 @@ from ..ipc.worker_channel import (
 )
 from .admission import RECENT, AdmissionControl, Refusal
 from .admission_server import AdmissionServer
+from .ledger import Ledger
 from .listener import Listener
 from .report_check import check
 from .stalls import Stalls
@@ -59,6 +61,7 @@ SEND_BLOCKED_PAUSE: Final = 0.02  # seconds without sending after the kernel has
 class Dispatcher:
     """The connections of a pool, and its workers' channels.
 
+    :ivar ledger: what the pool has counted.
     :ivar recent_refusals: the last connections that were refused, of all listeners, the latest last.
     :ivar is_asked: whether workers ask about admission.
     :ivar kill_worker: called with the slot of a condemned worker; the worker manager sets it.
@@ -69,6 +72,7 @@ class Dispatcher:
         self._listeners = listeners
         self._slots = list(slots)  # those of leaving workers included, until these have ended
         self._closed = False
+        self.ledger = Ledger()
         self.kill_worker: Callable[[WorkerSlot], object] = _kill_nothing
         self._stalls = Stalls(loop, self._slots, listeners, reclaim=self._reclaim, move=self._move, resume=self.resume)
         self.recent_refusals: deque[Refusal] = deque(maxlen=RECENT)
@@ -110,6 +114,13 @@ class Dispatcher:
     def open_connections(self) -> int:
         """Count the connections that workers have, or are about to get."""
         return sum(len(slot.connections) for slot in self._slots)
+
+    def update_ledger(self) -> None:
+        """Enter what the listeners count."""
+        for listener in self._listeners:
+            self.ledger.set(figures.ACCEPTED, listener.counts.accepted, listener=listener.name)
+            for reason, count in listener.refusals.items():
+                self.ledger.set(figures.REFUSED, count, listener=listener.name, reason=reason)
 
     # --- assigning and sending
 
@@ -333,7 +344,7 @@ class Dispatcher:
             self._loop.unregister(slot.channel.fileno())
 
     def _apply(self, slot: WorkerSlot, report: Report) -> None:
-        taken, closed, state, counters, asked = report
+        taken, closed, state, counters, asked, metrics = report
         slot.last_report_at = now = self._loop.now
         if slot.stalled:
             self._stalls.responds(slot)
@@ -357,6 +368,8 @@ class Dispatcher:
             slot.state = state
         if counters is not None:
             slot.counters = counters
+        if metrics is not None:
+            self.ledger.take(slot, metrics)
 
     # --- what becomes of workers
 
@@ -376,6 +389,7 @@ class Dispatcher:
         assert slot.channel is not None
         self._reclaim(slot)
         lost = len(slot.connections)
+        self.ledger.add(figures.LOST, lost)
         self._count_closed(list(slot.connections), slot.connections)
         self._unwatch(slot)
         self._loop.at_end_of_turn(slot.channel.close)

@@ -14,6 +14,7 @@ from typing import Final
 from ..config.model import has_to_ask
 from ..core.words import counted
 from ..ipc.worker_channel import DRAINING, FULL, SERVING, BadReport, Question, Report
+from . import ledger
 from .listener import Listener
 from .worker_slot import STARTING, WorkerSlot
 
@@ -25,7 +26,7 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
 
     :raises BadReport: it does not fit.
     """
-    taken, closed, state, _, asked = report
+    taken, closed, state, _, asked, metrics = report
     waiting = slot.waiting
     if taken > len(waiting):
         raise BadReport(
@@ -45,6 +46,8 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
         _check_state(slot.state, state)
     if asked:
         _check_questions(slot, taken, asked, listeners)
+    if metrics is not None:
+        ledger.check(slot, metrics)
 
 
 def _check_not_waiting(slot: WorkerSlot, taken: int, numbers: Sequence[int]) -> None:

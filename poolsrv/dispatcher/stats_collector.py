@@ -7,26 +7,31 @@ listener are sampled each second. A pool without a control socket has no ``Stats
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from ..core import procfs
+from ..core.accept_queue import accept_queue
 from ..core.event_loop import EventLoop
 from ..core.procfs import children_of
+from ..ipc import figures
+from ..ipc.metrics import BOUNDS, Distribution, Labels
 from ..ipc.stats import (
     PROTOCOL,
     WINDOW,
     About,
     Answer,
+    HistogramStats,
     ListenerStats,
+    MetricStats,
     ProgramStats,
+    QueueStats,
     RefusalStats,
+    SeriesStats,
     ServerStats,
     Status,
     Totals,
@@ -34,6 +39,7 @@ from ..ipc.stats import (
 )
 from ..plugins import entry_points
 from .dispatcher import Dispatcher
+from .ledger import Amount, gauge, gauges
 from .listener import Listener
 from .worker_manager import WorkerManager
 from .worker_slot import EMPTY, STARTING, WorkerSlot
@@ -42,8 +48,7 @@ SAMPLE_INTERVAL: Final = 1.0  # seconds
 SAMPLES: Final = round(WINDOW / SAMPLE_INTERVAL) + 1
 MOST_PROGRAMS: Final = 200  # that are listed; each lookup blocks the dispatcher for about 40 µs
 
-# From linux/tcp.h: of a listening socket, tcpi_unacked is the length of the accept queue.
-_TCPI_UNACKED: Final = struct.Struct("24xI")
+Counted = Mapping[str, Mapping[Labels, Amount]]
 
 
 class _Sample(msgspec.Struct, frozen=True, gc=False):
@@ -111,11 +116,14 @@ class StatsCollector:
 
     def status(self) -> Status:
         """Collect everything."""
+        self._dispatcher.update_ledger()
+        self._workers.update_ledger()
+        counted = self._dispatcher.ledger.snapshot()
         slots = [slot for slot in self._workers.slots if not slot.pid]
         slots += self._workers.by_pid.values()
         workers = [self._worker(slot) for slot in sorted(slots, key=lambda slot: (slot.index, slot.pid))]
         waiting = Counter(number for slot in slots for number in slot.waiting.values())
-        listeners = [self._listener(listener, waiting[listener.number]) for listener in self._listeners]
+        listeners = [self._listener(listener, waiting[listener.number], counted) for listener in self._listeners]
         programs, count = self._programs()
 
         def total(rate: str) -> float:
@@ -126,7 +134,7 @@ class StatsCollector:
             server=self._server(),
             totals=Totals(
                 open=sum(listener.counts.open for listener in self._listeners),
-                accepted=sum(listener.counts.accepted for listener in self._listeners),
+                accepted=_total(counted, figures.ACCEPTED),
                 accepted_rate=round(sum(listener.accepted_rate for listener in listeners), 1),
                 events_rate=total("events_rate"),
                 bytes_in_rate=total("bytes_in_rate"),
@@ -134,6 +142,10 @@ class StatsCollector:
                 programs=count,
                 cpu_percent=total("cpu_percent"),
                 memory=sum(worker.memory for worker in workers),
+                events=_total(counted, figures.EVENTS),
+                bytes_in=_total(counted, figures.BYTES_IN),
+                bytes_out=_total(counted, figures.BYTES_OUT),
+                cpu=round(sum(map(_number, counted.get(figures.CPU, {}).values())), 2),
             ),
             workers=workers,
             listeners=listeners,
@@ -142,6 +154,7 @@ class StatsCollector:
                 RefusalStats(time=one.time, listener=one.listener, peer=one.peer, reason=one.reason)
                 for one in self._dispatcher.recent_refusals
             ],
+            metrics=self._metrics(counted),
         )
 
     def _server(self) -> ServerStats:
@@ -186,9 +199,15 @@ class StatsCollector:
             memory=used.memory if used is not None else 0,
             restarts=slot.restarts,
             silent=now - slot.last_report_at if slot.pid else 0.0,
+            in_flight=len(slot.waiting),
+            lag=_lag(slot, now),
+            descriptors=int(gauge(slot, figures.DESCRIPTORS)),
+            descriptor_limit=int(gauge(slot, figures.DESCRIPTOR_LIMIT)),
         )
 
-    def _listener(self, listener: Listener, in_channels: int) -> ListenerStats:
+    def _listener(self, listener: Listener, in_channels: int, counted: Counted) -> ListenerStats:
+        queues = _queues(listener)
+        own = (("listener", listener.name),)
         rates = _rates(self._accepted[listener.number], _Sample(self._loop.now, listener.counts.accepted))
         return ListenerStats(
             name=listener.name,
@@ -197,14 +216,29 @@ class StatsCollector:
             addresses=[str(bound) for bound in listener.sockets],
             open=listener.counts.open,
             max_connections=listener.config.max_connections,
-            accepted=listener.counts.accepted,
+            accepted=int(_number(counted[figures.ACCEPTED][own])),
             accepted_rate=rates("accepted"),
-            queued=_queued([bound.socket for bound in listener.sockets]),
+            queued=sum(queue.queued for queue in queues) if queues else None,
             waiting=in_channels + len(listener.unassigned),
             homeless=len(listener.unassigned),
             paused=listener.counts.paused,
-            refusals=dict(listener.refusals),
+            refusals={
+                labels[1][1]: int(_number(amount))
+                for labels, amount in counted.get(figures.REFUSED, {}).items()
+                if labels[:1] == own
+            },
+            queues=queues,
         )
+
+    def _metrics(self, counted: Counted) -> list[MetricStats]:
+        ledger = self._dispatcher.ledger
+        found = {(name, ledger.kind(name)): dict(amounts) for name, amounts in counted.items()}
+        for series, value in gauges(self._workers.by_pid.values()).items():
+            found.setdefault((series.name, series.kind), {})[series.labels] = value
+        return [
+            MetricStats(name, kind, ledger.helps.get(name, ""), [_series(*one) for one in amounts.items()])
+            for (name, kind), amounts in sorted(found.items())
+        ]
 
     def _programs(self) -> tuple[list[ProgramStats], int]:
         """List the first ``MOST_PROGRAMS`` of the workers' children, and count all of them."""
@@ -248,10 +282,31 @@ def _rates(samples: deque[_Sample] | None, latest: _Sample) -> Callable[..., flo
     return rate
 
 
-def _queued(sockets: list[socket.socket]) -> int | None:
-    counts = []
-    for sock in sockets:
-        if sock.family != socket.AF_UNIX:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED.size)
-            counts.append(_TCPI_UNACKED.unpack(info)[0])
-    return sum(counts) if counts else None
+def _queues(listener: Listener) -> list[QueueStats]:
+    found = [(str(bound), accept_queue(bound.socket)) for bound in listener.sockets]
+    return [QueueStats(address=address, queued=q.queued, limit=q.limit) for address, q in found if q is not None]
+
+
+def _lag(slot: WorkerSlot, now: float) -> float:
+    reported = gauge(slot, figures.LAG) if now - slot.last_report_at < WINDOW else 0.0
+    return round(max(reported, now - slot.waiting_since if slot.waiting else 0.0), 6)
+
+
+def _number(amount: Amount) -> float:
+    return 0 if isinstance(amount, Distribution) else amount
+
+
+def _total(counted: Counted, name: str) -> int:
+    return int(sum(map(_number, counted.get(name, {}).values())))
+
+
+def _series(labels: Labels, amount: Amount) -> SeriesStats:
+    if not isinstance(amount, Distribution):
+        return SeriesStats(dict(labels), value=amount)
+    buckets = [(BOUNDS[bucket] if bucket < len(BOUNDS) else None, times) for bucket, times in amount.filled()]
+    quantiles = [_rounded(amount.quantile(share)) for share in (0.5, 0.9, 0.99)]
+    return SeriesStats(dict(labels), histogram=HistogramStats(amount.count, amount.sum, buckets, *quantiles))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")

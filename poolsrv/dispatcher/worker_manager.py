@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final
 
 from ..config.model import MOST_WORKERS
-from ..core import forked_copies, logs, processes, signals
+from ..core import forked_copies, logs, processes, procfs, signals
 from ..core.cgroups import OomCounter
 from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
@@ -28,6 +28,7 @@ from ..core.processes import describe_exit
 from ..core.stack_dump import StackDumpFile
 from ..core.titles import set_title
 from ..core.words import counted
+from ..ipc import figures
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import DRAINING, EXIT_START_FAILED, SERVING, DispatcherEnd
 from ..net.programs import Child
@@ -85,6 +86,7 @@ class WorkerManager:
         self._watchdog = HangWatchdog(loop, self.by_pid, self._config.hang_timeout, plugins)
         self._start_errors = ToldOnce()
         self._was_ready = False
+        self._cpu_of_ended = 0.0  # seconds, of workers that have ended
         self._stopping = False
         self._oom = OomCounter()
         self._min_workers = max(one.config.first_worker + (one.config.workers or 1) for one in server.listeners)
@@ -358,6 +360,8 @@ class WorkerManager:
         del self.by_pid[pid]
         self._watchdog.remove(pid)
         lost = self._dispatcher.worker_ended(slot)
+        self._cpu_of_ended += rusage.ru_utime + rusage.ru_stime
+        self._dispatcher.ledger.add(figures.WORKER_ENDS, how=_kind_of_end(returncode))
         how = self._describe_end(returncode, os.WCOREDUMP(status))
         losing = f", {counted(lost, 'connection is', 'connections are')} lost" if lost else ""
         starting = " while starting" if before == STARTING else ""
@@ -404,6 +408,11 @@ class WorkerManager:
                     name = listener.config.name
                     log.exception("%s: a wrapper of on_child_exit failed", name, extra={"listener": name})
 
+    def update_ledger(self) -> None:
+        """Enter the CPU time of the workers, with that of programs that they have waited for."""
+        running = [used.cpu + used.children_cpu for pid in self.by_pid if (used := procfs.usage(pid)) is not None]
+        self._dispatcher.ledger.raise_to(figures.CPU, self._cpu_of_ended + sum(running))
+
     # --- signals
 
     def signal_all(self, number: signal.Signals) -> None:
@@ -433,3 +442,8 @@ class WorkerManager:
         if slot.pid == pid:
             log.error("worker %d (pid %d) does not end: killing it", slot.index, pid, extra=slot.tags)
             os.kill(pid, signal.SIGKILL)
+
+
+def _kind_of_end(returncode: int) -> str:
+    """A label for how a worker has ended; the log has the details."""
+    return "killed" if returncode < 0 else "failed" if returncode else "exited"

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from ..ipc.metrics import Series
 from ..ipc.worker_channel import MAX_IN_FLIGHT, SERVING, AcceptedConnection, Answer, DispatcherEnd
 
 STALL_TIME: Final = 0.5  # seconds that connections may wait in a worker's channel before another worker is looked for
@@ -40,6 +41,8 @@ class WorkerSlot(msgspec.Struct, eq=False):
     :ivar outbox: connections that are assigned and not sent yet; empty between two callbacks of the loop.
     :ivar unanswered: answers for which the socket has no room yet.
     :ivar counters: the worker's totals, as it has last reported them.
+    :ivar series: the metrics that the worker has described; None in the place of one that is not shown.
+    :ivar gauges: its gauges, by their place in ``series``.
     :ivar last_report_at: when it last reported, in the loop's time.
     :ivar started_at: when it began to serve, or else when it was forked, in the loop's time.
     :ivar leaving: whether the worker is to end, and another slot has its place in the pool.
@@ -70,6 +73,8 @@ class WorkerSlot(msgspec.Struct, eq=False):
     outbox: list[AcceptedConnection] = []
     unanswered: list[Answer] = []
     counters: tuple[int, ...] = ()
+    series: list[Series | None] = []
+    gauges: dict[int, float] = {}
     last_report_at: float = 0.0
     started_at: float = 0.0
     leaving: bool = False
@@ -104,3 +109,5 @@ class WorkerSlot(msgspec.Struct, eq=False):
         self.waiting.clear()
         self.unanswered.clear()
         self.counters = ()
+        self.series.clear()
+        self.gauges.clear()

@@ -81,6 +81,68 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     leaving: list[LeavingPool]
 
 
+class HistogramStats(msgspec.Struct, frozen=True):
+    """How values are distributed: mostly times in seconds.
+
+    :ivar count: how many values there are.
+    :ivar sum: of all values.
+    :ivar buckets: the upper bounds of the buckets that are not empty, each with the number of values in that bucket
+        alone; the bounds are among ``metrics.BOUNDS``, and None is for what exceeds them all.
+    :ivar p50: half of the values are below it, estimated; None if there are no values.
+    :ivar p90: the same for 90 %, and ``p99`` for 99 %.
+    """
+
+    count: int
+    sum: float
+    buckets: list[tuple[float | None, int]]
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class SeriesStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A series of a metric.
+
+    :ivar labels: what tells it from the metric's other series; those of plugins begin with ``listener`` and ``plugin``.
+    :ivar value: of a counter or a gauge.
+    :ivar histogram: of a histogram.
+    """
+
+    labels: dict[str, str]
+    value: float | None = None
+    histogram: HistogramStats | None = None
+
+
+class MetricStats(msgspec.Struct, frozen=True):
+    """A metric: the server's own, whose names begin with ``poolsrv_`` (figures.py), or a plugin's.
+
+    Counters and histograms count from the server's start, over workers that have ended and over reloads. A gauge is the
+    sum over the workers that run.
+
+    :ivar name: without the ending ``_total`` that Prometheus expects of counters.
+    :ivar kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
+    :ivar help: what it counts; empty if only a former pool has known that.
+    """
+
+    name: str
+    kind: str
+    help: str
+    series: list[SeriesStats]
+
+
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel's accept queue of a listening socket.
+
+    :ivar address: the real one.
+    :ivar queued: connections that wait in it.
+    :ivar limit: how many there can be (``backlog``).
+    """
+
+    address: str
+    queued: int
+    limit: int
+
+
 class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
     """One worker, as the dispatcher knows it; the worker itself is not asked.
 
@@ -98,6 +160,11 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
     :ivar memory: resident.
     :ivar restarts: the number of earlier workers in this slot.
     :ivar silent: since its last report. A worker with nothing to do does not report.
+    :ivar in_flight: connections that it has been sent, and has not taken yet.
+    :ivar lag: how long an event may have to wait in it: the longest iteration of its loop in the second before its last
+        report, or the wait of what is in flight.
+    :ivar descriptors: open ones, as last reported; 0 before that.
+    :ivar descriptor_limit: the limit of open descriptors; 0 for none.
     """
 
     slot: int
@@ -118,6 +185,10 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     restarts: int
     silent: float
+    in_flight: int = 0
+    lag: float = 0.0
+    descriptors: int = 0
+    descriptor_limit: int = 0
 
 
 class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,12 +198,13 @@ class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
     :ivar plugins: those called before the handler.
     :ivar open: connections over all workers.
     :ivar max_connections: the limit of these; 0 for none.
-    :ivar accepted: since the pool's start.
-    :ivar queued: connections in the kernel's accept queues; None if the kernel does not tell (unix sockets).
+    :ivar accepted: since the server's start.
+    :ivar queued: connections in the kernel's accept queues; None if the kernel does not tell.
     :ivar waiting: accepted connections that no worker has taken yet.
     :ivar homeless: those of them for which no worker has room.
     :ivar paused: whether it accepts nothing at the moment, for a limit is reached or no worker has room.
-    :ivar refusals: the number of refused connections, by reason.
+    :ivar refusals: the number of refused connections since the server's start, by reason.
+    :ivar queues: of each socket, in the order of ``addresses``; without those of which the kernel does not tell.
     """
 
     name: str
@@ -148,6 +220,7 @@ class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
     homeless: int
     paused: bool
     refusals: dict[str, int]
+    queues: list[QueueStats] = []
 
 
 class ProgramStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,10 +249,10 @@ class RefusalStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Over the whole pool.
+    """Over the whole server.
 
     :ivar open: connections.
-    :ivar accepted: since the pool's start.
+    :ivar accepted: since the server's start; so are ``events``, the bytes and ``cpu``, with those of ended workers.
     :ivar programs: running programs, those that are not listed included.
     :ivar cpu_percent: the workers', of one CPU.
     :ivar memory: the workers' resident memory; what they share counts for each.
@@ -194,6 +267,10 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     programs: int
     cpu_percent: float
     memory: int
+    events: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    cpu: float = 0.0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +281,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar listeners: in the order of the config.
     :ivar programs: at most ``stats_collector.MOST_PROGRAMS``.
     :ivar recent_refusals: the latest last.
+    :ivar metrics: by name.
     """
 
     time: float
@@ -213,6 +291,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     listeners: list[ListenerStats]
     programs: list[ProgramStats]
     recent_refusals: list[RefusalStats]
+    metrics: list[MetricStats] = []
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -36,6 +36,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from .descriptors import DESCRIPTOR_SIZE, descriptors_in
+from .metrics import MetricsReport
 
 # The states that a worker reports. The dispatcher adds its own (dispatcher/worker_slot.py).
 SERVING: Final = "serving"
@@ -63,7 +64,7 @@ _TRUNCATED: Final = int(socket.MSG_CTRUNC)
 # A little more: what else a plugin may have the kernel add (SO_PASSCRED) must not push descriptors out.
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_PER_MESSAGE * DESCRIPTOR_SIZE) + 512
 _DOWN_SIZE: Final = 16384  # 16 peers with the longest unix socket path (108 bytes) stay far below this
-_UP_SIZE: Final = 32768
+_UP_SIZE: Final = 65536
 
 LOST: Final = -1  # in the place of a descriptor that did not fit below the receiver's limit
 
@@ -86,12 +87,14 @@ class AcceptedConnection(msgspec.Struct, gc=False):
     :ivar listener: the listener's number in the config.
     :ivar id: unique in this run of the server.
     :ivar peer: the client's address.
+    :ivar accepted_at: in seconds of ``time.monotonic``, which is the same in both processes.
     """
 
     fd: int
     listener: int
     id: int
     peer: PeerAddress
+    accepted_at: float = 0.0
 
 
 _NOTHING_ASKED: list[Question] = []
@@ -108,6 +111,7 @@ class Report(NamedTuple):
     state: str | None  # its new state, if that has changed
     counters: tuple[_Count, _Count, _Count, _Count, _Count] | None  # totals, see COUNTERS; with every heartbeat
     asked: Annotated[list[Question], msgspec.Meta(max_length=MAX_ASKED_PER_REPORT)] = _NOTHING_ASKED
+    metrics: MetricsReport | None = None  # with every heartbeat, if something has changed
 
 
 class BadReport(Exception):
@@ -153,7 +157,7 @@ class DispatcherEnd:
         :raises OSError: the worker's end has been shut down. Nothing was sent.
         """
         fds = array.array("i", [connection.fd for connection in connections])
-        payload = marshal.dumps([(c.listener, c.id, c.peer) for c in connections])
+        payload = marshal.dumps([(c.listener, c.id, c.peer, c.accepted_at) for c in connections])
         try:
             self._socket.sendmsg([payload], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], _SEND_FLAGS)
         except OSError as error:
@@ -305,6 +309,6 @@ def _receive_connections(sock: socket.socket) -> list[AcceptedConnection] | None
     if flags & _TRUNCATED:
         fds.extend([LOST] * (len(connections) - len(fds)))
     return [
-        AcceptedConnection(fd, listener, number, peer)
-        for fd, (listener, number, peer) in zip(fds, connections, strict=True)
+        AcceptedConnection(fd, listener, number, peer, accepted_at)
+        for fd, (listener, number, peer, accepted_at) in zip(fds, connections, strict=True)
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from socket import AF_UNIX, socketpair
 from time import monotonic
@@ -107,6 +108,21 @@ class Harness:
         """How many connections are open, in all workers."""
         self.run()
         return sum(len(worker.service.connections) for worker in self._workers)
+
+    def metric(self, name: str, **labels: object) -> float:
+        """What the plugin has counted, in all workers: of a counter or a gauge its value, of a histogram the number of
+        values.
+
+        :param labels: values of its labels; of those that are not named, all count.
+        :raises KeyError: there is no such series.
+        """
+        values = []
+        for worker in self._workers:
+            with suppress(KeyError):
+                values.append(worker.registry.value(name, **labels))
+        if not values:
+            raise KeyError(f"no metric {name} {labels or ''}".rstrip())
+        return sum(values)
 
     @property
     def _current(self) -> InProcessWorker:

@@ -17,8 +17,10 @@ from ..net.programs import Child, Reaper
 from ..worker.admission_client import AdmissionClient
 from ..worker.blocking_threads import BlockingThreads
 from ..worker.connection import Connection
+from ..worker.culprits import running_plugin
 from ..worker.descriptor_room import DescriptorRoom
 from ..worker.host import Host
+from ..worker.metrics import Metrics, Registry
 from ..worker.service import Service
 from ..worker.spec import ServerSpec
 from ..worker.worker import Worker
@@ -128,6 +130,7 @@ class InProcessWorker:
         self.admission_client: AdmissionClient | None = None
         self.graceful_timeout = server.config.pool.graceful_timeout
         self.start_failed = False
+        self.registry = Registry()
         self.reopen_logs: list[Callable[[], object]] = []
         programs = WorkerPrograms(self.reaper, self._program_exited, self.room.doubt)
         self.worker = Worker(
@@ -138,6 +141,7 @@ class InProcessWorker:
             programs=programs,
             guarded=self._guarded,
             reopen_logs=self.reopen_logs,
+            metrics=Metrics(self.registry, lambda: running_plugin([self.service])),
         )
         self.plugin = server.listeners[0].hooks.plugins[-1].instance
         self.service = _Service(self, server.listeners[0], server.base)
@@ -155,7 +159,7 @@ class InProcessWorker:
     def open(self, sock: socket, number: int, peer: tuple[str, int]) -> Connection | None:
         """Serve a connection; None if it has ended already."""
         self._witnesses[number] = sock.dup()
-        self.service.open(AcceptedConnection(sock.detach(), 0, number, peer))
+        self.service.open(AcceptedConnection(sock.detach(), 0, number, peer, self.loop.now))
         return self.service.connections.get(number)
 
     def witness(self, number: int) -> socket | None:

@@ -48,7 +48,7 @@ class Connection(Waiting):
 
     For the engine, beside those of ``Stream`` and ``Owner``: ``_begin``, ``_guarded``, ``_fail``, ``_give_up_on``,
     ``_idle_since``, ``_awaits_first_byte``; of the PROXY header, ``_look_at_input``, ``_discard_input``, ``_identify``
-    and ``_refuse``; ``_count_descriptors``, ``_close_inherited``.
+    and ``_refuse``; ``_accepted_at``, ``_count_descriptors``, ``_close_inherited``.
     """
 
     __slots__ = (
@@ -321,6 +321,10 @@ class Connection(Waiting):
                 self._on_event(READ)  # most clients speak first, and it is here by now: saves an iteration of the loop
                 if self._transport is not RAW and self._transport.ready:
                     self._look_again()
+                if self.bytes_in:
+                    host.first_byte(self)
+                elif self._interest >= 0 and self._state == OPEN:
+                    self._loop.set_callback(self._fd, self._on_first_event)
 
     def _look_at_input(self, size: int) -> bytes:
         """What has come, at most ``size`` bytes; it stays with the kernel.
@@ -342,10 +346,6 @@ class Connection(Waiting):
         """Close at once, with a reset, before any plugin has been told of the connection."""
         self._reset_at_close()
         self._end(reason)
-
-    def _awaits_first_byte(self) -> bool:
-        """Whether nothing has come for a plugin yet, although it reads. A TLS handshake does not count."""
-        return self.bytes_in == 0 and (self._state == CONNECTING or (self._state == OPEN and self._reading))
 
     def _idle_since(self) -> float:
         """Since when nothing has moved, in seconds of the loop's clock; what is held is not idle."""

@@ -11,20 +11,22 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from traceback import walk_tb
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pluggy
 
 from . import hookspecs
+from .metrics import PluginOf
 
 log = logging.getLogger("poolsrv.plugins")
 
 HOOK_NAMES: tuple[str, ...] = tuple(
     name for name, member in vars(hookspecs).items() if hasattr(member, f"{hookspecs.PROJECT}_spec")
 )
+WORKER_HOOKS = frozenset({"on_worker_start", "on_worker_stop"})
 # These reach every plugin even if one raises; the others stop at the first exception.
-NOTIFICATIONS = frozenset({"on_child_exit", "on_connection_close", "on_worker_start", "on_worker_stop"})
+NOTIFICATIONS = frozenset({"on_child_exit", "on_connection_close", *WORKER_HOOKS})
 
 Caller = Callable[..., Any]
 # Told of an exception in one plugin's notification: the hook's name, the plugin's, the arguments, the exception.
@@ -68,6 +70,7 @@ class Hooks:
                 plugin = NamedPlugin(impl.plugin_name, impl.plugin)
                 self._implementers.setdefault(impl.function.__code__, []).append(plugin)
         self._guard_notifications()
+        self.called = ""  # the plugin whose on_worker_start or on_worker_stop is being called
         self._called: list[str] = []  # whose on_connection_init the latest chain has called
         self._chains: list[list[Caller]] = []
         self._closers: dict[frozenset[str], Caller | None] = {}
@@ -196,17 +199,53 @@ class Hooks:
                 if not impl.wrapper and not impl.hookwrapper:
                     impl.function = self._guarded(name, impl)
 
+    def _named(self, plugin: str, function: Caller) -> Caller:
+        def named(*values: Any) -> Any:
+            self.called = plugin
+            try:
+                return function(*values)
+            finally:
+                self.called = ""
+
+        return named
+
     def _guarded(self, hook: str, impl: pluggy.HookImpl) -> Caller:
-        function, argnames = impl.function, impl.argnames
+        function, argnames, plugin = impl.function, impl.argnames, impl.plugin_name
+        if hook in WORKER_HOOKS:
+            function = self._named(plugin, function)
 
         def guarded(*values: Any) -> Any:
             try:
                 return function(*values)
             except BaseException as error:  # noqa: BLE001 - the fault boundary: a plugin's sys.exit() is its fault too
-                self.fault_handler(hook, impl.plugin_name, dict(zip(argnames, values, strict=False)), error)
+                self.fault_handler(hook, plugin, dict(zip(argnames, values, strict=False)), error)
                 return None
 
         return guarded
+
+
+# How to tell a plugin from a frame, the surest way first.
+_RULES = (Hooks._by_hook, Hooks._by_self, Hooks._by_class, Hooks._by_module)
+
+
+class HookedListener(Protocol):
+    """A listener in this worker."""
+
+    name: str
+    hooks: Hooks
+
+
+def owner(frames: Sequence[FrameType], listeners: Sequence[HookedListener]) -> PluginOf | None:
+    """The plugin whose code these frames are, and on which listener; None if that can't be told.
+
+    :param frames: the innermost first.
+    """
+    for rule in _RULES:
+        for frame in frames:
+            found = [PluginOf(one.name, name) for one in listeners if (name := rule(one.hooks, frame)) is not None]
+            if len(found) == 1:
+                return found[0]
+    return None
 
 
 def blamed(frames: Sequence[FrameType], all_hooks: Iterable[Hooks]) -> str | None:
@@ -216,7 +255,7 @@ def blamed(frames: Sequence[FrameType], all_hooks: Iterable[Hooks]) -> str | Non
     :param all_hooks: of the listeners that it may be.
     """
     hooks = list(all_hooks)
-    for rule in (Hooks._by_hook, Hooks._by_self, Hooks._by_class, Hooks._by_module):
+    for rule in _RULES:
         for frame in frames:
             names = {name for one in hooks if (name := rule(one, frame)) is not None}
             if len(names) == 1:

@@ -35,6 +35,9 @@ class Host(Protocol[C]):
     def closer_after_ended_chain(self) -> Callable[..., Any] | None:
         """The caller of ``on_connection_close`` for the plugins that have been told of the latest connection."""
 
+    def first_byte(self, connection: C) -> None:
+        """The client has sent its first byte."""
+
     def handshake_failed(self, connection: C, why: str) -> None:
         """The client's TLS handshake has failed."""
 

@@ -41,14 +41,17 @@ from ..net.descriptor import Descriptor
 from ..net.relay import Relay
 from .admission_client import AdmissionClient
 from .blocking_threads import BlockingThreads
-from .culprits import add_culprit
+from .culprits import add_culprit, running_plugin
 from .descriptor_room import DescriptorRoom, descriptor_limit
+from .engine_metrics import EngineMetrics
+from .metrics import Metrics, Registry
 from .reporter import Reporter
 from .service import Service
 from .worker import Worker
 from .worker_programs import WorkerPrograms
 
 if TYPE_CHECKING:
+    from ..ipc.metrics import MetricsReport
     from ..net.programs import Child
     from .spec import ServerSpec
 
@@ -83,6 +86,8 @@ class WorkerProcess:
         self.threads = BlockingThreads(loop, self._guarded)
         self.room = DescriptorRoom(loop, hang_file, self._descriptors_of_connections)
         self.told = told
+        self.registry = Registry()
+        self._metrics = EngineMetrics(self.registry, loop)
         self.graceful_timeout = server.config.pool.graceful_timeout
         self.start_failed = False
         self._channel = channel
@@ -97,6 +102,7 @@ class WorkerProcess:
             programs=self._programs,
             guarded=self._guarded,
             reopen_logs=self._reopen_logs,
+            metrics=Metrics(self.registry, lambda: running_plugin(self._served)),
         )
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
@@ -108,6 +114,7 @@ class WorkerProcess:
             or any(listener.config.max_connections or listener.config.max_per_source for listener in server.listeners),
             hang_timeout=pool.hang_timeout,
             counters=self._counters,
+            metrics=self._collect_metrics,
         )
         # Where the PROXY protocol says which client has connected, and limits go by that.
         self.admission_client = AdmissionClient(loop, channel, self._reporter) if channel.is_answered else None
@@ -153,7 +160,7 @@ class WorkerProcess:
             loop.register(self._channel.fileno(), READ, self._on_channel)
             loop.after_turn = self._reporter.after_turn
             self._reporter.state = SERVING
-            self._reporter.tell()
+            self._reporter.tell(counters=True)
             gc.freeze()
             loop.run()
         self._end()
@@ -214,7 +221,7 @@ class WorkerProcess:
         for service in self._served:
             if service.hooks.on_worker_stop is not None:
                 self._guarded_hook(service, "on_worker_stop")
-        self._reporter.tell()
+        self._reporter.tell(counters=True)
         self._end_programs()
         self.threads.close()
 
@@ -312,6 +319,12 @@ class WorkerProcess:
             sum(total[0] for total in totals),
             sum(total[1] for total in totals),
         )
+
+    def _collect_metrics(self) -> list[MetricsReport]:
+        self._metrics.update()
+        for service in self._services:
+            service.metrics.update(*service.totals(), service.failed_handshakes)
+        return self.registry.collect()
 
     # --- descriptors
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from ..core import forked_copies
 from ..core.event_loop import EventLoop, Timer
+from ..ipc.metrics import MetricsReport
 from ..ipc.worker_channel import MAX_ASKED_PER_REPORT, MAX_CLOSED_PER_REPORT, Question, Report, WorkerEnd
 
 REPORT_BATCH: Final = 16  # connections taken and closed that are reported without delay: a quarter of what may wait
@@ -25,7 +26,8 @@ class Reporter:
 
     :param urgent: whether the dispatcher goes by how many connections are open.
     :param hang_timeout: seconds of silence after which the dispatcher will act; 0 is never.
-    :param counters: the totals of ``worker.COUNTERS``.
+    :param counters: the totals of ``worker_channel.COUNTERS``.
+    :param metrics: what has changed of the worker's metrics since the last call.
     :ivar taken: connections received; the worker counts up.
     :ivar closed: ids of connections closed; the worker appends.
     :ivar asked: questions for the dispatcher; the admission client appends, and has ``tell`` called.
@@ -40,6 +42,7 @@ class Reporter:
         urgent: bool,
         hang_timeout: float,
         counters: Callable[[], tuple[int, int, int, int, int]],
+        metrics: Callable[[], list[MetricsReport]] = list,
     ) -> None:
         self.taken = 0
         self.closed: list[int] = []
@@ -51,7 +54,9 @@ class Reporter:
         self._listened_for = hang_timeout > 0
         self._beat_every = min(HEARTBEAT, hang_timeout / 4) if hang_timeout else HEARTBEAT
         self._counters = counters
-        self._events_told = 0  # how many events there had been at the last heartbeat
+        self._metrics = metrics
+        self._unsent: list[MetricsReport] = []
+        self._turns_told = 0  # the number of iterations at the last heartbeat
         self._heartbeat: Timer | None = None
         self._late: Timer | None = None
         self._again: Timer | None = None
@@ -63,16 +68,19 @@ class Reporter:
             self.tell()
         elif untold and self._late is None:
             self._late = self._loop.call_later(REPORT_DELAY, self._tell_late)
-        if self._heartbeat is None and self._loop.events != self._events_told:
+        if self._heartbeat is None and self._loop.turns != self._turns_told:
             self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
 
     def tell(self, counters: bool = False) -> None:
-        """Report all that is new, and the counters if asked to. Does nothing if the dispatcher is gone."""
+        """Report all that is new, counters and metrics if asked to. Does nothing if the dispatcher is gone."""
         forked_copies.end_if_copy("a report")
+        if counters and not self._unsent:
+            self._unsent = self._metrics()
         while True:
             closed, self.closed = self.closed[:MAX_CLOSED_PER_REPORT], self.closed[MAX_CLOSED_PER_REPORT:]
             asked, self.asked = self.asked[:MAX_ASKED_PER_REPORT], self.asked[MAX_ASKED_PER_REPORT:]
-            report = Report(self.taken, closed, self.state, self._counters() if counters else None, asked)
+            metrics = self._unsent[0] if self._unsent else None
+            report = Report(self.taken, closed, self.state, self._counters() if counters else None, asked, metrics)
             try:
                 sent = self._channel.report(report)
             except OSError:
@@ -85,7 +93,8 @@ class Reporter:
                     self._again = self._loop.call_later(AGAIN_AFTER, self._try_again)
                 return
             self.taken, self.state, counters = 0, None, False
-            if not (self.closed or self.asked):
+            del self._unsent[:1]
+            if not (self.closed or self.asked or self._unsent):
                 return
 
     def _tell_late(self) -> None:
@@ -99,7 +108,7 @@ class Reporter:
             self.tell()
 
     def _beat(self) -> None:
-        """Tell the counters. Without events there is nothing to tell, unless the dispatcher's watchdog listens."""
+        """Tell the counters. If nothing has happened there is nothing to tell, unless the watchdog listens."""
         self._heartbeat = None
-        self._events_told = -1 if self._listened_for else self._loop.events
+        self._turns_told = -1 if self._listened_for else self._loop.turns
         self.tell(counters=True)

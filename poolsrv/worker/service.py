@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.throttle import Throttle
+from ..ipc.metrics import BOUNDS
 from ..ipc.worker_channel import AcceptedConnection
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name, format_peer
@@ -15,6 +17,7 @@ from ..net.programs import Child
 from .connection import Connection
 from .deadlines import Deadlines
 from .end_log import EndLog
+from .engine_metrics import ListenerMetrics
 from .hooks import Caller
 from .proxy_header import ProxyHeaders
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from .admission_client import AdmissionClient
     from .blocking_threads import BlockingThreads
     from .descriptor_room import DescriptorRoom
+    from .metrics import Registry
     from .spec import ListenerSpec
     from .worker import Worker
 
@@ -45,6 +49,7 @@ class ServiceOwner(Protocol):
     reaper: Reaper
     threads: BlockingThreads
     room: DescriptorRoom
+    registry: Registry
     told: ToldOnce
     admission_client: AdmissionClient | None
     graceful_timeout: float
@@ -83,6 +88,8 @@ class Service:
         self.connections: dict[int, Connection] = {}
         self.bytes_in = 0  # of closed connections
         self.bytes_out = 0
+        self.metrics = ListenerMetrics(owner.registry, config.name)
+        self._durations, self._handed_over = self.metrics.durations, self.metrics.handed_over
         self._trusted = AccessList(config.trusted_proxies, ()) if config.trusted_proxies else None
         self._idle_timeout = config.idle_timeout
         self._sweep_due = False
@@ -120,6 +127,11 @@ class Service:
         self.connections[accepted.id] = connection
         if self._end_log is not None:
             self._end_log.opened(connection)
+        connection._accepted_at = accepted_at = accepted.accepted_at
+        waited = self.loop.now - accepted_at
+        handed_over = self._handed_over  # as observe() does: here and in closed(), a call more would be felt
+        handed_over.counts[bisect_left(BOUNDS, waited)] += 1
+        handed_over.sum += waited
         if self._idle_timeout and not self._sweep_due:
             self._sweep_in(self._idle_timeout)
         for deadlines in self._deadlines:
@@ -155,7 +167,16 @@ class Service:
         self.bytes_out += connection.bytes_out
         if self._end_log is not None:
             self._end_log.closed(connection, reason, running)
+        duration, durations = self.loop.now - connection._accepted_at, self._durations
+        durations.counts[bisect_left(BOUNDS, duration)] += 1
+        durations.sum += duration
         self._owner.connection_closed(connection.id)
+
+    def first_byte(self, connection: Connection) -> None:
+        """Note how long the client took to send its first byte."""
+        took, first_byte = self.loop.now - connection._accepted_at, self.metrics.first_byte
+        first_byte.counts[bisect_left(BOUNDS, took)] += 1
+        first_byte.sum += took
 
     def handshake_failed(self, connection: Connection, why: str) -> None:
         """Count a failed handshake, and log one now and then: scanners cause them all the time."""
@@ -291,6 +312,7 @@ class Service:
 
     def _log_fault(self, plugin: str, hook: str, connection: Connection | None, error: BaseException) -> None:
         self._owner.room.doubt(error)
+        self.metrics.fault(plugin, hook)
         tags: dict[str, object] = {"listener": self.name}
         concerning = ""
         if connection is not None:

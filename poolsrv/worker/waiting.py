@@ -1,4 +1,4 @@
-"""What a connection waits for: holds, timers, calls that come soon, and calls that block."""
+"""What a connection waits for: its first byte, holds, timers, calls that come soon, and calls that block."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ..net.descriptor import CLOSED
+from ..net.descriptor import CLOSED, CONNECTING, OPEN
 from ..net.stream import Stream
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ R = TypeVar("R")
 class Waiting(Stream):
     """The part of ``Connection`` that keeps it open, and calls back later."""
 
-    __slots__ = ("_holds", "_own_holds", "_timers")
+    __slots__ = ("_accepted_at", "_holds", "_own_holds", "_timers")
 
     _host: Host[Any]
 
@@ -31,6 +31,23 @@ class Waiting(Stream):
     _holds: int  # plugin's hold() calls, calls that come soon, and blocking calls
     _own_holds: int  # of these, the plugin's
     _timers: set[Timer] | None
+    _accepted_at: float  # in seconds of the loop's clock
+
+    # --- the first byte
+
+    def _awaits_first_byte(self) -> bool:
+        """Whether nothing has come for a plugin yet, although it reads. A TLS handshake does not count."""
+        return self.bytes_in == 0 and (self._state == CONNECTING or (self._state == OPEN and self._reading))
+
+    def _on_first_event(self, mask: int) -> None:
+        """In the place of ``_callback()`` until the client's first byte has come."""
+        callback = self._callback()
+        self._loop.set_callback(self._fd, callback)
+        callback(mask)
+        if self.bytes_in:
+            self._host.first_byte(self)
+        elif self._interest >= 0 and self._state == OPEN:
+            self._loop.set_callback(self._fd, self._on_first_event)
 
     # --- staying open
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.event_loop import READ, EventLoop, Timer
 from ..net.programs import Child, Reaper
 from .blocking_threads import BlockingThreads
+from .metrics import Metrics
 from .worker_programs import WorkerPrograms
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Worker:
     :param reopen_logs: callbacks for when log files are to be opened again; shared with the worker's process.
     :ivar slot: its number in the pool, from 0; a worker that replaces a dead one has the same.
     :ivar draining: True once it is to end.
+    :ivar metrics: where plugins define counters, gauges and histograms.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Worker:
         programs: WorkerPrograms,
         guarded: Callable[[str, Callable[[], object]], object],
         reopen_logs: list[Callable[[], object]],
+        metrics: Metrics,
     ) -> None:
         self.slot = slot
+        self.metrics = metrics
         self.draining = False
         self._loop = loop
         self._reaper = reaper

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from poolsrv.dispatcher.admission import AdmissionControl
 from poolsrv.dispatcher.dispatcher import Dispatcher
 from poolsrv.dispatcher.listener import Listener
 from poolsrv.dispatcher.worker_slot import CONDEMNED, STARTING, WorkerSlot
+from poolsrv.ipc.metrics import BUCKETS, Definition, MetricsReport
 from poolsrv.ipc.worker_channel import (
     DRAINING,
     FULL,
@@ -31,6 +33,11 @@ from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, assert_rests, is_alive, wait_until
 
 TOTALS = (1, 2, 3, 4, 5)
+DEFINED = [Definition(kind, kind, "help", [("listener", "p")]) for kind in ("counter", "gauge", "histogram")]
+
+
+def with_metrics(defined: Any, numbers: Any = (), histograms: Any = ()) -> Report:
+    return Report(0, [], None, None, [], MetricsReport(defined, list(numbers), list(histograms)))
 
 
 class Pair:
@@ -127,6 +134,8 @@ GOOD = {
     "asked": Report(0, [], None, None, [peer(3)]),
     "asked and closed": Report(0, [3], None, None, [peer(3)]),
     "asked about one whose close has been told": Report(0, [], None, None, [peer(2)]),
+    "metrics": with_metrics(DEFINED, [(0, 1), (0, 0.5), (1, -7)], [(2, 0.1, [(0, 1), (BUCKETS - 1, 2)])]),
+    "a metric that changes its kind": with_metrics([*DEFINED, DEFINED[0]._replace(kind="gauge")], [(3, -1)]),
     "asked about a unix socket's": Report(0, [], None, None, [(3, ("unix:/x", 0))]),
 }
 BAD = {
@@ -160,6 +169,25 @@ BAD = {
     "closed, as text": Report(0, ["1"], None, None),  # type: ignore[list-item]
     "closed, as a map": Report(0, {1: 1}, None, None),  # type: ignore[arg-type]
     "a state that is a number": Report(0, [], 1, None),  # type: ignore[arg-type]
+    "a metric that it has not described": with_metrics(DEFINED, [(3, 1)]),
+    "a histogram that it has not described": with_metrics(DEFINED, [], [(3, 1.0, [])]),
+    "a counter that shrinks": with_metrics(DEFINED, [(0, -1)]),
+    "a counter that is no number": with_metrics(DEFINED, [(0, float("nan"))]),
+    "a gauge without end": with_metrics(DEFINED, [(1, float("inf"))]),
+    "a growth that is too large": with_metrics(DEFINED, [(0, 2**60)]),
+    "a number for a histogram": with_metrics(DEFINED, [(2, 1)]),
+    "a histogram for a number": with_metrics(DEFINED, [], [(0, 1.0, [(0, 1)])]),
+    "a histogram whose sum is none": with_metrics(DEFINED, [], [(2, float("nan"), [(0, 1)])]),
+    "a histogram whose sum shrinks": with_metrics(DEFINED, [], [(2, -1.0, [(0, 1)])]),
+    "a bucket that there is not": with_metrics(DEFINED, [], [(2, 1.0, [(BUCKETS, 1)])]),
+    "a bucket that loses": with_metrics(DEFINED, [], [(2, 1.0, [(0, -1)])]),
+    "an unknown kind of metric": with_metrics([DEFINED[0]._replace(kind="summary")]),  # type: ignore[arg-type]
+    "a metric with no name": with_metrics([DEFINED[0]._replace(name="")]),
+    "a metric whose name breaks a line": with_metrics([DEFINED[0]._replace(name="a\nb")]),
+    "a metric whose name ends a line": with_metrics([DEFINED[0]._replace(name="a\n")]),
+    "a help of a thousand characters": with_metrics([DEFINED[0]._replace(help="x" * 1000)]),
+    "a label of a thousand characters": with_metrics([DEFINED[0]._replace(labels=[("a", "x" * 1000)])]),
+    "too many labels": with_metrics([DEFINED[0]._replace(labels=[("a", "x")] * 11)]),
 }
 BYTES = {
     "nothing": b"",

@@ -26,8 +26,15 @@ from tests.helpers.server import ServerProcess, receive_all
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 
+STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+METRICS = ("Metrics", "Counter", "Gauge", "Histogram")
 # Public in the code, for the engine alone.
-ENGINE = {"Child": {"kill", "reaped"}, "ClientTls": {"wrap"}, "Timer": {"callback", "due"}}
+ENGINE = {
+    **{name: {"collect"} for name in ("Counter", "Gauge", "Histogram")},
+    "Child": {"kill", "reaped"},
+    "ClientTls": {"wrap"},
+    "Timer": {"callback", "due"},
+}
 # A connection's hooks stand in the place of these.
 STREAM_ONLY = {"on_readable", "on_writable", "on_close"}
 
@@ -56,7 +63,7 @@ def signature(name: str, function: Any) -> str:
         elif parameter.kind is parameter.KEYWORD_ONLY and not bare_star:
             bare_star = True
             parameters.append("*")
-        star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
+        star = STARS.get(parameter.kind, "")
         annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
         parameters.append(f"{star}{parameter.name}: {annotation}{default}".replace("''", '""'))
@@ -97,7 +104,7 @@ def test_every_member_of_a_connection_is_on_the_page_as_it_is() -> None:
     assert set(documented("Stream")) >= STREAM_ONLY
 
 
-@pytest.mark.parametrize("name", ["Child", "ClientTls", "Worker", "Timer", "Handle"])
+@pytest.mark.parametrize("name", ["Child", "ClientTls", "Worker", *METRICS, "Timer", "Handle"])
 def test_every_member_of_the_others_is_on_the_page_as_it_is(name: str) -> None:
     check(getattr(poolsrv, name), name, ENGINE.get(name, set()))
 
@@ -139,7 +146,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     config = "".join(
         [
             "[pool]\nworkers = 1\n",
-            *map(listener, ["shout", "lengths", "notes", "digest", "lookup", "async", "load"]),
+            *map(listener, ["shout", "lengths", "notes", "digest", "lookup", "async", "load", "words"]),
             listener("chat", workers=1),
             listener("folder") + '[listeners.folder.folder]\nroot = "files"\n',
             listener("counter"),
@@ -164,7 +171,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.server
 def test_all_recipes_are_tried(server: ServerProcess) -> None:
-    tried = "Shout Folder Lengths Counter Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load"
+    tried = "Shout Folder Lengths Counter Deny Fair Notes Digest Lookup Proxy Filter Sealed Chat Async Load Words"
     assert set(re.findall(r"^class (\w+)", "\n".join(BLOCKS), re.MULTILINE)) == set(tried.split())
 
 
@@ -184,6 +191,7 @@ def test_all_recipes_are_tried(server: ServerProcess) -> None:
         ("sealed", b"hello", b"HELLO"),
         ("filter", b"a secret", b"A ******"),
         ("async", b"hello\n", b"olleh\n"),
+        ("words", b"HELLO you\n\n", b"1\n2\n"),
     ],
 )
 def test_a_recipe_answers(server: ServerProcess, name: str, sent: bytes, answer: bytes) -> None:

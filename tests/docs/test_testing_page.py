@@ -41,7 +41,8 @@ def signature(name: str, function: Any) -> str:
             bare_star = True
             parameters.append("*")
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        parameters.append(f"{parameter.name}: {parameter.annotation}{default}")
+        star = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        parameters.append(f"{star}{parameter.name}: {parameter.annotation}{default}")
     found = inspect.signature(function).return_annotation
     return f"{name}({', '.join(parameters)})" + ("" if name[0].isupper() else f" -> {found}")
 

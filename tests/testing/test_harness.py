@@ -37,6 +37,36 @@ class Shout:
             conn.send(line.rstrip(b"\n").upper() + self.ending + b"\n")
 
 
+class Counting:
+    @hookimpl
+    def on_worker_start(self, worker: Worker) -> None:
+        self.lines = worker.metrics.counter("lines", "Lines", ["kind"])
+        self.sizes = worker.metrics.histogram("size_bytes", "Sizes")
+
+    @hookimpl
+    def on_readable(self, conn: Connection) -> None:
+        while (line := conn.recv_line()) is not None:
+            self.lines.labels("long" if len(line) > 5 else "short").inc()
+            self.sizes.observe(len(line))
+
+
+# --- metrics
+
+
+def test_what_a_plugin_counts_is_there_to_look_at() -> None:
+    with Harness(Counting) as harness:
+        client = harness.connect()
+        client.send(b"a\nb\n")
+        harness.reload()
+        client.send(b"longer\n")
+        harness.connect().send(b"c\n")
+        assert harness.metric("lines") == 4
+        assert harness.metric("lines", kind="short") == 3
+        assert harness.metric("size_bytes") == 4
+        with pytest.raises(KeyError, match="no metric lines"):
+            harness.metric("lines", kind="none")
+
+
 # --- bytes
 
 
