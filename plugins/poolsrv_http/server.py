@@ -56,8 +56,9 @@ class HttpServer:
 
     def on_connection_close(self, conn: Connection) -> None:
         """The client is gone, or the connection has done its work."""
-        conn.state.gone()
-        conn.state = None  # no reference cycle
+        if conn.state is not None:  # it is None where on_connection_init has failed
+            conn.state.gone()
+            conn.state = None  # no reference cycle
 
     def on_drain(self, conn: Connection) -> None:
         """No further request on this connection; one that is being served, or on its way, may finish."""

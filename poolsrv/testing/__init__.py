@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..config.errors import ConfigErrors
     from .client import Client
+    from .conforming import assert_conforms, conformance
+    from .dialogue import Dialogue
+    from .findings import Finding, NotConforming
     from .harness import Fault, Harness, NeverRests
     from .loading import load_options
     from .server import Server, ServerFailed
@@ -18,22 +21,32 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "ConfigErrors",
+    "Dialogue",
     "Fault",
+    "Finding",
     "Harness",
     "NeverRests",
+    "NotConforming",
     "Server",
     "ServerFailed",
+    "assert_conforms",
+    "conformance",
     "load_options",
 ]
 
 _MODULES = {
     "Client": ".client",
     "ConfigErrors": "..config.errors",
+    "Dialogue": ".dialogue",
     "Fault": ".harness",
+    "Finding": ".findings",
     "Harness": ".harness",
     "NeverRests": ".harness",
+    "NotConforming": ".findings",
     "Server": ".server",
     "ServerFailed": ".server",
+    "assert_conforms": ".conforming",
+    "conformance": ".conforming",
     "load_options": ".loading",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from socket import MSG_DONTWAIT, SHUT_WR, socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ..worker.connection import Connection
@@ -38,15 +38,22 @@ class Client:
 
     # --- sending
 
-    def send(self, data: bytes | bytearray | memoryview | str) -> None:
+    def send(
+        self, data: bytes | bytearray | memoryview | str, *, then: Literal["send_eof", "reset", "close"] | None = None
+    ) -> None:
         """Send. What the kernel does not take, because the server does not read, is sent once it does.
 
         :param data: a string is sent as UTF-8.
+        :param then: what the client does in the same moment, before the server has seen the data.
         """
         if self._sends_eof:
             raise ValueError("send() after send_eof()")
         self._unsent += data.encode() if isinstance(data, str) else data
-        self._run()
+        if then is None:
+            self._run()
+        else:
+            self.push()
+            getattr(self, then)()
 
     def send_eof(self) -> None:
         """Finish sending, and go on receiving: a half-close."""

@@ -72,6 +72,7 @@ class Harness:
         self.faults: list[Fault] = []
         self.clients: list[Client] = []
         self._raise_faults = raise_faults
+        self._listener = listener
         self._raised = 0  # how many faults have been raised
         self._load: Callable[[object], ServerSpec] = lambda handler: load(
             handler,
@@ -125,8 +126,20 @@ class Harness:
         return sum(values)
 
     @property
+    def busy(self) -> bool:
+        """Whether anything outside of the loop is under way: a program, a thread, or something that the plugin waits
+        for while it holds a connection."""
+        self.run()
+        return any(worker.is_busy() for worker in self._workers)
+
+    @property
     def _current(self) -> InProcessWorker:
         return self._workers[-1]
+
+    @property
+    def half_close(self) -> str:
+        """What a client's half-close means here: the listener's key, or the plugin's default."""
+        return self._current.service.half_close
 
     def _start(self, server: ServerSpec) -> None:
         slot = len(self._workers)
@@ -168,6 +181,16 @@ class Harness:
         loop.move_to(until)
         self.run()
 
+    def advance_to_timer(self, longest: float) -> bool:
+        """Let time pass until the next timer is due, for ``longest`` seconds at most; whether there was one by then."""
+        self.run()
+        due = self._loop.next_due()
+        found = due is not None and due <= self._loop.now + longest
+        if found and due is not None:
+            self._loop.move_to(due)
+            self.run()
+        return found
+
     # --- the worker's end
 
     def drain(self) -> None:
@@ -183,9 +206,20 @@ class Harness:
         there in the new one. The old worker's ``on_worker_stop`` is called once its last connection is closed.
         """
         old = self._current
-        self.add_worker()
-        old.drain()
-        self.run()
+        if self._is_exclusive(old):
+            old.drain()
+            self.run()
+            if old.service.connections:
+                self.advance(old.graceful_timeout)
+            old.stop()
+            self.add_worker()
+        else:
+            self.add_worker()
+            old.drain()
+            self.run()
+
+    def _is_exclusive(self, worker: InProcessWorker) -> bool:
+        return bool(getattr(worker.plugin, "exclusive", False) or self._listener.get("exclusive"))
 
     def add_worker(self) -> None:
         """Start a second worker, with an instance of its own; new clients come to it."""
@@ -259,21 +293,30 @@ class Harness:
             raise fault.error
 
 
+def class_named(plugin: object) -> object:
+    """The class of an installed plugin; anything else as it is.
+
+    :raises LookupError: none of this name is installed.
+    :raises PluginError: it can't be imported.
+    """
+    if not isinstance(plugin, str):
+        return plugin
+    from ..plugins import discovery
+    from ..plugins.importing import import_class
+
+    found = discovery.installed().get(plugin)
+    if found is None:
+        raise LookupError(f"no plugin {plugin!r} is installed")
+    return import_class(found)
+
+
 def reimported(plugin: object) -> object:
     """The plugin's class as a fresh process has it, with modules of its own; the same where that can't be had."""
-    if isinstance(plugin, str):
-        return _reimported_installed(plugin)
+    plugin = class_named(plugin)
     cls = class_of(plugin)
     if not isinstance(plugin, type) or "<locals>" in cls.__qualname__:
         return plugin
     return _fresh(cls.__module__, cls.__qualname__) or plugin
-
-
-def _reimported_installed(name: str) -> object:
-    from ..plugins import discovery
-
-    module, _, attribute = discovery.installed()[name].target.partition(":")
-    return _fresh(module.strip(), attribute.strip()) or name
 
 
 def _fresh(module: str, attribute: str) -> object:

@@ -121,6 +121,7 @@ class InProcessWorker:
 
     def __init__(self, slot: int, server: ServerSpec, loop: ClockedLoop, faults: list[Fault]) -> None:
         self.loop: EventLoop = loop
+        self._clock = loop
         self.faults = faults
         self.reaper = Reaper(loop)
         self._threads = _Threads(loop, self._guarded)
@@ -195,12 +196,13 @@ class InProcessWorker:
             child.kill()
 
     def is_busy(self) -> bool:
-        """Whether something outside of the loop is under way: a program, a thread, what holds a connection."""
-        held = any(
-            isinstance(connection, WatchedConnection) and connection.is_held()
-            for connection in self.service.connections.values()
-        )
-        return held or bool(self.reaper.running) or self._threads.under_way > 0
+        """Whether something outside of the loop is under way: a program, a thread, another stream; or what holds a
+        connection, unless there is a timer, which may be what the plugin waits for."""
+        connections = self.service.connections.values()
+        if self.reaper.running or self._threads.under_way or any(one._count_descriptors() > 1 for one in connections):
+            return True
+        held = any(isinstance(one, WatchedConnection) and one.is_held() for one in connections)
+        return held and self._clock.next_due() is None
 
     # --- as the owner of the service
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from poolsrv import testing
+from poolsrv.testing.conforming import PLAYS
 from tests.helpers.server_mark import server_starts
 
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
@@ -21,10 +22,10 @@ ENGINE = {"Client": {"drop", "pull", "push"}}
 
 
 def documented(section: str) -> dict[str, str]:
-    text = re.search(rf"^### {section}\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    text = re.search(rf"^###? {section}\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert text is not None, section
     codes: list[str] = []
-    for item in re.split(r"^- ", text[1], flags=re.MULTILINE)[1:]:
+    for item in re.split(r"^- (?=`)", text[1], flags=re.MULTILINE)[1:]:
         head = re.match(r"((?:`[^`]+`(?:,\s+)?)+):", item)
         assert head is not None, item
         codes += re.findall(r"`([^`]+)`", head[1])
@@ -67,6 +68,14 @@ def test_every_public_name_is_on_the_page() -> None:
     for name in testing.__all__:
         assert re.search(rf"\b{name}\b", PAGE), name
     assert documented("Options")["load_options"] == signature("load_options", testing.load_options)
+    functions = documented("Conformance")
+    assert set(functions) == {"assert_conforms", "conformance", "Dialogue"}
+    for name, code in functions.items():
+        assert code == signature(name, getattr(testing, name))
+
+
+def test_every_play_is_on_the_page() -> None:
+    assert re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE) == list(PLAYS)
 
 
 @pytest.mark.server
