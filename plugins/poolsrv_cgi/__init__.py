@@ -9,6 +9,7 @@ without the start of an interpreter. A server for each protocol puts them togeth
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from poolsrv_http import HttpServer
 
@@ -50,6 +51,20 @@ class Cgi:
             self._server = server = HttpServer(options, self._service.on_request, log)
             self.believes_proxies = server.believes_proxies
             self.half_close = "timely"
+
+    def explain(self, question: str) -> Iterator[tuple[str, str]]:
+        """Explain what would answer a URL, or a line, or a connection (for `poolsrv explain`).
+
+        :raises ValueError: nobody could ask that.
+        """
+        from . import explain  # nothing else needs it
+
+        if isinstance(self._server, InetdServer):
+            return explain.explain_inetd(self._runner)
+        if isinstance(self._server, LineServer):
+            return explain.explain_line(question, self._runner, self._server.paths)
+        assert self._service is not None
+        return explain.explain_http(question, self._runner, self._service)
 
     @hookimpl
     def on_worker_start(self, worker: Worker) -> None:

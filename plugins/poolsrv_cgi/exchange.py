@@ -87,17 +87,23 @@ class CgiService:
 
         :returns: False where the path is a program's.
         """
+        files = self.files_for(head)
+        if files is not None:
+            files.answer(head, conn, response)
+        return files is not None
+
+    def files_for(self, head: RequestHead) -> FileService | None:
+        """The static files, if the path is theirs; None where it is a program's."""
         if self.files is None:
-            return False
+            return None
         path = decode_path(head.path)
         if isinstance(path, NoScript):
-            return False
+            return None
         below = self.files.prefix_of(path)
         program = prefix_of(self.paths, path)
         if below is None or (program is not None and len(program) >= len(below)):
-            return False
-        self.files.answer(head, conn, response)
-        return True
+            return None
+        return self.files
 
 
 class Exchange:

@@ -34,7 +34,7 @@ class LineServer:
         assert options.root is not None
         self._runner = runner
         self._limiter = runner.limiter
-        self._paths = ScriptPaths(root=options.root, extensions=options.extensions, interpreters=options.interpreters)
+        self.paths = ScriptPaths(root=options.root, extensions=options.extensions, interpreters=options.interpreters)
 
     def open(self, worker: Worker) -> None:
         """Prepare a worker, before its first connection."""
@@ -55,7 +55,7 @@ class LineServer:
             return
         if line is None:
             return
-        found = find_script_of_line(self._paths, line, arguments=options.arguments)
+        found = find_script_of_line(self.paths, line, arguments=options.arguments)
         if isinstance(found, NoScript):
             _refuse(conn, refusal(found), found.reason)
             return

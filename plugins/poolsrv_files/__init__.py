@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
 from poolsrv_http import (
     FileOptions,
     FileService,
@@ -44,6 +47,10 @@ class Files(HttpPlugin):
             raise ConfigError(key, message)
         super().__init__(options)
         self._service = FileService(options.root, options.index, options)
+
+    def explain(self, question: str) -> Iterator[tuple[str, str]]:
+        """Explain what would answer a URL, or its path (for `poolsrv explain`)."""
+        return self._service.explain(urlsplit(question).path or "/")
 
     @hookimpl
     def on_worker_start(self, worker: Worker) -> None:

@@ -23,7 +23,7 @@ WITHOUT_CONFIG = "Serving without a config"
 # In the order of --help. `poolsrv NAME` is `command` in commands/NAME.py.
 COMMANDS = {
     WITHOUT_CONFIG: ("run", "cgi"),
-    "Configs and plugins": ("check", "config", "plugins", "import"),
+    "Configs and plugins": ("check", "config", "explain", "plugins", "import"),
     "A running server": ("status", "top", "reload", "stop"),
     "Your shell": ("completion",),
 }

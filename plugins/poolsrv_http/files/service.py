@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from fnmatch import fnmatchcase
 from typing import Final
@@ -79,6 +79,38 @@ class FileService:
         else:
             response.error(405, headers={"Allow": ALLOWED})
 
+    def explain(self, path: str) -> Iterator[tuple[str, str]]:
+        """Explain what would answer a GET of a path, percent-encoded, in pairs of a label and a text."""
+        try:
+            decoded = decode_path(path)
+            matched = self._trees.match(decoded)
+            if matched is None or is_hidden(decoded):
+                raise FileError(404, "no such path, or a name with a dot in front")
+            prefix, tree = matched
+            found = tree.find(decoded[len(prefix) :])
+            if isinstance(found, Directory) and not decoded.endswith(b"/"):
+                yield "redirect", encode_path(decoded + b"/")
+                return
+            found = self._index_file(tree, decoded[len(prefix) :]) or found if isinstance(found, Directory) else found
+        except BadPath as error:
+            yield "refused", f"400: {error}"
+        except FileError as error:
+            yield "refused", f"{error.status}: {error}"
+        else:
+            yield from self._explain_found(found)
+
+    def _explain_found(self, found: File | Directory) -> Iterator[tuple[str, str]]:
+        name = os.fsdecode(found.name)
+        if isinstance(found, File):
+            os.close(found.fd)
+            yield "file", name
+            yield "size", f"{found.size} bytes"
+            yield "media type", self._media_types.of(found.name).decode()
+        elif self._listings:
+            yield "directory", f"{name}, as a listing"
+        else:
+            yield "refused", f"403: {name} is a directory"
+
     # --- what answers
 
     def _get(self, head: RequestHead, conn: Connection, response: Response) -> None:
@@ -112,21 +144,26 @@ class FileService:
         prefix: bytes,
     ) -> None:
         """Send its index file, or what is in it."""
-        for name in self._index:
-            try:
-                found = tree.find(path[len(prefix) :] + name)
-            except FileError as error:
-                if error.status == 404:
-                    continue
-                raise
-            if isinstance(found, File):
-                self._send(head, conn, response, tree, found, path + name)
-                return
+        if (index := self._index_file(tree, path[len(prefix) :])) is not None:
+            self._send(head, conn, response, tree, index, path + index.name.rpartition(b"/")[2])
+            return
         if not self._listings:
             raise FileError(403, f"{os.fsdecode(directory.name)} is a directory")
         conn.run_blocking(
             listing, tree, directory.name, path, done=lambda page: _send_listing(conn, response, page, directory.name)
         )
+
+    def _index_file(self, tree: Tree, relative: bytes) -> File | None:
+        for name in self._index:
+            try:
+                found = tree.find(relative + name)
+            except FileError as error:
+                if error.status == 404:
+                    continue
+                raise
+            if isinstance(found, File):
+                return found
+        return None
 
     # --- a file
 

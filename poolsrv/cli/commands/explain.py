@@ -1,0 +1,42 @@
+"""`poolsrv explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...core.text import one_line
+from ..config_option import config_option
+from ..loading import load
+from ..output import EXIT_USAGE, echo, fail
+
+
+@click.command("explain")
+@click.argument("question", default="")
+@config_option("The config of the server (TOML).")
+@click.option("--listener", metavar="NAME", help="The listener. Needed where the question is not a URL of one.")
+@click.option("--client", metavar="ADDRESS", help="The address of a client, to be judged by allow and deny.")
+def command(question: str, config: Path, listener: str | None, client: str | None) -> None:
+    """Explain what would answer a client, and why.
+
+    Nothing is run, and no server has to. QUESTION is a URL, a path, or with the protocol "line" a line. Prints the
+    listener, and for cgi the program with its SCRIPT_NAME, PATH_INFO, limits and environment, whether it runs warm, or
+    the rule that refuses the request. Exits with 0, or with 2 if there is no such listener or the config has errors.
+
+    \b
+    Examples:
+      poolsrv explain http://127.0.0.1:8080/hello.py/more?q=1
+      poolsrv explain --listener www /hello.py
+      poolsrv explain --listener raw 'hello.py an-argument'
+      poolsrv explain --listener www --client 192.0.2.7 /
+    """
+    from ...plugins.explanation import NotExplained, explain, find_listener
+
+    _, server = load(config)
+    try:
+        rows = list(explain(find_listener(server, question, listener), question, client))
+    except NotExplained as error:
+        fail(EXIT_USAGE, [f"poolsrv: {error}"])
+    width = max(len(label) for label, _ in rows)
+    echo("\n".join(one_line(f"{label:{width}}  {text}") for label, text in rows))
