@@ -24,6 +24,7 @@ from .peers import (
     program,
 )
 from .servers import Peer
+from .static import file_servers
 from .web import web_servers
 
 
@@ -222,6 +223,29 @@ def _programs() -> list[Case]:
     return cases
 
 
+def _files() -> list[Case]:
+    return [
+        Case(
+            "file-1k",
+            "A file of 1 KiB over HTTP",
+            "16 connections from wrk, kept alive.",
+            file_servers(),
+            measure.small_file,
+            CGI_COLUMNS,
+            reference="nginx",
+        ),
+        Case(
+            "file-100m",
+            "A file of 100 MiB over HTTP",
+            "Ten times, one after the other, read as fast as it comes; it is in the page cache.",
+            file_servers(),
+            measure.large_file,
+            ["mib_per_second", "core_ms_per_gib", "pss_mib", "errors"],
+            reference="nginx",
+        ),
+    ]
+
+
 def _costs() -> list[Case]:
     with_plugins = [
         poolsrv(f"poolsrv, {count} further plugin{'s' if count > 1 else ''}", plugins=count) for count in (1, 3)
@@ -271,4 +295,4 @@ def _costs() -> list[Case]:
 
 def all_cases() -> list[Case]:
     """Every case, in the order of the results."""
-    return [*_echo(), *_connect(), *_bursts(), *_standing(), *_programs(), *_costs()]
+    return [*_echo(), *_connect(), *_bursts(), *_standing(), *_programs(), *_files(), *_costs()]

@@ -16,6 +16,7 @@ from . import proc
 from .environment import BENCH, BUILD, PYTHON, which
 from .peers import poolsrv_command, poolsrv_config
 from .servers import Cores, Launch, NotAvailable, Peer, Server, free_port, on_cores, seconds_until_ready
+from .static import LARGE, SMALL
 from .web import make_programs
 
 Sample = dict[str, float]
@@ -240,26 +241,71 @@ def cgi(peer: Peer, settings: Settings, program: str) -> Sample:
     """A CGI program under wrk, with 16 connections that are kept alive if the server can do that."""
     if peer is SPAWN_LOOP:
         return spawn_loop(settings, program)
+    with Server(peer, settings.cores) as server:
+        _must_say_hello(server, f"/cgi-bin/{program}")
+        return _under_wrk(server, settings, f"/cgi-bin/{program}")
+
+
+def small_file(peer: Peer, settings: Settings) -> Sample:
+    """A small file under wrk, with 16 connections that are kept alive."""
+    with Server(peer, settings.cores) as server:
+        _must_answer(server, "/small.txt", SMALL)
+        return _under_wrk(server, settings, "/small.txt")
+
+
+def large_file(peer: Peer, settings: Settings) -> Sample:
+    """A large file, again and again, each on a connection of its own, read as fast as it comes."""
+    request = "GET /large.bin HTTP/1.0\r\nHost: localhost\r\n\r\n"
+    with Server(peer, settings.cores) as server:
+        _must_answer(server, "/large.bin", LARGE)  # now it is in the page cache
+        arguments = {"mode": "request", "connections": 1, "requests": settings.scale(10, 1), "timeout": 60}
+        with Load(server, settings, {**arguments, "send": request, "min-bytes": LARGE}) as load:
+            return _throughput(load.run(), server)
+
+
+def _under_wrk(server: Server, settings: Settings, path: str) -> Sample:
     wrk = which("wrk")
     if wrk is None:
         raise NotAvailable("wrk, which makes the load, is missing (Debian: apt-get install wrk)")
-    with Server(peer, settings.cores) as server:
-        _must_say_hello(server, f"/cgi-bin/{program}")
-        command = [wrk, "-t1", "-c16", f"-d{max(1, round(settings.seconds))}s", "--timeout", "10s"]
-        command += ["-s", str(BENCH / "wrk.lua"), f"http://127.0.0.1:{server.port}/cgi-bin/{program}"]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=on_cores(settings.cores.load)
-        ) as process:
-            server.others.add(process.pid)
-            assert process.stdout is not None
-            with Window(server, process.pid) as window:
-                text = process.stdout.read()
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie still has its CPU times
-        memory = server.memory()
+    command = [wrk, "-t1", "-c16", f"-d{max(1, round(settings.seconds))}s", "--timeout", "10s"]
+    command += ["-s", str(BENCH / "wrk.lua"), f"http://127.0.0.1:{server.port}{path}"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=on_cores(settings.cores.load)
+    ) as process:
+        server.others.add(process.pid)
+        assert process.stdout is not None
+        with Window(server, process.pid) as window:
+            text = process.stdout.read()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie still has its CPU times
+    memory = server.memory()
     if "\nJSON " not in text:
         raise RunFailed(f"wrk failed: {text.strip()[-200:]}")
     result: Sample = json.loads(text.rsplit("\nJSON ", 1)[1])
     return {**result, **window.figures(result), "pss_mib": memory.pss / 1024}
+
+
+def _must_answer(server: Server, path: str, size: int) -> None:
+    """Make one request, so that a server that answers with an error page is not measured."""
+    client = HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        client.request("GET", path)
+        answer = client.getresponse()
+        length = len(answer.read())
+    except (OSError, HTTPException) as error:
+        raise RunFailed(f"{path}: {error!r}; {server.complaint()}") from None
+    finally:
+        client.close()
+    if (answer.status, length) != (200, size):
+        raise RunFailed(f"{path} answered {answer.status} with {length} bytes; {server.complaint()}")
+
+
+def _throughput(sample: Sample, server: Server) -> Sample:
+    """The figures of a large answer."""
+    sample["pss_mib"] = server.memory().pss / 1024
+    if sample["requests"]:
+        sample["mib_per_second"] = sample["bytes"] / MIB / sample["seconds"]
+        sample["core_ms_per_gib"] = sample["core_seconds"] * 1e3 / (sample["bytes"] / MIB / 1024)
+    return sample
 
 
 def _must_say_hello(server: Server, path: str) -> None:
@@ -288,12 +334,7 @@ def cgi_output(peer: Peer, settings: Settings, size: int) -> Sample:
         _must_say_hello(server, "/cgi-bin/static")
         arguments = {"mode": "request", "connections": 1, "requests": 1, "timeout": 60}
         with Load(server, settings, {**arguments, "send": request, "min-bytes": size}) as load:
-            sample = load.run()
-            sample["pss_mib"] = server.memory().pss / 1024
-    if sample["requests"]:
-        sample["mib_per_second"] = sample["bytes"] / MIB / sample["seconds"]
-        sample["core_ms_per_gib"] = sample["core_seconds"] * 1e3 / (sample["bytes"] / MIB / 1024)
-    return sample
+            return _throughput(load.run(), server)
 
 
 def spawn_loop(settings: Settings, program: str) -> Sample:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.plugins import listener
-from tests.helpers.server import ServerProcess
+from tests.helpers.server import ServerProcess, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -66,6 +66,7 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     config += listener("listed", "files") + "[listeners.listed.files]\nlistings = true\n"
     config += 'root = { "/" = "htdocs", "/icons/" = "icons" }\nindex = []\n'
     config += 'cache_control = { "/sub/*" = "max-age=60", "*.bin" = "", "*" = "no-cache" }\n'
+    config += 'access_log = "log"\n'
     config += cgi_listener("cgi", root="htdocs/cgi-bin", prefix="/cgi-bin/", files="htdocs")
     running = ServerProcess(config, folder)
     try:
@@ -209,6 +210,22 @@ def test_a_listing(server: ServerProcess) -> None:
         for name in names:
             assert client.get("/" + name).status == 200
         assert client.get("/", method="HEAD").body == b""
+
+
+def test_the_access_log(server: ServerProcess, folder: Path) -> None:
+    """It says how much a client has got, also of one that goes away."""
+    with Client(server, "listed", receive_buffer=4096) as client:
+        client.request("/big.bin?gone")
+        client.head()
+    with Client(server, "listed") as client:
+        client.get("/big.bin?whole")
+
+    def sent(query: str) -> int:
+        found = re.search(rf'"GET /big.bin\?{query} HTTP/1.1" 200 (\d+) ', (folder / "log").read_text())
+        return int(found[1]) if found else -1
+
+    wait_until(lambda: sent("gone") >= 0 and sent("whole") >= 0, "two lines in the access log")
+    assert sent("gone") < sent("whole") == len(BIG)
 
 
 def test_several_directories_and_cache_control(server: ServerProcess) -> None:

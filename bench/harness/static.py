@@ -1,0 +1,82 @@
+"""Web servers that send files, each with a config made for it in a temporary directory; one process serves."""
+
+import os
+import textwrap
+from pathlib import Path
+
+from .environment import which
+from .peers import POOLSRV, poolsrv_command, poolsrv_config
+from .servers import Launch, Peer
+from .web import WEB_USER
+
+SMALL, LARGE = 1024, 100 << 20  # bytes
+
+FILES = {"small.txt": SMALL, "large.bin": LARGE}
+
+
+def make_files(directory: Path) -> None:
+    """Make htdocs/, with a small file and a large one, in the page cache."""
+    htdocs = directory / "htdocs"
+    htdocs.mkdir()
+    for name, size in FILES.items():
+        with (htdocs / name).open("wb") as file:
+            block = os.urandom(min(size, 1 << 20))
+            for _ in range(size // len(block)):
+                file.write(block)
+
+
+def _poolsrv(directory: Path, port: int) -> Launch:
+    make_files(directory)
+    config = poolsrv_config(port, handler="files", options={"root": '"htdocs"'})
+    return Launch([poolsrv_command(directory, config)], ready_line=True)
+
+
+def _lighttpd(directory: Path, port: int) -> Launch:
+    make_files(directory)
+    (directory / "lighttpd.conf").write_text(
+        textwrap.dedent(f"""\
+        server.document-root = "{directory}/htdocs"
+        server.bind = "127.0.0.1"
+        server.port = {port}
+        server.max-keep-alive-requests = 1000000000
+        mimetype.assign = (".txt" => "text/plain")
+        """)
+    )
+    return Launch([[str(which("lighttpd")), "-D", "-f", "lighttpd.conf"]])
+
+
+def _nginx(directory: Path, port: int) -> Launch:
+    make_files(directory)
+    user = f"user {WEB_USER};\n" if os.geteuid() == 0 else ""
+    temporary = "".join(
+        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (directory / "nginx.conf").write_text(
+        f"""\
+{user}daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections 1024; }}
+http {{
+{temporary}access_log off;
+sendfile on;
+keepalive_requests 1000000000;
+types {{ text/plain txt; }}
+server {{
+    listen 127.0.0.1:{port};
+    root {directory}/htdocs;
+}}
+}}
+"""
+    )
+    return Launch([[str(which("nginx")), "-p", str(directory), "-e", "stderr", "-c", "nginx.conf"]])
+
+
+def file_servers() -> list[Peer]:
+    """All of them."""
+    return [
+        Peer("lighttpd", _lighttpd, programs=frozenset({"lighttpd"})),
+        Peer("nginx", _nginx, programs=frozenset({"nginx"})),
+        Peer(POOLSRV, _poolsrv),
+    ]
