@@ -22,7 +22,7 @@ from typing import Final
 
 from .relay import RelayEnd
 
-PIECE: Final = 1 << 18  # bytes asked of the kernel for each event
+PIECE: Final = 1 << 19  # bytes asked of the kernel for each event
 COPY_SIZE: Final = 65536  # bytes read at a time where sendfile(2) can't be used
 
 
@@ -115,7 +115,7 @@ class FileSender:
         self._left -= len(data)
         self._sent += len(data)
         self._want(False)
-        self._target._buffer_write(data)
+        self._target._keep(data)
 
     def copy_from_now_on(self) -> None:
         """A program is about to be given the target."""

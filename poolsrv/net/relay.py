@@ -86,8 +86,8 @@ class RelayEnd(Protocol):
         :raises OSError: the same errors.
         """
 
-    def _buffer_write(self, data: bytes) -> None:
-        """Keep bytes until the kernel takes them."""
+    def _keep(self, data: bytes | memoryview) -> None:
+        """Keep a piece until the kernel takes it. Its pump is called once that is so."""
 
     def _count_in(self, size: int) -> None:
         """The relay has read this many bytes."""
@@ -267,10 +267,8 @@ class Relay:
         """Bring what is in transit to the target; True when nothing is left."""
         target = self._target
         try:
-            while self._pending:
-                sent = target._write_some(self._pending)
-                self._pending = self._pending[sent:]
-                self._sent(sent)
+            if self._pending and not self._write_pending():
+                return False
             while self._in_pipe:
                 assert self._pipe is not None
                 sent = os.splice(self._pipe[0], target._fileno(), self._in_pipe, flags=_FLAGS)
@@ -282,6 +280,23 @@ class Relay:
         except OSError as error:
             target._connection_lost(error)
             return False
+        return True
+
+    def _write_pending(self) -> bool:
+        """Write what is in transit in memory. What the kernel does not take becomes the target's own: then nothing that
+        is sent to it meanwhile comes in between, which a sealed transport could not bear (see its ``write``)."""
+        target = self._target
+        while self._pending:
+            try:
+                sent = target._write_some(self._pending)
+            except BlockingIOError:
+                kept, self._pending = self._pending, memoryview(b"")
+                self._moved += len(kept)
+                self._want(read=False, write=False)
+                target._keep(kept)
+                return False
+            self._pending = self._pending[sent:]
+            self._sent(sent)
         return True
 
     def copy_from_now_on(self) -> None:

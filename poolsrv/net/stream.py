@@ -761,6 +761,9 @@ class Stream(Descriptor):
     def _write_some(self, data: memoryview) -> int:
         return self._write(self._fd, data)
 
+    def _keep(self, data: BytesLike) -> None:
+        Stream._buffer_write(self, data)  # one piece is kept at a time: no limit of unsent bytes is for that
+
     def _count_in(self, size: int) -> None:
         self.bytes_in += size
         self._last_active = self._loop.now

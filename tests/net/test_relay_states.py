@@ -158,3 +158,30 @@ def test_a_program_that_gets_the_target_makes_it_copy() -> None:
     source.end()
     target.end()
     loop.close()
+
+
+def test_what_is_sent_to_the_target_meanwhile_is_all_there(both: Both) -> None:
+    """Also where the target has taken no more of what is in transit: nothing is lost, and nothing goes twice."""
+    source, target = both
+    moved: list[int] = []
+    source.stream.relay_to(target.stream, done=moved.append)
+    rest = source.peer.seal(DATA * 4)
+    while rest:
+        try:
+            rest = rest[source.peer.sock.send(rest) :]
+        except BlockingIOError:
+            taken = target.stream.bytes_out
+            source.turns(10)
+            if target.stream.bytes_out == taken:
+                break  # nothing moves any more
+    target.stream.send(b"<meanwhile>")
+    while rest:
+        try:
+            rest = rest[source.peer.sock.send(rest) :]
+        except BlockingIOError:
+            source.loop.turn(0.005)
+            target.peer.take()
+    source.peer.finish()
+    turn_until(source.loop, lambda: moved, target.peer)
+    turn_until(source.loop, lambda: len(target.peer.received) >= 4 * len(DATA) + 11, target.peer)
+    assert target.peer.received.replace(b"<meanwhile>", b"") == DATA * 4
