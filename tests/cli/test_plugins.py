@@ -160,7 +160,7 @@ def test_a_plugin_that_is_not_installed_is_exit_2(site: Path) -> None:
     assert result.stderr.startswith(start)
 
 
-@pytest.mark.parametrize("name", ["cgi", "echo"])
+@pytest.mark.parametrize("name", ["cgi", "echo", "files"])
 def test_every_option_of_the_bundled_plugins_has_a_meaning(name: str, tmp_path: Path) -> None:
     entry = json.loads(plugins(name, "--json", site=tmp_path).stdout)
     options = list(entry["options"])

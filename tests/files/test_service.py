@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import ssl
 from collections.abc import Iterator
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.certificates import Certificates
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.plugins import listener
 from tests.helpers.server import ServerProcess, wait_until
@@ -67,6 +70,9 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     config += 'root = { "/" = "htdocs", "/icons/" = "icons" }\nindex = []\n'
     config += 'cache_control = { "/sub/*" = "max-age=60", "*.bin" = "", "*" = "no-cache" }\n'
     config += 'access_log = "log"\n'
+    Certificates(folder)
+    config += listener("sealed", "files") + '[listeners.sealed.files]\nroot = "htdocs"\n'
+    config += '[listeners.sealed.tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
     config += cgi_listener("cgi", root="htdocs/cgi-bin", prefix="/cgi-bin/", files="htdocs")
     running = ServerProcess(config, folder)
     try:
@@ -226,6 +232,18 @@ def test_the_access_log(server: ServerProcess, folder: Path) -> None:
 
     wait_until(lambda: sent("gone") >= 0 and sent("whole") >= 0, "two lines in the access log")
     assert sent("gone") < sent("whole") == len(BIG)
+
+
+def test_over_tls(server: ServerProcess, folder: Path) -> None:
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    port = server.addresses("sealed")[0].rpartition(":")[2]
+    client = HTTPSConnection("localhost", int(port), context=context, timeout=30)
+    try:
+        for field, expected in ({}, BIG), ({"Range": "bytes=100-2000000"}, BIG[100:2_000_001]), ({}, BIG):
+            client.request("GET", "/big.bin", headers=field)
+            assert client.getresponse().read() == expected
+    finally:
+        client.close()
 
 
 def test_several_directories_and_cache_control(server: ServerProcess) -> None:
