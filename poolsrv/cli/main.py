@@ -51,7 +51,7 @@ Examples:
   poolsrv import /etc/xinetd.conf           a config for the services of xinetd, inetd or systemd
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo server of the sample config
 
-Without --config, every command takes $POOLSRV_CONFIG, or else poolsrv.toml in the current directory.
+Without --config, a command that needs one takes $POOLSRV_CONFIG, or else poolsrv.toml in the current directory.
 
 \b
 A config:

@@ -6,9 +6,7 @@ front of ``sys.path``, and modules that the plugin imports may be beside it too.
 
 from __future__ import annotations
 
-import ast
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -62,6 +60,8 @@ def importable(plugin: Uninstalled) -> Iterator[None]:
 
 
 def _require(name: str, plugin: Uninstalled) -> None:
+    import importlib.util
+
     try:
         found = name in sys.modules or importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
@@ -103,6 +103,8 @@ def _modules_in(base: Path) -> list[str]:
 
 def _plugins_in(base: Path, module: str) -> list[str]:
     """The classes of a module that have a hook, without importing it."""
+    import ast  # only a config with an error needs it
+
     file = base / f"{module}.py"
     try:
         tree = ast.parse((file if file.is_file() else base / module / "__init__.py").read_bytes())

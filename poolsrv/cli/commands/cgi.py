@@ -20,12 +20,12 @@ PROGRAMS = ("cgi-bin", "htbin")
 @serving_options("127.0.0.1:8000")
 @click.pass_context
 def command(ctx: click.Context, /, directory: str, **options: Any) -> None:
-    """Serve a directory over HTTP: its programs by CGI, all else as files.
+    """Serve a directory's programs and files over HTTP.
 
-    What is below DIR/cgi-bin and DIR/htbin runs, if it is executable; its source is never sent. Everything else below
-    DIR is sent as a file; a directory with its index.html, or else as a list. Names that begin with a dot are not
-    shown, and nothing outside of DIR is. Each request is a line on standard output. The default of DIR is the current
-    directory.
+    What is below DIR/cgi-bin and DIR/htbin runs by CGI, if it is executable; its source is never sent. Everything else
+    below DIR is sent as a file; a directory with its index.html, or else as a list. Names that begin with a dot are
+    not shown, and nothing outside of DIR is. Each request is a line on standard output. The default of DIR is the
+    current directory.
 
     This is `python -m http.server --cgi`, but with many requests at a time, limits and timeouts. --set takes every
     option of the plugin cgi (`poolsrv plugins cgi` explains them) and key of [listeners.NAME], and pool.KEY, log.KEY.

@@ -23,7 +23,7 @@ from ..serve import current_directory, listener_name, said, serve, serving_optio
 @serving_options("127.0.0.1:7007")
 @click.pass_context
 def command(ctx: click.Context, /, handler: str, plugins: tuple[str, ...], **options: Any) -> None:
-    """Serve one plugin without a config.
+    """Serve one plugin.
 
     HANDLER is the name of an installed plugin, or module:Class. The module is looked for in the current directory
     first, so a plugin under development needs no installation. HUP reads it again, and so does --dev whenever one of
