@@ -69,6 +69,9 @@ def _check_workers(draft: Draft, listener: ListenerDraft) -> None:
         draft.problems.add((*listener.key, "workers"), f"got {workers}, expected at most the {of_pool} of [pool]")
     if listener.fields.get("exclusive") and workers is not None and workers > 1:
         draft.problems.add((*listener.key, "workers"), f"got {workers}, expected 1: the listener is `exclusive`")
+    if listener.fields.get("exclusive") and listener.fields.get("reuse_port"):
+        message = "is for several servers on one address, and an `exclusive` listener has one instance in the world"
+        draft.problems.add((*listener.key, "reuse_port"), message)
 
 
 def _check_companions(draft: Draft, listener: ListenerDraft) -> None:

@@ -1,9 +1,9 @@
 """Which slots may have a worker now: those of exclusive listeners may have one that is alone in the world.
 
-Theory. An exclusive listener is served by the pool's first worker. That one is replaced only after it has ended, and
-the other pools are asked before it is first started (supervisor/exclusive_right.py): the pool *claims* the right when
-its other workers serve. If a later pool claims it, this one *holds back* its exclusive workers: those that run drain,
-and none is started until the supervisor says so. Its other workers serve on.
+Theory. An exclusive listener is served by the pool's first worker. That one is replaced only after it has ended, with
+the programs that it has left. And the other pools are asked before it is first started (supervisor/exclusive_right.py):
+the pool *claims* the right when its other workers serve. If a later pool claims it, this one *holds back* its exclusive
+workers: those that run drain, and none is started until the supervisor says so. Its other workers serve on.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ class ExclusiveWorkers:
     """What the worker manager asks before it starts a worker.
 
     :param by_pid: the workers that run, those that leave included.
+    :param leftovers: whether this process has children that a dead worker has left: programs of its plugins.
     :param claim: called once with the names of the exclusive listeners' plugins.
     :param released: called with the number of a request, when no worker is left that it is about.
     """
@@ -26,12 +27,14 @@ class ExclusiveWorkers:
         self,
         listeners: Sequence[ListenerSpec],
         by_pid: Mapping[int, WorkerSlot],
+        leftovers: Callable[[], bool],
         claim: Callable[[list[str]], object],
         released: Callable[[int], object],
     ) -> None:
         self._listeners = listeners
         self._exclusive = [listener for listener in listeners if listener.config.exclusive]
         self._by_pid = by_pid
+        self._leftovers = leftovers
         self._claim = claim
         self._released = released
         self._held = list(self._exclusive)  # listeners whose workers are not to run
@@ -42,8 +45,9 @@ class ExclusiveWorkers:
         """Tell whether a worker may be started in the slot now."""
         if self.is_held(slot):
             return False
-        is_exclusive = any(listener.config.is_for(slot.index) for listener in self._exclusive)
-        return not (is_exclusive and any(other.index == slot.index for other in self._by_pid.values()))
+        if not any(listener.config.is_for(slot.index) for listener in self._exclusive):
+            return True
+        return not (any(other.index == slot.index for other in self._by_pid.values()) or self._leftovers())
 
     def is_held(self, slot: WorkerSlot) -> bool:
         """Tell whether the slot's worker is not to run."""
@@ -72,6 +76,7 @@ class ExclusiveWorkers:
 
     def tell_released(self) -> None:
         """Say that no such worker runs, if that is so and has been asked for."""
-        if self._request is not None and not any(self.is_held(slot) for slot in self._by_pid.values()):
-            request, self._request = self._request, None
-            self._released(request)
+        if self._request is None or any(self.is_held(slot) for slot in self._by_pid.values()) or self._leftovers():
+            return
+        request, self._request = self._request, None
+        self._released(request)

@@ -90,7 +90,7 @@ class WorkerManager:
         self._stopping = False
         self._oom = OomCounter()
         self._min_workers = max(one.config.first_worker + (one.config.workers or 1) for one in server.listeners)
-        self._exclusive = ExclusiveWorkers(server.listeners, self.by_pid, claim, released)
+        self._exclusive = ExclusiveWorkers(server.listeners, self.by_pid, self._has_leftovers, claim, released)
 
     def begin(self) -> None:
         """Begin to watch the workers."""
@@ -238,6 +238,9 @@ class WorkerManager:
 
     # --- exclusive listeners
 
+    def _has_leftovers(self) -> bool:
+        return bool(procfs.children_of_this_process() - self.by_pid.keys())
+
     def granted(self) -> None:
         """Start the exclusive workers: no other pool has any."""
         self._exclusive.granted()
@@ -342,9 +345,9 @@ class WorkerManager:
             if slot is not None:
                 self._loop.guarded(self._worker_ended, slot, status, rusage)
         if any_ended:
-            self._loop.guarded(self._exclusive.tell_released)
             # Dead workers' programs are this process's children now (subreaper); the end of each brings the next.
             processes.kill_children(self.by_pid.keys())
+            self._loop.guarded(self._exclusive.tell_released)
 
     def _worker_stopped(self, slot: WorkerSlot, stopped: bool) -> None:
         if stopped and not slot.stopped:

@@ -91,6 +91,9 @@ def _apply_exclusive(draft: Draft, listener: ListenerDraft, plugin: NamedPlugin)
     if workers != 1:
         message = f"got {show(workers, 'number')}, expected 1: the plugin {quoted(plugin.name)} is exclusive"
         draft.problems.add((*listener.key, "workers"), message)
+    if listener.fields.get("reuse_port"):
+        message = f"is for several servers on one address, and the plugin {quoted(plugin.name)} is exclusive"
+        draft.problems.add((*listener.key, "reuse_port"), message)
     if not listener.fields.get("exclusive"):
         _set(listener, "exclusive", True, plugin)
 

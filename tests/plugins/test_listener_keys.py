@@ -102,6 +102,11 @@ def test_an_exclusive_listener_has_the_first_worker_for_itself(site: Path, tmp_p
     assert got == ['listeners.www.workers: got 2, expected 1: the plugin "p" is exclusive']
     got = errors(tmp_path, 'handler = "echo"\nworkers = 2\nexclusive = true')
     assert got == ["listeners.www.workers: got 2, expected 1: the listener is `exclusive`"]
+    got = errors(tmp_path, 'handler = "p"\nreuse_port = true')
+    several = "listeners.www.reuse_port: is for several servers on one address, and"
+    assert got == [f'{several} the plugin "p" is exclusive']
+    got = errors(tmp_path, 'handler = "echo"\nreuse_port = true\nexclusive = true')
+    assert got == [f"{several} an `exclusive` listener has one instance in the world"]
     assert loaded(tmp_path, 'handler = "echo"\nplugins = ["p"]').config.exclusive  # one of them is enough
 
 

@@ -42,6 +42,7 @@ class Store:
     def on_worker_start(self, worker):
         self.lock = os.open("lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        worker.spawn(["/bin/sleep", "1000"], stdin=self.lock)  # keeps the lock for as long as it runs
         if VERSION == 3:
             raise OSError("this version can't start")
         self.file = open("written", "a+")
@@ -263,6 +264,21 @@ def test_term_while_the_new_pool_waits(serve: Serve, stores: Path) -> None:
         server.wait_for_line("SIGTERM: stopping")
         ask(old, b"done")
     assert server.wait() == 0
+    assert was_alone(server)
+
+
+def test_a_pool_that_is_told_to_end_from_outside_is_waited_for(serve: Serve, stores: Path) -> None:
+    server = serve(CONFIG.format(1, ""), paths=(stores,))
+    with connected(server) as old:
+        ask(old, b"stay")
+        install_version(stores, 2)
+        os.kill(server.dispatcher_pid, signal.SIGTERM)
+        server.wait_for_line("another one is started")
+        wait_until(lambda: ask(old, b"draining") == b"True", "the signal")
+        with connected(server) as waiting:
+            waiting.sendall(b"pid\n")
+            assert ask(old, b"done").startswith(b"1 ")
+            assert receive_line(waiting).startswith(b"2 ")
     assert was_alone(server)
 
 
