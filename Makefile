@@ -10,8 +10,10 @@ BIN := $(VENV)/bin
 CONFIG ?= poolsrv.toml
 # Parallel test processes: more than CPUs, since tests mostly wait.
 PROCESSES ?= 4
+# The tree of a Debian, which `make test-debian` makes.
+DEBIAN ?= $(CURDIR)/build/debian
 
-.PHONY: help run check test test-all lint bench bench-quick dist docs clean
+.PHONY: help run check test test-all test-debian lint bench bench-quick dist docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +37,13 @@ test-all: ## run the tests on every installed Python from 3.11 on (PYTHONS='a b'
 	done; \
 	[ -n "$$seen" ] || { echo "no Python from 3.11 on was found: set PYTHONS" >&2; exit 1; }; \
 	[ -z "$$failed" ] || { echo "failed on:$$failed" >&2; exit 1; }
+
+test-debian: $(VENV)/dev.stamp $(DEBIAN)/etc/debian_version ## run the steps of docs/operations.md in a fresh Debian (needs root, mmdebstrap and systemd-container; minutes)
+	POOLSRV_DEBIAN_TREE="$(DEBIAN)" $(BIN)/python -m pytest tests/examples/test_debian.py $(ARGS)
+
+$(DEBIAN)/etc/debian_version:
+	mkdir -p "$(dir $(DEBIAN))"
+	mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,python3-venv bookworm "$(DEBIAN)"
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .

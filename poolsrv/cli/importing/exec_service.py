@@ -108,7 +108,8 @@ def _limits(service: Service, unit: Unit, preparation: Preparation) -> None:
 def _descriptors(service: Service, unit: Unit, preparation: Preparation) -> None:
     """What is the connection: standard input, or descriptor 3 (sd_listen_fds(3))."""
     source = unit.text("Service", "StandardInput", "null")
-    output = unit.text("Service", "StandardOutput", "journal")
+    # systemd.exec(5) says that the default is the journal. With StandardInput=socket it is the socket: so systemd 252.
+    output = unit.text("Service", "StandardOutput", "inherit" if source == "socket" else "journal")
     errors = unit.text("Service", "StandardError", "inherit")
     has_output = output == "socket" or (output == "inherit" and source == "socket")
     if source != "socket":
@@ -161,5 +162,5 @@ def _substituted(word: str, environment: dict[str, str]) -> list[str]:
     """Replace variables: ``$NAME`` alone is split at spaces, ``${NAME}`` is not."""
     if match := re.fullmatch(r"\$([A-Za-z_]\w*)", word):
         return environment.get(match[1], "").split()
-    text = re.sub(r"\$\{([A-Za-z_]\w*)\}", lambda match: environment.get(match[1], ""), word)
-    return [text.replace("$$", "$")]
+    found = re.compile(r"\$\$|\$\{([A-Za-z_]\w*)\}")
+    return [found.sub(lambda match: environment.get(match[1], "") if match[1] else "$", word)]

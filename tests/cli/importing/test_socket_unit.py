@@ -12,7 +12,7 @@ from poolsrv.cli.importing.service import BadSource
 from tests.cli.importing.conftest import Import, Imported
 
 SOCKET = "[Unit]\nDescription=A probe\n[Socket]\nAccept=yes\n"
-SERVICE = "[Service]\nStandardInput=socket\nStandardOutput=inherit\nExecStart=-/bin/cat -u\n"
+SERVICE = "[Service]\nStandardInput=socket\nExecStart=-/bin/cat -u\n"
 
 
 @pytest.fixture
@@ -108,9 +108,9 @@ def test_settings_of_the_service(unit: Import) -> None:
 
 def test_the_command_line(unit: Import) -> None:
     """Prefixes, quotes, continued lines and variables (systemd.service(5))."""
-    template = SERVICE.replace("-/bin/cat -u", "@-/bin/bash name \\\n# a comment\n  -c 'a  b' ${V} $V $$V")
+    template = SERVICE.replace("-/bin/cat -u", "@-/bin/bash name \\\n# a comment\n  -c 'a  b' ${V} $V $${V}")
     program = unit(template=template + "Environment='V=x y'\n").options["program"]
-    assert program == ["/bin/bash", "-c", 'exec -a name "$0" "$@"', "/bin/bash", "-c", "a  b", "x y", "x", "y", "$V"]
+    assert program == ["/bin/bash", "-c", 'exec -a name "$0" "$@"', "/bin/bash", "-c", "a  b", "x y", "x", "y", "${V}"]
 
 
 def test_drop_ins(unit: Import, tmp_path: Path) -> None:
@@ -131,7 +131,8 @@ def test_drop_ins(unit: Import, tmp_path: Path) -> None:
         ("StandardInput=socket\nStandardOutput=inherit\n", "out\nerr\n", ""),
         ("StandardInput=socket\nStandardOutput=inherit\nStandardError=journal\n", "out\n", "err\n"),
         ("StandardInput=socket\nStandardOutput=socket\nStandardError=null\n", "out\n", ""),
-        ("StandardInput=socket\n", "", "out\nerr\n"),
+        ("StandardInput=socket\n", "out\nerr\n", ""),
+        ("StandardInput=socket\nStandardOutput=journal\n", "", "out\nerr\n"),
         ("StandardInput=socket\nStandardOutput=null\n", "", "err\n"),
     ],
 )
