@@ -90,7 +90,10 @@ class EventLoop:
         self._epoll.modify(fd, interest)
 
     def unregister(self, fd: int) -> None:
-        """Stop watching a descriptor, before it is closed. Its events in the current batch are no longer delivered."""
+        """Stop watching a descriptor, before it is closed. Its events in the current batch are no longer delivered.
+
+        The kernel forgets a file by itself only when its last copy is closed, whichever process has it (epoll(7)).
+        """
         del self._callbacks[fd]
         self._epoll.unregister(fd)
 
@@ -101,14 +104,6 @@ class EventLoop:
     def watches(self, fd: int) -> bool:
         """Whether the descriptor is registered."""
         return fd in self._callbacks
-
-    def forget(self, fd: int) -> None:
-        """Do as ``unregister`` does, without the system call.
-
-        Only for a descriptor that is about to be closed and whose open file no other process shares: the kernel forgets
-        a file when its last copy is closed (epoll(7)).
-        """
-        del self._callbacks[fd]
 
     # --- time
 

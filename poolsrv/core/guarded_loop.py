@@ -51,11 +51,6 @@ class GuardedLoop(EventLoop):
         self._resting.discard(fd)
         super().unregister(fd)
 
-    def forget(self, fd: int) -> None:
-        self._interests.pop(fd, None)
-        self._resting.discard(fd)
-        super().forget(fd)
-
     # --- running
 
     def guarded(self, callback: Callable[..., object], *arguments: object) -> None:

@@ -254,10 +254,12 @@ class Descriptor:
         self._state = CLOSED  # from any other
         self._reason = reason
         if self._interest >= 0:
-            if self._shared:
+            # Closing it is not enough for epoll: another process may still have the file, such as the dispatcher, which
+            # closes its copy when it gets to run. Events of the old file would go to the number's next owner.
+            try:
                 self._loop.unregister(self._fd)
-            else:
-                self._loop.forget(self._fd)
+            except OSError:
+                pass  # a plugin has closed what it gave to open_stream
             self._interest = UNWATCHED
             self._reading = False
         if self._timer is not None:

@@ -202,27 +202,6 @@ def test_a_forked_child_that_closes_its_copy_takes_nothing_from_its_parent(
     assert seen == [READ]
 
 
-def test_a_forgotten_descriptor_can_come_back(loop: EventLoop) -> None:
-    """``forget`` makes no system call: the kernel forgets when the descriptor is closed."""
-    seen: list[str] = []
-    left, right = socket.socketpair()
-    number = left.fileno()
-    loop.register(number, READ, lambda _: seen.append("old"))
-    right.send(b"x")
-    loop.forget(number)
-    loop.turn(0)
-    assert seen == []
-    left.close()
-    other, peer = socket.socketpair()
-    assert other.fileno() == number
-    loop.register(number, READ, lambda _: seen.append("new"))
-    peer.send(b"x")
-    loop.turn(0)
-    assert seen == ["new"]
-    for sock in (right, other, peer):
-        sock.close()
-
-
 def test_a_batch_is_bounded(loop: EventLoop) -> None:
     ends = [os.eventfd(1, os.EFD_CLOEXEC) for _ in range(600)]
     for fd in ends:

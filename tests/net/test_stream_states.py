@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -617,3 +618,17 @@ def test_a_handshake_goes_on_once_the_kernel_takes_more(loop: EventLoop, context
     stream.abort()
     loop.turn(0.0)
     peer.close()
+
+
+def test_after_its_end_no_event_comes_although_another_process_still_has_the_file(pair: Pair, loop: EventLoop) -> None:
+    """The dispatcher closes its copy of a connection when it gets to run, which may be after the worker has closed."""
+    copy = os.dup(pair.stream._fileno())
+    try:
+        pair.stream.abort("over")
+        turn_until(loop, lambda: pair.stream._is_closed() and pair.stream._fileno() == -1)
+        pair.peer.sock.close()
+        before = loop.events
+        loop.turn(0.01)
+        assert loop.events == before
+    finally:
+        os.close(copy)
