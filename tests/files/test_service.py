@@ -193,6 +193,8 @@ def test_precompressed(client: Client, folder: Path) -> None:
     assert zipped.headers[b"etag"] != plain.headers[b"etag"]
     assert client.get("/app.js", "Accept-Encoding: gzip, br").headers[b"content-encoding"] == b"br"
     assert client.get("/app.js", "Accept-Encoding: gzip", "Range: bytes=0-1").body == b"\x1f\x8b"
+    assert client.get("/app.js", "Accept-Encoding: gzip", "Range: bytes=0-1,4-5").body == zipped.body
+    assert client.get("/app.js", "Range: bytes=0-1,4-5").status == 206
     stale = client.get("/stale.css", "Accept-Encoding: gzip")
     assert (stale.body, b"content-encoding" in stale.headers) == (b"a {}", False)
     assert client.get("/app.js.gz").headers[b"content-type"] == b"application/gzip"

@@ -4,5 +4,5 @@
 - `tree` finds and opens files, and nothing outside a directory; `coding` chooses among precompressed neighbours.
 - `conditions` and `ranges` are sections 13 and 14 of the RFC; `listing` makes pages of directories. None of these knows
   of a connection.
-- `transfer` sends a file; `service` is all of it.
+- `transfer` sends a file; `answer` is one request, and `service` all of it.
 """

@@ -95,10 +95,9 @@ class Multipart:
     :ivar content_type: of the response.
     :ivar parts: what goes before each range, and the range.
     :ivar end: what goes behind the last one.
-    :ivar length: bytes of the whole body.
     """
 
-    __slots__ = ("content_type", "end", "length", "parts")
+    __slots__ = ("content_type", "end", "parts")
 
     def __init__(self, ranges: Sequence[Range], size: int, kind: bytes) -> None:
         boundary = secrets.token_hex(16).encode()
@@ -112,4 +111,3 @@ class Multipart:
             for number, one in enumerate(ranges)
         ]
         self.end = b"\r\n--%b--\r\n" % boundary
-        self.length = sum(len(head) + one.length for head, one in self.parts) + len(self.end)
