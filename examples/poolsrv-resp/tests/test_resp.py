@@ -12,7 +12,7 @@ from poolsrv_resp import Resp
 from poolsrv_resp.append_file import Damaged
 from poolsrv_resp.protocol import request
 
-from poolsrv.testing import ConfigErrors, Harness, load_options
+from poolsrv.testing import ConfigErrors, Harness, assert_conforms, load_options
 
 Start = Callable[..., Harness]
 
@@ -215,6 +215,19 @@ def test_on_a_reload_idle_clients_are_let_go(start: Start) -> None:
     harness.drain()
     assert client.received == b"+OK\r\n"
     assert client.end == "restart"
+
+
+def test_conformance() -> None:
+    """However the network cuts it, with half-closes, resets, drains, faults and reloads."""
+    dialogue = [
+        (request(b"SET", b"a", b"x\r\ny"), b"+OK\r\n"),
+        (b"get a\r\n", b"$4\r\nx\r\ny\r\n"),
+        (request(b"SET", b"n", b"1"), b"+OK\r\n"),
+        (request(b"INCR", b"n"), b":2\r\n"),
+        (request(b"TTL", b"n") + b"\r\nPING\r\n", b":-1\r\n+PONG\r\n"),
+        (request(b"DEL", b"a", b"n"), b":2\r\n"),
+    ]
+    assert_conforms(Resp, dialogue, {"file": "data"}, points=16, bulk=65536)
 
 
 def test_options(tmp_path: Path) -> None:
