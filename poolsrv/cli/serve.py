@@ -66,7 +66,6 @@ def serving_options(default_bind: str) -> Callable[[Any], Any]:
             help="The number of worker processes. Default: one for each usable CPU.",
         ),
         click.option("--print-config", is_flag=True, help="Print the config file that does the same, and exit."),
-        click.option("--dev", is_flag=True, help="Reload when files of the plugins change (needs watchfiles)."),
         click.option("--log-level", type=click.Choice(logs.LEVELS), help="The lowest level that is logged."),
     )
 
@@ -111,7 +110,7 @@ def serve(ctx: click.Context, arguments: Arguments, options: Mapping[str, Any]) 
         except NotText as error:
             fail(EXIT_FAILED, [f"poolsrv: {error}"])
         return
-    _run(ctx, arguments, options["dev"], options["log_level"])
+    _run(ctx, arguments, options.get("dev", False), options["log_level"])
 
 
 def _run(ctx: click.Context, arguments: Arguments, dev: bool, log_level: str | None) -> NoReturn:

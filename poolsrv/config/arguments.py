@@ -13,6 +13,7 @@ import msgspec
 
 from ..core.words import quoted
 from .errors import Key, format_key
+from .model import TABLES
 from .plugin_reference import name_of
 
 # Keys of a listener that have an argument of their own.
@@ -64,6 +65,15 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         if own != handler:
             return f"--set {format_key(key[2:])}" if own else ""
         return self.flags.get(str(rest[0]), f"--set {format_key(rest)}") if rest else "HANDLER"
+
+    def rename(self, message: str) -> str:
+        """Name the argument in a message that begins with the key of a config file."""
+        key, colon, rest = message.partition(": ")
+        parts = tuple(key.split("."))
+        if not colon or parts[0] not in TABLES:
+            return message
+        name = "--bind" if parts == ("listeners", self.listener) else self.name_of(parts)
+        return f"{name}: {rest}"
 
 
 def parse_setting(text: str) -> Setting:

@@ -76,14 +76,28 @@ def _serve(link: PoolLink, hang_file: int) -> int:
             f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
             " restart the server"
         )
-    arguments = fields.get("arguments")  # a config that a command's arguments say
+    if fields.get("arguments") is None:
+        from ..config import reader
+
+        return _serve_config(reader.read(Path(fields["config"])), link, fields, held, hang_file)
+    from ..config import arguments, from_arguments
+    from ..plugins import settings  # noqa: F401 - for later, as below
+
+    said = arguments.from_fields(fields["arguments"])
+    try:
+        return _serve_config(from_arguments.read(said), link, fields, held, hang_file)
+    except StartError as error:
+        raise StartError("\n".join(map(said.rename, str(error).splitlines()))) from error
+
+
+def _serve_config(
+    draft: Draft, link: PoolLink, fields: dict[str, Any], held: dict[str, ListeningSocket], hang_file: int
+) -> int:
     # Import all of the engine now: the user that the pool will run as may not be able to read it.
-    from ..config import reader
     from ..core import privileges
     from ..plugins import loader
     from . import bind, process, startup
 
-    draft = _read_arguments(arguments) if arguments is not None else reader.read(Path(fields["config"]))
     if "start_timeout" in draft.pool:
         link.send("plan", start_timeout=draft.pool["start_timeout"])
     place = None
@@ -104,13 +118,6 @@ def _serve(link: PoolLink, hang_file: int) -> int:
     else:
         bind.apply_again(place.bound, server.config.listeners)
     return process.run_server(server, place, link, fields, hang_file)
-
-
-def _read_arguments(fields: dict[str, Any]) -> Draft:
-    from ..config import arguments, from_arguments
-    from ..plugins import settings  # noqa: F401 - for later, as above
-
-    return from_arguments.read(arguments.from_fields(fields))
 
 
 def _refuse_exclusive(server: ServerSpec) -> None:

@@ -20,6 +20,7 @@ from ..serve import current_directory, listener_name, said, serve, serving_optio
     shell_complete=plugin_names,
     help="A further plugin, called before it. May be repeated.",
 )
+@click.option("--dev", is_flag=True, help="Reload when files of the plugins change (needs watchfiles).")
 @serving_options("127.0.0.1:7007")
 @click.pass_context
 def command(ctx: click.Context, /, handler: str, plugins: tuple[str, ...], **options: Any) -> None:
