@@ -215,6 +215,11 @@ class Stream(Descriptor):
         :param limit: the most bytes that a line may have, its end included.
         :raises LineTooLong: there are ``limit`` bytes and no end of line; they stay in the buffer.
         """
+        if self._sought is None and self._read_ahead == READ_AHEAD:  # as nearly always
+            pos = self._pos
+            newline = self._in.find(b"\n", pos, pos + limit)
+            if newline >= 0:
+                return self.recv(newline + 1 - pos)
         size = self._find(b"\n", limit)
         if size:
             return self._recv_frame(size)
