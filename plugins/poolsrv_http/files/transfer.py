@@ -94,7 +94,7 @@ class Transfer:
         if sent == expected:
             self._go_on()
             return
-        if not self._conn.reset:
+        if not (self._conn.reset or self._response.ended):
             self._conn.log.info("a file was cut short after %d of %d bytes", sent, expected)
         self._finish(False)
 
