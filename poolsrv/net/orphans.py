@@ -33,6 +33,9 @@ _RLIMIT_LOCKS: Final = 10  # asm-generic/resource.h; the resource module lacks i
 _MARK: Final = 1 << 40  # plus the process id
 _EXITED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
+# By this process's id: its limits during a start, and its own. Asked for once, for they mean nothing to anybody.
+_limits: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
+
 
 def start_marked(start: Callable[[], int]) -> int:
     """Start a program by ``start()``, and mark it.
@@ -43,13 +46,17 @@ def start_marked(start: Callable[[], int]) -> int:
         pid = start()
         mark(pid)
         return pid
-    former = resource.getrlimit(_RLIMIT_LOCKS)
-    hard = former[1]
+    pid = os.getpid()
+    limits = _limits.get(pid)
+    if limits is None:
+        own = resource.getrlimit(_RLIMIT_LOCKS)
+        _limits.clear()  # in a copy: those of its parent
+        limits = _limits[pid] = (_own_mark(own[1]), own[1]), own
     try:
-        resource.setrlimit(_RLIMIT_LOCKS, (_own_mark(hard), hard))
+        resource.setrlimit(_RLIMIT_LOCKS, limits[0])
         return start()
     finally:
-        resource.setrlimit(_RLIMIT_LOCKS, former)
+        resource.setrlimit(_RLIMIT_LOCKS, limits[1])
 
 
 def mark(pid: int) -> None:

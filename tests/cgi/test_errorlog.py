@@ -98,7 +98,8 @@ class Said:
         self.lines: list[str] = []
         self.log = ErrorLog(self.turns, rate, LineRate(0), self.lines.append)  # type: ignore[arg-type]
         self.writer = self.log.open()
-        self.log.watch()
+        self.log.begin()
+        self.turns.turn()  # the first look
 
     def close(self) -> None:
         os.close(self.writer)
@@ -110,6 +111,19 @@ def said() -> Iterator[Said]:
     made = Said()
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("words", [b"", b"its last words"])
+def test_a_program_that_ends_soon_is_not_watched(words: bytes) -> None:
+    turns, lines = Turns(), list[str]()
+    log = ErrorLog(turns, 0, LineRate(0), lines.append)  # type: ignore[arg-type]
+    writer = log.open()
+    log.begin()
+    os.write(writer, words)
+    os.close(writer)
+    log.finish()
+    assert lines == ([words.decode()] if words else [])
+    assert (turns.reader, turns.later) == (None, [])
 
 
 def test_some_lines_in_a_turn_and_nothing_is_read_meanwhile(said: Said) -> None:

@@ -29,6 +29,7 @@ LISTENER_SHARE = 10  # programs that may write at their full rate at the same ti
 COST_UNIT = 256  # bytes of a line that count as one
 MUTE_TIME = 1.0  # seconds for which lines are dropped, once there are too many
 PAUSE = 0.02  # seconds between two reads meanwhile
+FIRST_LOOK = 0.005  # seconds from a program's start; its pipe holds what it says meanwhile
 
 
 class LineRate:
@@ -97,8 +98,16 @@ class ErrorLog:
         os.set_blocking(self._fd, False)
         return writer
 
-    def watch(self) -> None:
-        """Log what comes from now on."""
+    def begin(self) -> None:
+        """Log what comes from now on.
+
+        It is first looked at after a moment: most programs have ended by then and have said nothing, so that there is
+        nothing to be watched and unwatched.
+        """
+        if self._fd >= 0 and self._watch is None and self._timer is None:
+            self._timer = self._worker.call_later(FIRST_LOOK, self._on_timer)
+
+    def _await_more(self) -> None:
         if self._fd >= 0 and self._watch is None and self._timer is None:
             self._watch = self._worker.add_reader(self._fd, self._on_readable)
 
@@ -154,7 +163,7 @@ class ErrorLog:
         """Log some of what has been read; read on once all of it is logged."""
         more = self._log_lines()
         if not more and not self._unmute_at:
-            self.watch()
+            self._await_more()
             return
         self._stop()
         self._timer = self._worker.call_later(0.0 if more else PAUSE, self._on_timer)

@@ -115,8 +115,8 @@ class Program:
         return child
 
     def watch_stderr(self) -> None:
-        """Log its standard error, from the next iteration on. The lines name its process id, which is known then."""
-        self._errors.watch()
+        """Log its standard error, but not within this call: the lines name its process id, which is known then."""
+        self._errors.begin()
 
     @property
     def has_ended(self) -> bool:
