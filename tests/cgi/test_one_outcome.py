@@ -6,10 +6,12 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
+from tests.helpers.plugins import served
 from tests.helpers.server import ServerProcess, wait_until
 
 pytestmark = pytest.mark.server
@@ -151,3 +153,36 @@ def test_a_client_that_is_gone(server: ServerProcess) -> None:
             client.sock.shutdown(socket.SHUT_WR)
             assert client.is_closed()
         assert outcome(server, "both", before, 0) == []
+
+
+ENDED_FIRST = """
+import os
+
+open_pidfd = os.pidfd_open
+
+
+def await_end(pid, *flags):
+    # A program that has ended before it is watched is reaped before its output is read.
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return open_pidfd(pid, *flags)
+
+
+class EndedFirst:
+    @hookimpl
+    def on_worker_start(self, worker):
+        os.pidfd_open = await_end
+"""
+
+
+def test_a_program_that_is_reaped_before_its_local_redirect_is_read(tmp_path: Path) -> None:
+    root = write_programs(tmp_path / "root", {**PROGRAMS, "local.sh": "printf 'Location: /hello.sh\\n\\n'"})
+    log = tmp_path / "access"
+    config = cgi_listener(keys='plugins = ["endedfirst"]', root=root, access_log=log)
+    with served(tmp_path, ENDED_FIRST, config) as server:
+        for number in range(1, 4):
+            with Client(server, "www") as client:
+                assert client.get("/local.sh").status == 200
+            wait_until(
+                lambda n=number: log.read_text().count('GET /local.sh HTTP/1.1" 200') == n, "its line in the access log"
+            )
+        assert log.read_text().count("\n") == 3
