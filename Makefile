@@ -56,6 +56,10 @@ bench: $(VENV)/dev.stamp ## measure against the references and the peers (minute
 bench-quick: $(VENV)/dev.stamp ## check that the benchmark works (its figures mean nothing)
 	$(BIN)/python bench/run.py --quick
 
+docs: $(VENV)/docs.stamp ## build the site of the documentation in build/site, and check it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
+	$(BIN)/python -m tools.website.check_site build/site
+
 dist: $(VENV)/dist.stamp ## build sdist and wheel in dist/, and check them in an empty environment
 	rm -rf dist
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1580601600)}"; \
@@ -75,6 +79,11 @@ $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "setting up $(VENV), once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@$(BIN)/python -m compileall -q poolsrv plugins
+	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/docs.stamp: $(VENV)/bin/python pyproject.toml
+	@echo "setting up $(VENV) for the site, once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@ $(VENV)/run.stamp
 
 $(VENV)/dist.stamp: $(VENV)/bin/python pyproject.toml

@@ -15,7 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.builders.utils import get_reproducible_timestamp
 
 
-class ManPages(BuildHookInterface):  # type: ignore[type-arg, misc, unused-ignore]
+class ManPages(BuildHookInterface):
     """Writes the man pages into a folder for the time of the build."""
 
     _folder: Path | None = None

@@ -108,10 +108,10 @@ def _entry(plugin: Installed) -> Entry:
         schema = options_of(cls)
     except PluginError as error:
         return msgspec.structs.replace(entry, error=str(error))
-    return msgspec.structs.replace(entry, options=tuple(_options(schema)) if schema else ())
+    return msgspec.structs.replace(entry, options=tuple(options_in(schema)) if schema else ())
 
 
-def _options(schema: type[msgspec.Struct], enclosing: tuple[type, ...] = ()) -> Iterator[Option]:
+def options_in(schema: type[msgspec.Struct], enclosing: tuple[type, ...] = ()) -> Iterator[Option]:
     """The options that a struct declares.
 
     :param enclosing: the structs that it is a member of, because a struct may have itself as a member.
@@ -121,7 +121,7 @@ def _options(schema: type[msgspec.Struct], enclosing: tuple[type, ...] = ()) -> 
         members: tuple[Option, ...] = ()
         kinds = [kind for kind in (plain(field.type), *get_args(plain(field.type))) if is_struct(plain(kind))]
         if len(kinds) == 1 and plain(kinds[0]) not in (schema, *enclosing):
-            members = tuple(_options(plain(kinds[0]), (schema, *enclosing)))
+            members = tuple(options_in(plain(kinds[0]), (schema, *enclosing)))
         default = None if field.required else _default(field)
         meaning = meanings.get(field.name, "")
         yield Option(field.encode_name, describe(field.type), field.required, default, meaning, members)
@@ -149,17 +149,17 @@ def explanation(entry: Entry) -> str:
     lines = _head(entry)
     if entry.options:
         lines += ["", f"options, in [listeners.NAME.{entry.name}]:"]
-        for name, option in _flat(entry.options):
+        for name, option in flat(entry.options):
             lines += ["", f"  {name}  {option.type}; {_default_of(option)}"]
             if option.meaning:
                 lines.append(f"      {option.meaning[0].upper()}{option.meaning[1:]}")
     return "\n".join(lines)
 
 
-def _flat(options: Iterable[Option], prefix: str = "") -> Iterator[tuple[str, Option]]:
+def flat(options: Iterable[Option], prefix: str = "") -> Iterator[tuple[str, Option]]:
     for option in options:
         yield prefix + option.name, option
-        yield from _flat(option.members, f"{prefix}{option.name}.")
+        yield from flat(option.members, f"{prefix}{option.name}.")
 
 
 def _default_of(option: Option) -> str:

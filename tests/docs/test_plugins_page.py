@@ -23,18 +23,14 @@ from tests.helpers.distributions import install
 from tests.helpers.http import Client
 from tests.helpers.plugins import ask, listener
 from tests.helpers.server import ServerProcess, receive_all
+from tools.website import api
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 
 STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 METRICS = ("Metrics", "Counter", "Gauge", "Histogram")
 # Public in the code, for the engine alone.
-ENGINE = {
-    **{name: {"collect"} for name in ("Counter", "Gauge", "Histogram")},
-    "Child": {"kill", "reaped"},
-    "ClientTls": {"wrap"},
-    "Timer": {"callback", "due"},
-}
+ENGINE = api.HIDDEN
 # A connection's hooks stand in the place of these.
 STREAM_ONLY = {"on_readable", "on_writable", "on_close"}
 

@@ -15,10 +15,11 @@ import pytest
 from poolsrv import testing
 from poolsrv.testing.conforming import PLAYS
 from tests.helpers.server_mark import server_starts
+from tools.website import api
 
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
 # Public in the code, for the harness alone.
-ENGINE = {"Client": {"drop", "pull", "push"}}
+ENGINE = api.HIDDEN
 
 
 def documented(section: str) -> dict[str, str]:
