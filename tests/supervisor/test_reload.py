@@ -401,10 +401,10 @@ def test_an_idle_connection_is_answered_once_more_and_then_closed(serve: Serve, 
     server.wait_for_line(r"generation 1 \(pid \d+\) has left")
 
 
-def test_fifty_reloads_under_load_fail_no_request(serve: Serve, root: Path) -> None:
+def test_twenty_reloads_under_load_fail_no_request(serve: Serve, root: Path) -> None:
     server = serve(pool(workers=2) + cgi_listener(root=root))
     with Load(address_of(server, "www"), "/hello.sh") as load:
-        for _ in range(50):
+        for _ in range(20):
             before = load.count
             server.reload()
             wait_until(partial(load.has_gone_on, before), "a request that is answered")
@@ -415,11 +415,11 @@ def test_fifty_reloads_under_load_fail_no_request(serve: Serve, root: Path) -> N
 
 
 def test_workers_killed_while_they_drain_lose_their_own_requests_alone(serve: Serve, root: Path) -> None:
-    """With each of fifty workers. The log says what is lost, and no client loses more."""
+    """With each of twenty workers. The log says what is lost, and no client loses more."""
     server = serve(pool(workers=2) + cgi_listener(root=root))
     kills = 0
     with Load(address_of(server, "www"), "/slow.sh", keep_alive=4, single=4) as load:
-        while kills < 50:
+        while kills < 20:
             leaving = server.worker_pids()
             before = load.count
             wait_until(partial(load.has_gone_on, before + 4), "requests that are answered")
