@@ -18,7 +18,7 @@ from ..ipc.stats import Reload
 from .control_client import NoAnswer, ask
 
 POLL_INTERVAL: Final = 0.05  # seconds
-RELOAD_TIMEOUT: Final = 330.0  # seconds; the server itself gives a new pool start_timeout, 60 by default
+RELOAD_MARGIN: Final = 15.0  # seconds more than what the config allows for: the server ends a pool in several steps
 
 
 def reload(config: Path) -> Reload | None:
@@ -34,7 +34,8 @@ def reload(config: Path) -> Reload | None:
         _signal(server, signal.SIGHUP)
         if table.control is None:
             return None
-        deadline = time.monotonic() + RELOAD_TIMEOUT
+        longest = _longest_reload(table)
+        deadline = time.monotonic() + longest
         while time.monotonic() < deadline:
             has_ended = server.wait(POLL_INTERVAL)
             try:
@@ -45,9 +46,13 @@ def reload(config: Path) -> Reload | None:
                 return last
             if has_ended:
                 raise NoAnswer(f"the server (pid {server.pid}) has ended in the meantime; its log says why")
-    raise NoAnswer(
-        f"no outcome within {RELOAD_TIMEOUT:.0f} seconds; the log of the server (pid {server.pid}) says more"
-    )
+    raise NoAnswer(f"no outcome within {longest:.0f} seconds; the log of the server (pid {server.pid}) says more")
+
+
+def _longest_reload(table: PoolTable) -> float:
+    """Seconds within which the outcome is known: a start that the server was busy with when the signal came, the stop
+    of the former pool where a plugin is exclusive, and the new pool's own start."""
+    return 2 * table.start_timeout + table.graceful_timeout + RELOAD_MARGIN
 
 
 def stop(config: Path, at_once: bool) -> int:

@@ -71,9 +71,11 @@ def read_document(draft: Draft) -> Draft:
 
 
 def locate(path: Path) -> PoolTable:
-    """Read only where the server is to be found: ``pool.control`` and ``pool.pidfile``.
+    """Read only where the server is to be found, ``pool.control`` and ``pool.pidfile``, and what time it has to start
+    and to stop, ``pool.start_timeout`` and ``pool.graceful_timeout``.
 
-    All other keys of the result have their defaults, and other errors of the file do not matter.
+    All other keys of the result have their defaults, and other errors of the file do not matter. A time that is wrong
+    has its default too.
 
     :raises ConfigErrors: the file can't be read, is not TOML, or these two keys are wrong.
     """
@@ -85,6 +87,9 @@ def locate(path: Path) -> PoolTable:
     places.check_control(draft)
     if draft.problems:
         raise draft.problems.error(draft.document)
+    if isinstance(pool, Mapping):
+        times = {key: pool[key] for key in ("start_timeout", "graceful_timeout") if key in pool}
+        draft.pool |= draft.decoder.decode_table(PoolTable, times, ("pool",))
     return PoolTable(**draft.pool)
 
 

@@ -6,6 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,9 @@ def test_a_program_that_is_reaped_before_its_local_redirect_is_read(tmp_path: Pa
         for number in range(1, 4):
             with Client(server, "www") as client:
                 assert client.get("/local.sh").status == 200
-            wait_until(
-                lambda n=number: log.read_text().count('GET /local.sh HTTP/1.1" 200') == n, "its line in the access log"
-            )
-        assert log.read_text().count("\n") == 3
+            wait_until(partial(has_lines, log, number), "its line in the access log")
+        assert log.read_text().count('"GET /local.sh HTTP/1.1" 200') == 3
+
+
+def has_lines(log: Path, number: int) -> bool:
+    return log.read_text().count("\n") == number

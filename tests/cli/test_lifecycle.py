@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from poolsrv.cli import lifecycle
+from poolsrv.cli.control_client import NoAnswer
+from poolsrv.config.reader import locate
 from tests.helpers.puppet import Client, config
 from tests.helpers.server import TIMEOUT, ServerProcess, is_alive, wait_until
 
@@ -124,3 +128,49 @@ def test_a_server_that_is_killed_in_the_middle_of_a_reload(serve: Serve, site: P
     )
     assert process.returncode == 1
     wait_until(lambda: not is_alive(server.pid), "its end")
+
+
+class Silent:
+    """A server that gives no outcome. Waiting for it takes no time: the clock is moved."""
+
+    pid = 4711
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def signal(self, number: signal.Signals) -> None:
+        assert number == signal.SIGHUP
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("keys", "seconds"),
+    [
+        ("", 165),
+        ("start_timeout = 300.0", 645),
+        ("start_timeout = 2\ngraceful_timeout = 0", 19),
+        ("start_timeout = true", 165),  # an error, which the server tells
+    ],
+)
+def test_reload_waits_as_long_as_the_config_lets_a_start_take(
+    keys: str, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "poolsrv.toml"
+    path.write_text(f"[pool]\n{POOL}\n{keys}\n")
+    server = Silent()
+
+    def ask(config: Path) -> None:
+        raise NoAnswer("starting")
+
+    monkeypatch.setattr(lifecycle, "_find", lambda path: (locate(path), server))
+    monkeypatch.setattr(lifecycle, "ask", ask)
+    monkeypatch.setattr(time, "monotonic", lambda: server.now)
+    with pytest.raises(NoAnswer, match=f"no outcome within {seconds} seconds"):
+        lifecycle.reload(path)
+    assert server.now == pytest.approx(seconds, abs=lifecycle.POLL_INTERVAL * 2)
