@@ -8,10 +8,13 @@ workers: those that run drain, and none is started until the supervisor says so.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..worker.spec import ListenerSpec
 from .worker_slot import EMPTY, STARTING, WorkerSlot
+
+log = logging.getLogger("poolsrv.pool")
 
 
 class ExclusiveWorkers:
@@ -64,8 +67,12 @@ class ExclusiveWorkers:
         self._held = []
         self._request = None
 
-    def hold_back(self, request: int, plugins: Sequence[str]) -> None:
-        """Let none start, nor a worker that serves one of these plugins; ``tell_released`` says when none runs."""
+    def hold_back(self, request: int, plugins: Sequence[str], slots: Iterable[WorkerSlot] = ()) -> list[WorkerSlot]:
+        """Let none start, nor a worker that serves one of these plugins; ``tell_released`` says when none runs.
+
+        :param slots: of the pool.
+        :returns: those whose workers have to drain.
+        """
         names = set(plugins)
         self._held = [
             listener
@@ -73,6 +80,15 @@ class ExclusiveWorkers:
             if listener.config.exclusive or names.intersection(plugin.name for plugin in listener.hooks.plugins)
         ]
         self._request = request
+        running = [slot for slot in slots if slot.pid and self.is_held(slot)]
+        for slot in running:
+            log.info(
+                "worker %d (pid %d) is exclusive, and another pool is to have it: draining",
+                slot.index,
+                slot.pid,
+                extra=slot.tags,
+            )
+        return running
 
     def tell_released(self) -> None:
         """Say that no such worker runs, if that is so and has been asked for."""

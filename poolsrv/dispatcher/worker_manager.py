@@ -247,16 +247,8 @@ class WorkerManager:
 
     def release(self, request: int, plugins: Sequence[str]) -> None:
         """End the exclusive workers, and those that serve one of these plugins, for another pool is to have them."""
-        self._exclusive.hold_back(request, plugins)
-        for slot in list(self.slots):
-            if slot.pid and self._exclusive.is_held(slot) and not self._stopping:
-                log.info(
-                    "worker %d (pid %d) is exclusive, and another pool is to have it: draining",
-                    slot.index,
-                    slot.pid,
-                    extra=slot.tags,
-                )
-                self._recycle(slot)
+        for slot in self._exclusive.hold_back(request, plugins, () if self._stopping else self.slots):
+            self._recycle(slot)
         self._exclusive.tell_released()
 
     # --- adding, removing, recycling
