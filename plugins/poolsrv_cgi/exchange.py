@@ -68,7 +68,7 @@ class CgiService:
             # Whatever link leads to a program, its source is not for clients.
             closed = [os.fsdecode(tree.real_root) for tree in self.paths.trees]
             closed += map(os.fspath, options.aliases.values())
-            self.files = FileService(options.files, options.file_index, options, closed)
+            self.files = FileService(options.files, options.file_index, options, closed, tuple(options.interpreters))
         # Of programs; with files at the top they are what programs expect there.
         self.document_root = os.path.abspath(options.files["/"]) if "/" in options.files else None
 

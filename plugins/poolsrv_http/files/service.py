@@ -29,7 +29,8 @@ class FileService:
     :param directories: URL path to directory; the longest that fits counts.
     :param index: the names of files that answer for their directory, the preferred one first.
     :param options: all else.
-    :param closed: directories and files in these directories that are not shown, by whatever name.
+    :param closed: directories of programs, and programs, whose source is not shown, by whatever name.
+    :param suffixes: of files in such directories that are programs without being executable.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class FileService:
         index: IndexFiles,
         options: FileOptions,
         closed: Sequence[str | bytes | os.PathLike[str]] = (),
+        suffixes: Sequence[str] = (),
     ) -> None:
-        self.trees = Trees(directories, closed)
+        self.trees = Trees(directories, closed, suffixes)
         self.index = tuple(os.fsencode(name) for name in index)
         self.media_types = MediaTypes(options.media_types, options.default_media_type, options.charset)
         self.precompressed = options.precompressed

@@ -67,20 +67,26 @@ class Tree:
     """The files below one directory.
 
     :param directory: it need not exist yet; its own symbolic links are resolved here, once.
-    :param closed: directories and files in it that are not shown, by whatever name. One that the directory itself is
-        in does not count.
+    :param closed: directories of programs, and programs, that are not shown, by whatever name. If the directory itself
+        is in one of them, its executable files are not shown, nor those with an interpreter's suffix.
+    :param suffixes: of files that are programs without being executable.
     """
 
-    __slots__ = ("_inside", "_real", "closed", "root")
+    __slots__ = ("_among_programs", "_inside", "_real", "_suffixes", "closed", "root")
 
     def __init__(
-        self, directory: str | os.PathLike[str], closed: Sequence[str | bytes | os.PathLike[str]] = ()
+        self,
+        directory: str | os.PathLike[str],
+        closed: Sequence[str | bytes | os.PathLike[str]] = (),
+        suffixes: Sequence[str] = (),
     ) -> None:
         self.root = os.fsencode(os.path.abspath(directory))
         self._real = os.path.realpath(self.root)
         self._inside = self._real if self._real.endswith(b"/") else self._real + b"/"
         real = [os.path.realpath(os.fsencode(name)) for name in closed]
         self.closed = [name for name in real if name.startswith(self._inside)]
+        self._among_programs = any(is_below(self._real, name.rstrip(b"/")) for name in real)
+        self._suffixes = tuple(map(os.fsencode, suffixes))
 
     def find(self, relative: bytes) -> File | Directory:
         """Open what a name below the directory leads to.
@@ -137,6 +143,8 @@ class Tree:
                 return Directory(name.rstrip(b"/"))
             if not stat.S_ISREG(status.st_mode):
                 raise FileError(403, f"{os.fsdecode(name)} is not a regular file")
+            if self._among_programs and (status.st_mode & 0o111 or real.endswith(self._suffixes)):
+                raise FileError(403, f"{os.fsdecode(name)} is a program")
             if name.endswith(b"/"):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             fd = os.open(link, _READ)
@@ -154,7 +162,7 @@ class Trees:
     """Directories by the URL paths that stand for them; the longest that fits counts.
 
     :param directories: URL path to directory.
-    :param closed: as of a tree.
+    :param closed: as of a tree, like `suffixes`.
     """
 
     __slots__ = ("_trees",)
@@ -163,8 +171,11 @@ class Trees:
         self,
         directories: Mapping[str, str | os.PathLike[str]],
         closed: Sequence[str | bytes | os.PathLike[str]] = (),
+        suffixes: Sequence[str] = (),
     ) -> None:
-        trees = [(os.fsencode(url.rstrip("/")), Tree(directory, closed)) for url, directory in directories.items()]
+        trees = [
+            (os.fsencode(url.rstrip("/")), Tree(directory, closed, suffixes)) for url, directory in directories.items()
+        ]
         self._trees = sorted(trees, key=lambda item: -len(item[0]))
 
     def match(self, path: bytes) -> tuple[bytes, Tree] | None:
