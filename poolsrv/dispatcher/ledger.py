@@ -1,7 +1,7 @@
 """The ledger: what a pool has counted, its workers' metrics included, those of dead workers and of other pools too.
 
 Theory. Everything that only grows is kept here under the identity of its series. What this pool has counted is *own*;
-what other pools have counted, the supervisor tells (supervisor/ledger.py): pools before a reload, those that still
+what other pools have counted, the supervisor tells (supervisor/counts.py): pools before a reload, those that still
 drain, and those that have crashed. A total is the sum of both, so it goes back neither at a worker's death nor at a
 reload. Gauges are what they are now: the sum over the workers that run.
 """
@@ -112,9 +112,10 @@ class Ledger:
 
     # --- totals
 
-    def replace_others(self, others: dict[Series, Amount]) -> None:
-        """Learn what other pools have counted until now."""
-        self._others = others
+    def learn(self, series: Series, amount: Amount) -> None:
+        """Learn what other pools have counted until now, in all."""
+        if isinstance(amount, Distribution) == (series.kind == HISTOGRAM):
+            self._others[series] = amount
 
     def snapshot(self) -> dict[str, dict[Labels, Amount]]:
         """All counters and histograms, by name and labels. A name has one kind only."""

@@ -35,6 +35,7 @@ from .acceptor import Acceptor
 from .control_server import ControlServer
 from .descriptor_limits import SPARE_DESCRIPTORS, connections_per_worker, free_descriptors
 from .dispatcher import Dispatcher
+from .ledger_link import LedgerLink
 from .listener import Listener
 from .startup import Place
 from .stats_collector import StatsCollector
@@ -99,10 +100,19 @@ class DispatcherProcess:
         self._stats: StatsCollector | None = None
         self._control: ControlServer | None = None
         self._control_socket = control
+        self._ledger_link = LedgerLink(
+            self._loop,
+            link,
+            self._dispatcher.ledger,
+            update=self._update_ledger,
+            on_complete=self._open_control,
+            is_supported=bool(start["about"].get("counts")),
+        )
         if control is not None:
             self._stats = StatsCollector(
                 self._loop, self._workers, self._dispatcher, listeners, place.path, start["generation"], start["about"]
             )
+            self._stats.before_answer = self._tell_counts
             self._control = ControlServer(self._loop, control.socket, {"status": self._stats.answer})
 
     # --- the main loop
@@ -131,10 +141,9 @@ class DispatcherProcess:
         )
         self._send_alive()
         self._workers.begin()
-        if self._stats is not None and self._control is not None:
+        if self._stats is not None:
             self._stats.begin()
-            if self._stats.about.serving is None:
-                self._control.open()  # otherwise the serving pool answers
+        self._ledger_link.begin()
         gc.freeze()  # what the workers share with this process stays out of their collections, and so shared
         gc.enable()
 
@@ -143,11 +152,28 @@ class DispatcherProcess:
         self._acceptor.open()
         self._has_served = True
         self._send("serves")
-        if self._stats is not None and self._control is not None:
+        if self._stats is not None:
             self._stats.state = "serving"
-            self._control.open()
+        self._open_control()
+        self._ledger_link.wait()
         addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
         log.info("ready: %s (%s)", addresses, counted(len(self._workers.slots), "worker"))
+
+    def _open_control(self) -> None:
+        """Answer questions, once it is known what other pools have counted, and unless another pool serves."""
+        if self._stats is None or self._control is None or self._stopping or not self._ledger_link.is_complete:
+            return
+        if self._has_served or self._stats.about.serving is None:
+            self._control.open()
+
+    def _update_ledger(self) -> None:
+        self._dispatcher.update_ledger()
+        self._workers.update_ledger()
+
+    def _tell_counts(self) -> None:
+        """Have the supervisor know what is about to be shown: should this process crash, no counter goes back."""
+        self._update_ledger()
+        self._ledger_link.tell()
 
     def _boot_failed(self, why: str) -> None:
         """Stop, for the workers can't start."""
@@ -219,6 +245,8 @@ class DispatcherProcess:
                 self._stop("at once")
         elif message.kind == "reopen_logs":
             self._reopen_logs()
+        elif message.kind == "counted":
+            self._ledger_link.learn(message.fields)
         elif message.kind == "about" and self._stats is not None:
             self._stats.set_about(message.fields["about"])
         elif message.kind == "workers" and not self._stopping:
@@ -270,6 +298,8 @@ class DispatcherProcess:
             self._dispatcher.close()
             if self._control is not None:
                 self._control.close()
+            self._update_ledger()
+            self._ledger_link.tell(last=True)
             self._close_sockets()
         else:
             log.info("%s: ending at once", why, extra={"reason": why})
@@ -282,6 +312,8 @@ class DispatcherProcess:
     def _finish(self) -> None:
         """End what dead workers have left, and close everything."""
         self._dispatcher.drop_unassigned()
+        self._update_ledger()
+        self._ledger_link.tell()
         processes.kill_until_none(self._loop, STOP_NOW_MARGIN, self._workers.reap)
         self._loop.close()
 

@@ -68,6 +68,7 @@ class StatsCollector:
     :param config: the config file's absolute path.
     :param about: what the supervisor knows, the fields of ``About``.
     :ivar about: the same, as it is now.
+    :ivar before_answer: called before anything is shown.
     :ivar state: of the pool, as in ``ServerStats``.
     """
 
@@ -83,6 +84,7 @@ class StatsCollector:
     ) -> None:
         self.set_about(about)
         self.state = "starting"
+        self.before_answer: Callable[[], object] = lambda: None
         self._loop = loop
         self._workers = workers
         self._dispatcher = dispatcher
@@ -116,8 +118,7 @@ class StatsCollector:
 
     def status(self) -> Status:
         """Collect everything."""
-        self._dispatcher.update_ledger()
-        self._workers.update_ledger()
+        self.before_answer()
         counted = self._dispatcher.ledger.snapshot()
         slots = [slot for slot in self._workers.slots if not slot.pid]
         slots += self._workers.by_pid.values()

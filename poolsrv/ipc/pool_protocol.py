@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..core.logs import LEVELS
+from .counted import is_counted
 from .pool_link import LINES_PER_MESSAGE, LONGEST_LINE, BadMessage, Message, is_path
 
 # Phases of a pool. STARTING: it reads its config, and binds. SEALED: it has said what it needs, and was granted it.
@@ -30,6 +31,7 @@ _ALLOWED: Final = {
     SEALED: {"serves", "failed", "alive", "claims"},
     SERVING: {"alive", "leaves", "released"},
 }
+_ALWAYS: Final = {"released", "alive"}  # also of a pool that is leaving
 _PRIVILEGED: Final = {"bound", "configured"}  # only from a process that still is the supervisor's user
 
 Check = Callable[[object], bool]
@@ -41,7 +43,8 @@ def check(phase: str, message: Message, pid: int) -> bool:
     :param phase: the phase of the pool that has sent it.
     :param pid: that pool's pid.
     :returns: whether to act on it. False for what a pool has sent before it learned that it has to stop; then the
-        descriptors are closed. What has been released counts all the same.
+        descriptors are closed. What has been released, and what it goes on counting,
+        matters all the same.
     :raises BadMessage: the pool must not send this; its descriptors are closed.
     """
     try:
@@ -49,7 +52,7 @@ def check(phase: str, message: Message, pid: int) -> bool:
     except BadMessage:
         message.close()
         raise
-    if phase == LEAVING and message.kind != "released":
+    if phase == LEAVING and message.kind not in _ALWAYS:
         message.close()
         return False
     return True
@@ -61,7 +64,7 @@ def _check(phase: str, message: Message, pid: int) -> None:
         raise BadMessage(f"an unknown message {kind[:40]!r}")
     if sender is None or sender.pid != pid:
         raise BadMessage(f"{kind!r} from another process")
-    if phase == LEAVING and kind != "released":
+    if phase == LEAVING and kind not in _ALWAYS:
         return
     if phase != LEAVING and kind not in _ALLOWED[phase]:
         raise BadMessage(f"{kind!r} while it is {phase}")
@@ -139,7 +142,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, Check]]] = {
     },
     "serves": {},
     "failed": {"lines": _is_lines, "exit_code": _is_whole(1, 255)},
-    "alive": {},
+    "alive": {"counted": is_counted, "last": lambda value: value in (None, True)},
     "leaves": {},
     "claims": {"plugins": _is_names},
     "released": {"number": _is_whole(0, 2**53)},

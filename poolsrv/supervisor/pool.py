@@ -292,6 +292,11 @@ class PoolProcess:
             self._loop.unregister(self.link.fileno())
 
 
+def leaving(pools: Iterable[PoolProcess]) -> list[dict[str, int]]:
+    """Those that drain, as ``poolsrv status`` shows them."""
+    return [{"generation": pool.generation, "pid": pool.pid} for pool in pools if pool.state == LEAVING]
+
+
 def stop_oldest(pools: Iterable[PoolProcess], most: int) -> None:
     """End the oldest draining pools at once if there are too many.
 

@@ -41,8 +41,9 @@ from ..core.systemd import Notifier
 from ..core.titles import set_title
 from ..ipc.pool_link import Message
 from ..ipc.pool_protocol import LEAVING, SEALED, SERVING, STARTING
+from .counts import Counts
 from .exclusive_right import ExclusiveRight
-from .pool import EXIT_FAILED, PoolProcess, stop_oldest
+from .pool import EXIT_FAILED, PoolProcess, leaving, stop_oldest
 from .reloads import Reloads
 from .resources import Resources
 from .restarts import LONGEST_DELAY, Restarts
@@ -86,6 +87,7 @@ class Supervisor:
         self._resources = Resources(level, given)
         self._loop = GuardedLoop(log)
         self._watchdog = Watchdog(self._loop)
+        self._counts = Counts(self._loop)
         self._restarts = Restarts(self._loop, self._start_again)
         self._reloads = Reloads(self._notifier)
         self._exclusive = ExclusiveRight(lambda: bool(procfs.children_of_this_process() - self._known_children()))
@@ -197,8 +199,10 @@ class Supervisor:
         elif kind == "failed":
             pool.fail(fields["lines"])
             pool.exit_code = fields["exit_code"]
-        elif kind == "alive" and pool is self._current:
-            self._notifier.send("WATCHDOG=1")
+        elif kind == "alive":
+            self._counts.taken(pool, fields)
+            if pool is self._current:
+                self._notifier.send("WATCHDOG=1")
         elif kind == "leaves":
             self._leaves(pool)
         elif kind == "claims":
@@ -217,12 +221,12 @@ class Supervisor:
             pool.kill()
             return
         pool.state = SEALED
-        intervals = [timeout_of(pool) / SIGNS]
-        if self._notifier.watchdog:
-            intervals.append(self._notifier.watchdog / WATCHDOG_SHARE)
-        pool.send("go", alive_every=min(intervals))
+        watchdog = self._notifier.watchdog or float("inf")
+        pool.send("go", alive_every=min(timeout_of(pool) / SIGNS, watchdog / WATCHDOG_SHARE))
         if pool.reopen_logs:
             pool.send("reopen_logs")
+        if self._current is None:
+            self._counts.tell(pool, None)
 
     def _serves(self, pool: PoolProcess) -> None:
         """All workers of the candidate serve: it is the current pool from now on, and the former one stops."""
@@ -243,6 +247,7 @@ class Supervisor:
         self._notifier.send("READY=1", f"STATUS=serving, generation {pool.generation}")
         if former is not None:
             former.stop("reload")
+            self._counts.tell(pool, former)
         stop_oldest(self._pools.values(), self._max_draining)
         self._send_about()
         self._reload_if_wanted()
@@ -298,6 +303,7 @@ class Supervisor:
 
     def _pool_ended(self, pool: PoolProcess, returncode: int) -> None:
         pool.ended()
+        self._counts.ended(pool)
         del self._pools[pool.pid]
         if returncode != 0:
             self._loop.call_later(ORPHANS_TIMEOUT, self._kill_orphans)
@@ -413,12 +419,9 @@ class Supervisor:
             "began": self._began,
             "serving": self._current.generation if self._current is not None else None,
             "restarts": self._restarts.crashes,
+            "counts": True,
             "last_reload": self._reloads.last,
-            "leaving": [
-                {"generation": pool.generation, "pid": pool.pid}
-                for pool in self._pools.values()
-                if pool.state == LEAVING
-            ],
+            "leaving": leaving(self._pools.values()),
         }
 
 
