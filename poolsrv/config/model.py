@@ -57,6 +57,7 @@ class PoolTable(msgspec.Struct, frozen=True):
     :ivar dispatch: how a worker is chosen for a new connection.
     :ivar graceful_timeout: seconds that open connections get on stop and reload.
     :ivar start_timeout: seconds within which every worker of a new pool has to serve.
+    :ivar slow_hook: seconds from which on a hook or a callback of a plugin is logged as slow; 0 is never.
     :ivar hang_timeout: seconds of silence after which a worker is killed and replaced; 0 is never.
     :ivar max_draining_pools: former pools that may still have connections; beyond that, the oldest is ended.
     :ivar max_boot_failures: failed starts of a worker in a row after which a pool that never served gives up.
@@ -76,6 +77,7 @@ class PoolTable(msgspec.Struct, frozen=True):
     graceful_timeout: Seconds = 30.0
     start_timeout: StartTime = 60.0
     hang_timeout: Seconds = 0.0
+    slow_hook: Seconds = 0.1
     max_draining_pools: Annotated[int, msgspec.Meta(ge=1, le=MOST_DRAINING)] = 4
     max_boot_failures: AtLeastOne = 5
     recycle_after_connections: Number = 0

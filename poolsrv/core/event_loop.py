@@ -57,6 +57,8 @@ class EventLoop:
     """The loop of a process; the module's docstring has its rules.
 
     :ivar after_turn: called last in every iteration; for the owner of the loop.
+    :ivar long_turn: seconds; ``on_long_turn(took)`` is called after an iteration that has taken longer, if a timer is
+        set: then the clock is read anyway.
     :ivar now: when the latest wait ended, in seconds of ``time.monotonic``.
     :ivar turns: the number of iterations.
     :ivar events: the number of events dispatched, counted per batch.
@@ -70,7 +72,10 @@ class EventLoop:
         self._sequence = count()
         self._put_off: list[Callback] = []
         self._stopped = False
+        self._before: list[Callable[[list[tuple[int, int]]], object]] = []
         self.after_turn: Callback | None = None
+        self.long_turn = float("inf")
+        self.on_long_turn: Callable[[float], object] | None = None
         self.now = time.monotonic()
         self.turns = 0
         self.events = 0
@@ -101,6 +106,10 @@ class EventLoop:
         """Replace the callback of a registered descriptor."""
         self._callbacks[fd] = callback
 
+    def callback_of(self, fd: int) -> EventCallback | None:
+        """The callback of a descriptor; None if it is not registered."""
+        return self._callbacks.get(fd)
+
     def watches(self, fd: int) -> bool:
         """Whether the descriptor is registered."""
         return fd in self._callbacks
@@ -116,6 +125,10 @@ class EventLoop:
     def at_end_of_turn(self, callback: Callback) -> None:
         """Call ``callback()`` after the last event of this iteration, before the next wait."""
         self._put_off.append(callback)
+
+    def before_next_turn(self, callback: Callable[[list[tuple[int, int]]], object]) -> None:
+        """Call ``callback(events)`` once, after the next wait, before its events are dispatched. From any thread."""
+        self._before.append(callback)
 
     # --- running
 
@@ -144,6 +157,8 @@ class EventLoop:
             longest = self._until_next_timer(longest)
         events = self._epoll.poll(longest, MAX_EVENTS)
         self.now = time.monotonic()
+        if self._before:
+            self._call_before(events)
         return events
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
@@ -162,6 +177,11 @@ class EventLoop:
         if self.after_turn is not None:
             self.after_turn()
 
+    def _call_before(self, events: list[tuple[int, int]]) -> None:
+        before, self._before = self._before, []
+        for call in before:
+            call(events)
+
     def _call_put_off(self) -> None:
         # Closing a connection takes up to three passes. What is deferred after that waits for the next iteration, so
         # that deferred calls can't hold up the events.
@@ -179,7 +199,10 @@ class EventLoop:
             self._cancelled -= 1
             if not timers:
                 return longest
-        left = timers[0][0] - time.monotonic()
+        now = time.monotonic()
+        if now - self.now > self.long_turn and self.on_long_turn is not None:
+            self.on_long_turn(now - self.now)
+        left = timers[0][0] - now
         if left <= 0:
             return 0
         return left if left < longest else longest

@@ -48,7 +48,7 @@ class Connection(Waiting):
 
     For the engine, beside those of ``Stream`` and ``Owner``: ``_begin``, ``_guarded``, ``_fail``, ``_give_up_on``,
     ``_idle_since``, ``_awaits_first_byte``; of the PROXY header, ``_look_at_input``, ``_discard_input``, ``_identify``
-    and ``_refuse``; ``_accepted_at``, ``_count_descriptors``, ``_close_inherited``.
+    and ``_refuse``; ``_accepted_at``, ``_on_readable``, ``_count_descriptors``, ``_close_inherited``.
     """
 
     __slots__ = (

@@ -79,7 +79,13 @@ class EngineMetrics:
         """Take over what is counted elsewhere, before a report."""
         self._events.value = self._loop.events
         self._lag.value, self.longest = round(self.longest, 6), 0.0
+        self._loop.long_turn = 0.0
         self._count_descriptors()
+
+    def turn_was_long(self, took: float, slow: float) -> None:
+        """Note the longest iteration, and have the loop tell of longer ones only, and of slow ones."""
+        self.longest = max(self.longest, took)
+        self._loop.long_turn = min(self.longest, slow)
 
     def _count_descriptors(self) -> None:
         try:

@@ -44,9 +44,11 @@ from .blocking_threads import BlockingThreads
 from .culprits import add_culprit, running_plugin
 from .descriptor_room import DescriptorRoom, descriptor_limit
 from .engine_metrics import EngineMetrics
+from .hook_sampler import HookSampler
 from .metrics import Metrics, Registry
 from .reporter import Reporter
 from .service import Service
+from .slow_watch import SlowWatch
 from .worker import Worker
 from .worker_programs import WorkerPrograms
 
@@ -107,6 +109,8 @@ class WorkerProcess:
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
         pool = server.config.pool
+        self._slow_hook = pool.slow_hook
+        self._slow_watch: SlowWatch | None = None
         self._reporter = Reporter(
             loop,
             channel,
@@ -161,10 +165,24 @@ class WorkerProcess:
             loop.after_turn = self._reporter.after_turn
             self._reporter.state = SERVING
             self._reporter.tell(counters=True)
+            self._begin_to_watch()
             gc.freeze()
             loop.run()
         self._end()
         return self._exit_code
+
+    def _begin_to_watch(self) -> None:
+        """Watch how long iterations and hooks take."""
+        HookSampler(self.loop, self._served).begin()
+        self.loop.on_long_turn = self._turn_was_long
+        if self._slow_hook:
+            self._slow_watch = SlowWatch(self.loop, self._served, self._slow_hook)
+            self._slow_watch.begin()
+
+    def _turn_was_long(self, took: float) -> None:
+        self._metrics.turn_was_long(took, self._slow_hook or float("inf"))
+        if self._slow_watch is not None and took >= self._slow_hook:
+            self._slow_watch.turn_was_long(took)
 
     def _close_inherited(self) -> None:
         """In a copy that a plugin has made: close what is shared with the worker."""
