@@ -17,17 +17,20 @@ from .store import Store
 
 REQUESTS_PER_TURN: Final = 200  # of one client, before the others have theirs
 ANSWERS_PER_SEND: Final = 65536  # bytes
+LAST_CALL: Final = 0.05  # seconds in which a request that is under way at a reload still arrives
 
 
 class Session:
     """What belongs to one connection.
 
     :ivar goes_on: ``call_soon`` will go on with its requests.
+    :ivar is_last: it is closed once what has come is answered.
     """
 
     def __init__(self, requests: Requests) -> None:
         self.requests = requests
         self.goes_on = False
+        self.is_last = False
 
 
 class Resp:
@@ -103,7 +106,11 @@ class Resp:
 
     @hookimpl
     def on_drain(self, conn: Connection) -> None:
-        """Answer what has come, and close: the client's next request is for the next instance."""
+        """Answer what has come, or comes in this moment, and close: the next request is for the next instance."""
+        conn.call_later(LAST_CALL, lambda: self._last_call(conn))
+
+    def _last_call(self, conn: Connection) -> None:
+        conn.state.is_last = True
         if not conn.state.goes_on:
             self._serve(conn)
 
@@ -116,7 +123,7 @@ class Resp:
         if self._answer_some(conn, session.requests):
             session.goes_on = True
             conn.call_soon(lambda: self._serve(conn))
-        elif conn.draining:
+        elif session.is_last:
             conn.close("restart")
 
     def _answer_some(self, conn: Connection, requests: Requests) -> bool:

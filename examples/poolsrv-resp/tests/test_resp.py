@@ -215,7 +215,10 @@ def test_on_a_reload_idle_clients_are_let_go(start: Start) -> None:
     client = harness.connect()
     client.send("SET a 1\r\n*1\r\n")
     harness.drain()
-    assert client.received == b"+OK\r\n"
+    client.send("$4\r\nPING\r\n*1\r\n")  # it was under way
+    assert client.received == b"+OK\r\n+PONG\r\n"
+    assert not client.closed
+    harness.advance(1)
     assert client.end == "restart"
 
 
