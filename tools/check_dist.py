@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import venv
 from email.parser import BytesParser
 from pathlib import Path
@@ -42,7 +43,7 @@ def main() -> None:
         try:
             _say("the tools of PyPI")
             _run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
-            _run(Path(sys.executable).parent / "check-wheel-contents", wheel)
+            _run(Path(sys.executable).parent / "check-wheel-contents", f"--toplevel={','.join(packages())}", wheel)
             with tarfile.open(sdist) as archive:
                 archive.extractall(scratch, filter="data")
             tree = scratch / sdist.name.removesuffix(".tar.gz")
@@ -55,6 +56,12 @@ def main() -> None:
         except NotRight as error:
             sys.exit(f"{folder}: {error}")
     _say(f"well: {sdist.name}, {wheel.name}")
+
+
+def packages() -> list[str]:
+    """The packages that pyproject.toml puts into the wheel."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return [Path(folder).name for folder in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
 
 
 def description(wheel: Path) -> str:

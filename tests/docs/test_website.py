@@ -134,6 +134,10 @@ def test_links_to_files_beside_the_pages_lead_somewhere_on_the_site() -> None:
         "[h](examples/README.md#the-sample-config)\n\n```\n[i](../Makefile)\n```\n"
     )
     assert project_files.rewrite("[a](../docs/cgi.md)", "bench/README.md") == "[a](../cgi.md)"
+    assert (
+        project_files.rewrite("[cgi.md](cgi.md#x) [x](cgi.md)", "plugins.md")
+        == "[The cgi plugin](cgi.md#x) [x](cgi.md)"
+    )
     assert "{ #poolsrv-socket }" in project_files.pages()["examples/systemd.md"]
 
 

@@ -40,7 +40,8 @@ def codes() -> list[Code]:
     found = []
     for path in sorted((ROOT / "poolsrv").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        found += [Code(str(path.relative_to(ROOT)), *rest) for rest in _constants(text)]
+        if "EXIT_" in text:
+            found += [Code(str(path.relative_to(ROOT)), *rest) for rest in _constants(text)]
     return found
 
 

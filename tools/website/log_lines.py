@@ -58,6 +58,7 @@ class Message(NamedTuple):
         return [part.strip() for part in _PLACEHOLDER.sub("\0", self.text).split("\0")]
 
 
+@cache
 def messages() -> list[Message]:
     """Every message that poolsrv and its plugins log."""
     found = []

@@ -21,6 +21,7 @@ LANGUAGES = {".py": "python", ".toml": "toml", ".sh": "sh", ".service": "ini", "
 LONGEST = 1 << 16  # bytes of a file that is shown
 _SKIPPED = {"__pycache__", "build", "dist"}
 _LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]*)(#[^)\s]*)?(\))")
+_FILE_NAME = re.compile(r"\[([\w-]+\.md)\](?=\(\1[)#])")  # a link that shows the name of its file
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -54,12 +55,21 @@ def rewrite(markdown: str, page: str) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         return f"{before}{_place(target, anchor, page)}{after}"
 
+    def in_prose(text: str) -> str:
+        return _LINK.sub(replace, _FILE_NAME.sub(lambda found: f"[{_title(found[1])}]", text))
+
     # Code is left alone.
     pieces, at = [], 0
     for block in _FENCE.finditer(markdown):
-        pieces += [_LINK.sub(replace, markdown[at : block.start()]), block[0]]
+        pieces += [in_prose(markdown[at : block.start()]), block[0]]
         at = block.end()
-    return "".join([*pieces, _LINK.sub(replace, markdown[at:])])
+    return "".join([*pieces, in_prose(markdown[at:])])
+
+
+def _title(name: str) -> str:
+    """The title of a page of docs/, for readers of the site, who know no files."""
+    heading = re.search(r"^# (.+)$", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.MULTILINE)
+    return heading[1] if heading else name
 
 
 def _place(target: str, anchor: str, page: str) -> str:
