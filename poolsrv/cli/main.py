@@ -23,7 +23,7 @@ WITHOUT_CONFIG = "Serving without a config"
 # In the order of --help. `poolsrv NAME` is `command` in commands/NAME.py.
 COMMANDS = {
     WITHOUT_CONFIG: ("run", "cgi"),
-    "Configs and plugins": ("check", "config", "explain", "plugins", "import"),
+    "Configs and plugins": ("check", "config", "explain", "plugins", "new", "import"),
     "A running server": ("status", "top", "reload", "stop"),
     "Your shell": ("completion",),
 }
@@ -48,6 +48,7 @@ Examples:
   poolsrv stop --config poolsrv.toml        stop the server (needs pool.pidfile)
   poolsrv plugins                           list the installed plugins with their hooks and options
   poolsrv plugins cgi                       explain one plugin and each of its options
+  poolsrv new shout                         a new plugin with tests, in poolsrv-shout
   poolsrv import /etc/xinetd.conf           a config for the services of xinetd, inetd or systemd
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo server of the sample config
 

@@ -20,7 +20,7 @@ from .harness import Harness, class_named
 from .stage import Stage, raising
 
 MOST_POINTS: Final = 64
-BULK: Final = 262144  # bytes
+BULK: Final = 131072  # bytes
 
 _OVER_RELOAD: Final = (
     "state kept in one worker is lost over a reload, and when a worker is replaced: keep it in a file or another"
