@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from .errors import Key
 
-_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-_FILE = re.compile(r"(?:.*/)?(?P<module>\w+)\.py(?::(?P<name>\w+))?")
+# Compiled when they are needed: most configs name plugins that are installed.
+_TARGET = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
+_FILE = r"(?:.*/)?(?P<module>\w+)\.py(?::(?P<name>\w+))?"
 
 
 class PluginReference(NamedTuple):
@@ -46,8 +47,8 @@ def name_of(text: str) -> str:
 
 def mistake_in(text: str) -> str | None:
     """What is wrong with ``module:Class``, and what was expected; None if nothing is, or it names no class."""
-    if match := _FILE.fullmatch(text):
+    if ".py" in text and (match := re.fullmatch(_FILE, text)):
         return f'the name of a file, expected the module\'s: "{match["module"]}:{match["name"] or "CLASS"}"'
-    if is_class(text) and not _TARGET.fullmatch(text):
+    if is_class(text) and not re.fullmatch(_TARGET, text):
         return 'not the name of a class, expected "module:Class", such as "my_plugin:Shout"'
     return None
