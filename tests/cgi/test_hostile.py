@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolsrv_cgi.environment import base_environment, http_environment
 from poolsrv_cgi.scripts import NoScript, ScriptPaths, find_script
-from poolsrv_http.decoders import BodyLimits, body_decoder
 from poolsrv_http.endpoints import Endpoints
-from poolsrv_http.head import RequestError, RequestParser
+from poolsrv_http.head import RequestHead
+
+from tests.helpers import replay as parts
 
 CORPUS = tomllib.loads((Path(__file__).parents[1] / "data" / "hostile_requests.toml").read_text())
 CASES: list[dict[str, Any]] = CORPUS["case"]
@@ -55,46 +56,24 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> ScriptPaths:
 
 def replay(paths: ScriptPaths, pieces: Iterable[bytes]) -> tuple[list[Answer], bool]:
     """What is answered to these bytes, and whether the connection is still open after them."""
-    parser = RequestParser()
-    answers: list[Answer] = []
-    request = decoder = None
-    length = 0
-    for piece in pieces:
-        data = piece
-        while True:
-            try:
-                if request is None or decoder is None:
-                    request = parser.feed(data)
-                    if request is None:
-                        break
-                    data = parser.surplus
-                    decoder = body_decoder(request, BodyLimits())
-                    length = 0
-                length += len(decoder.feed(data))
-                if not decoder.done:
-                    break
-            except RequestError as error:
-                return [*answers, (error.status, None)], False
-            data = decoder.surplus
-            program = find_script(paths, request.path)
-            if isinstance(program, NoScript):
-                answers.append((program.status, None))
-            else:
-                environment = http_environment(
-                    request,
-                    program,
-                    ENDPOINTS,
-                    base=base_environment({}, (), {}),
-                    fixed={},
-                    document_root=program.root,
-                    software="test",
-                    body_length=length if request.has_body else None,
-                )
-                answers.append((200, environment))
-            if not request.keep_alive:
-                return answers, False
-            request = decoder = None
-    return answers, True
+
+    def answer(request: RequestHead, length: int) -> Answer:
+        program = find_script(paths, request.path)
+        if isinstance(program, NoScript):
+            return program.status, None
+        environment = http_environment(
+            request,
+            program,
+            ENDPOINTS,
+            base=base_environment({}, (), {}),
+            fixed={},
+            document_root=program.root,
+            software="test",
+            body_length=length if request.has_body else None,
+        )
+        return 200, environment
+
+    return parts.replay(pieces, answer)
 
 
 def bytes_of(case: dict[str, Any]) -> bytes:

@@ -109,6 +109,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             ),
         ),
         log=LogConfig(format="json", level="debug", file=tmp_path / "server.log"),
+        place=str(path),
     )
 
 
@@ -152,6 +153,7 @@ def test_a_key_that_is_left_out_has_its_default(tmp_path: Path) -> None:
                 plugin_options={},
             ),
         ),
+        place=str(path),
     )
 
 
