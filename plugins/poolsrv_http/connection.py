@@ -190,8 +190,9 @@ class HttpConnection:
         self.conn.send(answer)
         self.conn.close(f"refused {error.status}")
         access_log = self.shared.access_log
+        passed = time.monotonic() - self._head_began
+        self.shared.times.response(error.status, passed, passed)
         if access_log.is_open:
-            passed = time.monotonic() - self._head_began
             access_log.write(
                 Entry(
                     address=access_log.address_of(self._origin),

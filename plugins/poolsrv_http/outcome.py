@@ -1,4 +1,4 @@
-"""What becomes of one request, for the access log: one line, whatever happens."""
+"""What becomes of one request, for the metrics and the access log: one line, whatever happens."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from .access_log import Entry
 from .forwarding import Origin
 from .head import RequestHead
 from .log_file import AccessLog
+from .times import ResponseTimes
 
 __all__ = ["Outcome"]
 
@@ -28,12 +29,13 @@ class Outcome:
     """
 
     __slots__ = (
-        "_head", "_log", "_origin", "_told", "began", "body_bytes", "cpu", "ended_at", "first_byte", "peak_memory",
-        "program", "queued", "returncode", "status",
+        "_head", "_log", "_origin", "_times", "_told", "began", "body_bytes", "cpu", "ended_at", "first_byte",
+        "peak_memory", "program", "queued", "returncode", "status",
     )  # fmt: skip
 
-    def __init__(self, log: AccessLog, head: RequestHead, origin: Origin, began: float) -> None:
+    def __init__(self, log: AccessLog, head: RequestHead, origin: Origin, began: float, times: ResponseTimes) -> None:
         self._log = log
+        self._times = times
         self._head = head
         self._origin = origin
         self._told = False
@@ -55,13 +57,15 @@ class Outcome:
         self.first_byte = time.monotonic() - self.began
 
     def tell(self) -> None:
-        """Write the line, once; where there is an access log."""
+        """Count the response, and write the line where there is an access log; once."""
         if self._told:
             return
         self._told = True
+        now = time.monotonic()
+        total = (self.ended_at or now) - self.began
+        self._times.response(self.status, self.first_byte, total)
         if not self._log.is_open:
             return
-        now = time.monotonic()
         headers = self._head.headers
         self._log.write(
             Entry(
@@ -76,7 +80,7 @@ class Outcome:
                 program=self.program,
                 queued=self.queued,
                 first_byte=self.first_byte,
-                total=(self.ended_at or now) - self.began,
+                total=total,
                 returncode=self.returncode,
                 cpu=self.cpu,
                 peak_memory=self.peak_memory,

@@ -82,7 +82,7 @@ class Response:
         self._holds = 0
         self.on_writable: Callable[[], object] | None = None
         self.on_cancel: Callable[[], object] | None = None
-        self.outcome = Outcome(owner.shared.access_log, head, origin, began)
+        self.outcome = Outcome(owner.shared.access_log, head, origin, began, owner.shared.times)
 
     # --- its beginning
 

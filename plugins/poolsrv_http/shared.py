@@ -13,6 +13,7 @@ from .log_file import AccessLog
 from .options import HttpOptions
 from .spool import SpoolAccount
 from .stall import StallTimeout
+from .times import ResponseTimes
 
 __all__ = ["DRAIN_WAIT", "Shared"]
 
@@ -26,6 +27,7 @@ class Shared:
     :ivar limits: of request heads.
     :ivar body_limits: of request bodies.
     :ivar access_log: the access log, or one that is never open.
+    :ivar times: of responses.
     :ivar spooled: bytes of bodies that are kept, over all workers.
     :ivar stalled_bodies: request bodies that must not stand still for `body_timeout`.
     :ivar look_after: seconds from one look at a connection's deadline to the next.
@@ -47,6 +49,7 @@ class Shared:
             max_fields=options.max_header_fields,
         )
         self.access_log = AccessLog(options, log)
+        self.times = ResponseTimes()
         self.spooled = SpoolAccount(options.max_spooled)
         self.stalled_bodies = StallTimeout(options.body_timeout)
         timeouts = (options.header_timeout, options.keepalive_timeout, DRAIN_WAIT)
@@ -62,6 +65,7 @@ class Shared:
         self.spooled.open()
         self.stalled_bodies.open(worker)
         self.access_log.open(worker)
+        self.times.open(worker)
 
     def warn_of_peer(self, host: str) -> None:
         """Log that a peer that is not believed has sent a proxy's fields. Only the first is logged."""

@@ -25,6 +25,7 @@ from ..process import Launch, Process
 from .errorlog import ErrorLog, LineRate
 from .limiter import ProgramLimiter
 from .timeouts import Deadlines
+from .times import ProgramTimes
 
 __all__ = ["Program", "Runner"]
 
@@ -41,6 +42,7 @@ class Runner(Protocol):
     stderr_rate: LineRate
     run_timeout: Deadlines
     output_timeout: StallTimeout
+    times: ProgramTimes
 
     def launch(self, program: Program, launch: Launch, stderr: Connection | int) -> Process:
         """Start the process of a program.
@@ -111,6 +113,7 @@ class Program:
             if writer >= 0:
                 os.close(writer)
         self.child = child
+        runner.times.started(self.queued, time.monotonic() - self.started_at)
         runner.run_timeout.add(self._out_of_time)
         return child
 
@@ -183,6 +186,7 @@ class Program:
 
     def _is_over(self, returncode: int, cpu: float | None, peak_memory: int | None) -> None:
         self.returncode = returncode
+        self.runner.times.ended(time.monotonic() - self.started_at)
         self.cpu = cpu
         self.peak_memory = peak_memory
         self.runner.run_timeout.remove(self._out_of_time)

@@ -20,6 +20,7 @@ from .limiter import ProgramLimiter
 from .manners import Manners
 from .program import Program
 from .timeouts import Deadlines
+from .times import ProgramTimes
 
 __all__ = ["ProgramRunner"]
 
@@ -39,6 +40,7 @@ class ProgramRunner:
     :ivar stderr_rate: of all programs of this worker together.
     :ivar run_timeout: of programs, by the option `timeout`.
     :ivar output_timeout: of programs that print nothing.
+    :ivar times: how long programs wait, start and run.
     :ivar warm: the warm interpreters.
     """
 
@@ -52,13 +54,14 @@ class ProgramRunner:
         self.output_timeout = StallTimeout(options.output_timeout)
         self._limits = _limits_of(options.limits)
         self._manners = Manners(options) if options.nice or options.umask else None
+        self.times = ProgramTimes()
         self.warm = WarmPool(options.warm_modules, {**self.base, **options.environment}, self._limits)
         self._running: dict[int, Program] = {}  # started and not reaped, by process id
 
     def open(self, worker: Worker) -> None:
         """Prepare a worker, before its first connection."""
         self.worker = worker
-        for part in (self.limiter, self.run_timeout, self.output_timeout, self.warm):
+        for part in (self.limiter, self.run_timeout, self.output_timeout, self.times, self.warm):
             part.open(worker)
 
     def close(self) -> None:
