@@ -56,7 +56,7 @@ def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
     assert write_files(tmp_path) == ["adder.py", "adder.py", "test_adder.py"]
     result = run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-W", "error")
     assert result.returncode == 0, result.stdout
-    assert "6 passed" in result.stdout
+    assert "7 passed" in result.stdout
 
 
 def test_the_first_version_answers_as_the_page_says(tmp_path: Path) -> None:
@@ -77,6 +77,8 @@ def test_the_commands_of_the_page(tmp_path: Path) -> None:
     assert config.returncode == 0
     (tmp_path / "poolsrv.toml").write_text(config.stdout)
     assert poolsrv("check", cwd=tmp_path).returncode == 0
+    assert poolsrv("new", "adder", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "poolsrv-adder" / "poolsrv_adder" / "__init__.py").exists()
     explained = poolsrv("plugins", "adder:Adder", cwd=tmp_path).stdout
     assert "largest  a whole number from 1; default 1000" in explained
     assert "The largest number that a client may send." in explained
