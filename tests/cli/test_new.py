@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -82,6 +83,27 @@ def test_it_is_clean(made: Path) -> None:
     files = [path for path in made.rglob("*.py") if path.name == "__init__.py" or path.parent.name == "tests"]
     assert len(files) == 4
     run("mypy", "--strict", "--cache-dir", os.devnull, *files, cwd=made)
+
+
+@pytest.mark.server
+def test_it_can_be_installed(made: Path, tmp_path: Path) -> None:
+    """Without the network: what builds it is there already."""
+    server_starts()
+    target = tmp_path / "installed"
+    sources = tmp_path / "sources"
+    shutil.copytree(made / "poolsrv-my-web", sources, ignore=shutil.ignore_patterns("__pycache__"))
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", target)
+    run("pip", "install", *options, sources, cwd=tmp_path)
+    assert (target / "poolsrv_my_web" / "py.typed").exists()
+    shown = subprocess.run(
+        [sys.executable, "-m", "poolsrv", "plugins", "myweb"],
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "(poolsrv-my-web 0.1.0, poolsrv_my_web:MyWeb)" in shown
+    assert "What every answer begins with" in shown
 
 
 def test_a_long_name_is_clean_too(tmp_path: Path) -> None:
