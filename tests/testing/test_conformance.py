@@ -127,6 +127,24 @@ class Keeps:
         return
 
 
+class Counts:
+    @hookimpl
+    def on_worker_start(self) -> None:
+        self.count = 0
+
+    @hookimpl
+    def on_readable(self, conn: Connection) -> None:
+        while conn.recv_line() is not None:
+            self.count += 1
+            conn.send(b"%d\n" % self.count)
+
+
+def test_what_a_client_has_asked_for_in_vain_is_no_difference() -> None:
+    """A reset that comes with the bytes, and ends the connection before all of them are served."""
+    findings = conformance(Counts, [(b"a\n", b"1\n"), (b"a\n", b"2\n")], **FEW)
+    assert plays(findings) == {"over two workers", "over a reload"}
+
+
 KEPT: dict[bytes, bytes] = {}
 
 
