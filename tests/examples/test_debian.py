@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -151,3 +152,39 @@ def test_a_unit_with_accept_has_moved(machine: Machine) -> None:
     )
     assert machine.ask(7099, "line\n") == before
     machine.run("systemctl stop new")
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The lines of the Containerfile: a word, and the rest."""
+    lines = (ROOT / "examples" / "container" / "Containerfile").read_text().splitlines()
+    words = (line.partition(" ") for line in lines if line and not line.startswith("#"))
+    return [(word, rest) for word, _, rest in words]
+
+
+def test_the_steps_of_the_containerfile(machine: Machine) -> None:
+    """Each RUN and COPY; then the entry point as process 1, as its user, with nothing to write but the volume."""
+    settings = {word: rest for word, rest in instructions() if word in ("USER", "ENTRYPOINT", "VOLUME", "HEALTHCHECK")}
+    for word, rest in instructions():
+        if word == "RUN":
+            machine.run(rest.replace("python3 -m venv", "python3 -m venv --clear"))
+        elif word == "COPY" and rest.startswith("examples/"):
+            machine.run("install -D " + rest)
+    user, _, group = settings["USER"].partition(":")
+    become = f"setpriv --reuid={user} --regid={group} --clear-groups"
+    environment = next(rest for word, rest in instructions() if word == "ENV")
+    (program,) = json.loads(settings["ENTRYPOINT"])
+    check = " ".join(json.loads(settings["HEALTHCHECK"].partition("CMD ")[2]))
+    volume = settings["VOLUME"]
+    machine.run(
+        f"cat > /root/start <<'END'\nmount --bind {volume} {volume}\nmount -o remount,bind,ro /\nexport {environment}\n"
+        f"exec {become} {program}\nEND\n"
+        "systemd-run --unit=one unshare --pid --fork --mount --mount-proc --kill-child bash -e /root/start\n"
+    )
+    within = "one=$(cat /proc/$(systemctl show -P MainPID one)/task/*/children)\n"
+    enter = f"{within}nsenter --target=$one --pid --mount {become} env {environment}"
+    wait_until(lambda: "ready: hello on [::]:7007" in machine.run("journalctl -u one"), "the container's server")
+    assert machine.ask(7007, "hello\n") == "hello\n"
+    assert machine.run(f"{enter} {check}").startswith("well: ")
+    machine.run(f"{enter} sh -c 'touch /opt/new'", status=1)
+    machine.run(f"{within}kill -TERM $one")
+    wait_until(lambda: "Deactivated successfully" in machine.run("journalctl -u one"), "the stop")
