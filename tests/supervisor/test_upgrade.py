@@ -18,7 +18,7 @@ pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parents[2]
 # The sources of a wheel. A build must not leave anything in the tree, nor pick up what was left there.
-SOURCES = ("poolsrv", "plugins", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("poolsrv", "plugins", "tools", "pyproject.toml", "README.md", "LICENSE")
 
 
 def run(*command: str | Path) -> None:
