@@ -1,7 +1,7 @@
 """Slow hooks: names the plugin whose hook or callback holds up a worker, while it runs and when it has returned.
 
 Theory. To look at a clock around each call would be felt in every event. Instead a thread looks at the loop's thread
-now and then, four times in ``slow_hook``: at the call of plugin code that is on its stack. If it is the same call as
+now and then, twice in ``slow_hook``: at the call of plugin code that is on its stack. If it is the same call as
 before, it has been running since then. What has been seen is told and counted by the loop itself, which notices at the
 end of an iteration that it was a long one, from a reading of the clock that it needs anyway.
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolsrv.plugins")
 
-LOOKS: Final = 4  # within slow_hook
-LOOKS_UNTIL_SLEEP: Final = 20  # at a loop that does nothing
+LOOKS: Final = 2  # within slow_hook: a call that takes as long is seen at least once
+LOOKS_UNTIL_SLEEP: Final = 10  # at a loop that does nothing
 MOST_FRAMES: Final = 6  # that are shown
 _ENGINE: Final = (str(Path(__file__).parent.parent) + os.sep, str(Path(pluggy.__file__).parent) + os.sep)
 _WAIT: Final = EventLoop.wait.__code__
