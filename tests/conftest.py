@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from poolsrv.core.event_loop import EventLoop
+from poolsrv.core.text import encodable
 from tests.helpers import server_mark
 from tests.helpers.puppet import install_puppet
 from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
@@ -39,6 +40,16 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     before = server_mark.count_starts()
     yield
     server_mark.check(item, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what is no text: names of files in captured log lines would keep a report from being sent to xdist."""
+    report = yield
+    report.sections = [(name, encodable(content)) for name, content in report.sections]
+    if report.failed and encodable(report.longreprtext) != report.longreprtext:
+        report.longrepr = encodable(report.longreprtext)
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
