@@ -57,7 +57,7 @@ def _start(base: Path, config: Path | None, names: Callable[[], list[str]]) -> N
         try:
             _watch(server, files, before)
         except Exception:
-            log.exception("files are watched no more")
+            log.exception("files are no longer watched")
         finally:
             os._exit(0)
 

@@ -48,8 +48,9 @@ Examples:
   poolsrv stop --config poolsrv.toml        stop the server (needs pool.pidfile)
   poolsrv plugins                           list the installed plugins with their hooks and options
   poolsrv plugins cgi                       explain one plugin and each of its options
-  poolsrv new shout                         a new plugin with tests, in poolsrv-shout
-  poolsrv import /etc/xinetd.conf           a config for the services of xinetd, inetd or systemd
+  poolsrv explain http://127.0.0.1:8080/    explain what would answer, without running anything
+  poolsrv new shout                         make a new plugin with tests, in poolsrv-shout
+  poolsrv import /etc/xinetd.conf           print a config for the services of xinetd, inetd or systemd
   printf 'hello\\n' | nc -N 127.0.0.1 7007   talk to the echo server of the sample config
 
 Without --config, a command that needs one takes $POOLSRV_CONFIG, or else poolsrv.toml in the current directory.

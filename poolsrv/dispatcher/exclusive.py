@@ -83,7 +83,7 @@ class ExclusiveWorkers:
         running = [slot for slot in slots if slot.pid and self.is_held(slot)]
         for slot in running:
             log.info(
-                "worker %d (pid %d) is exclusive, and another pool is to have it: draining",
+                "worker %d (pid %d) is exclusive, and another pool takes over: draining",
                 slot.index,
                 slot.pid,
                 extra=slot.tags,

@@ -315,7 +315,7 @@ class Registry:
             if plugin not in self._told_full:
                 self._told_full.add(plugin)
                 log.error(
-                    "plugin %r has %d series of metrics, and gets no more (of %s): do its labels take any value?",
+                    "plugin %r has %d series of metrics, and gets no more (of %s): are its labels unbounded?",
                     plugin,
                     count,
                     family.name,

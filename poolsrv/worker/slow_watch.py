@@ -100,7 +100,7 @@ class SlowWatch:
         try:
             start_new_thread(self._watch, ())
         except RuntimeError:
-            log.warning("slow hooks are not looked for: a thread can't be started")
+            log.warning("slow hooks are not logged: can't start a thread")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._loop.before_next_turn(self._wake)

@@ -77,7 +77,7 @@ class Store:
 """
 CONFIG = '[pool]\nworkers = {}\n{}[listeners.store]\nbind = "unix:store.sock"\nhandler = "store"\n'
 ECHO = '[listeners.echo]\nbind = "unix:echo.sock"\nhandler = "echo"\n'
-DRAINING = r"worker 0 \(pid \d+\) is exclusive, and another pool is to have it: draining"
+DRAINING = r"worker 0 \(pid \d+\) is exclusive, and another pool takes over: draining"
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def page() -> str:
         "Every message in the source, without the values that differ each time. "
         "[Logs](../operations.md#logs) explains the other fields of a line, and "
         f"{TROUBLESHOOTING} what to do about messages before the server serves. "
-        "Lines of level `debug` are for whoever looks into the server itself.\n",
+        "Lines of level `debug` are for work on the server itself.\n",
     ]
     for process in [*dict.fromkeys(PROCESSES.values()), *sorted(by_process.keys() - set(PROCESSES.values()))]:
         rows = {

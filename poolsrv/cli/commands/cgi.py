@@ -22,23 +22,24 @@ PROGRAMS = ("cgi-bin", "htbin")
 def command(ctx: click.Context, /, directory: str, **options: Any) -> None:
     """Serve a directory's programs and files over HTTP.
 
-    What is below DIR/cgi-bin and DIR/htbin runs by CGI, if it is executable; its source is never sent. Everything else
-    below DIR is sent as a file; a directory with its index.html, or else as a list. Names that begin with a dot are
-    not shown, and nothing outside of DIR is. Each request is a line on standard output. The default of DIR is the
-    current directory.
+    Executable files below DIR/cgi-bin and DIR/htbin run as CGI programs; their source is never sent. Everything else
+    below DIR is sent as a file; for a directory, its index.html, or else a listing. Names that begin with a dot are
+    never sent, nor is anything outside DIR. Each request is a line on standard output. DIR defaults to the current
+    directory.
 
-    This is `python -m http.server --cgi`, but with many requests at a time, limits and timeouts. --set takes every
-    option of the plugin cgi (`poolsrv plugins cgi` explains them) and key of [listeners.NAME], and pool.KEY, log.KEY.
+    This replaces `python -m http.server --cgi`, and serves many requests at a time, with limits and timeouts. --set
+    takes every option of the plugin cgi (`poolsrv plugins cgi` explains them) and every key of [listeners.NAME], [pool]
+    (pool.KEY) and [log] (log.KEY).
 
     \b
     Examples:
       poolsrv cgi                                       the current directory, on 127.0.0.1:8000
-      poolsrv cgi site --bind :8080                     another one, on every address
-      poolsrv cgi --set timeout=10 --set warm=true      Python programs without the start of an interpreter
+      poolsrv cgi site --bind :8080                     another directory, on every address
+      poolsrv cgi --set timeout=10 --set warm=true      Python programs run without starting an interpreter
       poolsrv cgi --set pool.user=nobody                as root: programs run as another user
-      poolsrv cgi --print-config > poolsrv.toml         go on with a config
+      poolsrv cgi --print-config > poolsrv.toml         make a config of the arguments
 
-    Exits as `poolsrv --config FILE` does, with 2 for wrong arguments.
+    The exit codes are those of `poolsrv --config FILE`: 2 for wrong arguments.
     """
     from ...config.arguments import Arguments
 

@@ -12,8 +12,8 @@ from ..completion import SHELLS, script
 def command(shell: str) -> None:
     """Print a script that makes the shell complete commands, options and values.
 
-    It proposes commands, options, names of plugins, config files and log levels, as they are installed when you press
-    Tab. The wheel installs the same scripts into share/, where shells find them if the prefix is one of the system's.
+    The shell then completes commands, options, names of installed plugins, config files and log levels. The wheel
+    installs the same scripts into share/. Shells find them there if poolsrv is installed under a system prefix.
 
     \b
     Examples:

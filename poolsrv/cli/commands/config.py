@@ -16,7 +16,7 @@ from ..output import echo
 def command(config: Path) -> None:
     """Print the config in effect, as TOML.
 
-    Has every key of the config and of its plugins' options. Those that the file leaves out are marked with "default".
+    Prints every key of the config and of its plugins' options, and marks those that the file leaves out with "default".
     Exits with 2 and one line for each error, as check does.
     """
     from .. import effective_config

@@ -15,14 +15,15 @@ from ..output import EXIT_USAGE, echo, fail
 @click.command("explain")
 @click.argument("question", default="")
 @config_option("The config of the server (TOML).")
-@click.option("--listener", metavar="NAME", help="The listener. Needed where the question is not a URL of one.")
-@click.option("--client", metavar="ADDRESS", help="The address of a client, to be judged by allow and deny.")
+@click.option("--listener", metavar="NAME", help="The listener. Needed unless QUESTION is a URL with its address.")
+@click.option("--client", metavar="ADDRESS", help="The address of a client, which allow and deny may refuse.")
 def command(question: str, config: Path, listener: str | None, client: str | None) -> None:
     """Explain what would answer a client, and why.
 
-    Nothing is run, and no server has to. QUESTION is a URL, a path, or with the protocol "line" a line. Prints the
-    listener, and for cgi the program with its SCRIPT_NAME, PATH_INFO, limits and environment, whether it runs warm, or
-    the rule that refuses the request. Exits with 0, or with 2 if there is no such listener or the config has errors.
+    Runs no program, and needs no running server. QUESTION is a URL or a path; with the protocol "line" it is a line.
+    Prints the listener. For cgi, also prints the program with its SCRIPT_NAME, PATH_INFO, limits and environment, and
+    whether it runs warm, or the rule that refuses the request. Exits with 0, or with 2 if there is no such listener or
+    the config has errors.
 
     \b
     Examples:

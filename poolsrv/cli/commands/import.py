@@ -17,7 +17,7 @@ from ..output import EXIT_FAILED, EXIT_USAGE, echo, fail
     "-o",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write a new file, in place of standard output.",
+    help="Write to this new file instead of standard output.",
 )
 @click.option("--user", metavar="NAME", help="Only the services of this user: a server has one user.")
 def command(files: tuple[Path, ...], output: Path | None, user: str | None) -> None:
@@ -26,9 +26,9 @@ def command(files: tuple[Path, ...], output: Path | None, user: str | None) -> N
     FILE is xinetd.conf or a folder like xinetd.d, an inetd.conf, or a .socket unit with Accept=yes (with its
     NAME@.service beside it, or in systemd's folders). Several files make one config.
 
-    What has no counterpart is in comments, and so is each service that can't be served, with its old lines. `poolsrv
-    check` accepts the rest on this machine. Exits with 0; with 1 if no service is left; or with 2 and FILE:LINE for
-    each mistake in the files.
+    Settings without a counterpart become comments, and so do services that can't be served, with their old lines.
+    `poolsrv check` accepts the result on this machine. Exits with 0; with 1 if no service is left; or with 2 and
+    FILE:LINE for each mistake in the files.
     """
     from ..importing.document import Document
     from ..importing.files import read_services

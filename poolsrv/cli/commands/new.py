@@ -11,20 +11,20 @@ from ..output import EXIT_FAILED, EXIT_USAGE, echo, fail
 
 @click.command("new", no_args_is_help=True)
 @click.argument("name")
-@click.option("--http", is_flag=True, help="An HTTP service, on poolsrv_http.")
+@click.option("--http", is_flag=True, help="Make an HTTP service, built on poolsrv_http.")
 def command(name: str, http: bool) -> None:
     """Make the distribution of a new plugin.
 
-    NAME is small letters, digits and hyphens. A directory poolsrv-NAME is made in the current one. It has a typed
-    module with options, tests that pass, a config, a README and a pyproject.toml. `pytest` and `poolsrv run` work in it
-    at once, without an installation.
+    NAME consists of small letters, digits and hyphens. Makes the directory poolsrv-NAME in the current one, with a
+    typed module with options, tests that pass, a config, a README and a pyproject.toml. `pytest` and `poolsrv run` work
+    in it at once, without an installation.
 
     \b
     Examples:
       poolsrv new shout              a plugin that answers lines, in poolsrv-shout
-      poolsrv new hello --http       one that answers HTTP requests
+      poolsrv new hello --http       a plugin that answers HTTP requests
 
-    Nothing is overwritten: exits with 2 if the directory is there already, or if no plugin can have that name.
+    Nothing is overwritten: exits with 2 if the directory exists, or if no plugin can have that name.
     """
     from .. import new_plugin
 

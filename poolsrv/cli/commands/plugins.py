@@ -19,8 +19,8 @@ def command(name: str | None, as_json: bool) -> None:
     Each is shown with its name in a config, the package that it comes from, its hooks, and its options with types and
     defaults. A plugin that can't be used is shown with its error.
 
-    With NAME, shows that plugin alone, and explains each of its options. Exits with 1 if it can't be used, or with 2 if
-    it is not installed. NAME may be module:Class, from the current directory or installed.
+    With NAME, shows only that plugin, and explains each of its options. Exits with 1 if it can't be used, or with 2 if
+    it is not installed. NAME may be module:Class, in the current directory or installed.
     """
     from .. import plugin_list
 

@@ -17,7 +17,7 @@ def command(config: Path) -> None:
     """Load the config and code of a running server again.
 
     Finds the server by pool.pidfile and sends it HUP. If the config has pool.control, waits until the new pool serves
-    and exits with 0, or with 1 and every reason if the reload has failed and nothing has changed.
+    and exits with 0. If the reload fails, nothing changes: exits with 1 and every reason.
     """
     from .. import lifecycle
 

@@ -18,7 +18,7 @@ from ..serve import current_directory, listener_name, said, serve, serving_optio
     metavar="NAME",
     multiple=True,
     shell_complete=plugin_names,
-    help="A further plugin, called before it. May be repeated.",
+    help="A further plugin, called before HANDLER. May be repeated.",
 )
 @click.option("--dev", is_flag=True, help="Reload when files of the plugins change (needs watchfiles).")
 @serving_options("127.0.0.1:7007")
@@ -27,12 +27,11 @@ def command(ctx: click.Context, /, handler: str, plugins: tuple[str, ...], **opt
     """Serve one plugin.
 
     HANDLER is the name of an installed plugin, or module:Class. The module is looked for in the current directory
-    first, so a plugin under development needs no installation. HUP reads it again, and so does --dev whenever one of
+    first, so a plugin under development needs no installation. HUP loads it again, and so does --dev whenever one of
     its files is saved. Ctrl-C stops the server; a second one does not wait for open connections.
 
-    --set takes every key of [listeners.NAME] (idle_timeout=5), every option of HANDLER (root=cgi-bin) and of another
-    plugin (NAME.key=value), and those of [pool] and [log] (pool.user=nobody). The value is one of TOML. Where text is
-    expected, the quotes may be left out.
+    --set takes every key of [listeners.NAME] (idle_timeout=5), [pool] and [log] (pool.user=nobody), and every option of
+    HANDLER (root=cgi-bin) and of other plugins (NAME.key=value). The value is a TOML value; text needs no quotes.
 
     \b
     Examples:
@@ -40,9 +39,9 @@ def command(ctx: click.Context, /, handler: str, plugins: tuple[str, ...], **opt
       poolsrv run echo --bind :7007 --workers 2         on every address
       poolsrv run my_protocol:Shout --dev               the class Shout of ./my_protocol.py
       poolsrv run cgi --set protocol=line --set root=cgi-bin --set idle_timeout=5
-      poolsrv run echo --print-config > poolsrv.toml    go on with a config
+      poolsrv run echo --print-config > poolsrv.toml    make a config of the arguments
 
-    Exits as `poolsrv --config FILE` does, with 2 for wrong arguments.
+    The exit codes are those of `poolsrv --config FILE`: 2 for wrong arguments.
     """
     from ...config.arguments import Arguments
     from ...config.plugin_reference import name_of
