@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ from .line_server import find_script_of_line, refusal
 from .options import Options
 from .programs.runner import ProgramRunner
 from .scripts import NoScript, Script, ScriptPaths, find_script
+from .shebang import find_problem
 
 __all__ = ["explain_http", "explain_inetd", "explain_line"]
 
@@ -92,6 +93,7 @@ def explain_inetd(runner: ProgramRunner) -> Rows:
     """Explain a connection."""
     options = runner.options
     yield "command", shlex.join(options.program)
+    yield from _problem(options.program)
     yield from _limits(options)
     endpoints = _endpoints(_SERVER[1], tls=False)
     yield from _environment(inetd_environment(endpoints, base=runner.base, fixed=options.environment))
@@ -120,6 +122,7 @@ def _program(found: Script, options: Options, warm: bool = False) -> Rows:
     yield "program", found.filename
     yield "command", shlex.join(found.argv)
     yield "directory", found.directory
+    yield from _problem(found.argv, found.directory)
     yield "SCRIPT_NAME", found.script_name
     yield "PATH_INFO", found.path_info or "none"
     if found.nph:
@@ -130,6 +133,11 @@ def _program(found: Script, options: Options, warm: bool = False) -> Rows:
         why = ": warm, but no Python program" if found.warm else ""
         yield "runs", f"as a process of its own{why}"
     yield from _limits(options)
+
+
+def _problem(argv: Sequence[str], directory: str | None = None) -> Rows:
+    if problem := find_problem(argv, directory):
+        yield "problem", problem
 
 
 def _limits(options: Options) -> Rows:

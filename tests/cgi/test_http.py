@@ -653,4 +653,4 @@ def test_a_program_that_can_not_be_started(serve: Callable[..., ServerProcess], 
         for _ in range(3):  # the place is given back
             assert client.get("/bad.sh").status == 500
         assert client.get("/hello.sh").body == b"hello"
-    server.wait_for_line(r"can't start .*/bad.sh: No such file or directory")
+    server.wait_for_line(r"can't start .*/bad.sh: its interpreter /no/such/interpreter .line 1, .+#!.+ does not exist")

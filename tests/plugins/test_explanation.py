@@ -59,7 +59,7 @@ listings = true
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explain")
     (folder / "poolsrv.toml").write_text(CONFIG)
-    programs = {"run.sh": "echo", "plain.txt": ""}
+    programs = {"run.sh": "echo", "plain.txt": "", "bad.sh": "#!/no/such/interpreter\n"}
     write_programs(folder / "bin", programs)
     (folder / "bin" / "plain.txt").chmod(0o644)
     (folder / "bin" / "run.py").write_text(f"#!{sys.executable}\nprint()\n")
@@ -113,6 +113,13 @@ def test_the_environment_is_what_the_program_would_get(server: ServerSpec) -> No
 
 def test_a_python_program_runs_warm(server: ServerSpec) -> None:
     assert ask(server, "/cgi-bin/run.py", "www")["runs"] == "in a child of a warm interpreter"
+
+
+@pytest.mark.parametrize(("question", "name"), [("/cgi-bin/bad.sh", "www"), ("bad.sh", "raw")])
+def test_a_program_that_could_not_be_started(server: ServerSpec, question: str, name: str) -> None:
+    expected = 'its interpreter /no/such/interpreter (line 1, "#!") does not exist'
+    assert ask(server, question, name)["problem"] == expected
+    assert "problem" not in ask(server, question.replace("bad", "run"), name)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from poolsrv import Child, Connection, Worker
 from ..environment import base_environment
 from ..options import Limits, Options
 from ..process import Launch, Process
+from ..shebang import why_not_started
 from ..warm.pool import WarmPool
 from .errorlog import LISTENER_SHARE, LineRate
 from .limiter import ProgramLimiter
@@ -102,7 +103,10 @@ class ProgramRunner:
             stderr=stderr,
             limits=self._limits,
         )
-        child = start() if self._manners is None else self._manners.start(start)
+        try:
+            child = start() if self._manners is None else self._manners.start(start)
+        except OSError as error:
+            raise OSError(error.errno, why_not_started(error, launch.argv, launch.cwd)) from error
         child.name, child.queued = program.name, program.queued
         self._running[child.pid] = program
         return child
