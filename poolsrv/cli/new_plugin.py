@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from ..config.model import RESERVED_NAMES
 from ..core.words import quoted
 from ..plugins import discovery, entry_points
+from .printed_config import COMMENTED_PATHS
 
 LONGEST_NAME: Final = 40
 PREFIX: Final = "poolsrv-"
@@ -108,12 +109,19 @@ def make(names: Names, parent: Path, http: bool) -> list[Path]:
     return made
 
 
+def command_to_run(names: Names) -> str:
+    """The command that serves the plugin from its directory. ``--dev`` needs what may not be installed."""
+    return f"{f'poolsrv run {names.module}:{names.cls}':<41} # with --dev it reloads whenever a file is saved"
+
+
 def _filled(template: str, names: Names, http: bool) -> str:
     text = (_TEMPLATES / f"{template}.tmpl").read_text(encoding="utf-8")
     return string.Template(text).substitute(
         dict(zip(Names.__annotations__, names, strict=True)),
         description=f"{names.cls}, {'an HTTP service' if http else 'a server that answers every line'}",
         requirement=_requirement(),
+        paths=COMMENTED_PATHS,
+        run_it=command_to_run(names),
         try_it=(
             "curl http://127.0.0.1:7007/               # hello, world"
             if http

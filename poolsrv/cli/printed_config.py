@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ..config.arguments import Arguments
 from ..config.draft import Draft
@@ -11,7 +11,8 @@ from ..core.words import bare_or_quoted
 from ..errors import PoolsrvError
 from .effective_config import toml
 
-_POOL = """\
+# Of [pool]: relative paths are relative to the config.
+COMMENTED_PATHS: Final = """\
 # pidfile = "poolsrv.pid"      # for `poolsrv reload` and `poolsrv stop`
 # control = "poolsrv.ctl"      # for `poolsrv status` and `poolsrv top`"""
 
@@ -43,7 +44,7 @@ def _as_toml(draft: Draft, arguments: Arguments) -> str:
         "",
         "[pool]",
         *_lines({"workers": "auto", **pool}),
-        *([] if {"pidfile", "control"} & pool.keys() else [_POOL]),
+        *([] if {"pidfile", "control"} & pool.keys() else [COMMENTED_PATHS]),
     ]
     if log := draft.document.get("log"):
         lines += ["", "[log]", *_lines(log)]

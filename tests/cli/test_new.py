@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from poolsrv.cli import new_plugin
 from poolsrv.cli.main import cli
+from poolsrv.config import reader
 from tests.helpers.server_mark import server_starts
 
 
@@ -30,12 +31,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = os.getcwd()
     os.chdir(folder)
     try:
-        for arguments, last in (
-            (("shout",), "poolsrv run poolsrv_shout:Shout\n"),
-            (("my-web", "--http"), "poolsrv run poolsrv_my_web:MyWeb\n"),
+        for arguments, target in (
+            (("shout",), "poolsrv_shout:Shout"),
+            (("my-web", "--http"), "poolsrv_my_web:MyWeb"),
         ):
             result = new(*arguments)
-            assert (result.exit_code, result.stdout.endswith(f"pytest\n{last}")) == (0, True), result.output
+            last = result.stdout.splitlines()[-1]
+            assert (result.exit_code, re.split("  +", last)) == (
+                0,
+                [f"poolsrv run {target}", "# with --dev it reloads whenever a file is saved"],
+            )
+            assert f"\n{last}\n" in (folder / f"poolsrv-{arguments[0]}" / "README.md").read_text()
     finally:
         os.chdir(before)
     return folder
@@ -74,6 +80,16 @@ def test_poolsrv_run_serves_it(made: Path) -> None:
 @pytest.mark.parametrize("distribution", ["poolsrv-shout", "poolsrv-my-web"])
 def test_its_config_is_right(made: Path, distribution: str) -> None:
     assert "ok\n" in run("poolsrv", "check", cwd=made / distribution)
+
+
+@pytest.mark.parametrize("distribution", ["poolsrv-shout", "poolsrv-my-web"])
+def test_status_reload_and_stop_are_one_uncommenting_away(made: Path, distribution: str, tmp_path: Path) -> None:
+    text = (made / distribution / "poolsrv.toml").read_text()
+    config = tmp_path / "with.toml"
+    config.write_text(re.sub("^# (?=pidfile|control)", "", text, flags=re.MULTILINE))
+    draft = reader.read(config)
+    assert not draft.problems
+    assert draft.document["pool"] == {"pidfile": "poolsrv.pid", "control": "poolsrv.ctl"}
 
 
 def test_it_is_clean(made: Path) -> None:

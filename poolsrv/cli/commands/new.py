@@ -39,4 +39,4 @@ def command(name: str, http: bool) -> None:
         fail(EXIT_FAILED, [f"poolsrv: can't make {names.distribution}: {error.strerror or error}"])
     for file in files:
         echo(str(file))
-    echo(f"\ncd {names.distribution}\npytest\npoolsrv run {names.module}:{names.cls}")
+    echo(f"\ncd {names.distribution}\npytest\n{new_plugin.command_to_run(names)}")

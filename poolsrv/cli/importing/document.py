@@ -13,6 +13,7 @@ import msgspec
 from ...core.text import encodable, one_line
 from ...core.words import counted
 from ..effective_config import toml
+from ..printed_config import COMMENTED_PATHS
 from . import accounts
 from .service import Service
 
@@ -85,6 +86,7 @@ class Document:
         lines = _comment(f"From {', '.join(sources)}: {', '.join(parts)}.")
         lines += [f"# {line}" for line in _INTRODUCTION.splitlines()]
         lines += ["", "[pool]", "workers = 1                    # enough if programs do the work"]
+        lines.append(COMMENTED_PATHS)
         if pool.user:
             lines.append(f"user = {toml(accounts.value(pool.user))}")
             if pool.group:
@@ -190,8 +192,8 @@ def _pool(services: Iterable[Service], user: str | None) -> Pool:
 
 
 def _lost_accounts(service: Service, pool: Pool) -> Iterator[str]:
-    if not service.user:
-        return
+    if not service.user or (service.held_back and accounts.is_root(service.user)):
+        return  # a service that is not served takes no rights
     if service.user != pool.user and (pool.user or not accounts.is_root(service.user)):
         yield (
             f"user = {service.user}: no counterpart, a server has one user, here {pool.user or 'root'}; for another one"

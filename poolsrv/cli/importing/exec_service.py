@@ -8,7 +8,7 @@ import shlex
 from . import units
 from .command import Preparation
 from .service import Service
-from .specifiers import expanded
+from .specifiers import advice, expanded
 from .units import Unit
 
 _LIMITS = {
@@ -77,7 +77,7 @@ def _environment(service: Service, unit: Unit, name: str) -> dict[str, str]:
             key, equals, text = word.partition("=")
             whole = expanded(text, name)
             if not equals or not key or whole is None:
-                service.lose(f"Environment={word}", "no counterpart")
+                service.lose(f"Environment={word}", advice(text) if whole is None else "no counterpart")
             else:
                 found[key] = whole
     return found
@@ -148,8 +148,8 @@ def _command(service: Service, unit: Unit, name: str, environment: dict[str, str
     for word in words:
         whole = expanded(word, name)
         if whole is None:
-            service.held_back.append(f"ExecStart= has {word}: no counterpart of this specifier")
-            return
+            service.held_back.append(f"ExecStart= has {word}: {advice(word)}")
+            whole = word  # in the listener that is a comment
         argv += [whole] if ":" in flags else _substituted(whole, environment)
     if not argv:
         raise unit.place("Service", "ExecStart").mistake("ExecStart= names no program")

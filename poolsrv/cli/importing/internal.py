@@ -9,23 +9,34 @@ from .command import Preparation
 from .service import Service
 
 _INSTEAD = {
-    "discard": 'a program does it: ["/bin/sh", "-c", "cat >/dev/null"]',
-    "daytime": 'a program does it: ["/bin/date"]',
     "chargen": "only a program could do it",
     "time": "only a program could do it",
     "servers": "`poolsrv status` shows what runs",
     "services": "`poolsrv status` shows what is served",
     "xadmin": "`poolsrv status` and `poolsrv reload` take its place",
 }
+_PROGRAMS = {"discard": ("/bin/sh", "-c", "cat >/dev/null"), "daytime": ("/bin/date",)}
 DAEMONS = "/usr/sbin"  # where tcpd looks for programs without a slash (REAL_DAEMON_DIR)
 
 
 def serve(service: Service, name: str) -> None:
-    """Make a listener of an internal service, if there is a plugin for it."""
+    """Make a listener of an internal service, if there is a plugin for it.
+
+    If a program does the same, the listener is held back: that a program starts for each client is the user's choice.
+    """
     if name == "echo":
         service.handler = "echo"
         service.user = service.group = ""
-    elif not service.held_back:
+    elif service.held_back:
+        return
+    elif (program := _PROGRAMS.get(name)) is not None:
+        service.held_back.append(
+            f"the internal service {name}: no counterpart; {program[0]} does it, if you uncomment the listener"
+        )
+        service.command = program
+        service.option("timeout", 0.0, "as there: no limit")
+        service.option("max_programs", 0, "as there: no limit")
+    else:
         instead = _INSTEAD.get(name, "no such internal service is known")
         service.held_back.append(f"the internal service {name}: no counterpart; {instead}")
 

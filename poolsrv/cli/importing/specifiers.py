@@ -15,3 +15,10 @@ def expanded(text: str, unit: str) -> str | None:
     if any(found not in values for found in re.findall(r"%.?", text)):
         return None
     return re.sub(r"%.", lambda match: values[match[0]], text)
+
+
+def advice(text: str) -> str:
+    """What to do about a text that can't be expanded."""
+    if re.search("%[iI]", text.replace("%%", "")):  # the number and addresses of the connection
+        return "no counterpart of %i: remove it, or use $REMOTE_ADDR in the program"
+    return "no counterpart of this specifier: write its value"

@@ -15,7 +15,8 @@ from .limits import limit_program
 from .ports import port_of
 from .service import Place, Service
 
-_LOGS = ("log_type", "log_on_success", "log_on_failure")
+# What is logged here too: of connections by log_connections, and of refusals always.
+_LOGGED = {"log_on_success": {"HOST", "PID", "DURATION", "EXIT", "TRAFFIC"}, "log_on_failure": {"HOST", "ATTEMPT"}}
 # Why an attribute has no counterpart; those that are not here say so themselves.
 _WHY = {
     "access_times": "no counterpart: here clients are served at any time",
@@ -187,10 +188,32 @@ def _redirect(service: Service, attributes: Attributes) -> None:
     service.lose(f"redirect = {' '.join(target)}", "socat does it here, a process for each connection")
 
 
+def _logs(service: Service, attributes: Attributes) -> None:
+    if "log_type" in attributes:
+        kind = " ".join(attributes.all("log_type"))
+        service.lose(f"log_type = {kind}", "no counterpart, all services share one log ([log])")
+    words = {
+        name: list(dict.fromkeys(word.upper() for word in attributes.all(name)))
+        for name in ("log_on_success", "log_on_failure")
+    }
+    if set(words["log_on_success"]) & _LOGGED["log_on_success"]:
+        service.set("log_connections", True, "log_on_success")
+    if refused := [word for word in words["log_on_failure"] if word in _LOGGED["log_on_failure"]]:
+        service.lose(
+            f"log_on_failure = {' '.join(refused)}",
+            "the log has a line when refusals begin and when they end; `poolsrv status --json` has the latest clients",
+        )
+    if names := [name for name, found in words.items() if "USERID" in found]:
+        service.lose(
+            f"USERID in {' and '.join(names)}", "only this is lost: no counterpart, no remote user is asked for"
+        )
+    for name, found in words.items():
+        if left := [word for word in found if word not in _LOGGED[name] and word != "USERID"]:
+            service.lose(f"{name} = {' '.join(left)}", "no counterpart")
+
+
 def _notes(service: Service, attributes: Attributes, flags: set[str]) -> None:
-    logs = [f"{name} = {' '.join(attributes.all(name))}" for name in _LOGS if name in attributes]
-    if logs:
-        service.lose(", ".join(logs), "no counterpart, all services share one log ([log])")
+    _logs(service, attributes)
     for name in ("deny_time", "mdns"):
         if name not in attributes:
             attributes.all(name)

@@ -174,6 +174,23 @@ def test_what_can_not_be_served_stands_in_comments(unit: Import, socket: str, se
     assert socket.splitlines()[-1] in result.notes
 
 
+@pytest.mark.parametrize(
+    ("service", "advice"),
+    [
+        (
+            "ExecStart=\nExecStart=/bin/echo --of=%i x\n",
+            "--of=%i: no counterpart of %i: remove it, or use $REMOTE_ADDR in the program",
+        ),
+        ("ExecStart=\nExecStart=/bin/echo %H\n", "%H: no counterpart of this specifier: write its value"),
+        ("Environment=A=%I\n", "Environment=A=%I: no counterpart of %i: remove it, or use $REMOTE_ADDR"),
+    ],
+)
+def test_a_specifier_without_counterpart_says_what_to_do(unit: Import, service: str, advice: str) -> None:
+    result = unit(service=service)
+    assert advice in result.notes
+    assert "ExecStart" not in service or "# program = [" in result.text  # ready to be edited
+
+
 def test_without_its_service(unit: Import) -> None:
     assert "probe@.service is neither beside it" in unit(template=None).notes
 

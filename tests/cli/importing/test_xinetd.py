@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from poolsrv.cli.importing.files import read_services
 from poolsrv.cli.importing.service import BadSource
+from poolsrv.config import reader
+from poolsrv.plugins import loader
 from tests.cli.importing.conftest import Import
 
 NEEDED = {
@@ -50,14 +53,43 @@ def test_each_documented_attribute_is_taken_or_named_in_a_comment(imported: Impo
     """Those that a listener has no key for stand in a comment, with their value."""
     values = {
         "access_times": "08:00-17:00", "banner_fail": "/etc/no", "libwrap": "probe", "max_load": "2.5", "mdns": "no",
-        "deny_time": "60", "groups": "yes", "log_type": "SYSLOG daemon", "log_on_success": "PID HOST",
-        "log_on_failure": "USERID",
+        "deny_time": "60", "groups": "yes", "log_type": "SYSLOG daemon", "log_on_failure": "HOST ATTEMPT",
     }  # fmt: skip
     result = imported(stanza(**values, flags="INTERCEPT IDONLY LABELED REUSE NORETRY NODELAY KEEPALIVE"))
     for name, value in values.items():
         assert f"{name} = {value}" in result.notes
     for flag in ("INTERCEPT", "IDONLY", "LABELED"):
         assert f"flags = {flag}" in result.notes
+
+
+@pytest.mark.parametrize(
+    ("success", "failure", "is_logged", "lost"),
+    [
+        ("PID HOST DURATION EXIT TRAFFIC", None, True, None),
+        ("host", None, True, None),
+        ("HOST USERID", "USERID", True, "USERID in log_on_success and log_on_failure: only this is lost"),
+        ("USERID", None, False, "USERID in log_on_success: only this is lost"),
+        (None, "HOST", False, "log_on_failure = HOST: the log has a line when refusals begin"),
+        ("", "", False, None),
+    ],
+)
+def test_what_is_logged_of_connections(
+    imported: Import, success: str | None, failure: str | None, is_logged: bool, lost: str | None
+) -> None:
+    result = imported(stanza(log_on_success=success, log_on_failure=failure))
+    assert result.only.get("log_connections", False) is is_logged
+    notes = result.notes.partition("conf:1: probe")[2]
+    assert lost in notes if lost is not None else not re.search("lost|counterpart|log_on", notes)
+
+
+def test_status_reload_and_stop_are_one_uncommenting_away(imported: Import, tmp_path: Path) -> None:
+    result = imported(stanza())
+    assert result.tables["pool"].keys() == {"workers", "chdir", "umask"}
+    text = re.sub(r"^# (?=(pidfile|control) = )", "", result.text, flags=re.MULTILINE)
+    config = tmp_path / "with.toml"
+    config.write_text(text)
+    pool = reader.read(config).finish().pool
+    assert (pool.pidfile, pool.control) == (tmp_path / "poolsrv.pid", tmp_path / "poolsrv.ctl")
 
 
 def test_limits(imported: Import) -> None:
@@ -231,6 +263,22 @@ def test_internal_services(imported: Import, name: str, handler: str | None) -> 
         assert f"the internal service {name}: no counterpart" in result.notes
     else:
         assert result.listeners == {"echo-stream": {"bind": ":7", "handler": "echo", "allow": ["10.0.0.0/8"]}}
+
+
+@pytest.mark.parametrize("name", ["daytime", "discard"])
+def test_an_internal_service_that_a_program_can_do_is_ready_to_be_switched_on(
+    imported: Import, tmp_path: Path, name: str
+) -> None:
+    result = imported(stanza(name, type="INTERNAL", port=None, server=None))
+    assert "if you uncomment the listener" in result.notes
+    assert "user = root:" not in result.notes  # it is not served
+    head, _, rest = result.text.partition(f"# [listeners.{name}]")
+    lines, _, _ = rest.partition("# The old lines:")
+    config = tmp_path / "on.toml"
+    config.write_text(head + re.sub("^# ", "", f"# [listeners.{name}]{lines}", flags=re.MULTILINE))
+    draft = reader.read(config)
+    assert draft.document["listeners"][name]["cgi"]["protocol"] == "inetd"
+    loader.load_plugins(draft)
 
 
 def test_a_redirection_is_done_by_socat(imported: Import) -> None:
