@@ -40,11 +40,18 @@ def explain(error: Exception, text: str) -> tuple[str, str]:
     """
     message = str(error)
     place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
-    lines = text.split("\n")
+    lines = text.replace("\r\n", "\n").split("\n")  # as tomli counts
     line, column = len(lines), len(lines[-1]) + 1
     if place is not None:
         message = message[: place.start()]
         line, column = int(place[1] or line), int(place[2] or column)
+    if message == "Cannot overwrite a value":
+        from . import toml_duplicates
+
+        if (found := toml_duplicates.explain(lines, line, column)) is not None:
+            return f"line {found[0]}, column {found[1]}", found[2]
+    if match := re.fullmatch("Duplicate inline table key '(.*)'", message):
+        return f"line {line}, column {column}", f"the key `{match[1]}` is there twice, expected it once"
     # tomli shows the key of a double declaration as a Python tuple.
     message = re.sub(r"\(('[^)]*')\)", lambda m: ".".join(re.findall(r"'([^']*)'", m[1])), message)
     return f"line {line}, column {column}", _meant(lines[line - 1], column) or message

@@ -62,6 +62,36 @@ def test_a_common_syntax_error_names_what_was_probably_meant(text: str, message:
     assert str(error.value).startswith(f"{path}: {message}")
 
 
+_TWICE = "is there twice (first in line {}), expected it once"
+_BOTH = "is there twice, as a value (first in line {}) and as a table, expected one of the two"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[pool]\nworkers = 1\n\n  workers = 2 # two\nx = "',
+            f"line 4, column 3: the key `pool.workers` {_TWICE.format(2)}",
+        ),
+        ("a = 1\na = 1", f"line 2, column 1: the key `a` {_TWICE.format(1)}"),
+        ('x = "a"\na = [\n 1,\n]\nb = 2\na = [\n  2,\n]', f"line 6, column 1: the key `a` {_TWICE.format(2)}"),
+        ('[a]\n"b=c".d = 1\n[b]\nd = 1\n\'b=c\'.d = 1\n"d" = 2', f"line 6, column 1: the key `b.d` {_TWICE.format(4)}"),
+        ("[[a]]\nb = 1\n[[a]]\nb = 2\nb = {c = 3}", f"line 5, column 1: the key `a.b` {_TWICE.format(4)}"),
+        ("a = 1\n[a]\nb = 1", f"line 2, column 1: `a` {_BOTH.format(1)}"),
+        ("a = 1\n[a.b]\nb = 1", f"line 2, column 1: `a` {_BOTH.format(1)}"),
+        ("a = 1\n[[a]]\nb = 1", f"line 2, column 1: `a` {_BOTH.format(1)}"),
+        ("[x]\na = 1\na.b = 2", f"line 3, column 1: `x.a` {_BOTH.format(2)}"),
+        ("a = {b = 1, b = 2}", "line 1, column 18: the key `b` is there twice, expected it once"),
+        ("a = 1\r\nb = 2\r\na = 3\r\n", f"line 3, column 1: the key `a` {_TWICE.format(1)}"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named(text: str, message: str, tmp_path: Path) -> None:
+    """TOML 1.0, "Keys": defining a key multiple times is invalid."""
+    path = tmp_path / "a.toml"
+    path.write_bytes(text.encode())
+    assert errors_of(path) == [message]
+
+
 def test_a_byte_order_mark_at_the_start_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(b'\xef\xbb\xbf[listeners.a]\r\nbind = ":1"\r\nhandler = "echo"\r\n')
