@@ -126,12 +126,12 @@ def _program(found: Script, options: Options, warm: bool = False) -> Rows:
     yield "SCRIPT_NAME", found.script_name
     yield "PATH_INFO", found.path_info or "none"
     if found.nph:
-        yield "runs", "as a process of its own, and writes the whole response itself (nph)"
+        yield "runs", "as a separate process, which writes the whole response itself (nph)"
     elif warm:
         yield "runs", "in a child of a warm interpreter"
     else:
-        why = ": warm, but no Python program" if found.warm else ""
-        yield "runs", f"as a process of its own{why}"
+        why = ": warm, but not a Python program" if found.warm else ""
+        yield "runs", f"as a separate process{why}"
     yield from _limits(options)
 
 

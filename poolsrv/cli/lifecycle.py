@@ -45,7 +45,7 @@ def reload(config: Path) -> Reload | None:
             if last is not None and last.began >= sent_at:
                 return last
             if has_ended:
-                raise NoAnswer(f"the server (pid {server.pid}) has ended in the meantime; its log says why")
+                raise NoAnswer(f"the server (pid {server.pid}) has ended; its log says why")
     raise NoAnswer(f"no outcome within {longest:.0f} seconds; the log of the server (pid {server.pid}) says more")
 
 

@@ -57,7 +57,7 @@ def names_for(name: str) -> Names:
         meant = re.sub(r"[^a-z0-9]+", "-", short.lower()).strip("-")
         hint = f" (did you mean {quoted(meant)}?)" if re.match("[a-z]", meant) else ""
         raise BadName(
-            f"{quoted(name)} is no name for a plugin{hint}, expected small letters, digits and -, with a letter first"
+            f"{quoted(name)} is not a plugin name{hint}, expected small letters, digits and -, with a letter first"
         )
     if len(short) > LONGEST_NAME:
         raise BadName(f"the name has {len(short)} characters, expected at most {LONGEST_NAME}")

@@ -32,14 +32,14 @@ def as_toml(draft: Draft, arguments: Arguments) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise NotText("the arguments have bytes that are not UTF-8, as a config is, expected other names") from None
+        raise NotText("the arguments have bytes that are not UTF-8, expected names that a config can contain") from None
     return text
 
 
 def _as_toml(draft: Draft, arguments: Arguments) -> str:
     pool = dict(draft.document.get("pool", {}))
     lines = [
-        f"# As `{arguments.command}` has it. Relative paths, and modules, are relative to this file.",
+        f"# Made by `{arguments.command}`. Relative paths and modules are relative to this file.",
         "# Every key is explained in docs/configuration.md; `poolsrv config` prints all of them with their defaults.",
         "",
         "[pool]",

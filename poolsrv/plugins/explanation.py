@@ -37,7 +37,7 @@ def find_listener(server: ServerSpec, question: str, name: str | None) -> Listen
     if len(names) == 1:
         return server.listeners[0]
     raise NotExplained(
-        f"of which listener? expected a URL such as http://127.0.0.1:8080/, or --listener NAME: {', '.join(names)}"
+        f"which listener? expected a URL such as http://127.0.0.1:8080/, or --listener NAME: {', '.join(names)}"
     )
 
 
@@ -110,7 +110,7 @@ def _by_url(server: ServerSpec, url: str) -> ListenerSpec:
     found = exact or fitting
     if len(found) > 1:
         names = ", ".join(listener.config.name for listener in found)
-        raise NotExplained(f"more than one listener is bound to port {port}: say --listener NAME, of {names}")
+        raise NotExplained(f"more than one listener is bound to port {port}, expected --listener NAME, one of {names}")
     return found[0]
 
 

@@ -54,7 +54,7 @@ def _errors_of_default(key: object, value: object) -> Iterator[str]:
     if key not in DEFAULT_KEYS:
         expected = f"expected {one_of(map(quoted, DEFAULT_KEYS))}"
         if key in LISTENER_KEYS:
-            yield f"has {quoted(str(key))} among its defaults, which is for the config alone to say, {expected}"
+            yield f"has {quoted(str(key))} among its defaults, which only the config may set, {expected}"
         else:
             yield f"has {_shown(key)} among its defaults{did_you_mean(str(key), DEFAULT_KEYS)}, {expected}"
         return

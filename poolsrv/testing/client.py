@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..worker.connection import Connection
     from .in_process import InProcessWorker
 
-TIMEOUT = 10.0  # seconds that a method waits for what does not come by itself
+TIMEOUT = 10.0  # seconds that a method waits
 _SIZE = 65536
 
 
@@ -41,10 +41,10 @@ class Client:
     def send(
         self, data: bytes | bytearray | memoryview | str, *, then: Literal["send_eof", "reset", "close"] | None = None
     ) -> None:
-        """Send. What the kernel does not take, because the server does not read, is sent once it does.
+        """Send. If the server does not read, and the kernel does not take everything, the rest is sent once it does.
 
         :param data: a string is sent as UTF-8.
-        :param then: what the client does in the same moment, before the server has seen the data.
+        :param then: what the client does at the same moment, before the server has seen the data.
         """
         if self._sends_eof:
             raise ValueError("send() after send_eof()")
@@ -66,7 +66,7 @@ class Client:
         """Reset the connection, as a client that has crashed."""
         witness = self._worker.witness(self._number)
         if witness is not None:
-            # A unix socket that is closed with something left to read resets its peer.
+            # A unix socket that is closed with input left to read resets its peer.
             try:
                 witness.send(b"\0", MSG_DONTWAIT)
             except OSError:
@@ -83,7 +83,7 @@ class Client:
 
     @property
     def unsent(self) -> int:
-        """Bytes that the server has not made room for, because it does not read."""
+        """How many bytes wait until the server reads."""
         self._run()
         return len(self._unsent)
 
@@ -91,21 +91,21 @@ class Client:
 
     @property
     def received(self) -> bytes:
-        """All that has come, and has not been taken. It does not wait for programs, threads and other servers: what
-        they have to say comes with ``receive``, ``receive_line`` or ``receive_all``."""
+        """Everything that has arrived and has not been taken. It does not wait for programs, threads and other servers;
+        ``receive``, ``receive_line`` and ``receive_all`` do."""
         self._run()
         return bytes(self._received)
 
     def take(self) -> bytes:
-        """What ``received`` has; it is not returned again."""
+        """Take what ``received`` has: it is not returned again."""
         data = self.received
         self._received.clear()
         return data
 
     def receive(self, size: int) -> bytes:
-        """Wait for so many bytes, and take them.
+        """Wait for ``size`` bytes, and take them.
 
-        :raises AssertionError: they do not come within 10 seconds, or the server closes before.
+        :raises AssertionError: they do not arrive within 10 seconds, or the server closes first.
         """
         self._wait(lambda: len(self._received) >= size, f"{size} bytes")
         data = bytes(self._received[:size])
@@ -121,9 +121,9 @@ class Client:
         return self.receive(self._received.index(b"\n") + 1)
 
     def receive_all(self) -> bytes:
-        """Wait until the server closes, and take all that has come.
+        """Wait until the server closes, and take everything that has arrived.
 
-        :raises AssertionError: it does not close within 10 seconds.
+        :raises AssertionError: the server does not close within 10 seconds.
         """
         self._wait(lambda: self._ended, "the end of the stream")
         return self.take()
@@ -134,7 +134,7 @@ class Client:
         self._run()
 
     def resume_reading(self) -> None:
-        """Receive again, all that comes."""
+        """Receive again."""
         self._reads = True
         self._run()
 
@@ -167,7 +167,7 @@ class Client:
     # --- for the harness
 
     def push(self) -> bool:
-        """Send what waits, as far as the kernel takes it; whether that was anything."""
+        """Send what waits, as far as the kernel takes it. Returns whether anything was sent."""
         if self._sock.fileno() < 0:
             self._unsent.clear()
         if not self._unsent:
@@ -185,7 +185,7 @@ class Client:
         return True
 
     def pull(self) -> bool:
-        """Receive what is there; whether that was anything."""
+        """Receive what is there. Returns whether anything was."""
         if not self._reads or self._ended or self._sock.fileno() < 0:
             return False
         try:
@@ -199,11 +199,11 @@ class Client:
         if not data:
             self._ended = "reset" if self._number in self._worker.resets else "eof"
             if self.connection is None or not self.connection._is_open():
-                self._sock.close()  # as a client does that sees the end; the server waits for it
+                self._sock.close()  # as a client does when it sees the end; the server waits for this
         return True
 
     def drop(self) -> None:
-        """The harness ends: receive what is there, and close."""
+        """When the harness ends: receive what is there, and close."""
         self.pull()
         self._sock.close()
 

@@ -15,7 +15,7 @@ from ..core.event_loop import MAX_EVENTS, MAX_WAIT, EventLoop
 
 _NANOSECONDS: Final = {"time_ns", "monotonic_ns"}
 _REAL: Final = {name: getattr(time, name) for name in ("time", "monotonic", "time_ns", "monotonic_ns")}
-_moved: dict[object, float] = {}  # by which loop the time has been moved, in seconds
+_moved: dict[object, float] = {}  # how far each loop has moved the time, in seconds
 
 
 class ClockedLoop(EventLoop):
@@ -34,7 +34,7 @@ class ClockedLoop(EventLoop):
         return events
 
     def next_due(self) -> float | None:
-        """When the next timer is due, in seconds of ``now``; None: there is none."""
+        """When the next timer is due, in seconds of ``now``; None if there is none."""
         while self._timers and self._timers[0][2].callback is None:
             self._until_next_timer(0.0)  # removes those that were cancelled
         return self._timers[0][0] if self._timers else None
@@ -46,7 +46,7 @@ class ClockedLoop(EventLoop):
         return bool(self._put_off) or (due is not None and due <= self.now)
 
     def move_to(self, when: float) -> None:
-        """Let the time up to then, in seconds of ``now``, pass at once; what is due is called in the next iteration."""
+        """Let the time up to then, in seconds of ``now``, pass at once. Due timers run in the next iteration."""
         seconds = when - self.now
         if seconds <= 0:
             return

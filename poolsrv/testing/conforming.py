@@ -23,8 +23,8 @@ MOST_POINTS: Final = 64
 BULK: Final = 131072  # bytes
 
 _OVER_RELOAD: Final = (
-    "state kept in one worker is lost over a reload, and when a worker is replaced: keep it in a file or another"
-    " server; where the plugin writes it in on_worker_stop, set exclusive = True, so that the old worker has stopped"
+    "state kept in one worker is lost in a reload, and when a worker is replaced: keep it in a file or another"
+    " server; if the plugin writes it in on_worker_stop, set exclusive = True, so that the old worker has stopped"
     " before the new one starts"
 )
 _OVER_WORKERS: Final = (
@@ -73,15 +73,15 @@ def conformance(
     """Play a dialogue to a plugin in many ways, each with a fresh instance in a fresh directory.
 
     :param plugin: its class, or the name of an installed one.
-    :param dialogue: what a client says and what it is to get; a list of pairs is one too.
+    :param dialogue: what a client sends and the answers it expects; a list of such pairs will do.
     :param options: the plugin's table of the config. Relative paths are relative to the fresh directory.
     :param skip: names of plays to leave out: ``"reload"``. See ``PLAYS``.
-    :param points: at how many places, at most, the dialogue is broken off.
-    :param bulk: bytes of a dialogue that is repeated, sent at once.
+    :param points: at how many places, at most, the dialogue is cut off.
+    :param bulk: bytes to which the dialogue is repeated, sent at once.
     :param arguments: as a ``Harness`` takes them: further plugins, keys of the listener.
     :returns: what differs; nothing, where the plugin conforms.
     :raises ConfigErrors: the options can't be used.
-    :raises ValueError: there is no such play to be left out.
+    :raises ValueError: ``skip`` has an unknown play.
     """
     if unknown := set(skip) - set(PLAYS):
         raise ValueError(f"no play {sorted(unknown)}, expected some of {sorted(PLAYS)}")
@@ -96,11 +96,11 @@ def conformance(
                     play(stage, points, bulk)
         findings = stage.findings
         del stage
-        gc.collect()  # instances that are parts of a cycle may have descriptors
+        gc.collect()  # instances in a reference cycle may hold descriptors
         return findings
 
 
-# --- the same bytes, in other pieces
+# --- the same bytes in different pieces
 
 
 def in_steps(stage: Stage) -> None:
@@ -152,7 +152,7 @@ def in_bulk(stage: Stage, points: int, bulk: int) -> None:
 
 
 def stopped_reader(stage: Stage, points: int, bulk: int) -> None:
-    """A client that does not read until it has sent all; and one that never reads, and resets."""
+    """A client that reads only after it has sent everything; and one that never reads, and resets."""
     dialogue = stage.dialogue
     times = max(bulk // len(dialogue.sent), 2) if _repeats(stage) else 1
     expected = dialogue.greeting + dialogue.answers[len(dialogue.greeting) :] * times
@@ -170,11 +170,11 @@ def stopped_reader(stage: Stage, points: int, bulk: int) -> None:
         client.send(dialogue.sent * times, then="reset")
 
 
-# --- broken off at every point
+# --- cut off at every point
 
 
 def half_close(stage: Stage, points: int, bulk: int) -> None:
-    """A client that finishes sending after so many bytes: it gets the answers to all that is complete."""
+    """A client that finishes sending at each point: it gets the answers to all complete steps."""
     dialogue, name = stage.dialogue, "with a half-close"
     aborts = _aborts(stage)
     for point in dialogue.points(points):
@@ -186,13 +186,13 @@ def half_close(stage: Stage, points: int, bulk: int) -> None:
             expected = b"" if aborts else dialogue.due(point)
             stage.compare(name, point, client, received, expected, at_least=not whole or aborts)
             if not client.closed:
-                cause = "it is held: hold() without release(), or a program that runs on" if harness.busy else ""
+                cause = "it is held: hold() without release(), or a program that still runs" if harness.busy else ""
                 problem = "the connection stays open after the client has finished sending"
                 stage.findings.append(Finding(name, point, problem, (), cause))
 
 
 def reset(stage: Stage, points: int, bulk: int) -> None:
-    """A client that resets after so many bytes: nothing fails, nothing stays, and others are served as before."""
+    """A client that resets at each point: nothing fails, no connection stays open, and others are served as before."""
     dialogue, name = stage.dialogue, "with a reset"
     for point in dialogue.points(points):
         with stage.play(name, point) as harness:
@@ -209,7 +209,7 @@ def reset(stage: Stage, points: int, bulk: int) -> None:
 
 
 def drain(stage: Stage, points: int, bulk: int) -> None:
-    """The worker is to end after so many bytes: what is complete by then is answered."""
+    """The worker is told to end at each point: steps that are complete by then are answered."""
     dialogue, name = stage.dialogue, "with a drain"
     aborts = _aborts(stage)
     for point in dialogue.points(points):
@@ -234,11 +234,11 @@ def drain(stage: Stage, points: int, bulk: int) -> None:
 
 
 def hooks_raise(stage: Stage, points: int, bulk: int) -> None:
-    """Every hook raises once, in the place of its own code and after it: that costs one connection."""
+    """Every hook raises once, instead of its own code and after it: that costs one connection."""
     for hook in _HOOKS_OF_CONNECTIONS:
         if hook in hooks_of(class_of(stage.plugin)) and hasattr(class_of(stage.plugin), hook):
             for at_end in (False, True):
-                name = f"with {hook} raising once, {'after' if at_end else 'in the place of'} its own code"
+                name = f"with {hook} raising once, {'after' if at_end else 'instead of'} its own code"
                 with stage.play(name, None, raising(stage.plugin, hook, at_end)) as harness:
                     client = harness.connect()
                     stage.step_by_step(harness, client, 1)
@@ -251,7 +251,7 @@ def hooks_raise(stage: Stage, points: int, bulk: int) -> None:
 
 
 def over_workers(stage: Stage, points: int, bulk: int) -> None:
-    """Each step by a client of its own, in turn by two workers: as if all came to one."""
+    """Each step by a client of its own, alternating between two workers: the answers are those of one worker."""
     cls = class_of(stage.plugin)
     if getattr(cls, "exclusive", False) or getattr(cls, "requires_workers", None) == 1:
         return
@@ -266,7 +266,7 @@ def over_workers(stage: Stage, points: int, bulk: int) -> None:
 
 
 def over_reload(stage: Stage, points: int, bulk: int) -> None:
-    """Each step by a client of its own, with a reload before each: as if there had been none."""
+    """Each step by a client of its own, with a reload before each: the answers are those without a reload."""
 
     def turn(harness: Harness, number: int) -> None:
         if number:
@@ -289,7 +289,7 @@ PLAYS: Final[Mapping[str, Callable[[Stage, int, int], None]]] = {
 }
 
 
-# --- what plays share
+# --- shared by the plays
 
 
 def _repeats(stage: Stage) -> bool:

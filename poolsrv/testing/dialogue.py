@@ -1,4 +1,4 @@
-"""What a client says to a plugin, and what it is to get."""
+"""What a client sends to a plugin, and the answers it expects."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from itertools import accumulate
 
 
 class Dialogue:
-    """What a client says, in steps, each with the whole answer to it.
+    """What a client sends, in steps, each with the whole answer to it.
 
     :param steps: pairs: what is sent, and the answer.
-    :param greeting: what the server sends before the client has said anything.
-    :param normalize: called with all that a client has received, before it is compared: to replace what is different
-        each time, such as dates.
+    :param greeting: what the server sends before the client has sent anything.
+    :param normalize: called with everything that a client has received, before it is compared. It replaces what
+        differs each time, such as dates.
     """
 
     def __init__(

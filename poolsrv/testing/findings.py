@@ -1,4 +1,4 @@
-"""What conformance has found, shown so that the difference is seen."""
+"""What conformance has found, shown so that the difference is easy to see."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Finding(NamedTuple):
     """A difference.
 
     :ivar play: how the dialogue was played: ``"with a half-close"``.
-    :ivar point: after how many bytes; None if that means nothing for this play.
-    :ivar problem: what is wrong, in a line.
+    :ivar point: after how many bytes; None if this play has no such point.
+    :ivar problem: what is wrong, in one line.
     :ivar details: further lines: what was sent, expected, received.
-    :ivar cause: what has probably brought it about, and what to do; empty if that is not known.
+    :ivar cause: the probable cause, and what to do; empty if it is not known.
     """
 
     play: str
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
 
 class NotConforming(AssertionError):
-    """A plugin that does not do under all circumstances what it does in the dialogue.
+    """The plugin does not give the dialogue's answers under all circumstances.
 
     :ivar findings: what differs, in the order of the plays.
     """
@@ -50,7 +50,7 @@ def difference(expected: bytes, received: bytes, *, at_least: bool = False) -> t
         min(len(expected), len(received)),
     )
     if same == len(received) and len(received) < len(expected):
-        verdict = f"{len(received)} of {len(expected)} bytes have come"
+        verdict = f"{len(received)} of {len(expected)} bytes have arrived"
     elif same == len(expected):
         verdict = f"{len(received) - len(expected)} bytes more than expected"
     else:

@@ -28,9 +28,9 @@ from .loading import load
 
 __all__ = ["ConfigErrors", "Fault", "Harness", "NeverRests"]
 
-MOST_TURNS: Final = 1_000_000  # without an end: the plugin puts off its work for ever
-_SLICE: Final = 0.05  # seconds of a wait for what is outside of the loop
-_ROUNDING: Final = 1e-6  # seconds: 59.9 and 0.1 are to be a minute
+MOST_TURNS: Final = 1_000_000  # more than these: the plugin postpones its work for ever
+_SLICE: Final = 0.05  # seconds of one wait for events outside the loop
+_ROUNDING: Final = 1e-6  # seconds: 59.9 + 0.1 must reach a minute
 _NO_HARNESS: Final = ("tls", "proxy_protocol")  # a harness's clients speak neither
 _FIRST_PORT: Final = 50001
 
@@ -92,7 +92,7 @@ class Harness:
             self.close()
             raise
 
-    # --- what is in it
+    # --- its parts
 
     @property
     def worker(self) -> Worker:
@@ -168,7 +168,7 @@ class Harness:
     # --- time
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass at once. What is due meanwhile is called, each at its time: timers, idle timeouts.
+        """Let time pass at once. Timers and timeouts that fall due run in order, each at its time.
 
         ``time.monotonic()`` and ``time.time()`` move along until the harness is closed. Nothing is waited for.
         """
@@ -182,7 +182,7 @@ class Harness:
         self.run()
 
     def advance_to_timer(self, longest: float) -> bool:
-        """Let time pass until the next timer is due, for ``longest`` seconds at most; whether there was one by then."""
+        """Let time pass until the next timer is due, for ``longest`` seconds at most. Returns whether one was due."""
         self.run()
         due = self._loop.next_due()
         found = due is not None and due <= self._loop.now + longest
@@ -194,7 +194,7 @@ class Harness:
     # --- the worker's end
 
     def drain(self) -> None:
-        """Tell the worker that it is to end, as on a stop or a reload: ``on_drain`` is called. Open connections may
+        """Tell the worker to end, as on a stop or a reload: ``on_drain`` is called. Open connections may
         finish for 30 seconds, which ``advance`` moves."""
         self._current.drain()
         self.run()
@@ -248,9 +248,9 @@ class Harness:
     # --- running
 
     def run(self, until: Callable[[], object] | None = None, timeout: float = 10.0) -> bool:
-        """Turn the loop until it has nothing left to do. Every method does so by itself.
+        """Run the loop until it has nothing left to do. Every method does so by itself.
 
-        :param until: then wait until this is so: for programs, threads and other servers.
+        :param until: then wait until it returns true: for programs, threads and other servers.
         :param timeout: seconds to wait for it.
         :returns: whether it is so.
         :raises NeverRests: the plugin always has something to do.
@@ -296,7 +296,7 @@ class Harness:
 def class_named(plugin: object) -> object:
     """The class of an installed plugin; anything else as it is.
 
-    :raises LookupError: none of this name is installed.
+    :raises LookupError: no plugin of this name is installed.
     :raises PluginError: it can't be imported.
     """
     if not isinstance(plugin, str):
@@ -311,7 +311,7 @@ def class_named(plugin: object) -> object:
 
 
 def reimported(plugin: object) -> object:
-    """The plugin's class as a fresh process has it, with modules of its own; the same where that can't be had."""
+    """The plugin's class as a fresh process has it, with modules of its own; the same class if that is not possible."""
     plugin = class_named(plugin)
     cls = class_of(plugin)
     if not isinstance(plugin, type) or "<locals>" in cls.__qualname__:

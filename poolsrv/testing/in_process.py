@@ -54,7 +54,7 @@ class Fault(NamedTuple):
 
 
 class WatchedConnection(Connection):
-    """A connection that tells how it has ended.
+    """A connection that records how it has ended.
 
     :ivar dropped_timers: calls of ``call_later`` that were not made because it had ended.
     """
@@ -90,7 +90,7 @@ class _Service(Service):
 
 
 class _AlwaysNew(ToldOnce):
-    """Has every failed start logged in full; no other process is told."""
+    """Logs every failed start in full; there is no other process to tell."""
 
     def __init__(self) -> None:
         return
@@ -168,7 +168,7 @@ class InProcessWorker:
         return self._witnesses.get(number)
 
     def drain(self) -> None:
-        """As when it is told to end: nothing new comes, and open connections finish."""
+        """As when a worker is told to end: it gets no new connections, and open ones finish."""
         if not self.worker.draining:
             self.worker.draining = True
             self.loop.call_later(self.graceful_timeout, lambda: self.service.abort_all("drain timeout"))

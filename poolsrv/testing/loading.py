@@ -1,4 +1,4 @@
-"""From a plugin's class and its options to what a worker serves, by the same way as from a config file."""
+"""Makes of a plugin's class and its options what a worker serves, in the same way as from a config file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..worker.hookspecs import hookimpl
 from ..worker.spec import ServerSpec
 
 LISTENER = "test"  # its name in the config
-FILE = "poolsrv.toml"  # as errors name it
+FILE = "poolsrv.toml"  # the file's name in errors
 
 
 def load_options(plugin: type[Any], table: Mapping[str, Any], *, folder: Path | None = None) -> Any:
@@ -30,7 +30,7 @@ def load_options(plugin: type[Any], table: Mapping[str, Any], *, folder: Path | 
     :returns: the ``Options``.
     :raises ConfigErrors: every error, with the text that ``poolsrv check`` has for it.
     :raises TypeError: the class has no ``Options``.
-    :raises PluginError: it has some that can't be used.
+    :raises PluginError: its ``Options`` can't be used.
     """
     options = options_of(plugin)
     if options is None:

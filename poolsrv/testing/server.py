@@ -21,7 +21,7 @@ from ..plugins.loader import target_of
 from .loading import LISTENER, name_of, toml_value
 
 TIMEOUT: Final = 30.0  # seconds that a method waits
-_SETTLE: Final = 2.0  # seconds for what has been told to end with the server
+_SETTLE: Final = 2.0  # seconds for processes that end with the server
 _LOOK: Final = 0.01  # seconds between two looks at processes
 
 _ADDRESS = re.compile(r"(\S+) on (\S+?)(?=, | \(|$)")
@@ -31,7 +31,7 @@ _PORT = re.compile(r""":\d+(?=["'])""")
 
 
 class ServerFailed(AssertionError):
-    """A server that did not start, did not do what was waited for, or left something behind."""
+    """The server did not start, did not do what a method waited for, or left something behind."""
 
 
 class Server:
@@ -41,7 +41,7 @@ class Server:
         free one. With a file, the config is copied to ``folder``, beside links to all that is beside the file.
     :param folder: a directory for the config and for what the server makes; the server's working directory.
     :param ready: whether to wait until the server serves.
-    :raises ServerFailed: it ends before, or is not ready within 30 seconds; the message has its log.
+    :raises ServerFailed: it ends first, or is not ready within 30 seconds; the message has its log.
     :ivar folder: the directory.
     :ivar lines: the lines of its log so far.
     :ivar pid: the process that a user would signal.

@@ -182,14 +182,14 @@ def _cause_of_loss(client: Client) -> str:
         calls = "a callback" if connection.dropped_timers == 1 else f"{connection.dropped_timers} callbacks"
         return (
             f"{calls} of conn.call_later had not been called when the engine closed the connection at end of stream:"
-            " call_later does not hold it. Put off work by conn.call_soon, or hold() before and release() after it"
+            " call_later does not hold it. Postpone work with conn.call_soon, or hold() before and release() after it"
         )
     if connection.end == "max_unsent exceeded":
         return "the plugin has sent more than max_unsent for a client that did not read: heed conn.congested"
     if not connection.end and (left := len(connection.peek())):
         return (
-            f"{left} bytes are left in the buffer, and cause no call of on_readable by themselves: take all that is"
-            " there, not one message for each call"
+            f"{left} bytes are left in the buffer, and cause no call of on_readable by themselves: take everything"
+            " that is there, not one message for each call"
         )
     return ""
 

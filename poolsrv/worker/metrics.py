@@ -80,7 +80,7 @@ class Counter(_Metric):
         self._family = family
 
     def inc(self, amount: float = 1) -> None:
-        """Count one more, or so many.
+        """Add one, or ``amount``.
 
         :raises ValueError: ``amount`` is below 0.
         """
@@ -114,11 +114,11 @@ class Gauge(_Metric):
         self.value = value
 
     def inc(self, amount: float = 1) -> None:
-        """Add one, or so many."""
+        """Add one, or ``amount``."""
         self.value += amount
 
     def dec(self, amount: float = 1) -> None:
-        """Subtract one, or so many."""
+        """Subtract one, or ``amount``."""
         self.value -= amount
 
     def collect(self, index: int, packer: Packer) -> None:
@@ -271,9 +271,9 @@ class Registry:
 
     def __init__(self) -> None:
         self._families: dict[tuple[PluginOf, str], Family] = {}
-        self._kinds: dict[str, Family] = {}  # by name: whoever was the first
+        self._kinds: dict[str, Family] = {}  # by name, from the first plugin that defined it
         self._series: list[tuple[Metric, Definition]] = []
-        self._described = 0  # so many series have been reported
+        self._described = 0  # how many series have been reported
         self._of_plugin: dict[str, int] = {}  # series, by plugin
         self._told_full: set[str] = set()
 
@@ -428,7 +428,7 @@ def _label_value(value: object) -> str:
 
 
 def _bounded(amount: float) -> float:
-    """What can be reported of an amount: whatever a plugin has added, a report must be possible."""
+    """What can be reported of an amount: a report must be possible whatever a plugin has added."""
     try:
         amount = amount if type(amount) in (int, float) else float(amount)
         return max(-MOST_GROWTH, min(amount, MOST_GROWTH)) if math.isfinite(amount) else 0

@@ -124,7 +124,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_reload(serve: Serve, site: P
     wait_until((server.folder / "hangs").exists, "a plugin whose import hangs")
     server.signal(signal.SIGKILL)
     assert process.communicate(timeout=TIMEOUT)[1] == (
-        f"poolsrv: the server (pid {server.pid}) has ended in the meantime; its log says why\n"
+        f"poolsrv: the server (pid {server.pid}) has ended; its log says why\n"
     )
     assert process.returncode == 1
     wait_until(lambda: not is_alive(server.pid), "its end")

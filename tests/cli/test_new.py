@@ -119,7 +119,7 @@ def test_it_can_be_installed(made: Path, tmp_path: Path) -> None:
         check=True,
     ).stdout
     assert "(poolsrv-my-web 0.1.0, poolsrv_my_web:MyWeb)" in shown
-    assert "What every answer begins with" in shown
+    assert "The beginning of every answer" in shown
 
 
 def test_a_long_name_is_clean_too(tmp_path: Path) -> None:
@@ -178,14 +178,14 @@ def test_names(name: str, names: tuple[str, ...]) -> None:
     [
         (
             "Shout",
-            '"Shout" is no name for a plugin (did you mean "shout"?), expected small letters, digits and -',
+            '"Shout" is not a plugin name (did you mean "shout"?), expected small letters, digits and -',
         ),
-        ("../x", '"../x" is no name for a plugin (did you mean "x"?)'),
-        ("a b", '"a b" is no name for a plugin (did you mean "a-b"?)'),
-        ("1st", '"1st" is no name for a plugin, expected'),
-        ("", '"" is no name for a plugin, expected'),
-        ("a-", '"a-" is no name for a plugin (did you mean "a"?)'),
-        ("é", '"é" is no name for a plugin, expected'),
+        ("../x", '"../x" is not a plugin name (did you mean "x"?)'),
+        ("a b", '"a b" is not a plugin name (did you mean "a-b"?)'),
+        ("1st", '"1st" is not a plugin name, expected'),
+        ("", '"" is not a plugin name, expected'),
+        ("a-", '"a-" is not a plugin name (did you mean "a"?)'),
+        ("é", '"é" is not a plugin name, expected'),
         ("x" * 41, "the name has 41 characters, expected at most 40"),
         ("tls", '"tls" is one of a listener\'s own keys, expected another name'),
         ("echo", 'the plugin "echo" (poolsrv_echo:Echo, of poolsrv '),

@@ -99,7 +99,7 @@ def test_a_program_and_how_the_path_is_divided(server: ServerSpec, folder: Path)
     assert found["request"] == "GET /cgi-bin/run.sh/more%20of?q=1"
     assert found["program"] == str(folder / "bin" / "run.sh")
     assert (found["SCRIPT_NAME"], found["PATH_INFO"]) == ("/cgi-bin/run.sh", "/more of")
-    assert found["runs"] == "as a process of its own: warm, but no Python program"
+    assert found["runs"] == "as a separate process: warm, but not a Python program"
     assert (found["timeout"], found["limits.open_files"]) == ("300 seconds", "64")
 
 
@@ -193,9 +193,9 @@ def test_the_listener_of_a_url(server: ServerSpec, url: str, name: str) -> None:
     [
         ("http://127.0.0.1:1/", None, "no listener is bound to port 1 of 127.0.0.1"),
         ("http://[::2]:7010/", None, "no listener is bound to port 7010 of ::2"),
-        ("http://localhost:8080/", None, "more than one listener is bound to port 8080: say --listener NAME"),
+        ("http://localhost:8080/", None, "more than one listener is bound to port 8080, expected --listener NAME"),
         ("http://127.0.0.1:x/", None, "is not a URL"),
-        ("/run.sh", None, "of which listener"),
+        ("/run.sh", None, "which listener"),
         ("/", "wwww", 'no listener "wwww" \\(did you mean "www"'),
     ],
 )
@@ -224,4 +224,4 @@ def test_the_command(folder: Path) -> None:
     assert "\nenvironment        SECRET=a\\x0ab\n" in result.stdout
     result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("poolsrv: of which listener?")
+    assert result.stderr.startswith("poolsrv: which listener?")

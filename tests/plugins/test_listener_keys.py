@@ -48,9 +48,9 @@ def test_defaults_of_the_class_count_unless_the_config_says_something(site: Path
         ),
         (
             'defaults = {"bind": ":80"}',
-            r'has "bind" among its defaults, which is for the config alone to say, expected .*',
+            r'has "bind" among its defaults, which only the config may set, expected .*',
         ),
-        ('defaults = {"exclusive": True}', r'has "exclusive" among its defaults, which is for .*'),
+        ('defaults = {"exclusive": True}', r'has "exclusive" among its defaults, which only the config may set, .*'),
         (
             'defaults = {"idle_timeout": "30s"}',
             r'has a wrong idle_timeout among its defaults: got "30s" \(a string\), expected a number of seconds, .*',

@@ -178,7 +178,7 @@ def test_state_kept_in_one_worker_that_a_reload_loses_is_named(plugin: type[Keep
     findings = conformance(plugin, STORE, **FEW, skip=["half-close", "bytes"])
     assert plays(findings) == {"over two workers", "over a reload"}
     text = message(findings)
-    assert "state kept in one worker is lost over a reload" in text
+    assert "state kept in one worker is lost in a reload" in text
     assert "state kept in one worker is not seen by the others" in text
     assert "sent:     b'get a\\n'" in text
     assert "in one worker: b'1\\n'" in text
@@ -270,7 +270,7 @@ def test_faults_are_shown_with_their_place() -> None:
     assert {"with a reset", "with a reader that stops, and resets"} <= plays(findings)
     assert "plugin 'needsall' failed in on_connection_close: LookupError: somebody has reset" in text
     assert 'raise LookupError("somebody has reset")' in text
-    assert "with on_connection_init raising once, in the place of its own code" in text
+    assert "with on_connection_init raising once, instead of its own code" in text
     assert "'NoneType' object has no attribute 'clear'" in text
 
 

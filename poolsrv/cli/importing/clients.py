@@ -29,7 +29,7 @@ def admit(service: Service, only: Iterable[str] | None, refused: Iterable[str], 
         allowed = [network for network in allowed if network not in denied]
         if not allowed:
             denied = list(EVERYBODY)
-            service.lose(names[0], "no address is left in it, so nobody is admitted")
+            service.lose(names[0], "no address is left in it, so no client is admitted")
     if service.bind and all(address.startswith("unix:") for address in service.bind):
         return  # clients of a unix socket have no address
     if allowed:

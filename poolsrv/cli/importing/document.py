@@ -171,7 +171,7 @@ def _prepare(service: Service, user: str | None) -> None:
         service.held_back.append(f"there is no program {service.server} on this machine")
     values = (*service.bind, *service.command, toml_text(service.options), toml_text(service.listener))
     if any(encodable(value) != value for value in values):
-        service.held_back.append("it has bytes that are not UTF-8, which no TOML file can have")
+        service.held_back.append("it has bytes that are not UTF-8, which a TOML file can't contain")
 
 
 def toml_text(table: dict[str, tuple[Any, str]]) -> str:

@@ -27,7 +27,7 @@ _WHY = {
     "SupplementaryGroups": "no counterpart: programs have the groups of `pool.user`",
     "EnvironmentFile": "no counterpart: write its variables in `environment`",
     "TimeoutStopSec": "here a program has 5 seconds from TERM to KILL",
-    "KillMode": "here the process group of the program is ended",
+    "KillMode": "here the whole process group of the program is ended",
     "Restart": "no counterpart: each client starts a program",
 }
 _MET = {"Type", "SyslogIdentifier", "IPAddressAllow", "IPAddressDeny", "RemainAfterExit"}
@@ -120,7 +120,7 @@ def _descriptors(service: Service, unit: Unit, preparation: Preparation) -> None
     if not has_output:
         preparation.redirect("1>/dev/null" if output == "null" else "1>&2")
     if errors == "socket" or (errors == "inherit" and has_output):
-        service.option("stderr", "client", "as there: standard error is the connection too")
+        service.option("stderr", "client", "as before: standard error is the connection too")
     elif errors == "null":
         preparation.redirect("2>/dev/null")
     for setting, value in (("StandardOutput", output), ("StandardError", errors)):

@@ -123,7 +123,7 @@ class InetdFile:
         if arguments:
             server, arguments = internal.without_wrapper(service, server, arguments, preparation)
         service.server, service.command = server, preparation.apply([server, *arguments])
-        service.option("stderr", "client", "as there: standard error is the connection too")
+        service.option("stderr", "client", "as before: standard error is the connection too")
         service.option("timeout", 0.0, "as there: no limit")
         service.option("max_programs", 0, "as there: no limit")
 

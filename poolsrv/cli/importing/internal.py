@@ -9,8 +9,8 @@ from .command import Preparation
 from .service import Service
 
 _INSTEAD = {
-    "chargen": "only a program could do it",
-    "time": "only a program could do it",
+    "chargen": "only a program can do it",
+    "time": "only a program can do it",
     "servers": "`poolsrv status` shows what runs",
     "services": "`poolsrv status` shows what is served",
     "xadmin": "`poolsrv status` and `poolsrv reload` take its place",

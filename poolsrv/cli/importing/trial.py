@@ -27,7 +27,7 @@ def accepted_text(document: Document, sources: Sequence[str]) -> str:
         if not problems:
             return text
         if not [line for line in problems if _hold_back(document, line)]:
-            raise BadSource(*(f"the config that was made is refused: {line}" for line in problems))
+            raise BadSource(*(f"poolsrv check refuses the generated config: {line}" for line in problems))
     return document.text(sources)
 
 

@@ -132,7 +132,7 @@ class _Parser:
             where = "service" if entry.name else "defaults entry"
             self._fail(line.place, f'unknown attribute "{name}" of a {where}{did_you_mean(name, known)}')
         elif name not in SETS and operator != "=":
-            self._fail(line.place, f'"{operator}" with "{name}", which is no list, expected "="')
+            self._fail(line.place, f'"{operator}" with "{name}", which is not a list, expected "="')
         elif name in entry.attributes and name not in SETS | {"disabled", "enabled"}:
             self._fail(line.place, f'"{name}" a second time, after {entry.attributes[name].place}')
         else:

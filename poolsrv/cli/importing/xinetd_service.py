@@ -22,7 +22,7 @@ _WHY = {
     "access_times": "no counterpart: here clients are served at any time",
     "max_load": "no counterpart: `max_connections` and `connection_rate` limit the load",
     "banner_fail": "no counterpart: a client that is refused sees a reset",
-    "libwrap": "no counterpart: TCP wrappers are not asked; write their rules as `allow` and `deny`",
+    "libwrap": "no counterpart: TCP wrappers are not used; write their rules as `allow` and `deny`",
     "mdns": "no counterpart",
     "deny_time": "no counterpart",
     "groups": "here programs always have the supplementary groups of `pool.user`",
@@ -164,10 +164,10 @@ def _program(service: Service, attributes: Attributes, flags: set[str], preparat
     if "NAMEINARGS" in flags and arguments:
         server, arguments = internal.without_wrapper(service, server, arguments, preparation)
     service.server, service.command = server, preparation.apply([server, *arguments])
-    service.option("stderr", "client", "as there: standard error is the connection too")
+    service.option("stderr", "client", "as before: standard error is the connection too")
     service.option("timeout", 0.0, "as there: no limit")
     is_limited = "max_connections" in service.listener
-    service.option("max_programs", 0, "max_connections limits them" if is_limited else "as there: no limit")
+    service.option("max_programs", 0, "max_connections limits them" if is_limited else "as before: no limit")
     if environment := attributes.all("env"):
         pairs = [pair.partition("=") for pair in environment]
         service.option("environment", {key: value for key, _, value in pairs if key}, "env")
