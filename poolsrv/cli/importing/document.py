@@ -92,7 +92,7 @@ class Document:
             if pool.group:
                 lines.append(f"group = {toml(accounts.value(pool.group))}")
             lines.append("# no_new_privs = false         # if a program needs set-user-ID bits, as sudo does")
-        lines += ['chdir = "/"                    # as there', "umask = 0o022"]
+        lines += ['chdir = "/"                    # as before', "umask = 0o022"]
         for name, service in zip(self.names, self._services, strict=True):
             lines += ["", *_listener(name, service, pool)]
         return "\n".join(lines) + "\n"

@@ -124,8 +124,8 @@ class InetdFile:
             server, arguments = internal.without_wrapper(service, server, arguments, preparation)
         service.server, service.command = server, preparation.apply([server, *arguments])
         service.option("stderr", "client", "as before: standard error is the connection too")
-        service.option("timeout", 0.0, "as there: no limit")
-        service.option("max_programs", 0, "as there: no limit")
+        service.option("timeout", 0.0, "as before: no limit")
+        service.option("max_programs", 0, "as before: no limit")
 
     def _rate(self, service: Service, most: list[str], line: Line) -> None:
         """``nowait.400``; FreeBSD's inetd has ``nowait/children/per minute of an address/children of an address``."""

@@ -34,8 +34,8 @@ def serve(service: Service, name: str) -> None:
             f"the internal service {name}: no counterpart; {program[0]} does it, if you uncomment the listener"
         )
         service.command = program
-        service.option("timeout", 0.0, "as there: no limit")
-        service.option("max_programs", 0, "as there: no limit")
+        service.option("timeout", 0.0, "as before: no limit")
+        service.option("max_programs", 0, "as before: no limit")
     else:
         instead = _INSTEAD.get(name, "no such internal service is known")
         service.held_back.append(f"the internal service {name}: no counterpart; {instead}")

@@ -165,7 +165,7 @@ def _program(service: Service, attributes: Attributes, flags: set[str], preparat
         server, arguments = internal.without_wrapper(service, server, arguments, preparation)
     service.server, service.command = server, preparation.apply([server, *arguments])
     service.option("stderr", "client", "as before: standard error is the connection too")
-    service.option("timeout", 0.0, "as there: no limit")
+    service.option("timeout", 0.0, "as before: no limit")
     is_limited = "max_connections" in service.listener
     service.option("max_programs", 0, "max_connections limits them" if is_limited else "as before: no limit")
     if environment := attributes.all("env"):
