@@ -18,6 +18,7 @@ from ..core import logs
 from ..core.words import did_you_mean, quoted
 from .config_option import config_option, is_from_command_line
 from .output import EXIT_USAGE
+from .suggesting import is_config, meant_config
 
 WITHOUT_CONFIG = "Serving without a config"
 # In the order of --help. `poolsrv NAME` is `command` in commands/NAME.py.
@@ -120,8 +121,8 @@ class _Group(click.Group):
         name = args[0]
         if not name.startswith("-") and name not in self.list_commands(ctx):
             hint = did_you_mean(name, self.list_commands(ctx))
-            if name.endswith(".toml") or os.path.isfile(name):
-                hint = f" (did you mean --config {name}?)"
+            if is_config(name):
+                hint = meant_config(name)
             ctx.fail(f"no command {quoted(name)}{hint}")
         return super().resolve_command(ctx, args)
 

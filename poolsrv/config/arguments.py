@@ -41,6 +41,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     :ivar options: options of the handler that the command itself sets.
     :ivar flags: the argument that each of these comes from.
     :ivar settings: in the order of the command line; a later one replaces an earlier one of the same key.
+    :ivar warnings: what the user is to know if the server starts.
     """
 
     command: str
@@ -53,6 +54,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
     flags: dict[str, str] = {}
     settings: tuple[Setting, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def name_of(self, key: Key) -> str:
         """Name the argument that a place in the config comes from."""

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ..config.model import Config
     from ..worker.spec import ServerSpec
 
+log = logging.getLogger("poolsrv.dispatcher")
 
 EXIT_FAILED = 1  # at run time
 EXIT_CONFIG = 2
@@ -85,13 +87,19 @@ def _serve(link: PoolLink, hang_file: int) -> int:
 
     said = arguments.from_fields(fields["arguments"])
     try:
-        return _serve_config(from_arguments.read(said), link, fields, held, hang_file)
+        warnings = said.warnings if fields["generation"] == 1 else ()
+        return _serve_config(from_arguments.read(said), link, fields, held, hang_file, warnings)
     except StartError as error:
         raise StartError("\n".join(map(said.rename, str(error).splitlines()))) from error
 
 
 def _serve_config(
-    draft: Draft, link: PoolLink, fields: dict[str, Any], held: dict[str, ListeningSocket], hang_file: int
+    draft: Draft,
+    link: PoolLink,
+    fields: dict[str, Any],
+    held: dict[str, ListeningSocket],
+    hang_file: int,
+    warnings: Sequence[str] = (),
 ) -> int:
     # Import all of the engine now: the user that the pool will run as may not be able to read it.
     from ..core import privileges
@@ -117,6 +125,8 @@ def _serve_config(
         place = startup.take_place(server.config, link, held)
     else:
         bind.apply_again(place.bound, server.config.listeners)
+    for warning in warnings:
+        log.warning("%s", warning)
     return process.run_server(server, place, link, fields, hang_file)
 
 

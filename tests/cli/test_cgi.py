@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,6 +143,7 @@ def test_the_printed_config_serves_the_same(folder: Path) -> None:
     ("arguments", "message"),
     [
         (("none",), "Directory 'none' does not exist."),
+        (("8000",), 'there is no directory "8000" (did you mean --bind :8000?)'),
         (("--set", "timout=5"), 'poolsrv cgi: --set timout: unknown key (did you mean "timeout"?)'),
         (("--bind", "localhost:80"), 'poolsrv cgi: --bind: "localhost:80" has a host name, which is not looked up'),
         (("--set", "access_log=/none/x"), "poolsrv cgi: --set access_log: /none is not a directory"),
@@ -151,3 +153,23 @@ def test_mistakes_exit_with_2_and_name_the_argument(tmp_path: Path, arguments: t
     result = poolsrv("cgi", *arguments, "--print-config", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+WARNING = ". has neither cgi-bin nor htbin: no programs, only files"
+AS_ROOT = "programs run as root; with --set pool.user=NAME they run as that user"
+
+
+@pytest.mark.server
+def test_warnings_come_only_if_it_starts(tmp_path: Path) -> None:
+    result = poolsrv("cgi", "--bind", "127.0.0.1:0", "--set", "timout=5", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("poolsrv cgi: --set timout: unknown key")
+    assert WARNING not in result.stderr
+    assert AS_ROOT not in result.stderr
+    server = ServerProcess("", tmp_path, command=("cgi", "--bind", "127.0.0.1:0", "--workers", "1"))
+    try:
+        server.wait_ready()
+        assert server.log.count(WARNING) == 1
+        assert server.log.count(AS_ROOT) == (os.geteuid() == 0)
+    finally:
+        server.close()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
 import click
 
 from ..serve import current_directory, said, serve, serving_options
-
-log = logging.getLogger("poolsrv.cgi")
+from ..suggesting import Directory, ServingCommand
 
 PROGRAMS = ("cgi-bin", "htbin")
 
 
-@click.command("cgi")
-@click.argument("directory", metavar="[DIR]", default=".", type=click.Path(exists=True, file_okay=False))
+@click.command("cgi", cls=ServingCommand)
+@click.argument("directory", metavar="[DIR]", default=".", type=Directory())
 @serving_options("127.0.0.1:8000")
 @click.pass_context
 def command(ctx: click.Context, /, directory: str, **options: Any) -> None:
@@ -44,6 +42,11 @@ def command(ctx: click.Context, /, directory: str, **options: Any) -> None:
     from ...config.arguments import Arguments
 
     folders = {f"/{name}": os.path.normpath(os.path.join(directory, name)) for name in PROGRAMS}
+    warnings = []
+    if not any(map(os.path.isdir, folders.values())):
+        warnings.append(f"{directory} has neither {' nor '.join(PROGRAMS)}: no programs, only files")
+    if os.geteuid() == 0 and not any(setting.key == ("pool", "user") for setting in options["settings"]):
+        warnings.append("programs run as root; with --set pool.user=NAME they run as that user")
     arguments = Arguments(
         command="poolsrv cgi",
         directory=current_directory(),
@@ -57,11 +60,7 @@ def command(ctx: click.Context, /, directory: str, **options: Any) -> None:
             "access_log": "/dev/stdout",
         },
         flags={"roots": "DIR", "files": "DIR"},
+        warnings=tuple(warnings),
         **said(options),
     )
-    if not options["print_config"]:
-        if not any(map(os.path.isdir, folders.values())):
-            log.warning("%s has neither %s: no programs, only files", directory, " nor ".join(PROGRAMS))
-        if os.geteuid() == 0 and not any(setting.key == ("pool", "user") for setting in arguments.settings):
-            log.warning("programs run as root; with --set pool.user=NAME they run as that user")
     serve(ctx, arguments, options)

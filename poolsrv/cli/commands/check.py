@@ -11,9 +11,10 @@ from ...core.words import counted
 from ..config_option import config_option
 from ..loading import load
 from ..output import echo
+from ..suggesting import ConfigCommand
 
 
-@click.command("check")
+@click.command("check", cls=ConfigCommand)
 @config_option("The config to check (TOML).")
 def command(config: Path) -> None:
     """Find every error in a config, without serving.

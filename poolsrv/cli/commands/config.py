@@ -9,9 +9,10 @@ import click
 from ..config_option import config_option
 from ..loading import load
 from ..output import echo
+from ..suggesting import ConfigCommand
 
 
-@click.command("config")
+@click.command("config", cls=ConfigCommand)
 @config_option("The config to show (TOML).")
 def command(config: Path) -> None:
     """Print the config in effect, as TOML.

@@ -7,17 +7,19 @@ from pathlib import Path
 import click
 
 from ...core.text import one_line
-from ..config_option import config_option
+from ..config_option import config_option, is_from_command_line
 from ..loading import load
 from ..output import EXIT_USAGE, echo, fail
+from ..suggesting import ConfigCommand, meant_config
 
 
-@click.command("explain")
+@click.command("explain", cls=ConfigCommand)
 @click.argument("question", default="")
 @config_option("The config of the server (TOML).")
 @click.option("--listener", metavar="NAME", help="The listener. Needed unless QUESTION is a URL with its address.")
 @click.option("--client", metavar="ADDRESS", help="The address of a client, which allow and deny may refuse.")
-def command(question: str, config: Path, listener: str | None, client: str | None) -> None:
+@click.pass_context
+def command(ctx: click.Context, question: str, config: Path, listener: str | None, client: str | None) -> None:
     """Explain what would answer a client, and why.
 
     Runs no program, and needs no running server. QUESTION is a URL or a path; with the protocol "line" it is a line.
@@ -38,6 +40,7 @@ def command(question: str, config: Path, listener: str | None, client: str | Non
     try:
         rows = list(explain(find_listener(server, question, listener), question, client))
     except NotExplained as error:
-        fail(EXIT_USAGE, [f"poolsrv: {error}"])
+        hint = meant_config(question) if question.endswith(".toml") and not is_from_command_line(ctx) else ""
+        fail(EXIT_USAGE, [f"poolsrv: {error}{hint}"])
     width = max(len(label) for label, _ in rows)
     echo("\n".join(one_line(f"{label:{width}}  {text}") for label, text in rows))

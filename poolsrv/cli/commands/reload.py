@@ -9,9 +9,10 @@ import click
 from ..config_option import config_option
 from ..failures import reporting_failures
 from ..output import EXIT_FAILED, fail
+from ..suggesting import ConfigCommand
 
 
-@click.command("reload")
+@click.command("reload", cls=ConfigCommand)
 @config_option("The config of the running server (TOML).")
 def command(config: Path) -> None:
     """Load the config and code of a running server again.

@@ -8,9 +8,10 @@ import click
 
 from ..completers import plugin_names
 from ..serve import current_directory, listener_name, said, serve, serving_options
+from ..suggesting import ServingCommand
 
 
-@click.command("run")
+@click.command("run", cls=ServingCommand)
 @click.argument("handler", shell_complete=plugin_names)
 @click.option(
     "--plugin",

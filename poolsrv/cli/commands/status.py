@@ -11,9 +11,10 @@ from ...core.text import one_line
 from ..config_option import config_option, missing
 from ..failures import reporting_failures
 from ..output import echo, echo_json
+from ..suggesting import ConfigCommand
 
 
-@click.command("status")
+@click.command("status", cls=ConfigCommand)
 @config_option("The config of the running server (TOML).", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--check", "only_check", is_flag=True, help="Print one line, and exit with the server's health.")

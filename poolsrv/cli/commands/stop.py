@@ -8,9 +8,10 @@ import click
 
 from ..config_option import config_option
 from ..failures import reporting_failures
+from ..suggesting import ConfigCommand
 
 
-@click.command("stop")
+@click.command("stop", cls=ConfigCommand)
 @config_option("The config of the running server (TOML).")
 @click.option("--now", "at_once", is_flag=True, help="End at once: open connections get no time to finish.")
 def command(config: Path, at_once: bool) -> None:

@@ -8,9 +8,10 @@ import click
 
 from ..config_option import config_option
 from ..failures import reporting_failures
+from ..suggesting import ConfigCommand
 
 
-@click.command("top")
+@click.command("top", cls=ConfigCommand)
 @config_option("The config of the running server (TOML).")
 def command(config: Path) -> None:
     """Live view of `status`, refreshed every second.
