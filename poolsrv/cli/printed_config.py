@@ -24,7 +24,7 @@ class NotText(PoolsrvError):
 def as_toml(draft: Draft, arguments: Arguments) -> str:
     """Write a config that has been loaded.
 
-    Relative paths stay as they were given: the file belongs into the directory that the command was given in.
+    Relative paths stay as they were given: the file belongs in the directory where the command was run.
 
     :raises NotText: it can't be written.
     """

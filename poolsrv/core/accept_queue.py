@@ -1,7 +1,7 @@
 """How many connections wait in the kernel's accept queue of a listening socket.
 
-Of a TCP socket TCP_INFO tells it (``tcpi_unacked`` and ``tcpi_sacked``, linux/tcp.h). Of a unix socket only
-sock_diag(7) does, over netlink(7); it is what ``ss -l`` shows.
+For a TCP socket, TCP_INFO has it (``tcpi_unacked`` and ``tcpi_sacked``, linux/tcp.h). For a unix socket, only
+sock_diag(7) does, over netlink(7). ``ss -l`` shows the same.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which slots may have a worker now: those of exclusive listeners may have one that is alone in the world.
+"""Decides which slots may have a worker now: of an exclusive listener, only one instance may exist at any time.
 
-Theory. An exclusive listener is served by the pool's first worker. That one is replaced only after it has ended, with
-the programs that it has left. And the other pools are asked before it is first started (supervisor/exclusive_right.py):
+Theory. The pool's first worker serves the exclusive listeners. It is replaced only after it has ended, together with
+the programs that it has left. Before it is first started, the other pools are asked (supervisor/exclusive_right.py):
 the pool *claims* the right when its other workers serve. If a later pool claims it, this one *holds back* its exclusive
-workers: those that run drain, and none is started until the supervisor says so. Its other workers serve on.
+workers: those that run drain, and none is started until the supervisor allows it. Its other workers go on serving.
 """
 
 from __future__ import annotations

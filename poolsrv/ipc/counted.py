@@ -1,7 +1,7 @@
-"""What a pool has counted, as it travels over the pool link: for the supervisor opaque, and yet to be added up.
+"""What a pool has counted, as it is sent over the pool link: the supervisor adds it up without understanding it.
 
-A series is written as ``[key, amount]``. The key is the text that identifies it. The amount is a number, or of a
-histogram ``[sum, [[bucket, times], ...]]``. Standard library only, for the supervisor imports it.
+A series is written as ``[key, amount]``. The key is the text that identifies it. The amount is a number, or
+``[sum, [[bucket, times], ...]]`` for a histogram. Standard library only, because the supervisor imports it.
 """
 
 from __future__ import annotations

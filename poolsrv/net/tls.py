@@ -50,8 +50,8 @@ class ClientTls(msgspec.Struct, frozen=True, kw_only=True):
     :ivar certificate: the own certificate, in PEM, with those up to the root; None: none.
     :ivar key: its private key, in PEM; None: it is in the same file.
     :ivar alpn: the protocols to choose from, the preferred one first (RFC 7301).
-    :ivar verify: False: accept any certificate, whoever it belongs to. The connection is then safe from no attacker
-        who can reach the network in between.
+    :ivar verify: False: accept any certificate, no matter whose. The connection is then not safe from an attacker
+        in the network in between.
     """
 
     server_name: str | None = None
@@ -144,8 +144,8 @@ class ServerTls:
 
 
 def _is_bad_name(args: Any) -> bool:
-    """Whether this is how Python tells that a server name (RFC 6066) is not ASCII. It then fails the handshake, which
-    is told as any other that fails, and calls no callback."""
+    """Whether this is how Python tells that a server name (RFC 6066) is not ASCII. The handshake then fails. It is
+    logged like any other failed handshake, and no callback is called."""
     return args.exc_type is UnicodeDecodeError and type(args.object) is bytes
 
 

@@ -1,11 +1,11 @@
 """What pools have counted: kept while they come and go, so that no counter of ``poolsrv status`` goes back.
 
-Theory. Each pool tells what it has counted itself, once a second where that has changed, and before it shows it to
-anyone. So what has been shown is here, even if the pool crashes in the next moment. The pool that answers is told what
-all others have counted: those that have ended, and those that still drain.
+Theory. Each pool reports what it has counted itself: once a second if that has changed, and before it shows it to
+anyone. So everything that has been shown is here, even if the pool crashes a moment later. The pool that answers
+``status`` is told what all others have counted: those that have ended, and those that still drain.
 
-At a reload, the new pool does not answer before it knows what the former one has shown last. The former one, told to
-stop, closes its control socket, tells its counts, and that these are the *last* before it was to stop. (What it counts
+At a reload, the new pool does not answer before it knows what the old one has shown last. When the old one is told to
+stop, it closes its control socket and reports its counts, marked as the *last* ones before the stop. (What it counts
 while it drains follows.) Then the new one is told that its picture is *complete*.
 """
 

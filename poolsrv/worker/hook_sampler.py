@@ -1,7 +1,7 @@
-"""How long hooks take, of a sample: to look at a clock around each call would cost every event.
+"""Measures how long hooks take, on a sample: reading a clock around each call would slow down every event.
 
-Some 20 times a second, in the next iteration that has events, the hooks that are called are timed: of new connections
-all of them, and ``on_readable`` of the connections that have events.
+Some 20 times a second, in the next iteration that has events, the hooks that are called are timed: all hooks of new
+connections, and ``on_readable`` of the connections that have events.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ class Service:
     def trusts(self, host: str) -> bool:
         """Whether what a proxy at this address says of its clients is believed; ``host`` as in ``Connection.peer``.
 
-        Who may connect to a unix socket is said by its permissions.
+        The permissions of a unix socket decide which users may connect to it.
         """
         if host.startswith("unix:"):
             return True

@@ -1,14 +1,14 @@
 """Slow hooks: names the plugin whose hook or callback holds up a worker, while it runs and when it has returned.
 
-Theory. To look at a clock around each call would be felt in every event. Instead a thread looks at the loop's thread
-now and then, twice in ``slow_hook``: at the call of plugin code that is on its stack. If it is the same call as
-before, it has been running since then. What has been seen is told and counted by the loop itself, which notices at the
-end of an iteration that it was a long one, from a reading of the clock that it needs anyway.
+Theory. Reading a clock around each call would slow down every event. Instead, a thread looks at the stack of the loop's
+thread twice in ``slow_hook``, for a call of plugin code. If it is the same call as
+before, it has been running since then. The loop itself logs and counts what the thread has seen. At the
+end of an iteration it notices that it was a long one, from a reading of the clock that it needs anyway.
 
 While nothing happens the thread sleeps, without a wake-up, until the loop has events again.
 
-A call is a frame. Whoever drops the last reference to a frame runs the destructors of what is in it, and these are a
-plugin's: so the thread keeps the frames that it has seen until the loop's own thread has let go of them.
+A call is a frame. The thread that drops the last reference to a frame runs the destructors of its variables, which may
+be a plugin's. So the watching thread keeps the frames that it has seen until the loop's thread has released them.
 """
 
 from __future__ import annotations

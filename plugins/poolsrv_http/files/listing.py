@@ -1,7 +1,7 @@
 """The page of a directory: what is in it, sorted, with sizes and dates.
 
-Everything in it is a name that somebody has given to a file: text is escaped, links are percent-encoded and begin with
-`./`, and the page may load nothing. It is made in a thread: to look at thousands of files takes a while.
+File names are untrusted: text is escaped, links are percent-encoded and begin with `./`, and the page may load nothing.
+The page is made in a thread, because looking at thousands of files takes a while.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A file, or parts of it, on its way to a client.
 
-What is small is read at once, and sent together with the header. All else goes by `Response.send_file`, one part after
-another, as fast as the client takes it.
+A small file is read at once, and sent together with the header. `Response.send_file` sends everything else, one part
+after another, as fast as the client takes it.
 """
 
 from __future__ import annotations

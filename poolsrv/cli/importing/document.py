@@ -1,4 +1,4 @@
-"""Write services as a poolsrv.toml. What can't be served stands in comments, so nothing of the old config is lost."""
+"""Write services as a poolsrv.toml. Services that can't be served become comments, so nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all the old formats have in common: a service, what is to be said about it, and an error with its place."""
+"""Shared by all the old formats: a service, the comments about it, and an error with its place."""
 
 from __future__ import annotations
 
