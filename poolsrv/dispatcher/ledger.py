@@ -1,9 +1,9 @@
 """The ledger: what a pool has counted, its workers' metrics included, those of dead workers and of other pools too.
 
 Theory. Everything that only grows is kept here under the identity of its series. What this pool has counted is *own*;
-what other pools have counted, the supervisor tells (supervisor/counts.py): pools before a reload, those that still
+the supervisor reports what other pools have counted (supervisor/counts.py): those before a reload, those that still
 drain, and those that have crashed. A total is the sum of both, so it goes back neither at a worker's death nor at a
-reload. Gauges are what they are now: the sum over the workers that run.
+reload. A gauge is its current value: the sum over the workers that run.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The right to have exclusive workers, which one pool has at a time.
 
-Theory. A listener may be exclusive: there is one instance of its plugins in the world, also during a reload. So a new
+Theory. If a listener is exclusive, only one instance of its plugins runs at any time, even during a reload. So a new
 pool starts all its other workers first, and then *claims* the right. Every other pool is asked to *release* it: its
 exclusive workers drain and end, and clients wait in the kernel's queue. The right is *granted* once all of them have
 answered or ended, and nothing is left of a dispatcher that was killed: its workers are this process's children then,
-and may still run. Where the claimant fails, the pool that serves may *resume*, once nothing is left of the claimant.
+and may still run. If the claimant fails, the pool that serves may *resume*, once nothing is left of the claimant.
 
 It is one right for all exclusive listeners of a pool, so a listener may be renamed, or move to another address.
 """
