@@ -53,6 +53,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The options of the cgi plugin. Those of `HttpOptions` and `FileOptions` are for http.
 
+    What is served (`root` is for http and line, `files` for http):
+
+    :ivar root: the directory of the programs; nothing outside of it runs, except by `aliases`.
+    :ivar files: the directory of static files, for all URL paths that are no program's, or a table of URL path to
+        directory; the longest path that fits counts, those of programs included. Without it none are sent.
+
     For every protocol:
 
     :ivar protocol: "http" (CGI/1.1 over HTTP), "line" (a line names the program, its output is the answer) or "inetd"
@@ -68,7 +74,6 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     For http and line:
 
-    :ivar root: the directory of the programs; nothing outside of it runs, except by `aliases`.
     :ivar interpreters: suffix to the command that runs such files, `{".py" = ["python3"]}`; these need not be
         executable, other files have to be.
     :ivar extensions: the suffixes of files that may run, `[".cgi", ".sh"]`; empty: all.
@@ -87,8 +92,6 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar nph: patterns of SCRIPT_NAME (`["*/nph-*"]`) whose programs write the whole response themselves.
     :ivar pass_authorization: give programs the Authorization header field, with the password in it.
     :ivar max_local_redirects: local redirects in a row (502).
-    :ivar files: the directory of static files, for all URL paths that are no program's, or a table of URL path to
-        directory; the longest path that fits counts, those of programs included. Without it none are sent.
     :ivar file_index: the static files that answer for their directory, the first that is there.
 
     For line:
@@ -107,6 +110,8 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar program: the command to run for each connection.
     """
 
+    root: Path | None = None
+    files: UrlDirectories = msgspec.field(default_factory=dict)
     protocol: Literal["http", "line", "inetd"] = "http"
     environment: dict[str, str] = msgspec.field(default_factory=dict)
     pass_environment: tuple[str, ...] = ()
@@ -117,7 +122,6 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     limits: Limits = Limits()
     stderr_rate: Count = 100
 
-    root: Path | None = None
     interpreters: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     extensions: tuple[str, ...] = ()
 
@@ -131,7 +135,6 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     nph: tuple[str, ...] = ()
     pass_authorization: bool = False
     max_local_redirects: Count = 10
-    files: UrlDirectories = msgspec.field(default_factory=dict)
     file_index: IndexFiles = ("index.html",)
 
     arguments: bool = False

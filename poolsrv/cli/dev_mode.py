@@ -47,7 +47,7 @@ def start_for_config(config: Path) -> None:
 
 def _start(base: Path, config: Path | None, names: Callable[[], list[str]]) -> None:
     if importlib.util.find_spec("watchfiles") is None:
-        fail(EXIT_USAGE, ["poolsrv: --dev needs watchfiles, expected it installed: pip install 'poolsrv[dev]'"])
+        fail(EXIT_USAGE, ["poolsrv: --dev needs watchfiles, expected it installed: pip install watchfiles"])
     # A file with byte code counts as up to date if source has the same second and size: an edit might be missed.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     files = PluginFiles(base, config, names)

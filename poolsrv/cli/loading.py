@@ -26,10 +26,10 @@ def load_arguments(arguments: Arguments) -> tuple[Draft, ServerSpec]:
     """Do the same with the config that a command's arguments say."""
     from ..config import from_arguments
 
-    return _load(lambda: from_arguments.read(arguments))
+    return _load(lambda: from_arguments.read(arguments), arguments.command)
 
 
-def _load(read: Callable[[], Draft]) -> tuple[Draft, ServerSpec]:
+def _load(read: Callable[[], Draft], command: str = "poolsrv") -> tuple[Draft, ServerSpec]:
     from ..core import privileges
     from ..errors import StartError
     from ..plugins import loader
@@ -42,4 +42,4 @@ def _load(read: Callable[[], Draft]) -> tuple[Draft, ServerSpec]:
     except ConfigErrors as errors:
         fail(EXIT_USAGE, map(str, errors.problems))
     except StartError as error:
-        fail(EXIT_FAILED, [f"poolsrv: {error}"])
+        fail(EXIT_FAILED, [f"{command}: {error}"])

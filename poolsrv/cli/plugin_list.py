@@ -10,7 +10,7 @@ from typing import get_args
 
 import msgspec
 
-from ..config.describe import describe, is_struct, plain, to_toml
+from ..config.describe import describe, is_struct, own_first, plain, to_toml
 from ..config.plugin_reference import is_class, mistake_in, name_of
 from ..core.words import did_you_mean, one_of, quoted
 from ..errors import PoolsrvError
@@ -117,7 +117,8 @@ def options_in(schema: type[msgspec.Struct], enclosing: tuple[type, ...] = ()) -
     :param enclosing: the structs that it is a member of, because a struct may have itself as a member.
     """
     meanings = _meanings(schema)
-    for field in msgspec.structs.fields(schema):
+    fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
+    for field in map(fields.__getitem__, own_first(schema)):
         members: tuple[Option, ...] = ()
         kinds = [kind for kind in (plain(field.type), *get_args(plain(field.type))) if is_struct(plain(kind))]
         if len(kinds) == 1 and plain(kinds[0]) not in (schema, *enclosing):

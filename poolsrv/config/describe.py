@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from ..core.words import DID_YOU_MEAN, counted, did_you_mean, one_of, quoted, shortlist
+from ..core.words import DID_YOU_MEAN, MOST_NAMED, counted, did_you_mean, one_of, quoted, shortlist
 
 LISTS = (list, tuple, set, frozenset, Sequence, AbstractSet)
 TABLES = (dict, Mapping, MutableMapping)
@@ -28,6 +28,25 @@ def unknown(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
     if not known:
         return "unknown key, expected none here"
     return f"unknown key{did_you_mean(name, known)}, expected {shortlist(known)}"
+
+
+def unknown_option(name: str, known: Sequence[str], plugin: str) -> str:
+    """The message for an unknown option of a plugin: where it has many, the list is left to a command.
+
+    :param plugin: as the config names it.
+    """
+    hint = did_you_mean(name, known)
+    if hint and len(known) > MOST_NAMED + 1:
+        return f"unknown key{hint}: `poolsrv plugins {plugin}` lists the options"
+    return unknown(name, known)
+
+
+def own_first(schema: type[msgspec.Struct]) -> list[str]:
+    """The keys of a struct in the order of interest: those that its class declares before those that it inherits."""
+    names = dict(zip(schema.__struct_fields__, schema.__struct_encode_fields__, strict=True))
+    classes = schema.__mro__[: schema.__mro__.index(msgspec.Struct)]
+    declared = (name for cls in classes for name in getattr(cls, "__annotations__", ()))
+    return [names[name] for name in dict.fromkeys((*declared, *names)) if name in names]
 
 
 def mismatch(annotation: Any, value: object) -> str:

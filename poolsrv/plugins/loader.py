@@ -18,7 +18,7 @@ import msgspec
 from ..config import reader
 from ..config.checks import check_trusted_proxies
 from ..config.decoder import keys
-from ..config.describe import unknown
+from ..config.describe import own_first, unknown, unknown_option
 from ..config.draft import Draft, ListenerDraft
 from ..config.model import LISTENER_KEYS, HalfClose
 from ..config.plugin_reference import PluginReference, is_class
@@ -139,7 +139,7 @@ class _Loader:
             if plugin.is_handler and (message := handler_error(cls)):
                 self._blame(plugin, message)
             before = len(self.problems)
-            if (options := self._options(listener, plugin.name, schema)) is not None:
+            if (options := self._options(listener, plugin, schema)) is not None:
                 listener.options[plugin.name] = options
             instance = self._instance(listener, plugin, cls, options) if len(self.problems) == before else None
             if instance is None:
@@ -202,7 +202,8 @@ class _Loader:
             self._blame(reference, message)
         return cls, schema
 
-    def _options(self, listener: ListenerDraft, name: str, schema: Options) -> msgspec.Struct | None:
+    def _options(self, listener: ListenerDraft, plugin: PluginReference, schema: Options) -> msgspec.Struct | None:
+        name = plugin.name
         key = (*listener.key, name)
         if schema is None:
             if name in listener.tables:
@@ -212,7 +213,10 @@ class _Loader:
         table, known = listener.tables.get(name, {}), keys(schema)
         for option in table:
             if option not in known:
-                message = unknown(option, known)
+                if plugin.text in self._given:  # `poolsrv plugins` need not know it
+                    message = unknown(option, own_first(schema))
+                else:
+                    message = unknown_option(option, own_first(schema), plugin.text)
                 if option in LISTENER_KEYS:
                     message = f"`{option}` belongs in {listener.header}, above {listener.plugin_header(name)}"
                 self.problems.add((*key, option), message)

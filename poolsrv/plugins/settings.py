@@ -9,7 +9,7 @@ import msgspec
 
 from ..config.arguments import OWN_FLAGS, Setting
 from ..config.decoder import keys
-from ..config.describe import unknown
+from ..config.describe import own_first, unknown, unknown_option
 from ..config.draft import Draft, ListenerDraft
 from ..config.from_arguments import put
 from ..config.model import LISTENER_KEYS, LOG_KEYS, POOL_KEYS
@@ -39,7 +39,8 @@ def place(draft: Draft, listener: ListenerDraft, schemas: Schemas) -> None:
                 listener.tables[owner] = table
             put(draft, schema, listener.tables[owner], own, (*listener.key, owner))  # type: ignore[arg-type]
         else:
-            message = _unknown(own.key, owner, schema, owner == handler and own is setting, schemas)
+            text = next(plugin.text for plugin in listener.plugins if plugin.name == owner)
+            message = _unknown(own.key, text, schema, owner == handler and own is setting, schemas)
             draft.problems.add((*listener.key, owner, *own.key), message)
 
 
@@ -50,9 +51,9 @@ def _unknown(
 
     :param may_be_any: it could be a key of the listener or the pool too.
     """
-    options = keys(schema) if schema is not None else ()
+    options = own_first(schema) if schema is not None else []
     if not may_be_any:
-        return unknown(key[0], options)
+        return unknown_option(key[0], options, owner)
     tables = {"pool": POOL_KEYS, "log": LOG_KEYS}
     if key[0] in tables and key[1:]:
         return unknown(key[1], tables[key[0]])
@@ -61,4 +62,4 @@ def _unknown(
     for table, known in tables.items():
         if key[0] in known:
             return f"not a key of a listener, expected --set {table}.{key[0]}"
-    return unknown(key[0], (*options, *(name for name in LISTENER_KEYS if name not in OWN_FLAGS)))
+    return unknown_option(key[0], (*options, *(name for name in LISTENER_KEYS if name not in OWN_FLAGS)), owner)

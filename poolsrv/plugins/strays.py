@@ -37,6 +37,9 @@ def check(
         elif owners := [plugin for plugin, schema in schemas.items() if schema is not None and name in keys(schema)]:
             message = f"`{name}` belongs in {one_of(map(listener.plugin_header, owners))}"
         elif name in listener.tables and name in installed():
+            missing = (plugin for plugin in plugins if plugin not in schemas and plugin not in installed())
+            if any(nearest(plugin, installed()) == name for plugin in missing):
+                continue  # that plugin's name is misspelt, and has an error of its own
             message = (
                 f"the plugin {quoted(name)} is not on this listener, expected it as `handler` or among `plugins`"
                 f" of {listener.header}"

@@ -343,8 +343,8 @@ class Supervisor:
 
     def _start_failed(self, pool: PoolProcess, errors: list[str]) -> None:
         """End the server: its first pool could not serve. The user reads why, without time and level."""
-        prefix = "poolsrv: " if pool.exit_code == EXIT_FAILED else ""  # an error in the config names the file
-        logs.say([prefix + line for line in errors])
+        command = "poolsrv" if self._arguments is None else self._config  # an error in the config begins with it
+        logs.say([f"{command}: {line}" if pool.exit_code == EXIT_FAILED else line for line in errors])
         self._exit_code, self._ended = pool.exit_code, True
 
     def _crashed(self, pool: PoolProcess, returncode: int) -> None:

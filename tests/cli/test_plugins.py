@@ -100,12 +100,6 @@ def test_each_option_is_explained(site: Path) -> None:
         "\n"
         "options, in [listeners.NAME.rich]:\n"
         "\n"
-        "  timeout  a number; default 30.0\n"
-        "      Seconds until the end. 0: never.\n"
-        "\n"
-        '  overridden  a string; default ""\n'
-        "      Of the plugin.\n"
-        "\n"
         "  root  a path; required\n"
         "      The `root`.\n"
         "\n"
@@ -119,6 +113,12 @@ def test_each_option_is_explained(site: Path) -> None:
         "  places  a list of tables; default []\n"
         "\n"
         "  places.path  a path; required\n"
+        "\n"
+        "  timeout  a number; default 30.0\n"
+        "      Seconds until the end. 0: never.\n"
+        "\n"
+        '  overridden  a string; default ""\n'
+        "      Of the plugin.\n"
     )
 
 

@@ -133,7 +133,7 @@ def test_dev_watches_a_config_too(folder: Path, start) -> None:  # type: ignore[
 @pytest.mark.server
 def test_an_address_in_use_is_an_error_of_run_time(folder: Path, start) -> None:  # type: ignore[no-untyped-def]
     address = start(*RUN).addresses("shout")[0]
-    message = f"poolsrv: --bind: can't listen on {address}: another process listens there"
+    message = f"poolsrv run: --bind: can't listen on {address}: another process listens there"
     with pytest.raises(ServerFailed, match=re.escape(message)):
         start("run", "echo", "--bind", address)
 

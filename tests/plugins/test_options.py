@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from poolsrv.cli import plugin_list
 from poolsrv.config.model import LISTENER_KEYS
 from poolsrv.core.words import shortlist
 from tests.helpers.distributions import install
@@ -65,8 +66,11 @@ OPTIONS = """
         ('protocol = "lin"', 'protocol: got "lin" (did you mean "line"?), expected "http" or "line"'),
         (
             'protocl = "line"',
-            'protocl: unknown key (did you mean "protocol"?), expected root, protocol, timeout, arguments, env, limits'
-            " or one of 7 others",
+            'protocl: unknown key (did you mean "protocol"?): `poolsrv plugins opt` lists the options',
+        ),
+        (
+            "zzz = 1",
+            "zzz: unknown key, expected root, protocol, timeout, arguments, env, limits or one of 7 others",
         ),
         (
             'timeout = "5m"',
@@ -106,6 +110,42 @@ def test_a_wrong_option_has_its_full_place(line: str, message: str, site: Path, 
     found = errors(tmp_path, f'[listeners.www]\nbind = ":0"\nhandler = "opt"\n[listeners.www.opt]\n{root}\n{line}')
     dot = "." if ": " in message and not message[0].isdigit() else ": "
     assert found == [f"listeners.www.opt{dot}{message}"]
+
+
+HEIR = """
+    from opt import Opt
+
+    class Heir(Opt):
+        class Options(Opt.Options):
+            late: bool = False
+            timeout: float = 1.0
+            later: bool = False
+"""
+
+
+def test_a_plugins_own_options_come_before_those_that_it_inherits(site: Path, tmp_path: Path) -> None:
+    install(site, "opt", {"opt": "opt:Opt"}, OPTIONS)
+    install(site, "heir", {"heir": "heir:Heir"}, HEIR)
+    found = errors(tmp_path, '[listeners.www]\nbind = ":0"\nhandler = "heir"\n[listeners.www.heir]\nroot="."\nzzz = 1')
+    expected = "expected late, timeout, later, root, protocol, arguments or one of 9 others"
+    assert found == [f"listeners.www.heir.zzz: unknown key, {expected}"]
+    options = [option.name for option in plugin_list.entry("heir").options]
+    assert options[:5] == ["late", "timeout", "later", "root", "protocol"]
+    assert len(options) == 15
+
+
+@pytest.mark.parametrize(
+    ("handler", "table", "count"),
+    [("ehco", "echo", 1), ("ehco", "opt", 2), ("zzz", "echo", 2), ("ehco", "ehco", 1)],
+)
+def test_the_table_of_a_plugin_whose_name_is_misspelt_is_no_second_error(
+    handler: str, table: str, count: int, site: Path, tmp_path: Path
+) -> None:
+    install(site, "opt", {"opt": "opt:Opt"}, OPTIONS)
+    found = errors(tmp_path, f'[listeners.a]\nbind = ":0"\nhandler = "{handler}"\n[listeners.a.{table}]\nx = 1')
+    assert len(found) == count, found
+    assert f'no plugin "{handler}" is installed' in found[0]
+    assert all(f'the plugin "{table}" is not on this listener' in message for message in found[1:])
 
 
 def test_a_missing_required_option_is_an_error_with_and_without_the_table(site: Path, tmp_path: Path) -> None:

@@ -134,10 +134,9 @@ def test_the_last_of_two_values_counts() -> None:
         ("number=x", '--set number: got "x" (a string), expected a number'),
         ("idle_timeout=5s", '--set idle_timeout: got "5s" (a string), expected a number of seconds, from 0 to'
          " 1000000000 (times are in seconds: write 5.0)"),
-        ("txt=x", '--set txt: unknown key (did you mean "text"?), expected text, number, either, path, table, names or'
-         " one of "),
-        ("idle_timout=5", '--set idle_timout: unknown key (did you mean "idle_timeout"?), expected text, number,'
-         " either, path, table, names or one of "),
+        ("txt=x", '--set txt: unknown key (did you mean "text"?): `poolsrv plugins one` lists the options'),
+        ("idle_timout=5", '--set idle_timout: unknown key (did you mean "idle_timeout"?): `poolsrv plugins one` lists'
+         " the options"),
         ("two.txt=x", '--set two.txt: unknown key (did you mean "text"?), expected text, number, either, path, table,'
          " names or limits"),
         ("pool.usr=x", '--set pool.usr: unknown key (did you mean "user"?), expected workers, dispatch, '),
