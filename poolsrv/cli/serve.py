@@ -108,7 +108,7 @@ def serve(ctx: click.Context, arguments: Arguments, options: Mapping[str, Any]) 
         try:
             echo(as_toml(draft, arguments))
         except NotText as error:
-            fail(EXIT_FAILED, [f"poolsrv: {error}"])
+            fail(EXIT_FAILED, [f"{arguments.command}: {error}"])
         return
     _run(ctx, arguments, options.get("dev", False), options["log_level"])
 
