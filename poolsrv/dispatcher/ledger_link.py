@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ..core.event_loop import EventLoop
@@ -43,9 +43,10 @@ class LedgerLink:
         self._is_supported = is_supported
         self.is_complete = False
         self._told: dict[Series, float] = {}
+        self._events_seen = -1
 
     def begin(self) -> None:
-        """Begin to tell, once a second."""
+        """Begin to tell, once a second while there are events."""
         if self._is_supported:
             self._tell_regularly()
         else:
@@ -71,9 +72,19 @@ class LedgerLink:
             self.complete()
 
     def _tell_regularly(self) -> None:
-        self._loop.call_later(TELL_EVERY, self._tell_regularly)
         self._update()
         self.tell()
+        if self._loop.events != self._events_seen:
+            self._events_seen = self._loop.events
+            self._loop.call_later(TELL_EVERY, self._tell_regularly)
+        else:
+            self._loop.before_next_turn(self._wake)  # a server at rest is not to wake up
+
+    def _wake(self, events: Sequence[object]) -> None:
+        if events:
+            self._loop.call_later(TELL_EVERY, self._tell_regularly)
+        else:
+            self._loop.before_next_turn(self._wake)  # only a timer was due
 
     def tell(self, last: bool = False) -> None:
         """Tell what has changed.

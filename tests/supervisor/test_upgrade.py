@@ -44,7 +44,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def wheel(sources: Path, folder: Path) -> Path:
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, sources)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, sources)
     (built,) = folder.glob("poolsrv-*.whl")
     return built
 

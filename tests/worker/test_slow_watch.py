@@ -152,7 +152,7 @@ def test_hooks_are_timed_now_and_then(server: ServerProcess) -> None:
         with server.connect("derived") as sock:
             ask(sock, b"quick")
         found = [series(server, "poolsrv_hook_seconds", listener="derived", hook=hook) for hook in HOOKS]
-        return all(one["count"] > 0 for one in found)
+        return all(one and one["count"] > 0 for one in found)
 
     wait_until(are_timed, "a sample of each")
 
