@@ -1,9 +1,9 @@
 """Slow hooks: names the plugin whose hook or callback holds up a worker, while it runs and when it has returned.
 
-Theory. Reading a clock around each call would slow down every event. Instead, a thread looks at the stack of the loop's
-thread twice in ``slow_hook``, for a call of plugin code. If it is the same call as
-before, it has been running since then. The loop itself logs and counts what the thread has seen. At the
-end of an iteration it notices that it was a long one, from a reading of the clock that it needs anyway.
+Theory. Reading a clock around each call would slow down every event. Instead, a thread wakes up three times in
+``slow_hook``. If the loop has not finished an iteration since, the thread looks at its stack for a call of plugin code.
+If it is the same call as before, it has been running since then. The loop itself logs and counts what the thread has
+seen. At the end of an iteration it notices that it was a long one, from a reading of the clock that it needs anyway.
 
 While nothing happens the thread sleeps, without a wake-up, until the loop has events again.
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolsrv.plugins")
 
-LOOKS: Final = 2  # within slow_hook: a call that takes as long is seen at least once
+LOOKS: Final = 3  # within slow_hook: a call that takes as long is seen at least twice
 LOOKS_UNTIL_SLEEP: Final = 10  # at a loop that does nothing
 MOST_FRAMES: Final = 6  # that are shown
 _ENGINE: Final = (str(Path(__file__).parent.parent) + os.sep, str(Path(pluggy.__file__).parent) + os.sep)
@@ -153,9 +153,12 @@ class SlowWatch:
         idle, turns = 0, -1
         while idle < LOOKS_UNTIL_SLEEP:
             time.sleep(self._period)
-            idle = idle + 1 if self._loop.turns == turns and self._is_waiting() else 0
-            turns = self._loop.turns
-            if not idle:
+            if self._loop.turns != turns:  # no call has been running since before: there is no need to look
+                idle, turns = 0, self._loop.turns
+            elif self._is_waiting():
+                idle += 1
+            else:
+                idle = 0
                 self._look()
             self._looked_at, self._cpu = time.monotonic(), time.process_time()
 
