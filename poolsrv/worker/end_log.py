@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ..core.event_loop import EventLoop
 from ..core.processes import describe_exit
 from ..net.addresses import format_peer
 from ..net.programs import Child
@@ -18,17 +17,11 @@ MOST_PROGRAMS: Final = 4  # that the line of a connection shows: its latest ones
 class EndLog:
     """Logs each connection of one listener at its end, with its programs, and a program that ends after it."""
 
-    def __init__(self, listener: str, loop: EventLoop) -> None:
+    def __init__(self, listener: str) -> None:
         self._listener = listener
-        self._loop = loop
-        self._opened: dict[int, float] = {}  # by id, on the loop's clock
         self._programs: dict[int, list[Child]] = {}  # the latest that have ended, of open connections
         self._counts: dict[int, int] = {}  # of those
         self._left: dict[Child, tuple[int, str]] = {}  # running programs of closed connections: id and peer
-
-    def opened(self, connection: Connection) -> None:
-        """A connection has been taken."""
-        self._opened[connection.id] = self._loop.now
 
     def program_ended(self, child: Child, connection: Connection | None) -> None:
         """A program has been reaped.
@@ -46,13 +39,13 @@ class EndLog:
                 "after its end, %s", _described(child), extra={"programs": [_record(child)]}
             )
 
-    def closed(self, connection: Connection, reason: str, running: Sequence[Child]) -> None:
+    def closed(self, connection: Connection, duration: float, reason: str, running: Sequence[Child]) -> None:
         """A connection's descriptor is closed.
 
+        :param duration: seconds from its accept.
         :param running: its programs that have not ended.
         """
         number = connection.id
-        duration = max(self._loop.now - self._opened.pop(number), 0.0)
         ended, count = self._programs.pop(number, []), self._counts.pop(number, 0)
         peer = format_peer(connection.peer)
         self._left |= dict.fromkeys(running, (number, peer))

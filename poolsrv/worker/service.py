@@ -103,7 +103,7 @@ class Service:
         self._handshake_message = Throttle(HANDSHAKE_LOG_INTERVAL)
         # For those that are over their lifetime and may finish: as in a worker that is to end.
         self._last_call: Deadlines[Connection] = Deadlines(loop, owner.graceful_timeout, _always, _out_of_time)
-        self._end_log = EndLog(config.name, loop) if config.log_connections else None
+        self._end_log = EndLog(config.name) if config.log_connections else None
         self._deadlines: list[Deadlines[Connection]] = []  # that begin with a connection
         if config.first_byte_timeout:
             self._deadlines.append(
@@ -125,8 +125,6 @@ class Service:
         else:
             connection = self._open_over_tls(accepted, name, self._server_tls)
         self.connections[accepted.id] = connection
-        if self._end_log is not None:
-            self._end_log.opened(connection)
         connection._accepted_at = accepted_at = accepted.accepted_at
         waited = self.loop.now - accepted_at
         handed_over = self._handed_over  # as observe() does: here and in closed(), a call more would be felt
@@ -165,11 +163,11 @@ class Service:
                 deadlines.discard(connection)
         self.bytes_in += connection.bytes_in
         self.bytes_out += connection.bytes_out
-        if self._end_log is not None:
-            self._end_log.closed(connection, reason, running)
         duration, durations = self.loop.now - connection._accepted_at, self._durations
         durations.counts[bisect_left(BOUNDS, duration)] += 1
         durations.sum += duration
+        if self._end_log is not None:
+            self._end_log.closed(connection, duration, reason, running)
         self._owner.connection_closed(connection.id)
 
     def first_byte(self, connection: Connection) -> None:
