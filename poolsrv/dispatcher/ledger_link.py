@@ -93,13 +93,12 @@ class LedgerLink:
         """
         if not self._is_supported:
             return
-        changed = [
-            (series, _progress(amount))
-            for series, amount in self._ledger.own().items()
-            if _progress(amount) != self._told.get(series, 0)
-        ]
         own = self._ledger.own()
-        progress = {_key(series): (series, reached) for series, reached in changed}
+        progress = {
+            _key(series): (series, reached)
+            for series, amount in own.items()
+            if (reached := _progress(amount)) != self._told.get(series, 0)
+        }
         try:
             for piece in in_pieces((key, _as_json(own[series])) for key, (series, _) in progress.items()):
                 self._link.send("alive", counted=piece)
