@@ -7,7 +7,7 @@ from pathlib import Path
 from .environment import which
 from .peers import POOLSRV, poolsrv_command, poolsrv_config
 from .servers import Launch, Peer
-from .web import WEB_USER
+from .web import nginx_command
 
 SMALL, LARGE = 1024, 100 << 20  # bytes
 
@@ -47,30 +47,9 @@ def _lighttpd(directory: Path, port: int) -> Launch:
 
 def _nginx(directory: Path, port: int) -> Launch:
     make_files(directory)
-    user = f"user {WEB_USER};\n" if os.geteuid() == 0 else ""
-    temporary = "".join(
-        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return Launch(
+        [nginx_command(directory, port, "sendfile on;\ntypes { text/plain txt; }", f"    root {directory}/htdocs;")]
     )
-    (directory / "nginx.conf").write_text(
-        f"""\
-{user}daemon off;
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log stderr crit;
-events {{ worker_connections 1024; }}
-http {{
-{temporary}access_log off;
-sendfile on;
-keepalive_requests 1000000000;
-types {{ text/plain txt; }}
-server {{
-    listen 127.0.0.1:{port};
-    root {directory}/htdocs;
-}}
-}}
-"""
-    )
-    return Launch([[str(which("nginx")), "-p", str(directory), "-e", "stderr", "-c", "nginx.conf"]])
 
 
 def file_servers() -> list[Peer]:

@@ -102,8 +102,12 @@ def _apache(directory: Path, port: int) -> Launch:
     return Launch([[str(which("apache2")), "-DFOREGROUND", "-f", str(directory / "apache.conf")]])
 
 
-def _nginx(directory: Path, port: int) -> Launch:
-    make_programs(directory)
+def nginx_command(directory: Path, port: int, http: str, location: str) -> list[str]:
+    """Write a config for nginx with one process; the command that runs it.
+
+    :param http: further directives of its `http` block.
+    :param location: the content of its `server` block.
+    """
     user = f"user {WEB_USER};\n" if os.geteuid() == 0 else ""
     temporary = "".join(
         f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -118,9 +122,24 @@ events {{ worker_connections 1024; }}
 http {{
 {temporary}access_log off;
 keepalive_requests 1000000000;
-fastcgi_max_temp_file_size 0;
+{http}
 server {{
     listen 127.0.0.1:{port};
+{location}
+}}
+}}
+"""
+    )
+    return [str(which("nginx")), "-p", str(directory), "-e", "stderr", "-c", "nginx.conf"]
+
+
+def _nginx(directory: Path, port: int) -> Launch:
+    make_programs(directory)
+    nginx = nginx_command(
+        directory,
+        port,
+        "fastcgi_max_temp_file_size 0;",
+        f"""\
     location /cgi-bin/ {{
         fastcgi_pass unix:{directory}/fcgi.sock;
         fastcgi_param GATEWAY_INTERFACE CGI/1.1;
@@ -130,17 +149,12 @@ server {{
         fastcgi_param SCRIPT_NAME $fastcgi_script_name;
         fastcgi_param SCRIPT_FILENAME {directory}$fastcgi_script_name;
         fastcgi_param DOCUMENT_ROOT {directory};
-    }}
-}}
-}}
-"""
+    }}""",
     )
     # fcgiwrap runs one program at a time in each of its processes, so there are as many as connections. The umask opens
     # its socket to nginx's user.
     wrap = f"umask 0; exec {which('fcgiwrap')} -c 16 -s unix:{directory}/fcgi.sock"
-    return Launch(
-        [["/bin/sh", "-c", wrap], [str(which("nginx")), "-p", str(directory), "-e", "stderr", "-c", "nginx.conf"]]
-    )
+    return Launch([["/bin/sh", "-c", wrap], nginx])
 
 
 def _http_server(directory: Path, port: int) -> Launch:
