@@ -13,15 +13,15 @@ What no reader takes stays in the connection, and `unread` says how much that is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import msgspec
 
 from poolsrv import PIPE, Connection, Stream
 
-from .decoders import BodyLimits, ChunkedDecoder, LengthDecoder, body_decoder
-from .framing import CONTINUE
+from .arrival import BodyArrival
+from .decoders import BodyLimits, ChunkedDecoder, body_decoder
+from .feed import Feed
 from .head import RequestError, RequestHead
 from .rest import REST_LIMIT, Rest
 from .shared import Shared
@@ -32,36 +32,23 @@ __all__ = ["RequestBody"]
 
 LINES_PER_TURN = 256  # of a chunked body, two to a chunk: a chunk may be of one byte, and others wait for their turn
 
-# Of a body with a Content-Length, what has to be here before it is ready.
-LEAST_FIRST = 16384  # bytes, where spool_memory is less
-READ_AHEAD = 262144  # bytes, where it is more: the engine keeps no more of what has come
-FAST_FIRST = 65536  # bytes, of a client that has sent them
-FAST_TIME = 8.0  # within so many seconds
-
 Callback = Callable[[], object]
 
 
-class RequestBody:
+class RequestBody(BodyArrival):
     """The body of one request, empty where it has none.
 
     A body that is too large, malformed or too slow is refused by the library; then its reader is not called again, and
     the response's `on_cancel` is.
 
-    :ivar length: bytes, decoded; None where the request has no body. Of a chunked body only right once all has come.
     :ivar is_idle: the request has no body, and no reader has asked for it: nothing comes, and nothing is to be stopped.
     """
 
     __slots__ = (
-        "_began",
         "_busy",
-        "_conn",
-        "_continued",
-        "_decoder",
         "_done",
-        "_end",
-        "_limits",
+        "_feed",
         "_on_data",
-        "_on_fed",
         "_paused",
         "_ready",
         "_refused",
@@ -69,12 +56,9 @@ class RequestBody:
         "_shared",
         "_spool",
         "_stalled",
-        "_target",
         "_turn_due",
         "_watch",
-        "_when_fed",
         "is_idle",
-        "length",
     )  # fmt: skip
 
     def __init__(
@@ -90,13 +74,12 @@ class RequestBody:
         :param stalled: called when no more of it has come for `body_timeout`.
         :raises RequestError: it is not acceptable: 411, 413.
         """
-        self._decoder: LengthDecoder | ChunkedDecoder = body_decoder(head, shared.body_limits)
-        self._conn = conn
+        BodyArrival.__init__(self, conn, head, body_decoder(head, shared.body_limits))
         self._shared = shared
         self._refused = refused
         self._stalled = stalled
         self._spool: Spool | None = None
-        self._target: Stream | None = None
+        self._feed: Feed | None = None
         self._watch: Watch | None = None
         self._ready: Callback | None = None  # called once the first part is here
         self._on_data: Callable[[bytes], object] | None = None
@@ -104,15 +87,8 @@ class RequestBody:
         self._paused = False
         self._busy = False  # taking in; the reader is being called
         self._turn_due = False
-        self._on_fed: Callback | None = None  # the reader's
-        self._when_fed: Callback | None = None  # the response's
         self._rest: Rest | None = None
-        self.length = head.content_length
-        # Where in the connection's input it ends, counted as bytes_in is.
-        self._end = self._position() + (self.length or 0) if self.length or head.chunked else 0
         self.is_idle = not self.length and not head.chunked
-        self._began = time.monotonic()
-        self._continued = not head.expect_continue
 
     # --- what a reader calls
 
@@ -170,7 +146,7 @@ class RequestBody:
             ready()
         elif self.is_chunked:
             self.collect(ready)
-        elif self._has_enough():
+        elif self._has_first_part(self._shared.options.spool_memory):
             ready()
         else:
             self._ready = ready
@@ -194,53 +170,35 @@ class RequestBody:
 
         :param fed: called when the stream has all of it, or takes no more.
         """
-        conn, length = self._conn, self.length or 0
+        length = self.length or 0
         self.is_idle = False
-        self._target = target
-        self._on_fed = fed
-        target.on_close = self._on_target_closed
+        self._feed = feed = Feed(target, fed)
         if self._spool is not None:
-            target.send(self._spool.contents())
-            target.close()
+            feed.close(self._spool.contents())
         elif self.is_here:
-            target.send(conn.recv(length))
-            target.close()
+            feed.close(self._conn.recv(length))
         else:
             self.ask()
             self._watch_it()
-            conn.relay_to(target, length, self._relayed)
+            self._conn.relay_to(target, length, self._relayed)
 
     def drop(self) -> None:
         """Take no more of it. What its reader has not taken is thrown away."""
         if self.is_idle:
             return
-        fed = self._when_fed
+        on_over = self._feed.on_over if self._feed is not None else None
         self.stop()
-        if fed is not None:
-            fed()
-
-    def ask(self) -> None:
-        """Say to a client that waits for it that the body is wanted (RFC 9110 section 10.1.1)."""
-        if not self._continued:
-            self._continued = True
-            self._conn.send(CONTINUE)
-
-    @property
-    def is_chunked(self) -> bool:
-        """Whether its length is known only at its end."""
-        return isinstance(self._decoder, ChunkedDecoder)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether all of it has come."""
-        if isinstance(self._decoder, ChunkedDecoder):
-            return self._decoder.done
-        return self._conn.bytes_in >= self._end
+        if on_over is not None:
+            on_over()
 
     @property
     def is_being_taken(self) -> bool:
         """Whether it is on its way to its reader."""
-        return self._target is not None or self._done is not None
+        return self._done is not None or self._is_fed_to_a_stream
+
+    @property
+    def _is_fed_to_a_stream(self) -> bool:
+        return self._feed is not None and not self._feed.is_over
 
     @property
     def is_awaited(self) -> bool:
@@ -266,20 +224,12 @@ class RequestBody:
             if not self._turn_due and not self._busy:
                 self._take()
         elif self._ready is not None:
-            if self._has_enough():
+            if self._has_first_part(self._shared.options.spool_memory):
                 ready, self._ready = self._ready, None
                 self._watch_no_more()
                 ready()
             elif self._conn.eof:
                 self._conn.abort("client closed within a body")
-
-    def _has_enough(self) -> bool:
-        """Whether the first part of a body with a Content-Length is here, in the connection's buffer."""
-        length = self.length or 0
-        here = self._conn.bytes_in - (self._end - length)
-        if here >= FAST_FIRST and time.monotonic() - self._began < FAST_TIME:
-            return True
-        return here >= min(length, max(self._shared.options.spool_memory, LEAST_FIRST), READ_AHEAD)
 
     def _take(self) -> None:
         self._busy = True
@@ -291,7 +241,7 @@ class RequestBody:
     def _take_pieces(self) -> None:
         conn, decoder = self._conn, self._decoder
         # After the end of the stream no further call comes for what is left.
-        while self._done is not None and not self._paused and not decoder.done and (data := self._receive(decoder)):
+        while self._done is not None and not self._paused and not decoder.done and (data := self._receive()):
             try:
                 piece = decoder.feed(data, LINES_PER_TURN)
                 if self._spool is not None:
@@ -314,11 +264,6 @@ class RequestBody:
         elif conn.eof:
             conn.abort("client closed within a body")
 
-    def _receive(self, decoder: LengthDecoder | ChunkedDecoder) -> bytes:
-        if isinstance(decoder, LengthDecoder):
-            return self._conn.recv(min(decoder.remaining, 65536))
-        return self._conn.recv()
-
     def _go_on_later(self) -> None:
         self._turn_due = True
         self._conn.call_soon(self._go_on)
@@ -330,48 +275,38 @@ class RequestBody:
 
     def _all_taken(self) -> None:
         if isinstance(self._decoder, ChunkedDecoder):
-            self._end = self._position()
-            self.length = self._decoder.received
+            self._has_ended(self._decoder.received)
         self._watch_no_more()
         done, self._done, self._on_data = self._done, None, None
         if done is not None:
             done()
 
     def _relayed(self, moved: int) -> None:
-        target = self._target
         self._watch_no_more()
-        if target is None:
+        if self._feed is None or self._feed.is_over:
             return
         if self._position() < self._end and self._conn.eof:
             # An end of file would tell a program that what it has got is all. It is ended with the connection.
             self._conn.abort("client closed within a body")
         else:
-            target.close()
-
-    def _on_target_closed(self, target: Stream, error: BaseException | None) -> None:
-        if target is not self._target:
-            return
-        self._target = None
-        for callback in (self._on_fed, self._when_fed):
-            if callback is not None:
-                callback()
+            self._feed.close()
 
     # --- what the response calls
 
     def when_fed(self, callback: Callback) -> bool:
         """True: `callback()` comes when the target has it all, or takes no more. False: it is not being relayed."""
-        if self._target is None:
+        if self._feed is None or self._feed.is_over:
             return False
-        self._when_fed = callback
+        self._feed.on_over = callback
         return True
 
     def stop(self) -> None:
         """Its reader gets no more of it. What has not been taken is in the connection."""
         self._watch_no_more()
-        self._ready = self._done = self._on_data = self._on_fed = self._when_fed = None
-        target, self._target = self._target, None
-        if target is not None:
-            target.abort()
+        self._ready = self._done = self._on_data = None
+        if self._feed is not None:
+            self._feed.abort()
+            self._feed = None
         self.forget()
 
     def forget(self) -> None:
@@ -402,31 +337,12 @@ class RequestBody:
         unread = self.unread
         if unread is None or self._done is not None or self.is_here or not self._continued or self._conn.eof:
             return False
-        return unread <= REST_LIMIT or self._target is not None
+        return unread <= REST_LIMIT or self._is_fed_to_a_stream
 
     def throw_away(self) -> None:
         """Take what is here, unless it has a reader."""
         while not self.is_being_taken and (unread := self.unread) and self._conn.recv(unread):
             pass
-
-    @property
-    def may_go_on(self) -> bool:
-        """Whether the place of the next request is known: all is here, and the client does not wait to be asked for it.
-
-        A client that waits for 100 and gets another answer may send the body or not (RFC 9110 section 10.1.1).
-        """
-        return self.is_here and self._continued
-
-    @property
-    def unread(self) -> int | None:
-        """Bytes of it that have not been taken from the connection; None while chunks are still to come."""
-        if isinstance(self._decoder, ChunkedDecoder) and not self._decoder.done:
-            return None
-        return max(self._end - self._position(), 0) if self._end else 0
-
-    def _position(self) -> int:
-        """How much of the connection's input has been taken."""
-        return self._conn.bytes_in - len(self._conn.peek())
 
     # --- its timeout
 
@@ -443,7 +359,7 @@ class RequestBody:
         """What must change within `body_timeout`. None where it is the reader that is slow."""
         if self._paused or self._conn.relay_waits:
             return None
-        if self._target is None and self._on_data is None:
+        if self._on_data is None and not self._is_fed_to_a_stream:
             return self._conn.bytes_in
         # Its reader waits for it: a byte now and then is not enough.
         options = self._shared.options
