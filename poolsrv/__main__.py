@@ -16,10 +16,10 @@ def main() -> NoReturn:
     if len(arguments) == 2 and arguments[0] in ("--config", "-c") and not arguments[1].startswith("-"):
         # This is how servers are started: without the command line's parser, the supervisor needs less memory.
         from .core import logs
-        from .supervisor import process
+        from .supervisor import start
 
         logs.set_up()
-        process.run(arguments[1], None)
+        start.run(arguments[1], None)
     from .cli import main
 
     main.main()

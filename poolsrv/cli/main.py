@@ -161,7 +161,7 @@ def cli(ctx: click.Context, config: Path | None, log_level: str | None, dev: boo
         from . import dev_mode
 
         dev_mode.start_for_config(config)
-    from ..supervisor.process import run
+    from ..supervisor.start import run
 
     run(os.fspath(config), log_level)
 

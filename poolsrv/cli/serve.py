@@ -115,7 +115,7 @@ def serve(ctx: click.Context, arguments: Arguments, options: Mapping[str, Any]) 
 
 def _run(ctx: click.Context, arguments: Arguments, dev: bool, log_level: str | None) -> NoReturn:
     from ..config.arguments import to_fields
-    from ..supervisor.process import run
+    from ..supervisor.start import run
 
     fields = to_fields(arguments)
     if (size := len(json.dumps(fields))) > _MOST:

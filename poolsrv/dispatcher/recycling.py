@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..core import procfs
+from ..core.event_loop import EventLoop, Timer
 from ..ipc.worker_channel import SERVING
 from .worker_slot import WorkerSlot
+
+log = logging.getLogger("poolsrv.pool")
 
 JITTER: Final = 0.1  # a part of recycle_after_connections, so that not all workers are replaced at once
 MEMORY_CHECK_INTERVAL: Final = 2.0  # seconds
@@ -31,3 +35,44 @@ def largest_above(slots: Iterable[WorkerSlot], limit: int) -> tuple[WorkerSlot, 
     sizes = [(usage.memory, slot) for usage, slot in used if usage is not None]
     size, slot = max(sizes, key=lambda entry: entry[0], default=(0, None))
     return (slot, size) if slot is not None and size > limit else None
+
+
+class MemoryCheck:
+    """Recycles the largest worker above ``max_worker_memory``; one at a time.
+
+    :param slots: those of the pool, as they are at each check.
+    :param limit: bytes; 0: there is none.
+    """
+
+    def __init__(
+        self, loop: EventLoop, slots: Iterable[WorkerSlot], limit: int, recycle: Callable[[WorkerSlot], object]
+    ) -> None:
+        self._loop = loop
+        self._slots = slots
+        self._limit = limit
+        self._recycle = recycle
+        self._timer: Timer | None = None
+
+    def begin(self) -> None:
+        """Begin to check."""
+        if self._limit:
+            self._timer = self._loop.call_later(MEMORY_CHECK_INTERVAL, self._check)
+
+    def end(self) -> None:
+        """Check no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _check(self) -> None:
+        self.begin()
+        found = largest_above(self._slots, self._limit)
+        if found is not None:
+            slot, size = found
+            log.info(
+                "worker %d (pid %d) has %d MiB of memory, more than max_worker_memory: recycling it",
+                slot.index,
+                slot.pid,
+                size >> 20,
+                extra={**slot.tags, "reason": "max_worker_memory"},
+            )
+            self._recycle(slot)

@@ -21,23 +21,21 @@ from typing import Final
 
 from ..config.model import MOST_WORKERS
 from ..core import forked_copies, logs, processes, procfs, signals
-from ..core.cgroups import OomCounter
 from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
-from ..core.processes import describe_exit
 from ..core.stack_dump import StackDumpFile
 from ..core.titles import set_title
 from ..core.words import counted
 from ..ipc import figures
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import DRAINING, EXIT_START_FAILED, SERVING, DispatcherEnd
-from ..net.programs import Child
 from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
 from . import back_off, recycling
 from .dispatcher import Dispatcher
 from .exclusive import ExclusiveWorkers
 from .hang_watchdog import HangWatchdog
+from .worker_ends import WorkerEnds
 from .worker_slot import EMPTY, STARTING, WorkerSlot
 
 log = logging.getLogger("poolsrv.pool")
@@ -84,24 +82,24 @@ class WorkerManager:
         self._to_start: list[WorkerSlot] = list(slots)
         plugins = [plugin for listener in server.listeners for plugin in listener.hooks.plugins]
         self._watchdog = HangWatchdog(loop, self.by_pid, self._config.hang_timeout, plugins)
+        self._memory_check = recycling.MemoryCheck(loop, slots, self._config.max_worker_memory, self._recycle)
         self._start_errors = ToldOnce()
         self._was_ready = False
-        self._cpu_of_ended = 0.0  # seconds, of workers that have ended
         self._stopping = False
-        self._oom = OomCounter()
+        self._ends = WorkerEnds(server.listeners, dispatcher.ledger)
         self._min_workers = max(one.config.first_worker + (one.config.workers or 1) for one in server.listeners)
         self._exclusive = ExclusiveWorkers(server.listeners, self.by_pid, self._has_leftovers, claim, released)
 
     def begin(self) -> None:
         """Begin to watch the workers."""
         self._watchdog.begin()
-        if self._config.max_worker_memory:
-            self._loop.call_later(recycling.MEMORY_CHECK_INTERVAL, self._check_memory)
+        self._memory_check.begin()
         self._exclusive.claim_if_due(self.slots)
 
     def stop(self) -> None:
         """Start no more workers."""
         self._stopping = True
+        self._memory_check.end()
 
     # --- forking
 
@@ -299,23 +297,6 @@ class WorkerManager:
             self._dispatcher.replace(slot, successor)
             self._to_start.append(successor)
 
-    def _check_memory(self) -> None:
-        """Recycle the largest worker above ``max_worker_memory``; one at a time."""
-        self._loop.call_later(recycling.MEMORY_CHECK_INTERVAL, self._check_memory)
-        if self._stopping:
-            return
-        found = recycling.largest_above(self.slots, self._config.max_worker_memory)
-        if found is not None:
-            slot, size = found
-            log.info(
-                "worker %d (pid %d) has %d MiB of memory, more than max_worker_memory: recycling it",
-                slot.index,
-                slot.pid,
-                size >> 20,
-                extra={**slot.tags, "reason": "max_worker_memory"},
-            )
-            self._recycle(slot)
-
     # --- reaping
 
     def reap(self) -> None:
@@ -355,15 +336,13 @@ class WorkerManager:
         del self.by_pid[pid]
         self._watchdog.remove(pid)
         lost = self._dispatcher.worker_ended(slot)
-        self._cpu_of_ended += rusage.ru_utime + rusage.ru_stime
-        self._dispatcher.ledger.add(figures.WORKER_ENDS, how=_kind_of_end(returncode))
-        how = self._describe_end(returncode, os.WCOREDUMP(status))
+        how = self._ends.count(status, rusage)
         losing = f", {counted(lost, 'connection is', 'connections are')} lost" if lost else ""
         starting = " while starting" if before == STARTING else ""
         level = logging.INFO if returncode == 0 and not starting else logging.ERROR
         tags = {"worker": slot.index, "worker_pid": pid, "reason": how}
         log.log(level, "worker %d (pid %d) %s%s%s", slot.index, pid, how, starting, losing, extra=tags)
-        self._tell_plugins(pid, returncode, rusage)
+        self._ends.tell_plugins(pid, returncode, rusage)
         if slot.leaving:
             self._dispatcher.forget(slot)
         elif not self._stopping:
@@ -374,11 +353,6 @@ class WorkerManager:
         """One of them may say that the worker serves."""
         while self._on_report(slot):
             pass
-
-    def _describe_end(self, returncode: int, dumped_core: bool) -> str:
-        if returncode == -signal.SIGKILL and self._oom.has_killed():
-            return f"{describe_exit(returncode)} by the kernel, out of memory"
-        return describe_exit(returncode) + (" (core dumped)" if dumped_core else "")
 
     def _restart(self, slot: WorkerSlot, while_starting: bool, served: float, how: str, returncode: int) -> None:
         """Start a new worker in the slot, now or later."""
@@ -392,21 +366,10 @@ class WorkerManager:
             slot.early_exits = 0
             self._to_start.append(slot)
 
-    def _tell_plugins(self, pid: int, returncode: int, rusage: resource.struct_rusage) -> None:
-        child = Child(pid, "worker")
-        child.reaped(returncode, rusage)
-        for listener in self._server.listeners:
-            if listener.hooks.on_child_exit is not None:
-                try:
-                    listener.hooks.on_child_exit(child, None)
-                except BaseException:
-                    name = listener.config.name
-                    log.exception("%s: a wrapper of on_child_exit failed", name, extra={"listener": name})
-
     def update_ledger(self) -> None:
         """Enter the CPU time of the workers, with that of programs that they have waited for."""
         running = [used.cpu + used.children_cpu for pid in self.by_pid if (used := procfs.usage(pid)) is not None]
-        self._dispatcher.ledger.raise_to(figures.CPU, self._cpu_of_ended + sum(running))
+        self._dispatcher.ledger.raise_to(figures.CPU, self._ends.cpu + sum(running))
 
     # --- signals
 
@@ -437,8 +400,3 @@ class WorkerManager:
         if slot.pid == pid:
             log.error("worker %d (pid %d) does not end: killing it", slot.index, pid, extra=slot.tags)
             os.kill(pid, signal.SIGKILL)
-
-
-def _kind_of_end(returncode: int) -> str:
-    """A label for how a worker has ended; the log has the details."""
-    return "killed" if returncode < 0 else "failed" if returncode else "exited"

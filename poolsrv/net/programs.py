@@ -36,6 +36,8 @@ log = logging.getLogger("poolsrv.children")
 PIPE: Final = -1  # in the place of a descriptor: a pipe, of which this side is a Stream
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
+PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when their worker ends
+
 _RESET_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 _BELOW_LIMIT = {errno.ENOMEM, errno.EBADF, errno.EAGAIN}  # see _start_limited
@@ -195,6 +197,25 @@ class Reaper:
         if stderr == PIPE:
             child.stderr = Pipe(self._loop, ours.pop(), owner)
         return child
+
+    def kill_all(self) -> None:
+        """Send KILL to every program's group."""
+        for child in self.running.values():
+            child.kill()
+
+    def end_all(self, grace: float) -> None:
+        """Send TERM to every program's group, and KILL after ``grace`` seconds. Turn the loop until it has reaped them.
+
+        A program that can't be killed, since it sleeps in the kernel, is given up after one more second.
+        """
+        loop = self._loop
+        for child in self.running.values():
+            child.terminate(grace)
+        # Those of connections that were aborted have been told to end before, with a longer grace.
+        loop.call_later(grace, self.kill_all)
+        deadline = loop.now + grace + 1.0
+        while self.running and loop.now < deadline:
+            loop.turn(0.2)
 
     def watch(self, child: Child, on_exit: Callable[[Child], object]) -> None:
         """Call ``on_exit(child)`` once the child has ended and been reaped.

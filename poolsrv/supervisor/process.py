@@ -22,25 +22,23 @@ another version, after an upgrade.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from ..core import logs, processes, procfs, signals
-from ..core.dumpable import set_dumpable
+from ..core import logs, processes, signals
 from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
-from ..core.listening_sockets import ListeningSocket, given_sockets
+from ..core.listening_sockets import ListeningSocket
 from ..core.processes import describe_exit
 from ..core.procfs import seconds_since_boot
 from ..core.systemd import Notifier
-from ..core.titles import set_title
 from ..ipc.pool_link import Message
 from ..ipc.pool_protocol import LEAVING, SEALED, SERVING, STARTING
+from .children import Children
 from .counts import Counts
 from .exclusive_right import ExclusiveRight
 from .pool import EXIT_FAILED, PoolProcess, leaving, stop_oldest
@@ -53,7 +51,6 @@ log = logging.getLogger("poolsrv.supervisor")
 
 SLOW_START: Final = 5.0  # seconds of a start after which HUP ends it: a plugin's import may hang
 SLOWER: Final = 2.0  # a start is slow only if it takes this many times as long as the last one
-ORPHANS_TIMEOUT: Final = 4.0  # seconds that workers have to end by themselves after their dispatcher was killed
 WATCHDOG_SHARE: Final = 3  # signs of life for each interval of the service manager's watchdog
 STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -78,8 +75,6 @@ class Supervisor:
         self._arguments = arguments
         self._level = level
         self._started_at, self._began = time.time(), seconds_since_boot()
-        # Children inherited over an exec (a shell's "exec poolsrv") are not ours: they are never killed.
-        self._not_ours = procfs.children_of_this_process()
         self._signals = signals.SignalPipe(
             (*STOPS, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
         )
@@ -90,8 +85,9 @@ class Supervisor:
         self._counts = Counts(self._loop)
         self._restarts = Restarts(self._loop, self._start_again)
         self._reloads = Reloads(self._notifier)
-        self._exclusive = ExclusiveRight(lambda: bool(procfs.children_of_this_process() - self._known_children()))
         self._pools: dict[int, PoolProcess] = {}  # by pid
+        self._children = Children(self._loop, self._pools.keys())
+        self._exclusive = ExclusiveRight(self._children.has_orphans)
         self._current: PoolProcess | None = None  # the pool that serves
         self._candidate: PoolProcess | None = None  # the pool that is to serve next
         self._generation = 0
@@ -288,25 +284,21 @@ class Supervisor:
     # --- pools that end
 
     def _reap(self) -> None:
-        for pid, status in processes.reaped():
-            self._not_ours.discard(pid)
+        for pid, returncode in self._children.reaped():
             pool = self._pools.get(pid)
             if pool is not None:
-                self._loop.guarded(self._pool_ended, pool, os.waitstatus_to_exitcode(status))
+                self._loop.guarded(self._pool_ended, pool, returncode)
         if not self._stopping:
             self._exclusive.review()
         elif not self._pools:
             self._ended = True
-
-    def _known_children(self) -> set[int]:
-        return self._not_ours | self._pools.keys()
 
     def _pool_ended(self, pool: PoolProcess, returncode: int) -> None:
         pool.ended()
         self._counts.ended(pool)
         del self._pools[pool.pid]
         if returncode != 0:
-            self._loop.call_later(ORPHANS_TIMEOUT, self._kill_orphans)
+            self._children.kill_orphans_later()
         if pool is self._candidate:
             self._candidate = None
             self._candidate_ended(pool, returncode)
@@ -369,12 +361,6 @@ class Supervisor:
         log.error("no pool serves, connections wait: next try in %.1f s", delay)
         self._restarts.later(delay)
 
-    def _kill_orphans(self) -> None:
-        """Kill what a dead dispatcher has left: its workers and programs are this process's children (subreaper)."""
-        if processes.kill_children(self._known_children()):
-            # Their own children are adopted only once they have ended.
-            self._loop.call_later(0.1, self._kill_orphans)
-
     # --- stopping
 
     def _stop(self, why: str) -> None:
@@ -399,7 +385,7 @@ class Supervisor:
     def _finish(self) -> None:
         """All pools have ended: leave nothing of theirs behind."""
         self._resources.close_sockets()
-        processes.kill_until_none(self._loop, ORPHANS_TIMEOUT, self._reap, spare=self._not_ours)
+        self._children.kill_all(self._reap)
         self._resources.close()
         self._loop.close()
         if self._stopping:
@@ -423,28 +409,3 @@ class Supervisor:
             "last_reload": self._reloads.last,
             "leaving": leaving(self._pools.values()),
         }
-
-
-def run(config: str, level: str | None, arguments: Mapping[str, Any] | None = None) -> NoReturn:
-    """Serve until stopped, and end the process.
-
-    Exit codes: 0 after a stop; if the server could not start, 1, or 2 for an error in the config.
-
-    :param config: the config file, or the command whose arguments are the config.
-    :param level: the lowest level to log; None: what the config says.
-    :param arguments: these arguments, as JSON has them.
-    """
-    set_dumpable(False)
-    logs.set_role("supervisor")
-    set_title("supervisor")
-    try:
-        given = given_sockets()  # before close_on_exec_from makes all descriptors look like this process's own
-    except ValueError as error:
-        logs.say([f"poolsrv: {error}"])
-        os._exit(EXIT_FAILED)
-    processes.close_on_exec_from(3)
-    gc.enable()
-    code = Supervisor(config, level, given, arguments).run()
-    logging.shutdown()
-    # At once: a signal that comes while the interpreter shuts down must not change how the server has ended.
-    os._exit(code)

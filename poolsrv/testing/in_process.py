@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from ..core.event_loop import EventLoop
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import AcceptedConnection
-from ..net.programs import Child, Reaper
+from ..net.programs import PROGRAM_GRACE, Child, Reaper
 from ..worker.admission_client import AdmissionClient
 from ..worker.blocking_threads import BlockingThreads
 from ..worker.connection import Connection
@@ -30,7 +30,6 @@ from .clock import ClockedLoop
 log = logging.getLogger("poolsrv.worker")
 
 LOCAL: Final = ("127.0.0.1", 7007)  # where clients have connected to, as plugins see it
-PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
 _LINGER_SIZE: Final = 8  # of struct linger
 
 
@@ -184,16 +183,8 @@ class InProcessWorker:
         while self.service.connections:
             self.loop.turn(0.0)
         self._call_hook("on_worker_stop")
-        for child in self.reaper.running.values():
-            child.terminate(PROGRAM_GRACE)
-        self.loop.call_later(PROGRAM_GRACE, self._kill_programs)
-        while self.reaper.running:
-            self.loop.turn(0.2)
+        self.reaper.end_all(PROGRAM_GRACE)
         self.threads.close(wait=True)
-
-    def _kill_programs(self) -> None:
-        for child in self.reaper.running.values():
-            child.kill()
 
     def is_busy(self) -> bool:
         """Whether something outside of the loop is under way: a program, a thread, another stream; or what holds a

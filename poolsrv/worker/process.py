@@ -63,7 +63,6 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, 
 RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
 FULL_LOG_INTERVAL: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
 LONG_TURN: Final = 0.05  # seconds
-PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when the worker ends
 
 _original: Final = forked_copies.original
 
@@ -134,7 +133,7 @@ class WorkerProcess:
         self._received_in = -1  # the iteration of the loop, and when, in seconds of its clock
         self._received_at = 0.0
         self._full_message = Throttle(FULL_LOG_INTERVAL)
-        self._program_grace = PROGRAM_GRACE
+        self._program_grace = programs.PROGRAM_GRACE
 
     # --- its life
 
@@ -206,7 +205,7 @@ class WorkerProcess:
                     self._guarded("on_reopen_logs", callback)
             elif number == STOP_NOW_SIGNAL:
                 self._program_grace = 0.0
-                self._kill_programs()
+                self.reaper.kill_all()
                 self._stop_now("worker stop")
 
     def _drain(self) -> None:
@@ -244,28 +243,17 @@ class WorkerProcess:
         self.threads.close()
 
     def _end_programs(self) -> None:
-        """Send TERM, then KILL, to every program's group; then end all that this process has started or adopted."""
-        loop = self.loop
-        loop.after_turn = None
-        for child in self.reaper.running.values():
-            child.terminate(self._program_grace)
-        # Those of connections that were aborted have been told to end before, with a longer grace.
-        loop.call_later(self._program_grace, self._kill_programs)
-        deadline = loop.now + self._program_grace + 1.0
-        while self.reaper.running and loop.now < deadline:
-            loop.turn(0.2)
+        """End all that this process has started or adopted."""
+        self.loop.after_turn = None
+        self.reaper.end_all(self._program_grace)
         if self._exit_code == EXIT_DISPATCHER_GONE:
             # Otherwise the dispatcher adopts and ends what is left.
-            processes.kill_until_none(loop, 1.0, processes.reap_all)
+            processes.kill_until_none(self.loop, 1.0, processes.reap_all)
 
     def _program_exited(self, child: Child) -> None:
         """A program that belongs to no connection has been reaped."""
         for service in self._served:
             service.child_exited(child, None)
-
-    def _kill_programs(self) -> None:
-        for child in self.reaper.running.values():
-            child.kill()
 
     # --- the channel
 

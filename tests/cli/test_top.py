@@ -212,7 +212,7 @@ def test_without_a_terminal(server: ServerProcess) -> None:
 
 
 def test_rich_is_imported_by_nothing_else() -> None:
-    modules = "poolsrv.cli.main, poolsrv.cli.commands.status, poolsrv.supervisor.process, poolsrv.dispatcher.process"
+    modules = "poolsrv.cli.main, poolsrv.cli.commands.status, poolsrv.supervisor.start, poolsrv.dispatcher.process"
     code = f"import sys, {modules}; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=TIMEOUT).returncode == 0
 

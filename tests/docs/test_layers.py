@@ -114,7 +114,7 @@ def test_core_and_all_that_the_supervisor_imports_need_only_the_standard_library
     setproctitle is optional, and imported at the start.
     """
     edges = graph(PACKAGE, ENGINE_FILES)
-    supervisor = reachable("supervisor.process", edges)
+    supervisor = reachable("supervisor.start", edges)
     core = {module for module in edges if module.partition(".")[0] == "core"}
     assert {"core.event_loop", "ipc.pool_link", "ipc.pool_protocol", "supervisor.pool"} <= supervisor
     for file in ENGINE_FILES:
@@ -125,11 +125,11 @@ def test_core_and_all_that_the_supervisor_imports_need_only_the_standard_library
 
 def test_the_supervisor_imports_every_file_of_poolsrv_at_once() -> None:
     code = (
-        "import sys, poolsrv.supervisor.process\n"
+        "import sys, poolsrv.supervisor.start\n"
         "print(*(name.removeprefix('poolsrv.') for name in sys.modules if name.startswith('poolsrv.')))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    needed = reachable("supervisor.process", graph(PACKAGE, ENGINE_FILES))
+    needed = reachable("supervisor.start", graph(PACKAGE, ENGINE_FILES))
     assert needed <= set(result.stdout.split())
 
 

@@ -25,14 +25,14 @@ Serve = Callable[..., ServerProcess]
 def test_the_supervisor_imports_nothing_but_the_standard_library() -> None:
     """After an upgrade, a later import would mix two versions of something."""
     code = (
-        "import sys, poolsrv.supervisor.process\n"
+        "import sys, poolsrv.supervisor.start\n"
         "print([name for name, module in sys.modules.items()"
         " if 'site-packages' in (getattr(module, '__file__', None) or '')])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # site.py imports something itself, because of .pth files.
     bare = subprocess.run(
-        [sys.executable, "-c", code.replace(", poolsrv.supervisor.process", "")],
+        [sys.executable, "-c", code.replace(", poolsrv.supervisor.start", "")],
         capture_output=True,
         text=True,
         check=True,
