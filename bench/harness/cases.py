@@ -196,7 +196,12 @@ def _programs() -> list[Case]:
                 f"cgi-{name}",
                 f"CGI over HTTP: {text}",
                 f"{what} The program says hello and ends.",
-                [*web_servers(warm=name == "python"), measure.SPAWN_LOOP],
+                [
+                    *web_servers(warm=name == "python"),
+                    measure.SPAWN_LOOP,
+                    measure.CGI_LOOP,
+                    *([measure.FORK_LOOP] if name == "python" else []),
+                ],
                 partial(measure.cgi, program=file),
                 CGI_COLUMNS,
                 reference="lighttpd",

@@ -16,7 +16,7 @@ VENV = BENCH / ".venv"
 PYTHON = VENV / "bin" / "python"
 
 STATIC = {"cgi_static", "cgi_big"}  # CGI programs: without a dynamic linker, the server's cost is what remains
-PROGRAMS = ["load", "echo_min", "classic_pool", "passing_pool", "spawn_loop", "cgi_static", "cgi_big"]
+PROGRAMS = ["load", "echo_min", "classic_pool", "passing_pool", "spawn_loop", "cgi_loop", "cgi_static", "cgi_big"]
 
 # program -> Debian package
 PACKAGES = {

@@ -17,15 +17,17 @@ from .environment import BENCH, BUILD, PYTHON, which
 from .peers import poolsrv_command, poolsrv_config
 from .servers import Cores, Launch, NotAvailable, Peer, Server, free_port, on_cores, seconds_until_ready
 from .static import LARGE, SMALL
-from .web import make_programs
+from .web import make_programs, public_python
 
 Sample = dict[str, float]
 MIB = 1024 * 1024
 LEAST_CPU = 0.05  # seconds; below it the clock's ticks would dominate the quotient
 
 
-# Listed among the peers: no server can beat it on one core.
+# Listed among the peers: limits that no server can beat on one core.
 SPAWN_LOOP = Peer("spawn loop, no server", lambda _directory, _port: Launch([]))
+CGI_LOOP = Peer("spawn loop with all that CGI needs", lambda _directory, _port: Launch([]))
+FORK_LOOP = Peer("fork loop, no server", lambda _directory, _port: Launch([]))
 
 
 class RunFailed(Exception):
@@ -233,14 +235,14 @@ def roles_memory(peer: Peer, settings: Settings) -> Sample:
 def programs_per_connection(peer: Peer, settings: Settings) -> Sample:
     """One program for each connection, 16 at a time."""
     if peer is SPAWN_LOOP:
-        return spawn_loop(settings, "static")
+        return loop(peer, settings, "static")
     return under_load(peer, settings, mode="request", connections=16, min_bytes=6)
 
 
 def cgi(peer: Peer, settings: Settings, program: str) -> Sample:
     """A CGI program under wrk, with 16 connections that are kept alive if the server can do that."""
-    if peer is SPAWN_LOOP:
-        return spawn_loop(settings, program)
+    if peer in (SPAWN_LOOP, CGI_LOOP, FORK_LOOP):
+        return loop(peer, settings, program)
     with Server(peer, settings.cores) as server:
         _must_say_hello(server, f"/cgi-bin/{program}")
         return _under_wrk(server, settings, f"/cgi-bin/{program}")
@@ -337,13 +339,18 @@ def cgi_output(peer: Peer, settings: Settings, size: int) -> Sample:
             return _throughput(load.run(), server)
 
 
-def spawn_loop(settings: Settings, program: str) -> Sample:
-    """No server: start a program and wait for it, in a loop."""
-    total = settings.scale(4000, 200) // (10 if program == "script.py" else 1)  # an interpreter starts slowly
+def loop(peer: Peer, settings: Settings, program: str) -> Sample:
+    """No server: start a program, or fork for a script, and wait for it, in a loop."""
+    slow = program == "script.py" and peer is not FORK_LOOP  # an interpreter starts slowly
+    total = settings.scale(4000, 200) // (10 if slow else 1)
     with TemporaryDirectory() as directory:
         file = make_programs(Path(directory)) / program
+        if peer is FORK_LOOP:
+            command = [str(public_python()), str(BENCH / "peers" / "fork_loop.py")]
+        else:
+            command = [str(BUILD / ("cgi_loop" if peer is CGI_LOOP else "spawn_loop"))]
         done = subprocess.run(
-            [str(BUILD / "spawn_loop"), str(total), str(file)],
+            [*command, str(total), str(file)],
             capture_output=True,
             text=True,
             check=False,

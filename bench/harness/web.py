@@ -27,7 +27,7 @@ print("Content-Type: text/plain\\r\\nContent-Length: 6\\r\\n\\r\\nhello")
 """
 
 
-def _public_python() -> Path:
+def public_python() -> Path:
     """An interpreter that any user can run: some servers give up root, and a home directory may be closed to them."""
     public = [Path("/usr/bin/python3"), Path("/usr/local/bin/python3")]
     return next((path for path in public if path.exists()), PYTHON.resolve())
@@ -40,7 +40,7 @@ def make_programs(directory: Path) -> Path:
     shutil.copy(BUILD / "cgi_static", programs / "static")
     shutil.copy(BUILD / "cgi_big", programs / "big")
     (programs / "shell.sh").write_text(SHELL_SCRIPT)
-    (programs / "script.py").write_text(PYTHON_SCRIPT.format(python=_public_python()))
+    (programs / "script.py").write_text(PYTHON_SCRIPT.format(python=public_python()))
     for file in programs.iterdir():
         file.chmod(0o755)
     return programs
