@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .worker.connection import Connection
     from .worker.hookspecs import hookimpl
     from .worker.metrics import Counter, Gauge, Histogram, Metrics
+    from .worker.status_client import ServerReport
     from .worker.worker import Handle, Worker
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Histogram",
     "LineTooLong",
     "Metrics",
+    "ServerReport",
     "Stream",
     "Timer",
     "Worker",
@@ -54,6 +56,7 @@ _MODULES = {
     "Histogram": "worker.metrics",
     "LineTooLong": "errors",
     "Metrics": "worker.metrics",
+    "ServerReport": "worker.status_client",
     "Stream": "net.stream",
     "Timer": "core.event_loop",
     "Worker": "worker.worker",

@@ -38,6 +38,7 @@ class ListenerDraft:
     :ivar options: the options of those plugins that take any, by plugin name, once the plugins have been loaded.
     :ivar settings: what a command's arguments set, and is not one of the listener's own keys.
     :ivar marks: of those ``fields`` that plugins have set, not the file: which one, in words.
+    :ivar apart: whether its handler is to have a worker of its own.
     :ivar server_tls: its certificates, read; None without TLS, or if they have errors.
     """
 
@@ -52,6 +53,7 @@ class ListenerDraft:
         self.options: dict[str, msgspec.Struct] = {}
         self.settings: list[Setting] = []
         self.marks: dict[str, str] = {}
+        self.apart = False
         self.server_tls: ServerTls | None = None
 
     @property
@@ -154,9 +156,9 @@ def _finish_listener(listener: ListenerDraft, pool: PoolConfig, shares: bool) ->
         if "workers" not in fields:
             listener.marks["workers"] = "since it is exclusive"
         fields["workers"] = 1
-    elif not shares:
+    elif not shares and not listener.apart:
         fields["first_worker"] = 1
     if fields.get("workers") is not None:
         # With "auto" the machine decides how many workers there are: a listener that wants more gets all of them.
         fields["workers"] = min(fields["workers"], pool.workers - fields.get("first_worker", 0))
-    return ListenerConfig(name=listener.name, plugin_options=listener.tables, **fields)
+    return ListenerConfig(name=listener.name, plugin_options=listener.tables, apart=listener.apart, **fields)

@@ -26,6 +26,7 @@ LONGEST_TIME = 1_000_000_000  # seconds, 31 years: timers take no more
 MOST_DRAINING = 1000
 MOST_WORKERS = 1024  # a larger number is a typing error
 MOST_BACKLOG = 65535
+APART = -1  # the number of the worker for the listeners that no other worker serves
 LONGEST_KEEPALIVE = 32767  # seconds, MAX_TCP_KEEPIDLE of linux/tcp.h
 LONGEST_USER_TIMEOUT = 2_147_483  # seconds; tcp(7) has it in milliseconds, in an int
 HIGHEST_RATE = 1_000_000  # a second
@@ -160,7 +161,8 @@ class TlsTable(msgspec.Struct, frozen=True):
 
 
 class ListenerConfig(msgspec.Struct, frozen=True):
-    """One table ``[listeners.NAME]``. All members but ``name``, ``plugin_options`` and ``first_worker`` are its keys.
+    """One table ``[listeners.NAME]``. All members but ``name``, ``plugin_options``, ``first_worker`` and ``apart`` are
+    its keys.
 
     :ivar name: NAME.
     :ivar bind: the addresses that it listens on, at least one.
@@ -198,6 +200,8 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar tls: the certificates and settings of TLS; None: no TLS.
     :ivar plugin_options: the plugins' own tables, as the file has them, by plugin name.
     :ivar first_worker: the number of the first worker that serves it.
+    :ivar apart: a worker of its own serves it, which serves no other listeners than such: its handler is to answer
+        whatever the others do.
     """
 
     name: str
@@ -234,9 +238,12 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     tls: TlsTable | None = None
     plugin_options: Mapping[str, Mapping[str, Any]] = {}
     first_worker: int = 0
+    apart: bool = False
 
     def is_for(self, worker: int) -> bool:
-        """Whether the worker with this number, from 0, serves the listener."""
+        """Whether the worker with this number, from 0, or ``APART``, serves the listener."""
+        if self.apart:
+            return worker == APART
         number = worker - self.first_worker
         return number >= 0 and (self.workers is None or number < self.workers)
 
@@ -259,7 +266,8 @@ class Config(msgspec.Struct, frozen=True):
 POOL_KEYS = keys(PoolTable)
 LIMITS_KEYS = keys(LimitsConfig)
 LOG_KEYS = keys(LogConfig)
-LISTENER_KEYS = tuple(key for key in keys(ListenerConfig) if key not in ("name", "plugin_options", "first_worker"))
+_NO_KEYS = ("name", "plugin_options", "first_worker", "apart")
+LISTENER_KEYS = tuple(key for key in keys(ListenerConfig) if key not in _NO_KEYS)
 # Keys for which the handler's class may have a default. The others are not a protocol's business, or are needed before
 # any plugin is imported.
 DEFAULT_KEYS = (

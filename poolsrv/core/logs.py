@@ -43,7 +43,7 @@ FILE_MODE: Final = 0o640
 log = logging.getLogger("poolsrv.logs")
 
 _role = "poolsrv"
-_worker: int | None = None
+_worker: int | str | None = None
 _handler: _Handler | None = None
 
 
@@ -77,8 +77,8 @@ def reopen() -> None:
         _handler.reopen()
 
 
-def set_role(role: str, worker: int | None = None) -> None:
-    """Set what every line says of this process: ``"dispatcher"``, or ``"worker"`` and its slot."""
+def set_role(role: str, worker: int | str | None = None) -> None:
+    """Set what every line says of this process: ``"dispatcher"``, or ``"worker"`` and its slot, or ``"apart"``."""
     global _role, _worker
     _role, _worker = role, worker
 

@@ -40,26 +40,34 @@ _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 class ControlServer:
     """Answers on a listening socket, which stays the caller's.
 
+    :param sock: None: no stranger may ask, only those that are connected by ``connect``.
     :param answers: by the word of a request, makes the answer.
     """
 
-    def __init__(self, loop: EventLoop, sock: socket.socket, answers: Mapping[str, Callable[[], Answer]]) -> None:
+    def __init__(
+        self, loop: EventLoop, sock: socket.socket | None, answers: Mapping[str, Callable[[], Answer]]
+    ) -> None:
         self._loop = loop
         self._socket = sock
         self._answers = answers
         self._clients: set[_Client] = set()
+        self._workers: set[_Client] = set()  # whose other ends workers have
+        self._answers_workers = False
         self._is_open = False
         self._paused = False
 
     def open(self) -> None:
         """Begin to accept. Does nothing if it is open."""
-        if not self._is_open:
+        if not self._is_open and self._socket is not None:
             self._is_open = True
             self._loop.register(self._socket.fileno(), READ, self._accept)
 
     def close(self) -> None:
-        """Stop accepting and disconnect all clients; called before the listening socket is closed."""
-        if self._is_open:
+        """Stop accepting and disconnect all clients; called before the listening socket is closed.
+
+        Workers go on being answered.
+        """
+        if self._is_open and self._socket is not None:
             self._is_open = False
             self._loop.unregister(self._socket.fileno())
         for client in list(self._clients):
@@ -67,10 +75,44 @@ class ControlServer:
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of all connections."""
-        for client in self._clients:
+        for client in (*self._clients, *self._workers):
             client.socket.close()
 
+    # --- workers that may ask ``status``
+
+    def connect(self) -> socket.socket:
+        """Make a connection for a worker that is about to be forked.
+
+        :returns: the worker's end, which the caller closes after the fork.
+        :raises OSError: there are no descriptors left.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            ours.setblocking(False)
+            client = _Client(self._loop, ours, self._answer_worker, self._workers.discard, timeout=None)
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        self._workers.add(client)
+        if not self._answers_workers:
+            client.pause()
+        return theirs
+
+    def answer_workers(self) -> None:
+        """Begin to answer workers."""
+        if not self._answers_workers:
+            self._answers_workers = True
+            for client in self._workers:
+                client.go_on()
+
+    def _answer_worker(self, question: bytes) -> bytes:
+        return self._answer(question) if question == b"status" else _encoded(Answer(PROTOCOL, error="expected status"))
+
+    # --- strangers
+
     def _accept(self, mask: int) -> None:
+        assert self._socket is not None
         try:
             sock, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -98,7 +140,7 @@ class ControlServer:
         self._pause(len(self._clients) >= MOST_CLIENTS)
 
     def _pause(self, paused: bool) -> None:
-        if self._is_open and paused is not self._paused:
+        if self._is_open and self._socket is not None and paused is not self._paused:
             self._paused = paused
             self._loop.modify(self._socket.fileno(), 0 if paused else READ)
 
@@ -128,6 +170,7 @@ class _Client:
         sock: socket.socket,
         answer: Callable[[bytes], bytes],
         gone: Callable[[_Client], object],
+        timeout: float | None = TIMEOUT,
     ) -> None:
         self.socket = sock
         self._loop = loop
@@ -138,19 +181,35 @@ class _Client:
         self._finished = False  # its side of the connection is shut down
         self._closed = False
         loop.register(sock.fileno(), READ, self._on_event)
-        self._timer: Timer = loop.call_later(TIMEOUT, self.close)
+        self._timeout = timeout
+        self._timer: Timer | None = None
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._timeout is not None:
+            self._timer = self._loop.call_later(self._timeout, self.close)
+
+    def pause(self) -> None:
+        """Read no question for now."""
+        self._loop.modify(self.socket.fileno(), 0)
+
+    def go_on(self) -> None:
+        """Read questions again."""
+        self._loop.modify(self.socket.fileno(), READ)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             self._loop.unregister(self.socket.fileno())
             self._loop.at_end_of_turn(self.socket.close)
             self._gone(self)
 
     def _on_event(self, mask: int) -> None:
-        self._timer.cancel()
-        self._timer = self._loop.call_later(TIMEOUT, self.close)
+        self._set_timer()
         try:
             if self._unsent:
                 self._send()

@@ -10,6 +10,7 @@ from ..core.words import counted
 from ..errors import StartError
 
 DESCRIPTORS_PER_WORKER: Final = 3  # a channel's two ends, and a stack dump file
+DESCRIPTORS_APART: Final = 5  # of the worker apart, with the pair on which it asks for the status
 DESCRIPTORS_FOR_ANSWERS: Final = 2  # of a channel, if workers ask about admission
 SPARE_DESCRIPTORS: Final = 32  # kept free for what is opened for a moment
 MIN_CONNECTIONS: Final = 64  # for which there must be room
@@ -40,7 +41,8 @@ def free_descriptors(config: Config, workers: int) -> int:
     """Count the descriptors that are left to the dispatcher with so many workers."""
     is_asked = any(has_to_ask(listener) for listener in config.listeners)
     per_worker = DESCRIPTORS_PER_WORKER + (DESCRIPTORS_FOR_ANSWERS if is_asked else 0)
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - per_worker * workers - _addresses(config)
+    apart = DESCRIPTORS_APART if any(listener.apart for listener in config.listeners) else 0
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - per_worker * workers - apart - _addresses(config)
 
 
 def _addresses(config: Config) -> int:

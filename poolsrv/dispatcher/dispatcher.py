@@ -329,8 +329,8 @@ class Dispatcher:
         if slot.state != STARTING:
             slot.state = CONDEMNED
         log.error(
-            "worker %d (pid %d) can't be trusted, killing it: %s",
-            slot.index,
+            "worker %s (pid %d) can't be trusted, killing it: %s",
+            slot.label,
             slot.pid,
             why,
             extra={**slot.tags, "reason": why},

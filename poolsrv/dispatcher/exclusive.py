@@ -83,8 +83,8 @@ class ExclusiveWorkers:
         running = [slot for slot in slots if slot.pid and self.is_held(slot)]
         for slot in running:
             log.info(
-                "worker %d (pid %d) is exclusive, and another pool takes over: draining",
-                slot.index,
+                "worker %s (pid %d) is exclusive, and another pool takes over: draining",
+                slot.label,
                 slot.pid,
                 extra=slot.tags,
             )

@@ -82,8 +82,8 @@ class HangWatchdog:
             return
         where = self._files[pid].describe(self._plugins)
         log.error(
-            "worker %d (pid %d) has been silent for %.1f s, %s; killing it",
-            slot.index,
+            "worker %s (pid %d) has been silent for %.1f s, %s; killing it",
+            slot.label,
             pid,
             silence,
             where,

@@ -18,10 +18,12 @@ import importlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+from ..config.model import APART
 from ..core import forked_copies, logs, privileges, processes, signals
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.guarded_loop import GuardedLoop
@@ -75,23 +77,27 @@ class DispatcherProcess:
         # There must be room here for what a worker has not taken, when it is reclaimed.
         max_waiting = min(connections_per_worker(server.config), MAX_IN_FLIGHT)
         slots = [WorkerSlot(index, max_waiting) for index in range(self._config.workers)]
+        has_apart = any(listener.config.apart for listener in server.listeners)
+        apart = [WorkerSlot(APART, max_waiting)] if has_apart else []
         listeners = [
-            Listener(self._loop, i, listener.config, bound[i], slots, self._config.dispatch)
+            Listener(self._loop, i, listener.config, bound[i], [*slots, *apart], self._config.dispatch)
             for i, listener in enumerate(server.listeners)
         ]
         first_id = (start["generation"] - 1) * IDS_PER_GENERATION + 1
-        self._dispatcher = Dispatcher(self._loop, listeners, slots)
+        self._dispatcher = Dispatcher(self._loop, listeners, [*slots, *apart])
         self._acceptor = Acceptor(self._loop, self._dispatcher, listeners, first_id)
         self._workers = WorkerManager(
             server,
             self._loop,
             self._dispatcher,
             slots,
+            apart,
             on_ready=self._serve,
             on_boot_failed=self._boot_failed,
             claim=lambda plugins: self._send("claims", plugins=plugins),
             released=lambda number: self._send("released", number=number),
             close_inherited=self._close_inherited,
+            connect=self._connect,
         )
         self._has_batch_policy = False
         self._stopping = 0  # how many times it was asked to stop
@@ -108,12 +114,13 @@ class DispatcherProcess:
             on_complete=self._open_control,
             is_supported=bool(start["about"].get("counts")),
         )
-        if control is not None:
+        if control is not None or apart:
             self._stats = StatsCollector(
                 self._loop, self._workers, self._dispatcher, listeners, place.path, start["generation"], start["about"]
             )
             self._stats.before_answer = self._tell_counts
-            self._control = ControlServer(self._loop, control.socket, {"status": self._stats.answer})
+            listening = control.socket if control is not None else None
+            self._control = ControlServer(self._loop, listening, {"status": self._stats.answer})
 
     # --- the main loop
 
@@ -163,8 +170,13 @@ class DispatcherProcess:
         """Answer questions, once it is known what other pools have counted, and unless another pool serves."""
         if self._stats is None or self._control is None or self._stopping or not self._ledger_link.is_complete:
             return
+        self._control.answer_workers()
         if self._has_served or self._stats.about.serving is None:
             self._control.open()
+
+    def _connect(self) -> socket.socket:
+        assert self._control is not None
+        return self._control.connect()
 
     def _update_ledger(self) -> None:
         self._dispatcher.update_ledger()

@@ -69,8 +69,8 @@ class MemoryCheck:
         if found is not None:
             slot, size = found
             log.info(
-                "worker %d (pid %d) has %d MiB of memory, more than max_worker_memory: recycling it",
-                slot.index,
+                "worker %s (pid %d) has %d MiB of memory, more than max_worker_memory: recycling it",
+                slot.label,
                 slot.pid,
                 size >> 20,
                 extra={**slot.tags, "reason": "max_worker_memory"},

@@ -115,8 +115,8 @@ class Stalls:
         if count:
             slot.stall_logged = True
             log.warning(
-                "worker %d (pid %d) takes no connections: %s, and it gets no more until it responds",
-                slot.index,
+                "worker %s (pid %d) takes no connections: %s, and it gets no more until it responds",
+                slot.label,
                 slot.pid,
                 counted(count, "goes to another", "go to others"),
                 extra=slot.tags,
@@ -127,4 +127,4 @@ class Stalls:
         slot.stalled = False
         if slot.stall_logged:
             slot.stall_logged = False
-            log.info("worker %d (pid %d) responds again", slot.index, slot.pid, extra=slot.tags)
+            log.info("worker %s (pid %d) responds again", slot.label, slot.pid, extra=slot.tags)

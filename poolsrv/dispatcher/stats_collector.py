@@ -1,7 +1,8 @@
 """Collects the stats that ``poolsrv status`` shows (ipc/stats.py): what the dispatcher knows, and what /proc says.
 
 No worker is asked, for it may be stuck. Rates need totals of a few seconds ago, so the totals of every worker and
-listener are sampled each second. A pool without a control socket has no ``StatsCollector``.
+listener are sampled each second. A pool without a control socket and without a worker apart
+has no ``StatsCollector``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ..config.model import APART
 from ..core import procfs
 from ..core.accept_queue import accept_queue
 from ..core.event_loop import EventLoop
@@ -89,6 +91,7 @@ class StatsCollector:
         self._workers = workers
         self._dispatcher = dispatcher
         self._listeners = listeners
+        self._addresses = [[str(bound) for bound in listener.sockets] for listener in listeners]
         self._config = config
         self._generation = generation
         self._version = entry_points.version_of("poolsrv")  # read now: the installed version may change
@@ -120,9 +123,10 @@ class StatsCollector:
         """Collect everything."""
         self.before_answer()
         counted = self._dispatcher.ledger.snapshot()
-        slots = [slot for slot in self._workers.slots if not slot.pid]
+        slots = [slot for slot in (*self._workers.slots, *self._workers.apart) if not slot.pid]
         slots += self._workers.by_pid.values()
-        workers = [self._worker(slot) for slot in sorted(slots, key=lambda slot: (slot.index, slot.pid))]
+        slots.sort(key=lambda slot: (slot.index, slot.pid))
+        workers = [self._worker(slot) for slot in slots if slot.index != APART]
         waiting = Counter(number for slot in slots for number in slot.waiting.values())
         listeners = [self._listener(listener, waiting[listener.number], counted) for listener in self._listeners]
         programs, count = self._programs()
@@ -156,6 +160,7 @@ class StatsCollector:
                 for one in self._dispatcher.recent_refusals
             ],
             metrics=self._metrics(counted),
+            apart=[self._worker(slot) for slot in slots if slot.index == APART],
         )
 
     def _server(self) -> ServerStats:
@@ -207,14 +212,15 @@ class StatsCollector:
         )
 
     def _listener(self, listener: Listener, in_channels: int, counted: Counted) -> ListenerStats:
-        queues = _queues(listener)
+        addresses = self._addresses[listener.number]
+        queues = _queues(listener, addresses)
         own = (("listener", listener.name),)
         rates = _rates(self._accepted[listener.number], _Sample(self._loop.now, listener.counts.accepted))
         return ListenerStats(
             name=listener.name,
             handler=listener.config.handler,
             plugins=list(listener.config.plugins),
-            addresses=[str(bound) for bound in listener.sockets],
+            addresses=addresses,
             open=listener.counts.open,
             max_connections=listener.config.max_connections,
             accepted=int(_number(counted[figures.ACCEPTED][own])),
@@ -283,8 +289,10 @@ def _rates(samples: deque[_Sample] | None, latest: _Sample) -> Callable[..., flo
     return rate
 
 
-def _queues(listener: Listener) -> list[QueueStats]:
-    found = [(str(bound), accept_queue(bound.socket)) for bound in listener.sockets]
+def _queues(listener: Listener, addresses: list[str]) -> list[QueueStats]:
+    """Look at the sockets; the pool has closed them if it is draining."""
+    there = [(address, bound.socket) for address, bound in zip(addresses, listener.sockets, strict=True)]
+    found = [(address, accept_queue(sock)) for address, sock in there if sock.fileno() >= 0]
     return [QueueStats(address=address, queued=q.queued, limit=q.limit) for address, q in found if q is not None]
 
 

@@ -15,11 +15,12 @@ import logging
 import os
 import resource
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from ..config.model import MOST_WORKERS
+from ..config.model import APART, MOST_WORKERS
 from ..core import forked_copies, logs, processes, procfs, signals
 from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
@@ -47,11 +48,13 @@ class WorkerManager:
     """The workers of a pool.
 
     :param slots: the slots of the pool; this changes the list.
+    :param apart: the slot of the worker apart, or none; likewise.
     :param on_ready: called once, when every worker serves for the first time.
     :param on_boot_failed: called with the reason if that will never be.
     :param claim: called with the names of the plugins of exclusive listeners, when all other workers serve.
     :param released: called with the number of a request, when the workers have ended that it was about.
     :param close_inherited: in a forked child: closes what is the dispatcher's, and not known here.
+    :param connect: makes a connection on which the worker apart can ask, and returns its end.
     :ivar by_pid: the workers that run, those that leave their slot included.
     """
 
@@ -61,14 +64,17 @@ class WorkerManager:
         loop: GuardedLoop,
         dispatcher: Dispatcher,
         slots: list[WorkerSlot],
+        apart: list[WorkerSlot],
         *,
         on_ready: Callable[[], object],
         on_boot_failed: Callable[[str], object],
         claim: Callable[[list[str]], object],
         released: Callable[[int], object],
         close_inherited: Callable[[], object],
+        connect: Callable[[], socket.socket],
     ) -> None:
         self.slots = slots
+        self.apart = apart
         self.by_pid: dict[int, WorkerSlot] = {}
         self._server = server
         self._config = server.config.pool
@@ -77,9 +83,10 @@ class WorkerManager:
         self._on_ready = on_ready
         self._on_boot_failed = on_boot_failed
         self._close_inherited = close_inherited
+        self._connect = connect
         self._pid = os.getpid()
         dispatcher.kill_worker = self._kill_condemned
-        self._to_start: list[WorkerSlot] = list(slots)
+        self._to_start: list[WorkerSlot] = [*slots, *apart]
         plugins = [plugin for listener in server.listeners for plugin in listener.hooks.plugins]
         self._watchdog = HangWatchdog(loop, self.by_pid, self._config.hang_timeout, plugins)
         self._memory_check = recycling.MemoryCheck(loop, slots, self._config.max_worker_memory, self._recycle)
@@ -118,7 +125,7 @@ class WorkerManager:
             except Exception:
                 if os.getpid() != self._pid:
                     raise  # in the child
-                log.exception("worker %d could not be started by a fault of the server", slot.index, extra=slot.tags)
+                log.exception("worker %s could not be started by a fault of the server", slot.label, extra=slot.tags)
                 self._start_later(slot, back_off.LONGEST_DELAY)
                 continue
             if worker is not None:
@@ -126,10 +133,11 @@ class WorkerManager:
         return None
 
     def _start(self, slot: WorkerSlot) -> WorkerProcess | None:
-        dump_file = None
+        dump_file = questions = None
         try:
             slot.channel = DispatcherEnd(answers=self._dispatcher.is_asked)
             dump_file = StackDumpFile()
+            questions = self._connect() if slot.index == APART else None
             with forked_copies.expected():
                 pid = signals.fork()
         except OSError as error:
@@ -138,12 +146,16 @@ class WorkerManager:
                 slot.channel = None
             if dump_file is not None:
                 dump_file.close()
-            tags = {"worker": slot.index, "reason": error.strerror}
-            log.error("can't fork worker %d: %s", slot.index, error.strerror, extra=tags)
+            if questions is not None:
+                questions.close()
+            tags = {"worker": slot.label, "reason": error.strerror}
+            log.error("can't fork worker %s: %s", slot.label, error.strerror, extra=tags)
             self._start_failed(slot, f"can't be forked: {error.strerror}")
             return None
         if pid == 0:
-            return self._become_worker(slot, dump_file)
+            return self._become_worker(slot, dump_file, questions)
+        if questions is not None:
+            questions.close()
         slot.pid, slot.state = pid, STARTING
         slot.started_at = slot.last_report_at = self._loop.now
         slot.given = 0
@@ -153,13 +165,14 @@ class WorkerManager:
         self._loop.register(slot.channel.fileno(), READ, partial(self._on_report, slot))
         return None
 
-    def _become_worker(self, slot: WorkerSlot, file: StackDumpFile) -> WorkerProcess:
+    def _become_worker(self, slot: WorkerSlot, file: StackDumpFile, questions: socket.socket | None) -> WorkerProcess:
         """In the child: close what belongs to the dispatcher."""
-        logs.set_role("worker", slot.index)
-        set_title(f"worker {slot.index}")
+        logs.set_role("worker", slot.label)
+        set_title(f"worker {slot.label}")
         self.close_inherited()
         assert slot.channel is not None
-        return WorkerProcess(slot.index, self._server, slot.channel.worker_end(), file.fileno(), self._start_errors)
+        channel, errors = slot.channel.worker_end(), self._start_errors
+        return WorkerProcess(slot.index, self._server, channel, file.fileno(), errors, questions)
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of all that belongs to the dispatcher."""
@@ -175,15 +188,15 @@ class WorkerManager:
         slot.failed_starts += 1
         failures = slot.failed_starts
         series = f" {failures} times in a row" if failures > 1 else ""
-        tags = {"worker": slot.index, "reason": why}
+        tags = {"worker": slot.label, "reason": why}
         if not self._was_ready and failures >= self._config.max_boot_failures:
-            log.error("worker %d could not start%s: giving up", slot.index, series, extra=tags)
-            self._on_boot_failed(f"worker {slot.index} could not start{series}: it {why}{hint}")
+            log.error("worker %s could not start%s: giving up", slot.label, series, extra=tags)
+            self._on_boot_failed(f"worker {slot.label} could not start{series}: it {why}{hint}")
             return
         delay = back_off.after_failed_start(failures)
         log.error(
-            "worker %d could not start%s%s: next try in %.1f s",
-            slot.index,
+            "worker %s could not start%s%s: next try in %.1f s",
+            slot.label,
             hint,
             f",{series}" if series else "",
             delay,
@@ -193,7 +206,7 @@ class WorkerManager:
 
     def _start_later(self, slot: WorkerSlot, delay: float) -> None:
         def due() -> None:
-            if slot.state == EMPTY and slot in self.slots:
+            if slot.state == EMPTY and slot in (*self.slots, *self.apart):
                 self._to_start.append(slot)
 
         self._loop.call_later(delay, due)
@@ -212,8 +225,8 @@ class WorkerManager:
                 self._replace_draining(slot)
         if slot.given >= slot.recycle_at and slot.state == SERVING and not (slot.leaving or self._stopping):
             log.info(
-                "worker %d (pid %d) has had %s: recycling it",
-                slot.index,
+                "worker %s (pid %d) has had %s: recycling it",
+                slot.label,
                 slot.pid,
                 counted(slot.given, "connection"),
                 extra={**slot.tags, "reason": "recycle_after_connections"},
@@ -226,8 +239,8 @@ class WorkerManager:
             slot.failed_starts = 0
             self._start_errors.forget()
         slot.started_at = self._loop.now
-        log.info("worker %d (pid %d) serves", slot.index, slot.pid, extra=slot.tags)
-        starting = any(one.state in (EMPTY, STARTING) for one in self.slots)
+        log.info("worker %s (pid %d) serves", slot.label, slot.pid, extra=slot.tags)
+        starting = any(one.state in (EMPTY, STARTING) for one in (*self.slots, *self.apart))
         if not (self._was_ready or self._stopping or starting):
             self._was_ready = True
             self._on_ready()
@@ -291,9 +304,10 @@ class WorkerManager:
         """Start a successor of a draining worker, if its slot is still one of the pool's."""
         slot.leaving = True
         self._loop.call_later(self._config.graceful_timeout + DRAIN_MARGIN, partial(self.kill_if_there, slot, slot.pid))
-        if slot in self.slots:
+        places = self.apart if slot.index == APART else self.slots
+        if slot in places:
             successor = WorkerSlot(slot.index, slot.max_waiting, restarts=slot.restarts + 1)
-            self.slots[slot.index] = successor
+            places[places.index(slot)] = successor
             self._dispatcher.replace(slot, successor)
             self._to_start.append(successor)
 
@@ -324,9 +338,9 @@ class WorkerManager:
 
     def _worker_stopped(self, slot: WorkerSlot, stopped: bool) -> None:
         if stopped and not slot.stopped:
-            log.warning("worker %d (pid %d) has been stopped by a signal", slot.index, slot.pid, extra=slot.tags)
+            log.warning("worker %s (pid %d) has been stopped by a signal", slot.label, slot.pid, extra=slot.tags)
         elif slot.stopped and not stopped:
-            log.info("worker %d (pid %d) has been continued", slot.index, slot.pid, extra=slot.tags)
+            log.info("worker %s (pid %d) has been continued", slot.label, slot.pid, extra=slot.tags)
         self._dispatcher.worker_stopped(slot, stopped)
 
     def _worker_ended(self, slot: WorkerSlot, status: int, rusage: resource.struct_rusage) -> None:
@@ -340,8 +354,8 @@ class WorkerManager:
         losing = f", {counted(lost, 'connection is', 'connections are')} lost" if lost else ""
         starting = " while starting" if before == STARTING else ""
         level = logging.INFO if returncode == 0 and not starting else logging.ERROR
-        tags = {"worker": slot.index, "worker_pid": pid, "reason": how}
-        log.log(level, "worker %d (pid %d) %s%s%s", slot.index, pid, how, starting, losing, extra=tags)
+        tags = {"worker": slot.label, "worker_pid": pid, "reason": how}
+        log.log(level, "worker %s (pid %d) %s%s%s", slot.label, pid, how, starting, losing, extra=tags)
         self._ends.tell_plugins(pid, returncode, rusage)
         if slot.leaving:
             self._dispatcher.forget(slot)
@@ -398,5 +412,5 @@ class WorkerManager:
     def kill_if_there(self, slot: WorkerSlot, pid: int) -> None:
         """Kill a worker that should have ended."""
         if slot.pid == pid:
-            log.error("worker %d (pid %d) does not end: killing it", slot.index, pid, extra=slot.tags)
+            log.error("worker %s (pid %d) does not end: killing it", slot.label, pid, extra=slot.tags)
             os.kill(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from ..config.model import APART
 from ..ipc.metrics import Series
 from ..ipc.worker_channel import MAX_IN_FLIGHT, SERVING, AcceptedConnection, Answer, DispatcherEnd
 
@@ -21,7 +22,7 @@ CONDEMNED: Final = "condemned"
 class WorkerSlot(msgspec.Struct, eq=False):
     """A place in the pool, with its worker.
 
-    :ivar index: its number, from 0.
+    :ivar index: its number, from 0; or ``APART``.
     :ivar max_waiting: the most connections that may wait in the channel.
     :ivar state: of the worker.
     :ivar pid: 0 if there is no worker.
@@ -87,7 +88,12 @@ class WorkerSlot(msgspec.Struct, eq=False):
     @property
     def tags(self) -> dict[str, object]:
         """Fields for log lines about the worker."""
-        return {"worker": self.index, "worker_pid": self.pid}
+        return {"worker": self.label, "worker_pid": self.pid}
+
+    @property
+    def label(self) -> int | str:
+        """Its number for the log; or ``"apart"``."""
+        return self.index if self.index != APART else "apart"
 
     def has_room(self) -> bool:
         """Tell whether the worker may be given a connection now."""

@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from ..core.text import encodable_in
+
 PROTOCOL: Final = 1  # of the control socket; bump it on a change that breaks existing readers
 WINDOW: Final = 5.0  # seconds
 
@@ -65,6 +67,8 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     :ivar pool_started_at: the pool's start, when the config and the code were read.
     :ivar restarts: pools that have crashed and been replaced.
     :ivar leaving: older pools that still drain.
+    :ivar drain_notice: seconds between the signal to stop and the end of accepting (``pool.drain_notice``).
+    :ivar drains_in: seconds that are left of these, once the signal has come; None before that.
     """
 
     version: str
@@ -79,6 +83,8 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     last_reload: Reload | None
     leaving: list[LeavingPool]
+    drain_notice: float = 0.0
+    drains_in: float | None = None
 
 
 class HistogramStats(msgspec.Struct, frozen=True):
@@ -282,6 +288,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar programs: at most ``stats_collector.MOST_PROGRAMS``.
     :ivar recent_refusals: the latest last.
     :ivar metrics: by name.
+    :ivar apart: the worker of its own for handlers that are to answer whatever ``workers`` do, such as ``status``; its
+        ``slot`` is -1. Empty if no listener has such a handler. After a reload, a draining one beside its successor.
     """
 
     time: float
@@ -292,6 +300,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     programs: list[ProgramStats]
     recent_refusals: list[RefusalStats]
     metrics: list[MetricStats] = []
+    apart: list[WorkerStats] = []
+
+
+def as_json(status: Status) -> bytes:
+    """Encode for programs, as ``poolsrv status --json`` does. Bytes of names that are no text are escaped."""
+    return msgspec.json.format(as_compact_json(status), indent=2)
+
+
+def as_compact_json(status: Status) -> bytes:
+    """The same in one line."""
+    return msgspec.json.encode(encodable_in(msgspec.to_builtins(status)))
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

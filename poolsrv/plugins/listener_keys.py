@@ -1,4 +1,4 @@
-"""What a plugin's class says about its listener: defaults of keys, how many workers, whether it is exclusive."""
+"""What a plugin's class says about its listener: defaults of keys, how many workers, whether one of its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def said_by(cls: type[Any]) -> Mapping[str, Any]:
 
 
 def errors_of_attributes(cls: type[Any]) -> Iterator[str]:
-    """What is wrong with ``defaults``, ``exclusive`` and ``requires_workers`` of a class."""
+    """What is wrong with ``defaults``, ``exclusive``, ``apart`` and ``requires_workers`` of a class."""
     defaults = getattr(cls, "defaults", None)
     if isinstance(defaults, Mapping):
         for key, value in defaults.items():
@@ -45,9 +45,10 @@ def errors_of_attributes(cls: type[Any]) -> Iterator[str]:
     required = getattr(cls, "requires_workers", None)
     if required is not None and (required != 1 or isinstance(required, bool)):
         yield f"has requires_workers = {_shown(required)}, expected 1"
-    exclusive = getattr(cls, "exclusive", False)
-    if not isinstance(exclusive, bool):
-        yield f"has exclusive = {_shown(exclusive)}, expected True or False"
+    for name in ("exclusive", "apart"):
+        value = getattr(cls, name, False)
+        if not isinstance(value, bool):
+            yield f"has {name} = {_shown(value)}, expected True or False"
 
 
 def _errors_of_default(key: object, value: object) -> Iterator[str]:
@@ -78,9 +79,20 @@ def apply(draft: Draft, listener: ListenerDraft, plugins: list[NamedPlugin]) -> 
     for key, value in defaults_of(type(handler.instance)).items():
         if key not in given and not (key in TCP_KEYS and listener.has_only_unix_sockets):
             _set(listener, key, value, handler)
+    if getattr(handler.instance, "apart", False):
+        _apply_apart(draft, listener, handler)
     for plugin in plugins:
         _apply_exclusive(draft, listener, plugin)
         _check_workers(draft, listener, plugin)
+
+
+def _apply_apart(draft: Draft, listener: ListenerDraft, handler: NamedPlugin) -> None:
+    listener.apart = True
+    given = draft.document["listeners"][listener.name]
+    for key in ("workers", "exclusive"):
+        if key in given and given[key] is not False:
+            message = f"has no meaning here: the plugin {quoted(handler.name)} has a worker of its own"
+            draft.problems.add((*listener.key, key), message)
 
 
 def _apply_exclusive(draft: Draft, listener: ListenerDraft, plugin: NamedPlugin) -> None:

@@ -15,6 +15,7 @@ import faulthandler
 import gc
 import logging
 import signal
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -49,6 +50,7 @@ from .metrics import Metrics, Registry
 from .reporter import Reporter
 from .service import Service
 from .slow_watch import SlowWatch
+from .status_client import StatusClient
 from .worker import Worker
 from .worker_programs import WorkerPrograms
 
@@ -76,12 +78,21 @@ _GUARDED: Final = (
 class WorkerProcess:
     """The process: its loop, its channel to the dispatcher, and how it ends. ``worker`` is what plugins see of it.
 
-    :param slot: the worker's number in the pool, from 0.
+    :param slot: the worker's number in the pool, from 0; or ``APART``.
     :param hang_file: the descriptor of the file that says where it hangs.
     :param told: errors of starts that have been logged.
+    :param questions: of the worker apart: a socket on which the dispatcher answers.
     """
 
-    def __init__(self, slot: int, server: ServerSpec, channel: WorkerEnd, hang_file: int, told: ToldOnce) -> None:
+    def __init__(
+        self,
+        slot: int,
+        server: ServerSpec,
+        channel: WorkerEnd,
+        hang_file: int,
+        told: ToldOnce,
+        questions: socket.socket | None = None,
+    ) -> None:
         self.loop = loop = EventLoop()
         self.reaper = programs.Reaper(loop)
         self.threads = BlockingThreads(loop, self._guarded)
@@ -95,6 +106,7 @@ class WorkerProcess:
         self._hang_file = hang_file
         self._reopen_logs: list[Callable[[], object]] = []
         self._programs = WorkerPrograms(self.reaper, self._program_exited, self.room.doubt)
+        self._status = StatusClient(loop, questions, self._guarded) if questions is not None else None
         self.worker = Worker(
             slot,
             loop,
@@ -104,6 +116,7 @@ class WorkerProcess:
             guarded=self._guarded,
             reopen_logs=self._reopen_logs,
             metrics=Metrics(self.registry, lambda: running_plugin(self._served)),
+            status=self._status,
         )
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
@@ -189,6 +202,8 @@ class WorkerProcess:
         self._channel.close()
         if self._signals is not None:
             self._signals.abandon()
+        if self._status is not None:
+            self._status.close_inherited()
         for service in self._services:
             service.close_inherited()
         self._programs.close_inherited()

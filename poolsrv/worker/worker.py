@@ -14,6 +14,7 @@ from ..core.event_loop import READ, EventLoop, Timer
 from ..net.programs import Child, Reaper
 from .blocking_threads import BlockingThreads
 from .metrics import Metrics
+from .status_client import ServerReport, StatusClient
 from .worker_programs import WorkerPrograms
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Worker:
     :param guarded: called as ``guarded(what, callback)``: calls a plugin's callback inside the fault boundary.
     :param programs: those that are started here.
     :param reopen_logs: callbacks for when log files are to be opened again; shared with the worker's process.
-    :ivar slot: its number in the pool, from 0; a worker that replaces a dead one has the same.
+    :param status: for the worker apart.
+    :ivar slot: its number in the pool, from 0; a worker that replaces a dead one has the same. -1 for the worker apart.
     :ivar draining: True once it is to end.
     :ivar metrics: where plugins define counters, gauges and histograms.
     """
@@ -57,8 +59,10 @@ class Worker:
         guarded: Callable[[str, Callable[[], object]], object],
         reopen_logs: list[Callable[[], object]],
         metrics: Metrics,
+        status: StatusClient | None = None,
     ) -> None:
         self.slot = slot
+        self._status = status
         self.metrics = metrics
         self.draining = False
         self._loop = loop
@@ -67,6 +71,18 @@ class Worker:
         self._programs = programs
         self._guarded = guarded
         self._reopen_logs = reopen_logs
+
+    def server_report(self, done: Callable[[ServerReport], object]) -> None:
+        """Ask the dispatcher for the server's status, then call ``done(report)``: once, within about 3 seconds.
+
+        For handlers with ``apart = True``. The answer is not older than the question, and questions that come together
+        share it; while there are many of them, there is a pause between two.
+
+        :raises RuntimeError: the plugin's class does not have ``apart = True``.
+        """
+        if self._status is None:
+            raise RuntimeError("server_report is for handlers whose class has `apart = True`")
+        self._status.ask(done)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call ``callback()`` in ``seconds``; the timer has ``cancel()``. An exception is logged."""

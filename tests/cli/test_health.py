@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from poolsrv.cli import control_client, health
-from poolsrv.cli.health import Health
+from poolsrv.ipc.health import Health, judge
 from poolsrv.ipc.stats import Reload, Status
 from tests.helpers.puppet import config
 from tests.helpers.server import TIMEOUT, ServerProcess, wait_until
@@ -145,6 +145,6 @@ FAILED = Reload(at=0.0, ok=False, errors=["a", "b"])
     ],
 )
 def test_the_health_of_a_status(found: Status, line: str) -> None:
-    health_found, text = health.judge(found)
+    health_found, text = judge(found)
     assert text == line
     assert text.startswith(health_found.name.lower())

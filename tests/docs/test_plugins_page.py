@@ -100,14 +100,14 @@ def test_every_member_of_a_connection_is_on_the_page_as_it_is() -> None:
     assert set(documented("Stream")) >= STREAM_ONLY
 
 
-@pytest.mark.parametrize("name", ["Child", "ClientTls", "Worker", *METRICS, "Timer", "Handle"])
+@pytest.mark.parametrize("name", ["Child", "ClientTls", "Worker", "ServerReport", *METRICS, "Timer", "Handle"])
 def test_every_member_of_the_others_is_on_the_page_as_it_is(name: str) -> None:
     check(getattr(poolsrv, name), name, ENGINE.get(name, set()))
 
 
 def test_the_attributes_of_a_class_are_on_the_page() -> None:
     said = re.findall(r'"(\w+)"', (Path(listener_keys.__file__)).read_text())
-    names = {"defaults", "half_close", "requires_workers", "exclusive", "believes_proxies"}
+    names = {"defaults", "half_close", "requires_workers", "exclusive", "apart", "believes_proxies"}
     assert names - {"believes_proxies"} <= set(said)
     assert set(documented("Options")) == names
     assert all(f"`{key}`" in PAGE for key in DEFAULT_KEYS)

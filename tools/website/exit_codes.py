@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from poolsrv.cli.health import Health
+from poolsrv.ipc.health import Health
 
 from ..command_help import all_commands
 from .markdown import cell, code, fenced, table

@@ -10,7 +10,7 @@ import click
 from ...core.text import one_line
 from ..config_option import config_option, missing
 from ..failures import reporting_failures
-from ..output import echo, echo_json
+from ..output import echo
 from ..suggesting import ConfigCommand
 
 
@@ -40,12 +40,13 @@ def command(ctx: click.Context, config: Path | None, as_json: bool, only_check: 
         sys.exit(found)
     if config is None:
         raise missing(ctx)
+    from ...ipc import stats
     from ..control_client import ask
     from ..status import as_text
 
     with reporting_failures():
         answer = ask(config)
     if as_json:
-        echo_json(answer)
+        click.echo(stats.as_json(answer))
     else:
         echo(as_text(answer))
