@@ -69,6 +69,7 @@ EPILOG = """
 \b
 Signals:
   TERM, INT, QUIT  stop: open connections get pool.graceful_timeout seconds; a second signal ends at once
+                   (with pool.drain_notice, connections are accepted for that time before; a signal ends it)
   HUP              reload: a new pool with the config and code on disk takes over, or nothing changes
   USR1             reopen the log files, after they have been renamed
   TTIN, TTOU       one worker more, one fewer, until the next reload

@@ -38,6 +38,8 @@ def headline(status: Status) -> list[str]:
         f" {counted(totals.programs, 'program')}; CPU {totals.cpu_percent:.0f} %, memory {size(totals.memory)}",
         f"{rate(totals.events_rate)} events/s, in {size(totals.bytes_in_rate)}/s, out {size(totals.bytes_out_rate)}/s",
     ]
+    if server.drains_in is not None:
+        lines.append(f"it has been told to stop, and accepts for {duration(server.drains_in)} more (drain_notice)")
     if server.restarts:
         lines.append(f"{counted(server.restarts, 'pool has', 'pools have')} crashed and been replaced")
     if server.last_reload is not None:

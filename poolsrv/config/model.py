@@ -57,6 +57,7 @@ class PoolTable(msgspec.Struct, frozen=True):
     :ivar workers: the number of workers; ``"auto"`` is the number of usable CPUs.
     :ivar dispatch: how a worker is chosen for a new connection.
     :ivar graceful_timeout: seconds that open connections get on stop and reload.
+    :ivar drain_notice: seconds between the signal to stop and the end of accepting: ``/readyz`` says no meanwhile.
     :ivar start_timeout: seconds within which every worker of a new pool has to serve.
     :ivar slow_hook: seconds from which on a hook or a callback of a plugin is logged as slow; 0 is never.
     :ivar hang_timeout: seconds of silence after which a worker is killed and replaced; 0 is never.
@@ -76,6 +77,7 @@ class PoolTable(msgspec.Struct, frozen=True):
     workers: Workers | Literal["auto"] = "auto"
     dispatch: Dispatch = "round-robin"
     graceful_timeout: Seconds = 30.0
+    drain_notice: Seconds = 0.0
     start_timeout: StartTime = 60.0
     hang_timeout: Seconds = 0.0
     slow_hook: Seconds = 0.1

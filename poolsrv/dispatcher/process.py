@@ -118,6 +118,7 @@ class DispatcherProcess:
             self._stats = StatsCollector(
                 self._loop, self._workers, self._dispatcher, listeners, place.path, start["generation"], start["about"]
             )
+            self._stats.drain_notice = self._config.drain_notice
             self._stats.before_answer = self._tell_counts
             listening = control.socket if control is not None else None
             self._control = ControlServer(self._loop, listening, {"status": self._stats.answer})
@@ -261,6 +262,8 @@ class DispatcherProcess:
             self._ledger_link.learn(message.fields)
         elif message.kind == "about" and self._stats is not None:
             self._stats.set_about(message.fields["about"])
+            if "notice" in message.fields and not self._stopping:
+                self._stats.give_notice(message.fields["notice"])
         elif message.kind == "workers" and not self._stopping:
             if message.fields["by"] > 0:
                 size = len(self._workers.slots)
@@ -304,6 +307,8 @@ class DispatcherProcess:
         if self._stopping > 2:
             return
         if self._stopping == 1:
+            if self._stats is not None and why != "reload":
+                self._stats.state = "stopping"
             still_open = counted(self._dispatcher.open_connections(), "connection is", "connections are")
             log.info("%s: stopping, %s open", why, still_open, extra={"reason": why})
             self._acceptor.close()

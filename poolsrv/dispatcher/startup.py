@@ -75,6 +75,7 @@ def _agree_on_sockets(
         "configured",
         keys=[one.held.key for one in used],
         graceful_timeout=pool.graceful_timeout,
+        drain_notice=pool.drain_notice,
         hang_timeout=pool.hang_timeout,
         max_draining_pools=pool.max_draining_pools,
         pidfile=os.fspath(pool.pidfile) if pool.pidfile is not None else None,

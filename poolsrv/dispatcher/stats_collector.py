@@ -71,7 +71,7 @@ class StatsCollector:
     :param about: what the supervisor knows, the fields of ``About``.
     :ivar about: the same, as it is now.
     :ivar before_answer: called before anything is shown.
-    :ivar state: of the pool, as in ``ServerStats``.
+    :ivar state: of the pool, as in ``ServerStats``; so is ``drain_notice``.
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class StatsCollector:
     ) -> None:
         self.set_about(about)
         self.state = "starting"
+        self.drain_notice = 0.0
+        self._drains_at: float | None = None
         self.before_answer: Callable[[], object] = lambda: None
         self._loop = loop
         self._workers = workers
@@ -102,6 +104,11 @@ class StatsCollector:
     def set_about(self, fields: dict[str, Any]) -> None:
         """Take over what the supervisor has sent."""
         self.about = msgspec.convert(fields, About)
+
+    def give_notice(self, seconds: float) -> None:
+        """Say from now on that the pool is stopping, and begins to drain after this time."""
+        self.state = "stopping"
+        self._drains_at = self._loop.now + seconds
 
     def begin(self) -> None:
         """Begin to sample totals."""
@@ -178,6 +185,8 @@ class StatsCollector:
             restarts=about.restarts,
             last_reload=about.last_reload,
             leaving=about.leaving,
+            drain_notice=self.drain_notice,
+            drains_in=None if self._drains_at is None else max(self._drains_at - self._loop.now, 0.0),
         )
 
     def _worker(self, slot: WorkerSlot) -> WorkerStats:

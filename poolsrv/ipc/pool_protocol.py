@@ -85,6 +85,10 @@ def _is_time(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value <= LONGEST_TIME  # type: ignore[operator]
 
 
+def _is_time_or_none(value: object) -> bool:
+    return value is None or _is_time(value)
+
+
 def _is_keys(value: object) -> bool:
     return isinstance(value, list) and len(value) <= MOST_SOCKETS and all(_is_text(key, _LONGEST_KEY) for key in value)
 
@@ -135,6 +139,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, Check]]] = {
     "configured": {
         "keys": _is_keys,
         "graceful_timeout": _is_time,
+        "drain_notice": _is_time_or_none,  # older pools have none
         "hang_timeout": _is_time,
         "max_draining_pools": _is_whole(1, 1_000_000),
         "pidfile": _is_path_or_none,

@@ -60,6 +60,7 @@ class PoolProcess:
         self.pidfile: PidFile | None = None
         self.start_timeout = START_TIMEOUT
         self.graceful_timeout = 0.0
+        self.drain_notice = 0.0
         self.hang_timeout = 0.0
         self.max_draining_pools = 1
         self.log: dict[str, Any] = {}

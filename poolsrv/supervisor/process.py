@@ -27,10 +27,11 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from ..core import logs, processes, signals
-from ..core.event_loop import READ
+from ..core.event_loop import READ, Timer
 from ..core.guarded_loop import GuardedLoop
 from ..core.listening_sockets import ListeningSocket
 from ..core.processes import describe_exit
@@ -95,6 +96,7 @@ class Supervisor:
         self._last_start = 0.0  # seconds that the last start took
         self._max_draining = 1
         self._stopping = 0  # how many times the server has been told to stop
+        self._notice: Timer | None = None  # runs while connections are still accepted, although it stops
         self._exit_code = 0
         self._ended = False
 
@@ -211,6 +213,7 @@ class Supervisor:
     def _configured(self, pool: PoolProcess, fields: dict[str, Any]) -> None:
         """Grant the pool what it needs, and let it go on; or kill it."""
         pool.graceful_timeout = fields["graceful_timeout"]
+        pool.drain_notice = fields.get("drain_notice") or 0.0
         pool.hang_timeout = fields["hang_timeout"]
         pool.max_draining_pools = fields["max_draining_pools"]
         if not self._resources.grant(pool, fields):
@@ -364,15 +367,21 @@ class Supervisor:
     # --- stopping
 
     def _stop(self, why: str) -> None:
-        """Stop gracefully the first time: the open connections may finish. The second time, end at once."""
+        """Stop gracefully the first time: the open connections may finish. The second time, end at once.
+
+        With ``drain_notice``, connections are accepted for that time; a signal ends it.
+        """
+        if self._notice is not None:
+            self._drain(why)
+            return
         self._stopping += 1
         if self._stopping == 1:
             self._notifier.send("STOPPING=1", f"STATUS={why}: stopping")
             self._restarts.cancel()
-            self._watchdog.end()
-            self._resources.close_sockets()
-            for pool in self._pools.values():
-                pool.stop(why)
+            if self._current is not None and self._current.drain_notice:
+                self._give_notice(self._current, why)
+            else:
+                self._drain(why)
         elif self._stopping == 2:
             log.info("%s: ending at once", why, extra={"reason": why})
             for pool in self._pools.values():
@@ -381,6 +390,25 @@ class Supervisor:
                     pool.kill()  # it does not read messages yet
         if not self._pools:
             self._ended = True
+
+    def _give_notice(self, pool: PoolProcess, why: str) -> None:
+        """Have the pool that serves say that it will stop, and go on serving. The others stop."""
+        seconds = pool.drain_notice
+        log.info("%s: accepting for %g s more (drain_notice)", why, seconds, extra={"reason": why})
+        pool.send("about", about=self._about(), notice=seconds)
+        for other in self._pools.values():
+            if other is not pool:
+                other.stop(why)
+        self._notice = self._loop.call_later(seconds, partial(self._drain, why))
+
+    def _drain(self, why: str) -> None:
+        if self._notice is not None:
+            self._notice.cancel()
+            self._notice = None
+        self._watchdog.end()
+        self._resources.close_sockets()
+        for pool in self._pools.values():
+            pool.stop(why)
 
     def _finish(self) -> None:
         """All pools have ended: leave nothing of theirs behind."""

@@ -21,6 +21,7 @@ LOG = {"level": "info", "format": "text", "file": None, "owner": [-1, 65534]}
 CONFIGURED = {
     "keys": ["127.0.0.1:7007"],
     "graceful_timeout": 30.0,
+    "drain_notice": 5.0,
     "hang_timeout": 0,
     "max_draining_pools": 4,
     "pidfile": "/run/server.pid",

@@ -18,6 +18,7 @@ def command(config: Path, at_once: bool) -> None:
     """Stop a running server, and wait for its end.
 
     Finds the server by pool.pidfile and sends it TERM: open connections get pool.graceful_timeout seconds.
+    If pool.drain_notice is set, new connections are accepted for that time before.
     """
     from .. import lifecycle
 
