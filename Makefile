@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in $(PYTHONS); do \
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= poolsrv.toml
+# Hundreds of processes of the tests import these. Only what has changed is compiled.
+COMPILE = $(BIN)/python -m compileall -q poolsrv plugins tools
 # Parallel test processes: more than CPUs, since tests mostly wait.
 PROCESSES ?= 4
 # The tree of a Debian, which `make test-debian` makes.
@@ -25,7 +27,8 @@ check: $(VENV)/run.stamp ## set up, then check the sample poolsrv.toml
 	$(BIN)/poolsrv check --config "$(CONFIG)"
 
 test: $(VENV)/dev.stamp ## set up, then run the tests (ARGS='-k name' for some, ARGS='-m "not server"' for the quick ones)
-	$(BIN)/python -m pytest -n $(PROCESSES) $(ARGS)
+	@$(COMPILE)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) $(ARGS)
 
 test-all: ## run the tests on every installed Python from 3.11 on (PYTHONS='a b' for these)
 	@seen=; failed=; for p in $(PYTHONS); do \
@@ -72,13 +75,13 @@ $(VENV)/bin/python:
 $(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "setting up $(VENV), once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-	@$(BIN)/python -m compileall -q poolsrv plugins
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "setting up $(VENV), once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
-	@$(BIN)/python -m compileall -q poolsrv plugins
+	@$(COMPILE)
 	@touch $@ $(VENV)/run.stamp
 
 $(VENV)/docs.stamp: $(VENV)/bin/python pyproject.toml

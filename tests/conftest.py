@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -15,6 +17,18 @@ from poolsrv.core.text import encodable
 from tests.helpers import server_mark
 from tests.helpers.puppet import install_puppet
 from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
+
+
+def pytest_collection_finish() -> None:
+    """Let only the tests themselves be compiled into files.
+
+    What a test writes, imports and writes again within a second would be found compiled as it was before.
+    What has been collected stays: the garbage collector need not look at it after every few tests.
+    """
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,12 +9,14 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.sources import nodes
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "poolsrv"
@@ -34,21 +36,18 @@ def rows() -> dict[str, set[str]]:
 
 
 @cache
-def parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
-
-
 def module_of(file: Path, root: Path) -> str:
     """``dispatcher.process`` for ``poolsrv/dispatcher/process.py``; a package has its own name."""
     parts = file.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def imported(file: Path, root: Path, modules: set[str]) -> set[str]:
+@cache
+def imported(file: Path, root: Path, modules: frozenset[str]) -> frozenset[str]:
     """The modules below ``root`` that a file imports, by relative imports."""
     found: set[str] = set()
     here = file.relative_to(root).parent.parts
-    for node in ast.walk(parsed(file)):
+    for node in nodes(file):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         base = here[: len(here) - node.level + 1]
@@ -56,15 +55,19 @@ def imported(file: Path, root: Path, modules: set[str]) -> set[str]:
         for alias in node.names:
             name = f"{target}.{alias.name}".lstrip(".")
             found.add(name if name in modules else target)
-    return found - {""}
+    return frozenset(found - {""})
 
 
-def graph(root: Path, files: list[Path]) -> dict[str, set[str]]:
-    modules = {module_of(file, root) for file in files}
-    return {module_of(file, root): imported(file, root, modules) for file in files}
+@cache
+def modules_of(root: Path) -> frozenset[str]:
+    return frozenset(module_of(file, root) for file in root.rglob("*.py"))
 
 
-def circle(edges: dict[str, set[str]]) -> list[str]:
+def graph(root: Path) -> dict[str, Set[str]]:
+    return {module_of(file, root): imported(file, root, modules_of(root)) for file in sorted(root.rglob("*.py"))}
+
+
+def circle(edges: Mapping[str, Set[str]]) -> list[str]:
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
@@ -81,14 +84,13 @@ def test_the_table_has_every_package() -> None:
 @pytest.mark.parametrize("file", [file for file in ENGINE_FILES if file.parent != PACKAGE], ids=str)
 def test_a_package_imports_only_what_its_row_allows(file: Path) -> None:
     package = file.relative_to(PACKAGE).parts[0]
-    modules = {module_of(other, PACKAGE) for other in ENGINE_FILES}
-    used = {name.partition(".")[0] for name in imported(file, PACKAGE, modules)}
+    used = {name.partition(".")[0] for name in imported(file, PACKAGE, modules_of(PACKAGE))}
     assert used <= rows()[package] | {package, "errors"}
 
 
 @pytest.mark.parametrize("file", ENGINE_FILES, ids=str)
 def test_inside_the_package_imports_are_relative(file: Path) -> None:
-    for node in ast.walk(parsed(file)):
+    for node in nodes(file):
         names = (
             [node.module or ""]
             if isinstance(node, ast.ImportFrom) and not node.level
@@ -99,7 +101,7 @@ def test_inside_the_package_imports_are_relative(file: Path) -> None:
         assert "poolsrv" not in {name.partition(".")[0] for name in names}
 
 
-def reachable(module: str, edges: dict[str, set[str]]) -> set[str]:
+def reachable(module: str, edges: Mapping[str, Set[str]]) -> set[str]:
     found: set[str] = set()
     left = {module}
     while left:
@@ -113,7 +115,7 @@ def test_core_and_all_that_the_supervisor_imports_need_only_the_standard_library
 
     setproctitle is optional, and imported at the start.
     """
-    edges = graph(PACKAGE, ENGINE_FILES)
+    edges = graph(PACKAGE)
     supervisor = reachable("supervisor.start", edges)
     core = {module for module in edges if module.partition(".")[0] == "core"}
     assert {"core.event_loop", "ipc.pool_link", "ipc.pool_protocol", "supervisor.pool"} <= supervisor
@@ -129,19 +131,19 @@ def test_the_supervisor_imports_every_file_of_poolsrv_at_once() -> None:
         "print(*(name.removeprefix('poolsrv.') for name in sys.modules if name.startswith('poolsrv.')))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    needed = reachable("supervisor.start", graph(PACKAGE, ENGINE_FILES))
+    needed = reachable("supervisor.start", graph(PACKAGE))
     assert needed <= set(result.stdout.split())
 
 
 def test_no_imports_of_files_run_in_a_circle() -> None:
-    edges = graph(PACKAGE, ENGINE_FILES)
+    edges = graph(PACKAGE)
     edges.pop("__init__")  # it names what plugins may use, each imported when asked for
     assert not circle(edges)
 
 
 def test_no_imports_of_packages_run_in_a_circle() -> None:
     edges: dict[str, set[str]] = {}
-    for module, targets in graph(PACKAGE, ENGINE_FILES).items():
+    for module, targets in graph(PACKAGE).items():
         package = module.partition(".")[0]
         edges.setdefault(package, set()).update({name.partition(".")[0] for name in targets} - {package})
     edges.pop("__init__")
@@ -152,11 +154,11 @@ def test_no_imports_of_packages_run_in_a_circle() -> None:
     "folder", sorted(path for path in PLUGINS.iterdir() if path.is_dir()), ids=lambda path: path.name
 )
 def test_no_imports_of_a_plugin_run_in_a_circle(folder: Path) -> None:
-    assert not circle(graph(folder, sorted(folder.rglob("*.py"))))
+    assert not circle(graph(folder))
 
 
 def imports_from_outside(file: Path) -> Iterator[tuple[str, list[str]]]:
-    for node in ast.walk(parsed(file)):
+    for node in nodes(file):
         if isinstance(node, ast.ImportFrom) and not node.level:
             yield node.module or "", [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -180,10 +182,10 @@ def test_bundled_plugins_import_only_public_names(file: Path) -> None:
 # --- members with an underscore
 
 
-def defined(tree: ast.AST) -> set[str]:
+def defined(file: Path) -> set[str]:
     """The members that a file's own classes have."""
-    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    return functions | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_own(node)}
+    functions = {node.name for node in nodes(file) if isinstance(node, ast.FunctionDef)}
+    return functions | {node.attr for node in nodes(file) if isinstance(node, ast.Attribute) and is_own(node)}
 
 
 def is_own(node: ast.Attribute) -> bool:
@@ -198,7 +200,7 @@ def for_the_engine() -> set[str]:
     """The members with an underscore that protocols have, and that docstrings list."""
     found: set[str] = set()
     for file in ENGINE_FILES:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes(file):
             if not isinstance(node, ast.ClassDef):
                 continue
             if any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases):
@@ -211,10 +213,9 @@ def for_the_engine() -> set[str]:
 
 @pytest.mark.parametrize("file", ENGINE_FILES, ids=str)
 def test_private_members_of_others_are_used_only_where_they_are_listed(file: Path) -> None:
-    tree = ast.parse(file.read_text())
     used = {
         node.attr
-        for node in ast.walk(tree)
+        for node in nodes(file)
         if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr) and not is_own(node)
     }
-    assert used <= for_the_engine() | defined(tree) | {"_exit", "_getframe", "_current_frames"}  # those of os and sys
+    assert used <= for_the_engine() | defined(file) | {"_exit", "_getframe", "_current_frames"}  # those of os and sys

@@ -74,7 +74,7 @@ def test_every_log_line_of_the_source_is_in_the_reference() -> None:
             assert f"| {message.level} | {markdown.code(message.shown)} |" in page, message
     places = {f"{Path(message.file).name}:{message.line}" for message in found}
     # Another reader of the source finds no message that is not there.
-    assert {place for place, part in test_operations_page.FOUND if " " in part} <= places
+    assert {place for place, part in test_operations_page.messages() if " " in part} <= places
 
 
 def test_a_line_of_the_reference_is_a_message_of_the_source() -> None:
