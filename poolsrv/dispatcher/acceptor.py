@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
@@ -69,9 +70,9 @@ class Acceptor:
                     accept = partial(self._accept_within_limits, listener, listener.admission, bound.socket)
                 self._loop.register(bound.socket.fileno(), READ, accept)
 
-    def close(self) -> None:
-        """Stop accepting. The caller closes the sockets."""
-        for listener in self._listeners:
+    def close(self, listeners: Iterable[Listener] | None = None) -> None:
+        """Stop accepting at these listeners; None: at all of them. The caller closes the sockets."""
+        for listener in self._listeners if listeners is None else listeners:
             for bound in listener.sockets if listener.is_open else ():
                 self._loop.unregister(bound.socket.fileno())
             listener.is_open = False
@@ -153,8 +154,9 @@ class Acceptor:
     def _starve(self, error: OSError) -> None:
         """Stop polling for a moment, for neither this process nor the system has descriptors left. Log it once."""
         for listener in self._listeners:
-            listener.starved = True
-            listener.pause()
+            if listener.is_open:
+                listener.starved = True
+                listener.pause()
         if not self._starvation_logged:
             self._starvation_logged = True
             log.warning("can't accept connections (%s): pausing", error.strerror, extra={"reason": error.strerror})

@@ -71,7 +71,7 @@ class Dispatcher:
         self._loop = loop
         self._listeners = listeners
         self._slots = list(slots)  # those of leaving workers included, until these have ended
-        self._closed = False
+        self._closed: set[Listener] = set()
         self.ledger = Ledger()
         self.kill_worker: Callable[[WorkerSlot], object] = _kill_nothing
         self._stalls = Stalls(loop, self._slots, listeners, reclaim=self._reclaim, move=self._move, resume=self.resume)
@@ -175,18 +175,18 @@ class Dispatcher:
             if listener.counts.paused:
                 listener.resume()
 
-    def close(self) -> None:
-        """Assign what is left, after the acceptor has closed and before the workers drain.
+    def close(self, listeners: Iterable[Listener]) -> None:
+        """Assign what these listeners have left, after the acceptor has closed and before the workers drain.
 
         A worker takes all that is in its channel before it drains. So unassigned connections go there now, even to
         workers without room.
         """
-        if self._closed:
-            return
-        self._closed = True
-        for admission in self._admissions:
-            admission.close()
-        for listener in self._listeners:
+        for listener in listeners:
+            if listener in self._closed:
+                continue
+            self._closed.add(listener)
+            if listener.admission is not None:
+                listener.admission.close()
             slots = [slot for slot in listener.slots if slot.state == SERVING]
             unassigned = [listener.unassigned.popleft() for _ in range(len(listener.unassigned))] if slots else []
             for number, connection in enumerate(unassigned):
@@ -230,7 +230,7 @@ class Dispatcher:
             assigned.append(slot)
             self.assign(slot, listener.unassigned.popleft())
         self.flush(assigned)
-        if self._closed and not any(slot.state == SERVING for slot in listener.slots):
+        if listener in self._closed and not any(slot.state == SERVING for slot in listener.slots):
             self._drop(listener)
 
     def _reclaim(self, slot: WorkerSlot) -> int:

@@ -83,6 +83,8 @@ class DispatcherProcess:
             Listener(self._loop, i, listener.config, bound[i], [*slots, *apart], self._config.dispatch)
             for i, listener in enumerate(server.listeners)
         ]
+        self._listeners = listeners
+        self._apart_stays = False  # it serves on while the others drain
         first_id = (start["generation"] - 1) * IDS_PER_GENERATION + 1
         self._dispatcher = Dispatcher(self._loop, listeners, [*slots, *apart])
         self._acceptor = Acceptor(self._loop, self._dispatcher, listeners, first_id)
@@ -135,6 +137,8 @@ class DispatcherProcess:
             if self._stopping and not self._workers.by_pid:
                 self._finish()
                 return self._exit_code
+            if self._apart_stays and self._workers.apart_is_last():
+                self._end_apart()
             self._loop.turn()
 
     def _begin(self) -> None:
@@ -252,7 +256,7 @@ class DispatcherProcess:
 
     def _on_message(self, message: Message) -> None:
         if message.kind == "stop" and not self._stopping:
-            self._stop(message.fields["why"])
+            self._stop(message.fields["why"], ends=bool(message.fields.get("ends")))
         elif message.kind == "stop_now":
             while self._stopping < 2:
                 self._stop("at once")
@@ -300,31 +304,51 @@ class DispatcherProcess:
 
     # --- stopping
 
-    def _stop(self, why: str) -> None:
-        """Drain; the second time, end at once."""
+    def _stop(self, why: str, ends: bool = False) -> None:
+        """Drain; the second time, end at once.
+
+        :param ends: the server ends. Then the worker apart serves until the others have ended: it tells how they drain.
+        """
         self._stopping += 1
         self._workers.stop()
         if self._stopping > 2:
             return
         if self._stopping == 1:
             if self._stats is not None and why != "reload":
-                self._stats.state = "stopping"
+                self._stats.drain()
             still_open = counted(self._dispatcher.open_connections(), "connection is", "connections are")
             log.info("%s: stopping, %s open", why, still_open, extra={"reason": why})
-            self._acceptor.close()
-            self._dispatcher.close()
+            self._apart_stays = ends and not self._workers.apart_is_last()
+            self._close_listeners([one for one in self._listeners if not (self._apart_stays and one.config.apart)])
             if self._control is not None:
                 self._control.close()
+            if self._control_socket is not None:
+                self._control_socket.socket.close()
             self._update_ledger()
             self._ledger_link.tell(last=True)
-            self._close_sockets()
+            self._workers.signal_all(signal.SIGTERM, but_apart=self._apart_stays)
         else:
             log.info("%s: ending at once", why, extra={"reason": why})
-        self._workers.signal_all(signal.SIGTERM if self._stopping == 1 else STOP_NOW_SIGNAL)
+            self._end_apart()
+            self._workers.signal_all(STOP_NOW_SIGNAL)
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         timeout = self._config.graceful_timeout + STOP_MARGIN if self._stopping == 1 else STOP_NOW_MARGIN
         self._kill_timer = self._loop.call_later(timeout, self._workers.kill_all)
+
+    def _end_apart(self) -> None:
+        """Have the worker apart drain, if it was not told to when the others were."""
+        if self._apart_stays:
+            self._apart_stays = False
+            self._close_listeners(self._listeners)
+            self._workers.signal_all(signal.SIGTERM)
+
+    def _close_listeners(self, listeners: list[Listener]) -> None:
+        self._acceptor.close(listeners)
+        self._dispatcher.close(listeners)
+        for listener in listeners:
+            for bound in listener.sockets:
+                bound.socket.close()
 
     def _finish(self) -> None:
         """End what dead workers have left, and close everything."""

@@ -110,6 +110,10 @@ class StatsCollector:
         self.state = "stopping"
         self._drains_at = self._loop.now + seconds
 
+    def drain(self) -> None:
+        """Say from now on that the pool drains."""
+        self.state, self._drains_at = "stopping", None
+
     def begin(self) -> None:
         """Begin to sample totals."""
         self._loop.call_later(SAMPLE_INTERVAL, self.begin)

@@ -387,9 +387,19 @@ class WorkerManager:
 
     # --- signals
 
-    def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to every worker, and continue those that are stopped."""
+    def apart_is_last(self) -> bool:
+        """Tell whether the worker apart has nothing left to tell of: no other worker runs. Or it does not serve."""
+        others = any(slot.index != APART for slot in self.by_pid.values())
+        return not others or not any(slot.state == SERVING for slot in self.apart)
+
+    def signal_all(self, number: signal.Signals, but_apart: bool = False) -> None:
+        """Send a signal to every worker, and continue those that are stopped.
+
+        :param but_apart: not to the worker apart.
+        """
         for pid, slot in self.by_pid.items():
+            if but_apart and slot.index == APART:
+                continue
             os.kill(pid, number)
             if slot.stopped:
                 os.kill(pid, signal.SIGCONT)

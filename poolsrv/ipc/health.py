@@ -54,7 +54,8 @@ def readiness(status: Status) -> tuple[bool, str]:
     """
     server = status.server
     if server.state != "serving":
-        draining = f" (it drains in {server.drains_in:.0f} s)" if server.drains_in is not None else ""
-        return False, f"not ready: the pool is {server.state}{draining}"
+        left = counted(status.totals.open, "connection is", "connections are")
+        when = f"it drains in {server.drains_in:.0f} s" if server.drains_in is not None else f"{left} open"
+        return False, f"not ready: the pool is {server.state} ({when})"
     health, why = judge(status)
     return (False, f"not ready: {why}") if health == Health.DOWN else (True, f"ready: {why}")

@@ -22,8 +22,9 @@ which user (``SCM_CREDENTIALS``).
     supervisor -> pool   granted     no other pool has exclusive workers: start yours
     supervisor -> pool   resume      the other pool has failed: start yours again
     supervisor -> pool   counted     what other pools have counted
-    supervisor -> pool   stop, with why; stop_now; workers, with by; reopen_logs; about, for ``poolsrv status``; with
-                                     notice, it is to stop in so many seconds
+    supervisor -> pool   stop        why, and whether the server ends
+    supervisor -> pool   about       for ``poolsrv status``; with notice, the pool is to stop in so many seconds
+    supervisor -> pool   stop_now; workers, with by; reopen_logs
 
 pool_protocol.py says what the supervisor accepts, and when.
 """

@@ -253,14 +253,17 @@ class PoolProcess:
 
     # --- its end
 
-    def stop(self, why: str) -> None:
-        """Tell it to stop: it accepts no new connections, and the open ones may finish."""
+    def stop(self, why: str, ends: bool = False) -> None:
+        """Tell it to stop: it accepts no new connections, and the open ones may finish.
+
+        :param ends: the server ends, so that no other pool will serve.
+        """
         if self.state == LEAVING:
             return
         if self.state in (STARTING, SEALED):
             self.signal(signal.SIGTERM)  # it may not read messages yet
         self.expect_end()
-        self.send("stop", why=why)
+        self.send("stop", why=why, ends=ends)
         self.signal(signal.SIGCONT)  # it may have been stopped
 
     def expect_end(self) -> None:

@@ -398,7 +398,7 @@ class Supervisor:
         pool.send("about", about=self._about(), notice=seconds)
         for other in self._pools.values():
             if other is not pool:
-                other.stop(why)
+                other.stop(why, ends=True)
         self._notice = self._loop.call_later(seconds, partial(self._drain, why))
 
     def _drain(self, why: str) -> None:
@@ -408,7 +408,7 @@ class Supervisor:
         self._watchdog.end()
         self._resources.close_sockets()
         for pool in self._pools.values():
-            pool.stop(why)
+            pool.stop(why, ends=True)
 
     def _finish(self) -> None:
         """All pools have ended: leave nothing of theirs behind."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.http import Client
-from tests.helpers.server import TIMEOUT, ServerProcess, wait_until
+from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, wait_until
 from tests.status.conftest import CONFIG
 
 pytestmark = pytest.mark.server
@@ -66,3 +68,48 @@ def test_it_ends_by_itself_and_stop_now_does_not_wait_for_it(serve: Serve, tmp_p
     long = serve(config(600))
     assert command(long, "stop", "--now").startswith("stopped")
     assert long.wait() == 0
+
+
+def test_the_status_is_served_until_the_other_workers_have_ended(serve: Serve) -> None:
+    server = serve(CONFIG.replace("workers = 2", "workers = 1\ngraceful_timeout = 600"))
+    with server.connect("hello") as sock, Client(server, "status") as kept, Client(server, "status") as events:
+        sock.sendall(b"hi")
+        assert sock.recv(100) == b"hi"
+        events.request("/events")
+        events.head()
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("SIGTERM: stopping")
+        why = b"not ready: the pool is stopping (%d connections are open)\n"
+        assert kept.get("/readyz").body == why % 3
+        assert readiness(server) == (503, why % 4)
+        assert kept.get("/status.json").status == 200
+        with pytest.raises(ConnectionRefusedError):
+            server.connect("hello")
+        sock.close()
+        receive_all(events.sock)
+    assert server.wait() == 0
+    assert "ending at once" not in server.log
+    assert "Traceback" not in server.log
+
+
+def test_a_worker_apart_that_drains_by_itself_keeps_nobody_waiting(serve: Serve) -> None:
+    """TERM goes to every process of a group, say."""
+    server = serve(CONFIG.replace("workers = 2", "workers = 1\ngraceful_timeout = 600"))
+    with server.connect("hello") as sock:
+        sock.sendall(b"hi")
+        assert sock.recv(100) == b"hi"
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("SIGTERM: stopping")
+        (apart,) = re.findall(r"worker apart \(pid (\d+)\) serves", server.log)
+        os.kill(int(apart), signal.SIGTERM)
+        server.wait_for_line(r"worker apart \(pid \d+\) exited 0")
+        wait_until(lambda: is_refused(server), "a listening socket that is closed")
+    assert server.wait() == 0
+
+
+def is_refused(server: ServerProcess) -> bool:
+    try:
+        server.connect("status").close()
+    except ConnectionRefusedError:
+        return True
+    return False
