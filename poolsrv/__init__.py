@@ -6,9 +6,7 @@ and ``poolsrv --version`` import this package too, and have no use for the engin
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing, and importlib below, would be imported before the first pool is started
 if TYPE_CHECKING:
     from .core.event_loop import Timer
     from .core.safe_names import open_for_appending
@@ -69,6 +67,8 @@ if not TYPE_CHECKING:  # to a type checker this would give the package every nam
     def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
         value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
         # A repr shows where a plugin imports the class from. A struct keeps its module, because msgspec looks up the
         # names of its annotations there.

@@ -1,9 +1,16 @@
 """The program ``poolsrv``, which is also ``python -m poolsrv``."""
 
+from __future__ import annotations
+
 import gc
 import os
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False  # typing would be imported before the first pool is started
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from .supervisor.interpreter import PoolInterpreter
 
 
 def main() -> NoReturn:
@@ -15,14 +22,27 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] in ("--config", "-c") and not arguments[1].startswith("-"):
         # This is how servers are started: without the command line's parser, the supervisor needs less memory.
+        # The first pool imports while the supervisor does.
+        interpreter = _start_pool()
         from .core import logs
         from .supervisor import start
 
         logs.set_up()
-        start.run(arguments[1], None)
+        start.run(arguments[1], None, interpreter=interpreter)
     from .cli import main
 
     main.main()
+
+
+def _start_pool() -> PoolInterpreter | None:
+    """Start the interpreter of the first pool; None if that fails, which the supervisor will find out and report."""
+    from .core.inherited import inherited_descriptors
+    from .supervisor.interpreter import PoolInterpreter
+
+    try:
+        return PoolInterpreter(inherited_descriptors())
+    except OSError:
+        return None
 
 
 def _open_standard_streams() -> None:

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import CodeType
 from typing import Final, Protocol
 
-HANG_SIGNAL: Final = signal.SIGUSR2  # faulthandler answers it with a traceback, whatever Python is doing
+from .hang_signal import dump_file
+
 DUMP_TIME: Final = 0.5  # seconds that a hung process gets to dump its stack
 _LONGEST_REPORT: Final = 65536  # bytes
 _LONGEST_PLACE: Final = 500  # characters
@@ -49,11 +49,12 @@ class NamedInstance(Protocol):
 class StackDumpFile:
     """The file for one process; made before that process is started.
 
-    :raises OSError: no descriptor, or no memory.
+    :param fd: its descriptor, if it has been made already.
+    :raises OSError: as ``dump_file``.
     """
 
-    def __init__(self) -> None:
-        self._fd = os.memfd_create("poolsrv-hang")
+    def __init__(self, fd: int | None = None) -> None:
+        self._fd = dump_file() if fd is None else fd
 
     def fileno(self) -> int:
         """Return the descriptor for ``faulthandler.register``."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from .inherited import inherited_descriptors
 from .text import one_line
 
 log = logging.getLogger("poolsrv.sdnotify")
@@ -78,7 +79,7 @@ def take_sockets() -> list[tuple[str, socket.socket]]:
         return []
     if not (number.isascii() and number.isdecimal()):
         raise ValueError(f"LISTEN_FDS: got {one_line(number)[:40]!r}, expected how many sockets have been passed")
-    passed = _passed()
+    passed = inherited_descriptors()
     count = int(number) if len(number) < _DIGITS else _MOST
     missing = count - sum(1 for fd in passed if fd < FIRST_FD + count)
     if missing:
@@ -96,18 +97,6 @@ def take_sockets() -> list[tuple[str, socket.socket]]:
             found.append((name, sock))
         else:
             log.warning("descriptor %d of the service manager (%s) is no listening stream socket: closed", fd, name)
-    return found
-
-
-def _passed() -> list[int]:
-    """Return the descriptors from ``FIRST_FD`` on that were open before the exec."""
-    found = []
-    for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
-        try:
-            if fd >= FIRST_FD and os.get_inheritable(fd):
-                found.append(fd)
-        except OSError:
-            pass  # the descriptor of the listing itself
     return found
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..config.errors import ConfigErrors
 from ..core import logs, processes
 from ..core.dumpable import set_dumpable
+from ..core.hang_signal import HANG_SIGNAL
 from ..core.listening_sockets import ListeningSocket
-from ..core.stack_dump import HANG_SIGNAL
 from ..core.titles import set_title
 from ..errors import StartError
 from ..ipc import pool_link, pool_link_v1
@@ -66,11 +66,19 @@ def main() -> NoReturn:
 
 
 def _serve(link: PoolLink, hang_file: int) -> int:
+    logs.set_up()
+    logs.set_role("dispatcher")
+    set_title("dispatcher")
+    # Import all of the engine now. The supervisor may still import itself; and later the user that the pool will run as
+    # may not be able to read the engine.
+    from ..config import reader
+    from ..core import privileges  # noqa: F401
+    from ..plugins import loader  # noqa: F401
+    from . import bind, process, startup  # noqa: F401
+
     start, held = _receive_start(link)
     fields = start.fields
     logs.set_up(fields["log_level"] or "info")
-    logs.set_role("dispatcher")
-    set_title("dispatcher")
     if fields["version"] == pool_link_v1.VERSION:
         link = pool_link_v1.adapt(link, fields)
     elif fields["version"] not in (pool_link.WITHOUT_CLAIMS, pool_link.VERSION):
@@ -79,8 +87,6 @@ def _serve(link: PoolLink, hang_file: int) -> int:
             " restart the server"
         )
     if fields.get("arguments") is None:
-        from ..config import reader
-
         return _serve_config(reader.read(Path(fields["config"])), link, fields, held, hang_file)
     from ..config import arguments, from_arguments
     from ..plugins import settings  # noqa: F401 - for later, as below
@@ -101,7 +107,6 @@ def _serve_config(
     hang_file: int,
     warnings: Sequence[str] = (),
 ) -> int:
-    # Import all of the engine now: the user that the pool will run as may not be able to read it.
     from ..core import privileges
     from ..plugins import loader
     from . import bind, process, startup

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Final
 
 from ..core.event_loop import EventLoop
-from ..core.stack_dump import DUMP_TIME, HANG_SIGNAL, NamedInstance, StackDumpFile
+from ..core.hang_signal import HANG_SIGNAL
+from ..core.stack_dump import DUMP_TIME, NamedInstance, StackDumpFile
 from .worker_slot import WorkerSlot
 
 log = logging.getLogger("poolsrv.pool")

@@ -27,7 +27,7 @@ from ..config.model import APART
 from ..core import forked_copies, logs, privileges, processes, signals
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.guarded_loop import GuardedLoop
-from ..core.stack_dump import HANG_SIGNAL
+from ..core.hang_signal import HANG_SIGNAL
 from ..core.words import counted
 from ..ipc.pool_link import Message, PoolLink, send_lines
 from ..ipc.worker_channel import MAX_IN_FLIGHT, STOP_NOW_SIGNAL

@@ -98,14 +98,11 @@ class PoolLink:
         self._socket = sock
 
     @classmethod
-    def pair(cls) -> tuple[PoolLink, PoolLink]:
-        """Make two ends. The first one learns the sender of each message.
-
-        :raises OSError: as socketpair(2).
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        return cls(ours), cls(theirs)
+    def supervisors_end(cls, sock: socket.socket) -> PoolLink:
+        """Make the supervisor's end: it learns the sender of each message, and does not block."""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        sock.setblocking(False)
+        return cls(sock)
 
     def detach(self) -> socket.socket:
         """Return the socket, for another object in place of this one."""

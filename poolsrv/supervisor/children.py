@@ -16,15 +16,16 @@ ORPHANS_TIMEOUT: Final = 4.0  # seconds that workers have to end by themselves a
 
 
 class Children:
-    """Made before the first pool is started.
+    """Made before the supervisor starts a pool.
 
     :param pools: the pids of the pools, as they are at each call.
+    :param started: those of pools that have been started already.
     """
 
-    def __init__(self, loop: EventLoop, pools: Set[int]) -> None:
+    def __init__(self, loop: EventLoop, pools: Set[int], started: Set[int]) -> None:
         self._loop = loop
         self._pools = pools
-        self._inherited = procfs.children_of_this_process()
+        self._inherited = procfs.children_of_this_process() - started
 
     def has_orphans(self) -> bool:
         """Whether a dead dispatcher has left anything that runs."""

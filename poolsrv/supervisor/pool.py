@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from ..core.event_loop import READ, EventLoop, Timer
+from ..core.hang_signal import HANG_SIGNAL
 from ..core.listening_sockets import ListeningSocket
 from ..core.pid_file import PidFile
-from ..core.stack_dump import DUMP_TIME, HANG_SIGNAL, StackDumpFile
+from ..core.stack_dump import DUMP_TIME, StackDumpFile
 from ..ipc import pool_protocol
 from ..ipc.pool_link import VERSION, BadMessage, Message, PoolLink, send_sockets
 from ..ipc.pool_protocol import LEAVING, SEALED, STARTING
+from .interpreter import PoolInterpreter
 
 log = logging.getLogger("poolsrv.supervisor")
 
@@ -35,6 +36,7 @@ class PoolProcess:
 
     :param reload: HUP has started it, beside one that serves.
     :param on_message: called with each message that is valid in the pool's phase.
+    :param interpreter: that of the pool, if it has been started already.
     :ivar state: one of the phases of ipc/pool_protocol.py.
     :ivar sockets: the sockets that it will use, by key; known once it is sealed.
     :ivar new: the sockets among them that it has bound itself.
@@ -50,7 +52,12 @@ class PoolProcess:
     """
 
     def __init__(
-        self, loop: EventLoop, generation: int, reload: bool, on_message: Callable[[PoolProcess, Message], object]
+        self,
+        loop: EventLoop,
+        generation: int,
+        reload: bool,
+        on_message: Callable[[PoolProcess, Message], object],
+        interpreter: PoolInterpreter | None = None,
     ) -> None:
         self.generation = generation
         self.reload = reload
@@ -80,21 +87,10 @@ class PoolProcess:
         self._superseded_timeout = 0.0  # seconds that its start has, if it is superseded
         self._watched = True  # for messages
         self._has_ended = False
-        self._hang_file = StackDumpFile()
-        try:
-            self.link, theirs = PoolLink.pair()
-        except OSError:
-            self._hang_file.close()
-            raise
-        try:
-            self.pid = _spawn(theirs.fileno(), self._hang_file.fileno())
-        except OSError:
-            self.link.close()
-            self._hang_file.close()
-            raise
-        finally:
-            theirs.close()
-        self.link.setblocking(False)
+        interpreter = interpreter or PoolInterpreter()
+        self.pid = interpreter.pid
+        self._hang_file = StackDumpFile(interpreter.hang_file)
+        self.link = PoolLink.supervisors_end(interpreter.link)
         loop.register(self.link.fileno(), READ, lambda _: self.receive())
 
     def __str__(self) -> str:
@@ -311,30 +307,3 @@ def stop_oldest(pools: Iterable[PoolProcess], most: int) -> None:
     for pool in draining[: max(len(draining) - most, 0)]:
         log.warning("the pool (%s) is ended early: more than %d would drain (max_draining_pools)", pool, most)
         pool.stop_now()
-
-
-def _spawn(link: int, hang_file: int) -> int:
-    """Start a pool, which inherits these two descriptors."""
-    hang_file = os.dup(hang_file)
-    try:
-        for fd in (link, hang_file):
-            os.set_inheritable(fd, True)
-        return os.posix_spawn(
-            sys.executable,
-            _command(link, hang_file),
-            os.environ,
-            # These would end a pool that does not handle them yet.
-            setsigmask=(signal.SIGUSR1, HANG_SIGNAL),
-        )
-    finally:
-        os.close(hang_file)
-
-
-def _command(*fds: int) -> list[str]:
-    """Build the command line of a pool: the same interpreter, which looks for poolsrv where this one has found it."""
-    # "-c" has the current directory searched first, as it was for this process only if it was started by "-m".
-    safe = [] if sys.path and sys.path[0] in ("", os.getcwd()) else ["-P"]
-    # As "-m poolsrv.dispatcher", but without runpy, whose import takes 5 ms, and without garbage collection while the
-    # modules are imported, which takes 9.
-    start = "import gc; gc.disable(); from poolsrv.dispatcher.__main__ import main; main()"
-    return [sys.executable, *safe, "-c", start, *map(str, fds)]

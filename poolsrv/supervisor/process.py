@@ -42,6 +42,7 @@ from ..ipc.pool_protocol import LEAVING, SEALED, SERVING, STARTING
 from .children import Children
 from .counts import Counts
 from .exclusive_right import ExclusiveRight
+from .interpreter import PoolInterpreter
 from .pool import EXIT_FAILED, PoolProcess, leaving, stop_oldest
 from .reloads import Reloads
 from .resources import Resources
@@ -63,6 +64,7 @@ class Supervisor:
     :param level: the lowest level to log, if the command line says so.
     :param given: the sockets of the service manager, by key.
     :param arguments: these arguments, as JSON has them; None: there is a file. Only pools look into them.
+    :param interpreter: that of the first pool, if it has been started already.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Supervisor:
         level: str | None,
         given: dict[str, ListeningSocket],
         arguments: Mapping[str, Any] | None = None,
+        interpreter: PoolInterpreter | None = None,
     ) -> None:
         self._config = config
         self._arguments = arguments
         self._level = level
+        self._interpreter = interpreter
         self._started_at, self._began = time.time(), seconds_since_boot()
         self._signals = signals.SignalPipe(
             (*STOPS, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
@@ -87,7 +91,7 @@ class Supervisor:
         self._restarts = Restarts(self._loop, self._start_again)
         self._reloads = Reloads(self._notifier)
         self._pools: dict[int, PoolProcess] = {}  # by pid
-        self._children = Children(self._loop, self._pools.keys())
+        self._children = Children(self._loop, self._pools.keys(), {interpreter.pid} if interpreter else set())
         self._exclusive = ExclusiveRight(self._children.has_orphans)
         self._current: PoolProcess | None = None  # the pool that serves
         self._candidate: PoolProcess | None = None  # the pool that is to serve next
@@ -109,6 +113,7 @@ class Supervisor:
         self._loop.register(self._signals.fileno(), READ, self._on_signal)
         signals.unblock()
         self._start()
+        self._reap()  # the pool may have ended before there was a signal pipe
         while not self._ended:
             self._loop.turn()
             self._ensure_a_pool()
@@ -156,7 +161,8 @@ class Supervisor:
         """Start a pool. Its messages, or its end, tell how that goes."""
         self._generation += 1
         try:
-            pool = PoolProcess(self._loop, self._generation, reload, self._on_message)
+            interpreter, self._interpreter = self._interpreter, None
+            pool = PoolProcess(self._loop, self._generation, reload, self._on_message, interpreter)
         except OSError as error:
             self._could_not_start(reload, error)
             return

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..core import forked_copies, logs, processes, signals
 from ..core.event_loop import HANGUP, READ, EventLoop
-from ..core.stack_dump import HANG_SIGNAL
+from ..core.hang_signal import HANG_SIGNAL
 from ..core.throttle import Throttle
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import (

@@ -154,10 +154,8 @@ def test_descriptors_that_do_not_belong_there_are_closed() -> None:
 @pytest.fixture
 def link() -> Iterator[tuple[PoolLink, socket.socket]]:
     """The supervisor's end of a link, and a bare socket at the other end."""
-    ours, theirs = PoolLink.pair()
-    ours.setblocking(False)
-    sock = socket.socket(fileno=os.dup(theirs.fileno()))
-    theirs.close()
+    end, sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours = PoolLink.supervisors_end(end)
     yield ours, sock
     ours.close()
     sock.close()
