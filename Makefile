@@ -28,7 +28,7 @@ check: $(VENV)/run.stamp ## set up, then check the sample poolsrv.toml
 
 test: $(VENV)/dev.stamp ## set up, then run the tests (ARGS='-k name' for some, ARGS='-m "not server"' for the quick ones)
 	@$(COMPILE)
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal $(ARGS)
 
 test-all: ## run the tests on every installed Python from 3.11 on (PYTHONS='a b' for these)
 	@seen=; failed=; for p in $(PYTHONS); do \

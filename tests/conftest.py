@@ -14,9 +14,15 @@ import pytest
 
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.core.text import encodable
-from tests.helpers import server_mark
+from tests.helpers import server_mark, wheels
 from tests.helpers.puppet import install_puppet
 from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish() -> None:
@@ -114,6 +120,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 def site(tmp_path: Path) -> Path:
     """A folder for PYTHONPATH with the plugin ``puppet``."""
     return install_puppet(tmp_path / "site")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    return wheels.build_wheel(wheels.copy_of_the_sources(folder / "sources"), folder / "built")
 
 
 @pytest.fixture

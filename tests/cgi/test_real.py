@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, chunked, pool, resident, write_programs
 from tests.helpers.server import ServerProcess
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 
 
 def git_backend() -> Path | None:

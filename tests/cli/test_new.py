@@ -55,6 +55,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.mark.server
 @pytest.mark.parametrize(("distribution", "tests"), [("poolsrv-shout", 6), ("poolsrv-my-web", 7)])
+@pytest.mark.long
 def test_its_tests_pass_at_once(made: Path, distribution: str, tests: int) -> None:
     server_starts()
     assert f"{tests} passed" in run("pytest", "-p", "no:cacheprovider", cwd=made / distribution)
@@ -92,6 +93,7 @@ def test_status_reload_and_stop_are_one_uncommenting_away(made: Path, distributi
     assert draft.document["pool"] == {"pidfile": "poolsrv.pid", "control": "poolsrv.ctl"}
 
 
+@pytest.mark.long
 def test_it_is_clean(made: Path) -> None:
     for distribution in ("poolsrv-shout", "poolsrv-my-web"):
         run("ruff", "check", "--no-cache", cwd=made / distribution)

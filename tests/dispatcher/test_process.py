@@ -228,6 +228,7 @@ def test_workers_that_exit_early_are_not_replaced_in_a_hot_loop(serve: Serve, tm
     assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, site: Path) -> None:
     """Only connections of the killed worker fail, all workers serve again each time, and nothing is left behind."""
     size = 8

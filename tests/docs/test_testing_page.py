@@ -80,6 +80,7 @@ def test_every_play_is_on_the_page() -> None:
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_the_examples_work(tmp_path: Path) -> None:
     server_starts()
     for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):

@@ -51,6 +51,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
     server_starts()
     assert write_files(tmp_path) == ["adder.py", "adder.py", "test_adder.py"]

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RESP = Path(__file__).parents[2] / "examples" / "poolsrv-resp"
 
 
+@pytest.mark.long
 def test_its_own_tests_pass(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "base")]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

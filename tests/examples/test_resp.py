@@ -67,6 +67,7 @@ def test_redis_benchmark(server: ServerProcess) -> None:
     assert int(run(server, "redis-cli", "GET", "counter:__rand_int__")) >= 1000  # it sends whole pipelines
 
 
+@pytest.mark.long
 def test_acknowledged_writes_survive_reloads_and_a_killed_worker(server: ServerProcess) -> None:
     acknowledged = 0
     ended = threading.Event()

@@ -7,16 +7,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import wheels
 from tests.helpers.server_mark import server_starts
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 SHOUT = ROOT / "examples" / "poolsrv-shout"
@@ -24,29 +24,16 @@ PATIENCE = 60.0  # seconds for what takes a moment; a test that needs it all has
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def environment(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """A fresh virtual environment with both wheels; its directory of programs."""
     server_starts()
     directory = tmp_path_factory.mktemp("wheels")
     # Built from a copy: a build must not leave anything in the tree, nor find anything that was left there.
     sources = directory / "shout"
     shutil.copytree(SHOUT, sources, ignore=shutil.ignore_patterns("dist", "build", "__pycache__"))
-    build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", directory)
-    run(*build, ROOT, sources, cwd=directory)
-    names = sorted(path.name.split("-")[0] for path in directory.glob("*.whl"))
-    assert names == ["poolsrv", "poolsrv_shout"]
-    run(sys.executable, "-m", "venv", directory / "venv", cwd=directory)
-    programs = directory / "venv" / "bin"
-    run(programs / "python", "-m", "pip", "install", "--quiet", *directory.glob("*.whl"), cwd=directory)
-    return programs
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    # Without PYTHONPATH: only what is installed counts.
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
-    return result.stdout
+    shout = wheels.build_wheel(sources, directory / "built")
+    assert [each.name.split("-")[0] for each in (wheel, shout)] == ["poolsrv", "poolsrv_shout"]
+    return wheels.environment(directory / "venv", wheel, shout)
 
 
 @pytest.fixture
@@ -78,7 +65,7 @@ def test_the_installed_plugin_is_listed_with_its_options(environment: Path, tmp_
         "  options:\n"
         '    ending        a string; default "!"\n'
         "    longest_line  a whole number from 1; default 4096\n"
-    ) in run(environment / "poolsrv", "plugins", cwd=tmp_path) + "\n"
+    ) in wheels.run(environment / "poolsrv", "plugins", cwd=tmp_path) + "\n"
 
 
 def test_the_installed_plugin_refuses_a_wrong_option(environment: Path, tmp_path: Path) -> None:

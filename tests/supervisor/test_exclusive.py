@@ -128,6 +128,7 @@ def test_clients_wait_until_the_new_instance_can_start(serve: Serve, stores: Pat
     assert was_alone(server)
 
 
+@pytest.mark.long
 def test_no_acknowledged_write_is_lost_over_20_reloads(serve: Serve, stores: Path) -> None:
     server = serve(CONFIG.format(1, ""), paths=(stores,))
     acknowledged: list[list[str]] = [[], []]

@@ -210,6 +210,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.long
 def test_fifty_reloads_with_broken_configs_change_nothing_and_each_error_is_named(
     serve: Serve, site: Path, tmp_path: Path
 ) -> None:
@@ -401,6 +402,7 @@ def test_an_idle_connection_is_answered_once_more_and_then_closed(serve: Serve, 
     server.wait_for_line(r"generation 1 \(pid \d+\) has left")
 
 
+@pytest.mark.long
 def test_twenty_reloads_under_load_fail_no_request(serve: Serve, root: Path) -> None:
     server = serve(pool(workers=2) + cgi_listener(root=root))
     with Load(address_of(server, "www"), "/hello.sh") as load:
@@ -414,6 +416,7 @@ def test_twenty_reloads_under_load_fail_no_request(serve: Serve, root: Path) -> 
     assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_workers_killed_while_they_drain_lose_their_own_requests_alone(serve: Serve, root: Path) -> None:
     """With each of twenty workers. The log says what is lost, and no client loses more."""
     server = serve(pool(workers=2) + cgi_listener(root=root))

@@ -153,6 +153,7 @@ def test_that_fails(poolsrv_server):
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_the_fixtures_in_an_authors_tests(tmp_path: Path) -> None:
     """With warnings as errors, and in parallel."""
     server_starts()
