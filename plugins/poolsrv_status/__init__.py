@@ -6,7 +6,7 @@ A worker of its own serves it (`apart`), and asks the dispatcher: so it answers 
 - `/status.json`: the record, as `poolsrv status --json` prints it.
 - `/healthz`, `/readyz`: 200 or 503, with the reason.
 - `/events`: `event_stream`, the record once a second, as server-sent events; the page lives on them.
-- `/` and the files beside it: `page_files`, what is in the folder `page`.
+- `/`: `page`, one file that shows what `/events` says.
 
 It only reads: nothing that a client sends changes anything, or comes back in an answer.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -24,13 +23,12 @@ from poolsrv_http import HttpOptions, HttpPlugin, Request, Response
 from poolsrv import ConfigError, Connection, ServerReport, Worker, hookimpl
 
 from .event_stream import EventStream
-from .page_files import PageFiles
+from .page_answer import PageAnswer
 
 __all__ = ["Status"]
 
 log = logging.getLogger("poolsrv.status")
 
-PAGE = Path(__file__).parent / "page"
 TEXT = "text/plain; charset=utf-8"
 # Of every answer: it is of this moment, and only for who has asked.
 FRESH = {
@@ -58,7 +56,7 @@ class Status(HttpPlugin):
             raise ConfigError("", f"needs prometheus-client ({error}): pip install prometheus-client") from None
         super().__init__(options)
         self._encode = exposition.encode
-        self._page = PageFiles(PAGE)
+        self._page = PageAnswer()
         self._answers: dict[str, Answer] = {
             "/metrics": self._metrics,
             "/status.json": _json,
@@ -73,8 +71,8 @@ class Status(HttpPlugin):
         path = urlsplit(question).path or "/"
         if path in self._answers or path == "/events":
             yield "answer", f"the server's status, {path}"
-        elif path in self._page.files:
-            yield "answer", "the page, a file of the plugin"
+        elif path == "/":
+            yield "answer", "the live page"
         else:
             yield "answer", "404: there is nothing of that name"
 
@@ -91,15 +89,14 @@ class Status(HttpPlugin):
 
     def on_request(self, request: Request, response: Response) -> None:
         answer = self._answers.get(request.path)
-        file = self._page.files.get(request.path)
-        if answer is None and file is None and request.path != "/events":
+        if answer is None and request.path not in ("/", "/events"):
             response.error(404)
         elif request.method not in ("GET", "HEAD"):
             response.error(405, headers={"Allow": "GET, HEAD"})
         elif answer is not None:
             self._worker.server_report(lambda report: answer(request, response, report))
-        elif file is not None:
-            file.answer(request, response)
+        elif request.path == "/":
+            self._page.answer(request, response)
         else:
             self._events.add(request, response)
 

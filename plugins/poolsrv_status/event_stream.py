@@ -36,6 +36,7 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # nginx passes each event on at once
 }
 _BEGIN = b"retry: 2000\n\n"
+_COME_BACK = b"retry: 100\n\n"  # on another connection, which leads to the pool that serves
 
 
 class EventStream:
@@ -54,7 +55,9 @@ class EventStream:
             response.error(503, retry_after=RETRY_AFTER)
             return
         if self._worker.draining:
-            response.error(503, retry_after=RETRY_AFTER, keep_alive=False)
+            # On the connection of a stream that has just ended. After an error the browser would not come back.
+            response.start(200, HEADERS, first=_COME_BACK)
+            response.end()
             return
         response.start(200, HEADERS, first=_BEGIN)
         if request.method == "HEAD":

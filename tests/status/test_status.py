@@ -173,7 +173,7 @@ def test_the_page_has_a_strict_policy_and_an_etag(server: ServerProcess) -> None
     page = get(server, "/")
     assert page.headers[b"content-type"] == b"text/html; charset=utf-8"
     policy = page.headers[b"content-security-policy"].decode()
-    assert policy.startswith("default-src 'none'; script-src 'self'")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
     assert page.headers[b"x-content-type-options"] == b"nosniff"
@@ -186,9 +186,12 @@ def test_a_reload_and_deaths_leave_the_counters_and_another_worker_answers(serve
     before = samples(server)
     with Client(server, "status") as client:
         client.request("/events")
+        client.request("/events")  # waits on the same connection until the first stream ends
         client.head()
         server.reload()
-        receive_all(client.sock)  # to its end
+        streams = receive_all(client.sock)
+    assert streams.count(b"HTTP/1.1 200 OK") == 1
+    assert streams.endswith(b"retry: 100\n\n\r\n0\r\n\r\n")
     pids = [worker["pid"] for worker in status_of(server)["workers"]]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
