@@ -107,7 +107,7 @@ def git(*arguments: str, cwd: Path, **variables: str) -> str:
         **{f"GIT_{role}_{what}": "a@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         **variables,
     }
-    done = subprocess.run(["git", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["git", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -208,8 +208,8 @@ def test_programs_in_perl_and_python(server: ServerProcess, program: str, listen
 def curl(*arguments: str, data: bytes | None = None) -> bytes:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    command = ["curl", "--silent", "--show-error", "--max-time", "30", *arguments]
-    return subprocess.run(command, input=data, capture_output=True, check=True, timeout=40).stdout
+    command = ["curl", "--silent", "--show-error", "--max-time", "60", *arguments]
+    return subprocess.run(command, input=data, capture_output=True, check=True, timeout=90).stdout
 
 
 def test_curl(server: ServerProcess) -> None:
@@ -231,7 +231,7 @@ def test_wrk(server: ServerProcess) -> None:
     if shutil.which("wrk") is None:
         pytest.skip("wrk is not installed")
     command = ["wrk", "--threads=1", "--connections=16", "--duration=1s", url(server, "www", "/hello.sh")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=40).stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90).stdout
     assert int(re.search(r"(\d+) requests in", said).group(1)) > 50  # type: ignore[union-attr]
     assert "Socket errors" not in said
     assert "Non-2xx" not in said
