@@ -9,11 +9,14 @@ from __future__ import annotations
 TYPE_CHECKING = False  # typing, and importlib below, would be imported before the first pool is started
 if TYPE_CHECKING:
     from .core.event_loop import Timer
-    from .core.safe_names import open_for_appending
+    from .core.safe_names import open_for_appending, open_private_folder
     from .errors import ConfigError, FrameTooLong, LineTooLong
+    from .ipc.captures import Capture
+    from .ipc.runs import Run
     from .net.programs import PIPE, Child
     from .net.stream import Stream
     from .net.tls import ClientTls
+    from .worker.capture_folder import CaptureFolder
     from .worker.connection import Connection
     from .worker.hookspecs import hookimpl
     from .worker.metrics import Counter, Gauge, Histogram, Metrics
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PIPE",
+    "Capture",
+    "CaptureFolder",
     "Child",
     "ClientTls",
     "ConfigError",
@@ -33,16 +38,20 @@ __all__ = [
     "Histogram",
     "LineTooLong",
     "Metrics",
+    "Run",
     "ServerReport",
     "Stream",
     "Timer",
     "Worker",
     "hookimpl",
     "open_for_appending",
+    "open_private_folder",
 ]
 
 _MODULES = {
     "PIPE": "net.programs",
+    "Capture": "ipc.captures",
+    "CaptureFolder": "worker.capture_folder",
     "Child": "net.programs",
     "ClientTls": "net.tls",
     "ConfigError": "errors",
@@ -54,12 +63,14 @@ _MODULES = {
     "Histogram": "worker.metrics",
     "LineTooLong": "errors",
     "Metrics": "worker.metrics",
+    "Run": "ipc.runs",
     "ServerReport": "worker.status_client",
     "Stream": "net.stream",
     "Timer": "core.event_loop",
     "Worker": "worker.worker",
     "hookimpl": "worker.hookspecs",
     "open_for_appending": "core.safe_names",
+    "open_private_folder": "core.safe_names",
 }
 
 if not TYPE_CHECKING:  # to a type checker this would give the package every name

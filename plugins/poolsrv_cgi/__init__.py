@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 from poolsrv_http import HttpServer
 
@@ -51,6 +52,11 @@ class Cgi:
             self._server = server = HttpServer(options, self._service.on_request, log)
             self.believes_proxies = server.believes_proxies
             self.half_close = "timely"
+
+    @property
+    def capture_folder(self) -> Path | None:
+        """Where captures are (for `poolsrv replay`)."""
+        return self._runner.options.capture
 
     def explain(self, question: str) -> Iterator[tuple[str, str]]:
         """Explain what would answer a URL, or a line, or a connection (for `poolsrv explain`).

@@ -140,7 +140,8 @@ class Exchange:
             self._refuse(found)
             return
         self._found = found
-        self._request_body.prepare(self._admit)
+        capturing = self._runner.capturing
+        self._request_body.prepare(self._admit, capturing.body if capturing is not None else 0)
 
     # --- a permit for the program
 
@@ -171,6 +172,9 @@ class Exchange:
         found, runner, body = self._found, self._runner, self._request_body
         program = Program(runner, self._conn, found.script_name, self._program_ended)
         program.on_overdue, program.queued = self._overdue, self._queued
+        program.request, program.outcome = self._head.line, self._response.outcome
+        if runner.capturing is not None and not self._redirects and body.length:
+            program.body, program.body_length = body.first(runner.capturing.body), body.length
         try:
             environment = self._environment()
             stdin = body.source() if not self._redirects else None
@@ -263,6 +267,8 @@ class Exchange:
 
     def on_header(self, header: CgiHeader, first: bytes, whole: bool) -> bool:
         """The program's header is here."""
+        if self._program is not None:
+            self._program.header = header
         if header.local:
             self._redirect(header.location)
             return False

@@ -62,9 +62,9 @@ class LineServer:
         # Nothing reads what follows the line: left in the socket, it slows the client down instead of filling memory.
         conn.pause_reading()
         if self._limiter.acquire():
-            self._start(conn, found)
+            self._start(conn, found, line)
         else:
-            conn.state = Waiter(lambda: self._start(conn, found), lambda: _refuse_busy(conn))
+            conn.state = Waiter(lambda: self._start(conn, found, line), lambda: _refuse_busy(conn))
             conn.hold()  # until it is closed: a connection that waits is not idle
             if not self._limiter.wait(conn.state):
                 _refuse_busy(conn)
@@ -82,9 +82,10 @@ class LineServer:
         if conn.state is None:
             conn.close("drain")
 
-    def _start(self, conn: Connection, found: Script) -> None:
+    def _start(self, conn: Connection, found: Script, line: bytes) -> None:
         runner = self._runner
         program = Program(runner, conn, found.script_name, _ended)
+        program.request = os.fsdecode(line.rstrip(b"\r\n"))
         if isinstance(conn.state, Waiter):
             program.queued = conn.state.waited
         conn.state = program

@@ -28,6 +28,8 @@ from poolsrv_http import (
     url_directories_problems,
 )
 
+from poolsrv import open_private_folder
+
 __all__ = ["Limits", "Options", "problems"]
 
 Seconds = Annotated[float, Meta(ge=0)]
@@ -71,6 +73,10 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar queue_timeout: how long a request may wait. 0: no limit.
     :ivar limits: resource limits of each program.
     :ivar stderr_rate: lines of standard error that are logged for a program, per second. 0: no limit.
+    :ivar mask: further names of variables, header fields and query parameters whose values are secret, so that
+        `poolsrv runs` and captures do not have them: `["X-Session", "pin", "*PRIVATE*"]`.
+    :ivar capture: the directory in which runs that have failed are kept for `poolsrv replay`, without those values.
+    :ivar capture_max: how many are kept; the oldest are removed.
 
     For http and line:
 
@@ -80,6 +86,7 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     For http:
 
+    :ivar capture_body: bytes of a request's body that are kept in its capture.
     :ivar output_timeout: how long a program may print nothing. 0: no limit.
     :ivar warm: run Python programs in children of a warm interpreter: true, or patterns of SCRIPT_NAME (`["/app/*"]`).
     :ivar warm_modules: modules that the warm interpreters import beforehand.
@@ -121,10 +128,14 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     queue_timeout: Seconds = 30.0
     limits: Limits = Limits()
     stderr_rate: Count = 100
+    mask: tuple[str, ...] = ()
+    capture: Path | None = None
+    capture_max: Positive = 100
 
     interpreters: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     extensions: tuple[str, ...] = ()
 
+    capture_body: Annotated[int, Meta(ge=0, le=262144)] = 65536
     output_timeout: Seconds = 60.0
     warm: bool | tuple[str, ...] = False
     warm_modules: tuple[str, ...] = ()
@@ -150,7 +161,8 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
 # The protocols of each option that is not for all of them.
 _HTTP_AND_LINE = "root interpreters extensions"
 _HTTP = (
-    "output_timeout warm warm_modules prefix roots index aliases nph pass_authorization user_field auth_type_field"
+    "capture_body output_timeout warm warm_modules prefix roots index aliases nph pass_authorization"
+    " user_field auth_type_field"
     " client_field scheme_field host_field header_timeout body_timeout keepalive_timeout max_target_size"
     " max_header_size max_header_fields max_chunk_extensions max_local_redirects max_body_size"
     " min_body_rate spool_memory max_spooled"
@@ -175,7 +187,7 @@ def problems(options: Options) -> list[tuple[str, str]]:
     """
     return [
         *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *_files(options),
-        *http_problems(options),
+        *_capture(options), *http_problems(options),
     ]  # fmt: skip
 
 
@@ -271,6 +283,21 @@ def _files(options: Options) -> Iterator[tuple[str, str]]:
     for url in options.files:
         if url.strip("/") in programs:
             yield "files", f'the programs have "{url}" too, expected them at another URL path: prefix = "/cgi-bin/"'
+
+
+def _capture(options: Options) -> Iterator[tuple[str, str]]:
+    if options.capture is None:
+        for key, value, default in (
+            ("capture_max", options.capture_max, 100),
+            ("capture_body", options.capture_body, 65536),
+        ):
+            if value != default:
+                yield key, "has no meaning without capture"
+        return
+    try:
+        os.close(open_private_folder(str(options.capture)))
+    except OSError as error:
+        yield "capture", f"{options.capture}: {error.strerror}"
 
 
 def _is_suffix(suffix: str) -> bool:

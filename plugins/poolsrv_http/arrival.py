@@ -81,16 +81,17 @@ class BodyArrival:
         self._end = self._position()
         self.length = length
 
-    def _has_first_part(self, least: int) -> bool:
+    def _has_first_part(self, least: int, wanted: int = 0) -> bool:
         """Whether the first part of a body with a Content-Length is here, in the connection's buffer.
 
         :param least: bytes; the client may take its time for so many.
+        :param wanted: bytes that the reader wants to see beforehand, at most `READ_AHEAD`.
         """
         length = self.length or 0
         here = self._conn.bytes_in - (self._end - length)
-        if here >= FAST_FIRST and time.monotonic() - self._began < FAST_TIME:
+        if here >= max(FAST_FIRST, wanted) and time.monotonic() - self._began < FAST_TIME:
             return True
-        return here >= min(length, max(least, LEAST_FIRST), READ_AHEAD)
+        return here >= min(length, max(least, LEAST_FIRST, wanted), READ_AHEAD)
 
     def _receive(self) -> bytes:
         decoder = self._decoder

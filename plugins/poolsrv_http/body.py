@@ -57,6 +57,7 @@ class RequestBody(BodyArrival):
         "_spool",
         "_stalled",
         "_turn_due",
+        "_wanted",
         "_watch",
         "is_idle",
     )  # fmt: skip
@@ -87,6 +88,7 @@ class RequestBody(BodyArrival):
         self._paused = False
         self._busy = False  # taking in; the reader is being called
         self._turn_due = False
+        self._wanted = 0  # bytes that are to be here at first
         self._rest: Rest | None = None
         self.is_idle = not self.length and not head.chunked
 
@@ -137,22 +139,34 @@ class RequestBody(BodyArrival):
         """All of it, once it has been collected; b"" before."""
         return self._spool.contents() if self._spool is not None and self.is_here else b""
 
-    def prepare(self, ready: Callback) -> None:
+    def prepare(self, ready: Callback, wanted: int = 0) -> None:
         """Call `ready()` once a program may start: of a chunked body all has come, of any other all or the first part.
 
         So a client that sends slowly, or not at all, takes up nothing that others wait for.
+
+        :param wanted: bytes that `first` is to have then, at most 262144.
         """
+        self._wanted = wanted
         if self.is_idle:
             ready()
         elif self.is_chunked:
             self.collect(ready)
-        elif self._has_first_part(self._shared.options.spool_memory):
+        elif self._has_first_part(self._shared.options.spool_memory, wanted):
             ready()
         else:
             self._ready = ready
             self.ask()
             self._watch_it()
             self.on_input()
+
+    def first(self, limit: int) -> bytes:
+        """Its first bytes, as far as they are here; they are not taken. To be asked once `prepare` has called back.
+
+        :param limit: how many at most.
+        """
+        if self._spool is not None:
+            return self._spool.first(limit)
+        return self._conn.peek()[: min(limit, self.length or 0)]
 
     def source(self) -> int | None:
         """What `Connection.spawn` takes as a program's `stdin`: None, `PIPE`, or a file that has the body in it.
@@ -224,7 +238,7 @@ class RequestBody(BodyArrival):
             if not self._turn_due and not self._busy:
                 self._take()
         elif self._ready is not None:
-            if self._has_first_part(self._shared.options.spool_memory):
+            if self._has_first_part(self._shared.options.spool_memory, self._wanted):
                 ready, self._ready = self._ready, None
                 self._watch_no_more()
                 ready()

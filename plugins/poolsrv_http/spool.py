@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 
 from .cells import SharedCells
@@ -80,6 +81,13 @@ class Spool:
         """All that was written."""
         self._file.seek(0)
         return self._file.read()
+
+    def first(self, limit: int) -> bytes:
+        """The first bytes. The position of the file's descriptor stays."""
+        if self.in_memory:
+            return self.contents()[:limit]
+        self._file.flush()
+        return os.pread(self._file.fileno(), limit, 0)
 
     def rewound_descriptor(self) -> int:
         """The file's descriptor at position 0, for a program's standard input."""

@@ -17,6 +17,7 @@ from ..config import reader
 from ..config.model import PoolTable
 from ..core import pid_file
 from ..errors import PoolsrvError
+from ..ipc.runs import Run
 from ..ipc.stats import PROTOCOL, Answer, Status
 
 TIMEOUT: Final = 5.0  # seconds
@@ -43,13 +44,35 @@ def ask(config: Path, timeout: float | None = None) -> Status:
     :raises ConfigErrors: the file can't be read, or its ``pool.control`` is wrong.
     :raises NoAnswer: there is no control socket, or no answer.
     """
+    path, line = _ask(config, b"status\n", timeout)
+    return decode(path, line)
+
+
+def ask_for_runs(config: Path, run_id: str = "") -> list[Run]:
+    """Ask for records of program runs.
+
+    :param run_id: of one run, which is then complete; else all of them.
+    :returns: the latest last; empty if there is no such run.
+    :raises ConfigErrors: the file can't be read, or its ``pool.control`` is wrong.
+    :raises NoAnswer: there is no control socket, or no answer, or the server is of a version that keeps no records.
+    """
+    path, line = _ask(config, f"run {run_id}\n".encode() if run_id else b"runs\n", None)
+    answer = _answer(path, line)
+    if answer.error is not None and answer.error.startswith("unknown request"):
+        raise NoAnswer(f"{path}: the server is of an older version, which keeps no records of runs; reload it")
+    if answer.error is not None or answer.runs is None:
+        raise NoAnswer(f"{path}: {answer.error or 'no records in the answer'}")
+    return answer.runs
+
+
+def _ask(config: Path, request: bytes, timeout: float | None) -> tuple[str, bytes]:
     timeout = TIMEOUT if timeout is None else timeout
     table = reader.locate(config)
     if table.control is None:
         raise NoAnswer(f'{config}: pool.control: missing, expected a path for it, such as "run/poolsrv.ctl"', 2)
     path = os.fspath(table.control)
     try:
-        line = _exchange(path, b"status\n", timeout)
+        return path, _exchange(path, request, timeout)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         but = _unless_pid_file_says_otherwise(table)
         raise NoAnswer(f"{config}: the server does not run{but}", is_down=not but) from None
@@ -60,7 +83,6 @@ def ask(config: Path, timeout: float | None = None) -> Status:
         raise NoAnswer(message, is_down=True) from None
     except OSError as error:
         raise NoAnswer(f"{path}: {error.strerror}") from None
-    return decode(path, line)
 
 
 def decode(path: str, line: bytes) -> Status:
@@ -69,17 +91,21 @@ def decode(path: str, line: bytes) -> Status:
     :param path: the control socket, for messages.
     :raises NoAnswer: it is empty, an error, or can't be understood.
     """
-    if not line:
-        raise NoAnswer(f"{path}: the server has closed the connection: it is stopping, or has too many of them")
-    try:
-        answer = msgspec.json.decode(line, type=Answer)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise NoAnswer(f"{path}: not understood: {error}; the server may be of another version") from None
+    answer = _answer(path, line)
     if answer.error is not None:
         raise NoAnswer(f"{path}: {answer.error}")
     if answer.protocol != PROTOCOL or answer.status is None:
         raise NoAnswer(f"{path}: the server speaks protocol {answer.protocol}, and this is {PROTOCOL}")
     return answer.status
+
+
+def _answer(path: str, line: bytes) -> Answer:
+    if not line:
+        raise NoAnswer(f"{path}: the server has closed the connection: it is stopping, or has too many of them")
+    try:
+        return msgspec.json.decode(line, type=Answer)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise NoAnswer(f"{path}: not understood: {error}; the server may be of another version") from None
 
 
 def _unless_pid_file_says_otherwise(table: PoolTable) -> str:

@@ -25,7 +25,7 @@ WITHOUT_CONFIG = "Serving without a config"
 COMMANDS = {
     WITHOUT_CONFIG: ("run", "cgi"),
     "Configs and plugins": ("check", "config", "explain", "plugins", "new", "import"),
-    "A running server": ("status", "top", "reload", "stop"),
+    "A running server": ("status", "top", "runs", "replay", "reload", "stop"),
     "Your shell": ("completion",),
 }
 
@@ -45,6 +45,8 @@ Examples:
   poolsrv status --config poolsrv.toml      show what the server does now (needs pool.control)
   poolsrv status --check                    one line and an exit code, for monitoring
   poolsrv top --config poolsrv.toml         live view of status, refreshed every second
+  poolsrv runs --failed                     the latest programs that have failed, and why
+  poolsrv replay k3v9x2mq                   run such a program again with the same input (needs capture of cgi)
   poolsrv reload --config poolsrv.toml      load config and code again (needs pool.pidfile)
   poolsrv stop --config poolsrv.toml        stop the server (needs pool.pidfile)
   poolsrv plugins                           list the installed plugins with their hooks and options

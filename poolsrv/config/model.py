@@ -30,6 +30,7 @@ APART = -1  # the number of the worker for the listeners that no other worker se
 LONGEST_KEEPALIVE = 32767  # seconds, MAX_TCP_KEEPIDLE of linux/tcp.h
 LONGEST_USER_TIMEOUT = 2_147_483  # seconds; tcp(7) has it in milliseconds, in an int
 HIGHEST_RATE = 1_000_000  # a second
+MOST_RUNS = 500  # as the supervisor keeps, ipc/kept_runs.py
 
 Seconds: TypeAlias = Annotated[
     float, msgspec.Meta(ge=0, le=LONGEST_TIME, extra={"words": f"a number of seconds, from 0 to {LONGEST_TIME}"})
@@ -67,6 +68,8 @@ class PoolTable(msgspec.Struct, frozen=True):
     :ivar max_worker_memory: bytes of resident memory above which a worker is replaced; 0 is never.
     :ivar pidfile: the file that has the supervisor's pid.
     :ivar control: the unix socket that answers ``status``.
+    :ivar runs: records of program runs that are kept for ``poolsrv runs``, and as many of failed and slow ones; 0:
+        none.
     :ivar user: name or number of the user that the pool runs as; None: unchanged.
     :ivar group: name or number of its group; None: the user's.
     :ivar umask: the pool's umask; None: unchanged.
@@ -87,6 +90,7 @@ class PoolTable(msgspec.Struct, frozen=True):
     max_worker_memory: Number = 0
     pidfile: Path | None = None
     control: Path | None = None
+    runs: Annotated[int, msgspec.Meta(ge=0, le=MOST_RUNS)] = 200
     user: str | Number | None = None
     group: str | Number | None = None
     umask: int | None = None

@@ -186,6 +186,34 @@ def open_for_appending(path: str, mode: int, owner: Sequence[int] | None = None)
         return fd
 
 
+def open_private_folder(path: str) -> int:
+    """Open a folder, in which nobody but root and this user may make or rename files.
+
+    Root follows no link on the way that another user can have made.
+
+    :returns: a descriptor, close-on-exec, for openat(2) and for listing.
+    :raises OSError: as openat(2); ``EPERM`` if others may write to it; ``EACCES`` if this user may not.
+    """
+    with Folder(os.path.join(path, "x")) as folder:
+        fixed = folder.fixed
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder.fd)
+    try:
+        status = os.fstat(fd)
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid not in (0, os.geteuid()):
+            raise PermissionError(errno.EPERM, f"it belongs to user {status.st_uid}, expected root or this user")
+        if mode & _OTHERS_WRITE:
+            raise PermissionError(errno.EPERM, f"others may write to it (mode {mode:04o}), expected at most 0755")
+        if not fixed:
+            raise PermissionError(errno.EPERM, "others can rename a folder on the way to it")
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True):
+            raise PermissionError(errno.EACCES, "this user may not make files in it")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _open_existing(folder: Folder, flags: int, trusted: Collection[int]) -> int:
     fd = folder.open(flags)
     status = os.fstat(fd)

@@ -7,7 +7,8 @@ There are at most ``MOST_CLIENTS`` at a time; further ones wait in the kernel's 
 ``LONGEST_QUESTION`` bytes. One question is answered at a time, and an answer is written as fast as the client reads.
 Idle clients are disconnected after ``TIMEOUT`` seconds. Whatever a client sends, it costs at most its own connection.
 
-A question is a line: a word, or an object ``{"request": WORD}``. ipc/stats.py has the answers. A client may ask again
+A question is a line: a word, or an object ``{"request": WORD}``. Some take an argument, a second word (``run ID``).
+ipc/stats.py has the answers. A client may ask again
 on the same connection once it has the answer.
 """
 
@@ -42,14 +43,20 @@ class ControlServer:
 
     :param sock: None: no stranger may ask, only those that are connected by ``connect``.
     :param answers: by the word of a request, makes the answer.
+    :param answers_about: the same of requests with an argument, from the argument.
     """
 
     def __init__(
-        self, loop: EventLoop, sock: socket.socket | None, answers: Mapping[str, Callable[[], Answer]]
+        self,
+        loop: EventLoop,
+        sock: socket.socket | None,
+        answers: Mapping[str, Callable[[], Answer]],
+        answers_about: Mapping[str, Callable[[str], Answer]] = {},
     ) -> None:
         self._loop = loop
         self._socket = sock
         self._answers = answers
+        self._answers_about = answers_about
         self._clients: set[_Client] = set()
         self._workers: set[_Client] = set()  # whose other ends workers have
         self._answers_workers = False
@@ -152,10 +159,13 @@ class ControlServer:
             return _encoded(Answer(PROTOCOL, error="failed; the log says why"))
 
     def _answer_to(self, word: str | None) -> Answer:
-        known = ", ".join(self._answers)
+        known = ", ".join([*self._answers, *self._answers_about])
         if word is None:
             expected = f'expected a line with a word or {{"request": WORD}}: {known}'
             return Answer(PROTOCOL, error=f"not understood, {expected}")
+        name, _, argument = word.partition(" ")
+        if name in self._answers_about:
+            return self._answers_about[name](argument.strip())
         if word not in self._answers:
             return Answer(PROTOCOL, error=f"unknown request {word[:40]!r}, expected {known}")
         return self._answers[word]()

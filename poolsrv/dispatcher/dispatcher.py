@@ -34,6 +34,7 @@ from ..config.model import has_limits, has_to_ask
 from ..core.event_loop import EventLoop
 from ..core.words import counted
 from ..ipc import figures
+from ..ipc.runs import Run
 from ..ipc.worker_channel import (
     DRAINING,
     FULL,
@@ -64,6 +65,7 @@ class Dispatcher:
     :ivar ledger: what the pool has counted.
     :ivar recent_refusals: the last connections that were refused, of all listeners, the latest last.
     :ivar is_asked: whether workers ask about admission.
+    :ivar on_runs: called with the records of program runs that a worker has reported.
     :ivar kill_worker: called with the slot of a condemned worker; the worker manager sets it.
     """
 
@@ -74,6 +76,7 @@ class Dispatcher:
         self._closed: set[Listener] = set()
         self.ledger = Ledger()
         self.kill_worker: Callable[[WorkerSlot], object] = _kill_nothing
+        self.on_runs: Callable[[list[Run]], object] = list
         self._stalls = Stalls(loop, self._slots, listeners, reclaim=self._reclaim, move=self._move, resume=self.resume)
         self.recent_refusals: deque[Refusal] = deque(maxlen=RECENT)
         self._admissions: list[AdmissionControl] = []
@@ -344,7 +347,7 @@ class Dispatcher:
             self._loop.unregister(slot.channel.fileno())
 
     def _apply(self, slot: WorkerSlot, report: Report) -> None:
-        taken, closed, state, counters, asked, metrics = report
+        taken, closed, state, counters, asked, metrics, runs = report
         slot.last_report_at = now = self._loop.now
         if slot.stalled:
             self._stalls.responds(slot)
@@ -370,6 +373,8 @@ class Dispatcher:
             slot.counters = counters
         if metrics is not None:
             self.ledger.take(slot, metrics)
+        if runs:
+            self.on_runs(runs)
 
     # --- what becomes of workers
 

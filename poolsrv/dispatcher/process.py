@@ -39,6 +39,7 @@ from .descriptor_limits import SPARE_DESCRIPTORS, connections_per_worker, free_d
 from .dispatcher import Dispatcher
 from .ledger_link import LedgerLink
 from .listener import Listener
+from .run_book import RunBook
 from .startup import Place
 from .stats_collector import StatsCollector
 from .worker_manager import WorkerManager
@@ -116,14 +117,20 @@ class DispatcherProcess:
             on_complete=self._open_control,
             is_supported=bool(start["about"].get("counts")),
         )
+        self._runs = RunBook(self._config.runs, link if start["about"].get("counts") else None)
+        self._dispatcher.on_runs = self._runs.take
         if control is not None or apart:
             self._stats = StatsCollector(
                 self._loop, self._workers, self._dispatcher, listeners, place.path, start["generation"], start["about"]
             )
             self._stats.drain_notice = self._config.drain_notice
             self._stats.before_answer = self._tell_counts
-            listening = control.socket if control is not None else None
-            self._control = ControlServer(self._loop, listening, {"status": self._stats.answer})
+            self._control = ControlServer(
+                self._loop,
+                control.socket if control is not None else None,
+                {"status": self._stats.answer, "runs": self._runs.answer},
+                {"run": self._runs.answer_one},
+            )
 
     # --- the main loop
 
@@ -184,8 +191,10 @@ class DispatcherProcess:
         return self._control.connect()
 
     def _update_ledger(self) -> None:
+        """Enter what is counted elsewhere, for the supervisor is about to be told; tell it of runs too."""
         self._dispatcher.update_ledger()
         self._workers.update_ledger()
+        self._runs.tell()
 
     def _tell_counts(self) -> None:
         """Have the supervisor know what is about to be shown: should this process crash, no counter goes back."""
@@ -264,6 +273,7 @@ class DispatcherProcess:
             self._reopen_logs()
         elif message.kind == "counted":
             self._ledger_link.learn(message.fields)
+            self._runs.learn(message.fields)
         elif message.kind == "about" and self._stats is not None:
             self._stats.set_about(message.fields["about"])
             if "notice" in message.fields and not self._stopping:

@@ -26,7 +26,7 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
 
     :raises BadReport: it does not fit.
     """
-    taken, closed, state, _, asked, metrics = report
+    taken, closed, state, _, asked, metrics, _ = report
     waiting = slot.waiting
     if taken > len(waiting):
         raise BadReport(

@@ -14,14 +14,14 @@ which user (``SCM_CREDENTIALS``).
     supervisor -> pool   go          all of this is granted; how often the pool has to send "alive"
     supervisor <- pool   serves      all its workers serve
     supervisor <- pool   failed      why it can't serve, some lines in each message
-    supervisor <- pool   alive       its loop runs; it may add what it has counted (counted.py)
+    supervisor <- pool   alive       its loop runs; it may add what it has counted (counted.py), and runs (kept_runs.py)
     supervisor <- pool   leaves      a signal from outside has told it to stop
     supervisor <- pool   claims      it serves but for its exclusive listeners, whose plugins these are
     supervisor -> pool   release     another pool claims: end the exclusive workers, and those that have these plugins
     supervisor <- pool   released    they have ended
     supervisor -> pool   granted     no other pool has exclusive workers: start yours
     supervisor -> pool   resume      the other pool has failed: start yours again
-    supervisor -> pool   counted     what other pools have counted
+    supervisor -> pool   counted     what other pools have counted, and their runs
     supervisor -> pool   stop        why, and whether the server ends
     supervisor -> pool   about       for ``poolsrv status``; with notice, the pool is to stop in so many seconds
     supervisor -> pool   stop_now; workers, with by; reopen_logs

@@ -15,6 +15,7 @@ from typing import Final
 
 from ..core.logs import LEVELS
 from .counted import is_counted
+from .kept_runs import are_runs
 from .pool_link import LINES_PER_MESSAGE, LONGEST_LINE, BadMessage, Message, is_path
 
 # Phases of a pool. STARTING: it reads its config, and binds. SEALED: it has said what it needs, and was granted it.
@@ -147,7 +148,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, Check]]] = {
     },
     "serves": {},
     "failed": {"lines": _is_lines, "exit_code": _is_whole(1, 255)},
-    "alive": {"counted": is_counted, "last": lambda value: value in (None, True)},
+    "alive": {"counted": is_counted, "runs": are_runs, "last": lambda value: value in (None, True)},
     "leaves": {},
     "claims": {"plugins": _is_names},
     "released": {"number": _is_whole(0, 2**53)},

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from ..core.text import encodable_in
+from .runs import Run
 
 PROTOCOL: Final = 1  # of the control socket; bump it on a change that breaks existing readers
 WINDOW: Final = 5.0  # seconds
@@ -318,9 +319,11 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     :ivar protocol: ``PROTOCOL``, of the server.
     :ivar status: if that was asked for.
+    :ivar runs: the records of program runs, if these were asked for.
     :ivar error: why there is no answer.
     """
 
     protocol: int
     status: Status | None = None
+    runs: list[Run] | None = None
     error: str | None = None

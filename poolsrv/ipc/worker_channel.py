@@ -37,6 +37,7 @@ import msgspec
 
 from .descriptors import DESCRIPTOR_SIZE, descriptors_in
 from .metrics import MetricsReport
+from .runs import MOST_PER_REPORT, Run
 
 # The states that a worker reports. The dispatcher adds its own (dispatcher/worker_slot.py).
 SERVING: Final = "serving"
@@ -98,6 +99,7 @@ class AcceptedConnection(msgspec.Struct, gc=False):
 
 
 _NOTHING_ASKED: list[Question] = []
+_NO_RUNS: list[Run] = []
 
 
 class Report(NamedTuple):
@@ -112,6 +114,7 @@ class Report(NamedTuple):
     counters: tuple[_Count, _Count, _Count, _Count, _Count] | None  # totals, see COUNTERS; with every heartbeat
     asked: Annotated[list[Question], msgspec.Meta(max_length=MAX_ASKED_PER_REPORT)] = _NOTHING_ASKED
     metrics: MetricsReport | None = None  # with every heartbeat, if something has changed
+    runs: Annotated[list[Run], msgspec.Meta(max_length=MOST_PER_REPORT)] = _NO_RUNS  # after a heartbeat's metrics
 
 
 class BadReport(Exception):

@@ -16,15 +16,17 @@ from typing import Any, Final
 from ..core.event_loop import EventLoop
 from ..ipc.counted import MOST_KEYS, added, in_pieces
 from .pool import PoolProcess
+from .run_keeper import RunKeeper
 
 AGAIN_AFTER: Final = 0.2  # seconds, where a pool has no room for a message
 
 
 class Counts:
-    """The counts of all pools."""
+    """The counts of all pools, and their records of runs, which travel in the same messages."""
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
+        self._runs = RunKeeper(loop)
         self._ended: dict[str, Any] = {}
         self._of_pools: dict[int, dict[str, Any]] = {}  # by pid
         self._receiver: PoolProcess | None = None
@@ -42,9 +44,11 @@ class Counts:
         self._untold = {key for keys in (self._ended, *self._of_pools.values()) for key in keys}
         self._complete_untold = True
         self._send()
+        self._runs.tell(pool)
 
     def taken(self, pool: PoolProcess, fields: dict[str, Any]) -> None:
-        """A pool has told what it has counted."""
+        """A pool has told what it has counted, or of runs."""
+        self._runs.taken(pool, fields)
         counted = fields.get("counted")
         if counted:
             own = self._of_pools.setdefault(pool.pid, {})
@@ -59,6 +63,7 @@ class Counts:
 
     def ended(self, pool: PoolProcess) -> None:
         """A pool has ended; its last messages are here."""
+        self._runs.ended(pool)
         for key, amount in self._of_pools.pop(pool.pid, {}).items():
             if key in self._ended or len(self._ended) < MOST_KEYS:
                 self._ended[key] = added(self._ended.get(key), amount)

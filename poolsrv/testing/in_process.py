@@ -21,6 +21,7 @@ from ..worker.culprits import running_plugin
 from ..worker.descriptor_room import DescriptorRoom
 from ..worker.host import Host
 from ..worker.metrics import Metrics, Registry
+from ..worker.run_sources import RunSources
 from ..worker.service import Service
 from ..worker.spec import ServerSpec
 from ..worker.worker import Worker
@@ -142,6 +143,7 @@ class InProcessWorker:
             guarded=self._guarded,
             reopen_logs=self.reopen_logs,
             metrics=Metrics(self.registry, lambda: running_plugin([self.service])),
+            runs=RunSources(),
         )
         self.plugin = server.listeners[0].hooks.plugins[-1].instance
         self.service = _Service(self, server.listeners[0], server.base)

@@ -48,6 +48,7 @@ from .engine_metrics import EngineMetrics
 from .hook_sampler import HookSampler
 from .metrics import Metrics, Registry
 from .reporter import Reporter
+from .run_sources import RunSources
 from .service import Service
 from .slow_watch import SlowWatch
 from .status_client import StatusClient
@@ -99,6 +100,8 @@ class WorkerProcess:
         self.room = DescriptorRoom(loop, hang_file, self._descriptors_of_connections)
         self.told = told
         self.registry = Registry()
+        pool = server.config.pool
+        runs = RunSources(are_kept=pool.control is not None and pool.runs > 0)
         self._metrics = EngineMetrics(self.registry, loop)
         self.graceful_timeout = server.config.pool.graceful_timeout
         self.start_failed = False
@@ -117,10 +120,10 @@ class WorkerProcess:
             reopen_logs=self._reopen_logs,
             metrics=Metrics(self.registry, lambda: running_plugin(self._served)),
             status=self._status,
+            runs=runs,
         )
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
-        pool = server.config.pool
         self._slow_hook = pool.slow_hook
         self._slow_watch: SlowWatch | None = None
         self._reporter = Reporter(
@@ -131,6 +134,7 @@ class WorkerProcess:
             hang_timeout=pool.hang_timeout,
             counters=self._counters,
             metrics=self._collect_metrics,
+            runs=runs.collect,
         )
         # Where the PROXY protocol says which client has connected, and limits go by that.
         self.admission_client = AdmissionClient(loop, channel, self._reporter) if channel.is_answered else None
@@ -255,6 +259,7 @@ class WorkerProcess:
                 self._guarded_hook(service, "on_worker_stop")
         self._reporter.tell(counters=True)
         self._end_programs()
+        self._reporter.tell(counters=True)  # of what has been ended now
         self.threads.close()
 
     def _end_programs(self) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from ..core import forked_copies
 from ..core.event_loop import EventLoop, Timer
 from ..ipc.metrics import MetricsReport
+from ..ipc.runs import Run
 from ..ipc.worker_channel import MAX_ASKED_PER_REPORT, MAX_CLOSED_PER_REPORT, Question, Report, WorkerEnd
 
 REPORT_BATCH: Final = 16  # connections taken and closed that are reported without delay: a quarter of what may wait
@@ -28,6 +29,7 @@ class Reporter:
     :param hang_timeout: seconds of silence after which the dispatcher will act; 0 is never.
     :param counters: the totals of ``worker_channel.COUNTERS``.
     :param metrics: what has changed of the worker's metrics since the last call.
+    :param runs: the records of program runs to be reported now.
     :ivar taken: connections received; the worker counts up.
     :ivar closed: ids of connections closed; the worker appends.
     :ivar asked: questions for the dispatcher; the admission client appends, and has ``tell`` called.
@@ -43,6 +45,7 @@ class Reporter:
         hang_timeout: float,
         counters: Callable[[], tuple[int, int, int, int, int]],
         metrics: Callable[[], list[MetricsReport]] = list,
+        runs: Callable[[], list[Run]] = list,
     ) -> None:
         self.taken = 0
         self.closed: list[int] = []
@@ -56,6 +59,8 @@ class Reporter:
         self._counters = counters
         self._metrics = metrics
         self._unsent: list[MetricsReport] = []
+        self._collect_runs = runs
+        self._runs: list[Run] = []  # not sent yet
         self._turns_told = 0  # the number of iterations at the last heartbeat
         self._heartbeat: Timer | None = None
         self._late: Timer | None = None
@@ -76,11 +81,15 @@ class Reporter:
         forked_copies.end_if_copy("a report")
         if counters and not self._unsent:
             self._unsent = self._metrics()
+        if counters and not self._runs:
+            self._runs = self._collect_runs()
         while True:
             closed, self.closed = self.closed[:MAX_CLOSED_PER_REPORT], self.closed[MAX_CLOSED_PER_REPORT:]
             asked, self.asked = self.asked[:MAX_ASKED_PER_REPORT], self.asked[MAX_ASKED_PER_REPORT:]
             metrics = self._unsent[0] if self._unsent else None
-            report = Report(self.taken, closed, self.state, self._counters() if counters else None, asked, metrics)
+            runs = self._runs if metrics is None else []  # a message has room for one of them
+            totals = self._counters() if counters else None
+            report = Report(self.taken, closed, self.state, totals, asked, metrics, runs)
             try:
                 sent = self._channel.report(report)
             except OSError:
@@ -94,7 +103,9 @@ class Reporter:
                 return
             self.taken, self.state, counters = 0, None, False
             del self._unsent[:1]
-            if not (self.closed or self.asked or self._unsent):
+            if metrics is None:
+                self._runs = []
+            if not (self.closed or self.asked or self._unsent or self._runs):
                 return
 
     def _tell_late(self) -> None:

@@ -11,9 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.event_loop import READ, EventLoop, Timer
+from ..ipc.runs import Run
 from ..net.programs import Child, Reaper
 from .blocking_threads import BlockingThreads
 from .metrics import Metrics
+from .run_sources import RunSources
 from .status_client import ServerReport, StatusClient
 from .worker_programs import WorkerPrograms
 
@@ -42,6 +44,7 @@ class Worker:
     :param guarded: called as ``guarded(what, callback)``: calls a plugin's callback inside the fault boundary.
     :param programs: those that are started here.
     :param reopen_logs: callbacks for when log files are to be opened again; shared with the worker's process.
+    :param runs: collects records of program runs.
     :param status: for the worker apart.
     :ivar slot: its number in the pool, from 0; a worker that replaces a dead one has the same. -1 for the worker apart.
     :ivar draining: True once it is to end.
@@ -59,6 +62,7 @@ class Worker:
         guarded: Callable[[str, Callable[[], object]], object],
         reopen_logs: list[Callable[[], object]],
         metrics: Metrics,
+        runs: RunSources,
         status: StatusClient | None = None,
     ) -> None:
         self.slot = slot
@@ -71,6 +75,7 @@ class Worker:
         self._programs = programs
         self._guarded = guarded
         self._reopen_logs = reopen_logs
+        self._runs = runs
 
     def server_report(self, done: Callable[[ServerReport], object]) -> None:
         """Ask the dispatcher for the server's status, then call ``done(report)``: once, within about 3 seconds.
@@ -154,6 +159,17 @@ class Worker:
         """Reap what a child leaves behind that a plugin has started itself, and what the child's descendants do. To be
         called before the child has started anything; its own end is the plugin's to wait for."""
         self._reaper.orphans.look_behind(pid)
+
+    def report_runs(self, source: Callable[[], Sequence[Run]]) -> bool:
+        """Have ``poolsrv runs`` show the programs that a plugin runs.
+
+        :param source: called about once a second: ``source()`` returns a ``Run`` for each program that has ended since
+            the last call. Of these, the failed and slow ones count most, then the latest of the others: the plugin need
+            not keep more than ``Run.MOST``.
+        :returns: False if the pool keeps no records. Then it is never called.
+        """
+        self._runs.add(source)
+        return self._runs.are_kept
 
     def on_reopen_logs(self, callback: Callable[[], object]) -> Handle:
         """Call ``callback()`` whenever log files are to be opened again, because they have been renamed (USR1)."""

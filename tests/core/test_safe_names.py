@@ -13,7 +13,7 @@ import pytest
 
 from poolsrv.config.model import ListenerConfig
 from poolsrv.core.listening_sockets import ListeningSocket, give_up
-from poolsrv.core.safe_names import Folder, Socket, open_for_appending
+from poolsrv.core.safe_names import Folder, Socket, open_for_appending, open_private_folder
 from poolsrv.dispatcher import bind
 from poolsrv.errors import StartError
 from poolsrv.net.addresses import Address
@@ -268,6 +268,29 @@ def test_a_log_of_roots_may_be_a_link_of_roots(open_tmp: Path) -> None:
     for _ in range(2):
         os.close(open_for_appending(str(open_tmp / "log"), 0o640))
     assert (open_tmp / "real" / "log").is_file()
+
+
+def test_a_private_folder_is_one_that_no_other_user_can_change(open_tmp: Path, theirs: Path) -> None:
+    private = open_tmp / "private"
+    private.mkdir(mode=0o700)
+    fd = open_private_folder(str(private))
+    assert os.listdir(fd) == []
+    os.close(fd)
+    (open_tmp / "link").symlink_to(private)
+    os.close(open_private_folder(str(open_tmp / "link")))
+    (theirs / "mine").mkdir(mode=0o700)
+    (theirs / "link").symlink_to(private)
+    for path, message in (
+        (theirs, "belongs to user"), (theirs / "mine", "on the way to it"), (theirs / "link", "symbolic link"),
+        (open_tmp / "none", "No such file"), (private / "file", "Not a directory"),
+    ):  # fmt: skip
+        (private / "file").touch()
+        with pytest.raises(OSError, match=message):
+            open_private_folder(str(path))
+    for mode in (0o720, 0o702, 0o1777):
+        private.chmod(mode)
+        with pytest.raises(PermissionError, match=f"mode {mode:04o}"):
+            open_private_folder(str(private))
 
 
 def test_standard_output_as_a_log(capfd: pytest.CaptureFixture[str]) -> None:

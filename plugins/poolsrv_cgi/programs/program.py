@@ -9,27 +9,33 @@ write to the log when its client is gone, and is not killed by SIGPIPE.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from poolsrv_http import StallTimeout
+from poolsrv_http import Outcome, StallTimeout
 
 from poolsrv import Child, Connection, Worker
 
+from ..cgi_header import CgiHeader
 from ..options import Options
 from ..process import Launch, Process
+from .capturing import Capturing
 from .errorlog import ErrorLog, LineRate
 from .limiter import ProgramLimiter
+from .records import Ended, Recorder
 from .timeouts import Deadlines
 from .times import ProgramTimes
 
 __all__ = ["Program", "Runner"]
 
 TERM_GRACE = 5.0  # seconds from TERM to KILL
+LAST_WORDS = 5  # lines in the log entry of a failure
 LAST_WORDS_TIME = 1.0  # seconds until TERM for a program whose output is of no use
 
 
@@ -43,6 +49,8 @@ class Runner(Protocol):
     run_timeout: Deadlines
     output_timeout: StallTimeout
     times: ProgramTimes
+    recorder: Recorder
+    capturing: Capturing | None
 
     def launch(self, program: Program, launch: Launch, stderr: Connection | int) -> Process:
         """Start the process of a program.
@@ -62,14 +70,19 @@ class Program:
     :ivar on_overdue: called as `on_overdue(program)` before the server ends it for a timeout; returns a further part of
         the log message, or nothing.
     :ivar queued: seconds that it has waited for a permit.
+    :ivar request: what the client has asked for, for the record of the run.
+    :ivar outcome: of its HTTP request, for the same; None for other protocols.
+    :ivar header: the header that it has printed, for its capture; so are `body`, as much of the request's as is kept,
+        and `body_length`.
     :ivar returncode: exit status, or minus the signal's number; None until it has been reaped.
     :ivar cpu: seconds of CPU time; None until it has been reaped, or where it is not known.
     :ivar peak_memory: bytes; None where it is not known.
     """
 
     __slots__ = (
-        "_errors", "_failure", "_is_being_ended", "_on_end", "child", "conn", "cpu", "name",
-        "on_overdue", "overdue", "peak_memory", "queued", "returncode", "runner", "started_at",
+        "_ended", "_errors", "_failure", "_is_being_ended", "_launch", "_on_end", "_start_took", "body", "body_length",
+        "child", "conn", "cpu", "header", "name", "on_overdue", "outcome", "overdue", "peak_memory", "queued",
+        "request", "returncode", "runner", "started_at",
     )  # fmt: skip
 
     def __init__(self, runner: Runner, conn: Connection, name: str, on_end: Callable[[Program], object]) -> None:
@@ -80,6 +93,14 @@ class Program:
         self.started_at = 0.0
         self.queued = 0.0
         self.overdue = ""
+        self.request = ""
+        self.outcome: Outcome | None = None
+        self.header: CgiHeader | None = None
+        self.body = b""
+        self.body_length = 0
+        self._launch: Launch
+        self._start_took = 0.0
+        self._ended: Ended | None = None  # once that is so
         self._is_being_ended = False
         self.on_overdue: Callable[[Program], str] | None = None
         self.returncode: int | None = None
@@ -100,20 +121,23 @@ class Program:
         :raises OSError: it can't be started; the permit is released.
         """
         runner, writer = self.runner, -1
+        self._launch = launch
         self.started_at = time.monotonic()
         try:
             if launch.stderr is None:
                 writer = self._errors.open()
             child = runner.launch(self, launch, writer if launch.stderr is None else launch.stderr)
-        except BaseException:
+        except BaseException as error:
             self._errors.discard()
             runner.limiter.release()
+            self._not_started(error)
             raise
         finally:
             if writer >= 0:
                 os.close(writer)
         self.child = child
-        runner.times.started(self.queued, time.monotonic() - self.started_at)
+        self._start_took = took = time.monotonic() - self.started_at
+        runner.times.started(self.queued, took)
         runner.run_timeout.add(self._out_of_time)
         return child
 
@@ -160,11 +184,14 @@ class Program:
         self._failure = message
         if self.has_ended:
             self._log_failure()
+            if self._ended is not None:
+                self._ended.failure = message
+                self._capture(self._ended)
         else:
             self.runner.worker.call_later(LAST_WORDS_TIME, self.end)
 
     def _log_failure(self) -> None:
-        words = " | ".join(self._errors.last_lines)
+        words = " | ".join(list(self._errors.last_lines)[-LAST_WORDS:])
         self.log(logging.ERROR, self._failure + (f"; its last words: {words}" if words else ""))
 
     def let_go(self) -> None:
@@ -186,16 +213,48 @@ class Program:
 
     def _is_over(self, returncode: int, cpu: float | None, peak_memory: int | None) -> None:
         self.returncode = returncode
-        self.runner.times.ended(time.monotonic() - self.started_at)
+        took = time.monotonic() - self.started_at
+        self.runner.times.ended(took)
         self.cpu = cpu
         self.peak_memory = peak_memory
         self.runner.run_timeout.remove(self._out_of_time)
         self._errors.finish()
         if self._failure:
             self._log_failure()
+        self._record(took)
         self.runner.limiter.release()
         on_end, self._on_end, self.on_overdue = self._on_end, _nothing, None  # no reference cycle
         on_end(self)
+
+    def _record(self, took: float) -> None:
+        if not self.runner.recorder.is_on:
+            return
+        child, launch, errors = self.child, self._launch, self._errors
+        end = ""
+        if self.returncode and (self._is_being_ended or self.returncode == -signal.SIGTERM):
+            if self.runner.worker.draining:
+                end = "ended with its worker"
+            elif self._is_being_ended or self.conn.reset:
+                end = "ended: its client is gone"
+        rusage = child.rusage if isinstance(child, Child) else None
+        self._ended = Ended(
+            self.conn.listener, self.conn.peer, self.name, launch.argv, launch.cwd, launch.environment, self.request,
+            self.outcome, child.pid if child is not None else 0, child is not None and not isinstance(child, Child),
+            self.started_at, self.queued, self._start_took, took, self.returncode, self.cpu, rusage, self.overdue,
+            self._failure, end, errors.last_lines, launch.stdout is self.conn,
+        )  # fmt: skip
+        self.runner.recorder.ended(self._ended)
+        self._capture(self._ended)
+
+    def _capture(self, ended: Ended) -> None:
+        if self.runner.capturing is not None and ended.failed:
+            self.runner.capturing.failed(ended, self)
+
+    def _not_started(self, error: BaseException) -> None:
+        if not (isinstance(error, OSError) and error.errno == errno.ENOTCONN):
+            why = error.strerror if isinstance(error, OSError) else repr(error)
+            self._failure = f"can't be started: {why}"
+            self._record(0.0)
 
     def log(self, level: int, message: str) -> None:
         """Log a line that names the program and the connection."""

@@ -16,10 +16,13 @@ from ..options import Limits, Options
 from ..process import Launch, Process
 from ..shebang import why_not_started
 from ..warm.pool import WarmPool
+from .capturing import Capturing
 from .errorlog import LISTENER_SHARE, LineRate
 from .limiter import ProgramLimiter
 from .manners import Manners
+from .masking import Masking
 from .program import Program
+from .records import Recorder
 from .timeouts import Deadlines
 from .times import ProgramTimes
 
@@ -42,6 +45,8 @@ class ProgramRunner:
     :ivar run_timeout: of programs, by the option `timeout`.
     :ivar output_timeout: of programs that print nothing.
     :ivar times: how long programs wait, start and run.
+    :ivar capturing: captures of those that have failed; None without the option.
+    :ivar recorder: the records of programs that have ended.
     :ivar warm: the warm interpreters.
     """
 
@@ -56,18 +61,25 @@ class ProgramRunner:
         self._limits = _limits_of(options.limits)
         self._manners = Manners(options) if options.nice or options.umask else None
         self.times = ProgramTimes()
+        masking = Masking(options.mask)
+        self.capturing = Capturing(options, masking, self._limits) if options.capture is not None else None
+        self.recorder = Recorder(masking, is_on=self.capturing is not None)
         self.warm = WarmPool(options.warm_modules, {**self.base, **options.environment}, self._limits)
         self._running: dict[int, Program] = {}  # started and not reaped, by process id
 
     def open(self, worker: Worker) -> None:
         """Prepare a worker, before its first connection."""
         self.worker = worker
-        for part in (self.limiter, self.run_timeout, self.output_timeout, self.times, self.warm):
+        for part in (self.limiter, self.run_timeout, self.output_timeout, self.times, self.recorder, self.warm):
             part.open(worker)
+        if self.capturing is not None:
+            self.capturing.open(worker)
 
     def close(self) -> None:
         """End what runs warm, in a worker, after its last connection."""
         self.warm.close()
+        if self.capturing is not None:
+            self.capturing.close()
 
     def launch(self, program: Program, launch: Launch, stderr: Connection | int) -> Process:
         """Start the process of a program: warm where that is wanted and possible, else cold.

@@ -1,0 +1,79 @@
+"""The run book: the latest records of program runs, of this pool's workers and of former pools (ipc/runs.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from ..ipc.kept_runs import in_pieces, message_of
+from ..ipc.pool_link import PoolLink
+from ..ipc.runs import Run, is_id
+from ..ipc.stats import PROTOCOL, Answer
+
+_decode: Final = msgspec.json.Decoder(Run).decode
+
+
+class RunBook:
+    """Keeps the latest records, and apart from them the latest that matter: a flood does not push failures out.
+
+    :param most: how many of each kind are kept.
+    :param link: to the supervisor, which keeps them over a reload or a crash; None if it does not.
+    """
+
+    def __init__(self, most: int, link: PoolLink | None = None) -> None:
+        self._most = most
+        self._link = link
+        self._kept: dict[bool, dict[str, Run]] = {True: {}, False: {}}
+        self._untold: dict[str, Run] = {}
+
+    def take(self, runs: Iterable[Run]) -> None:
+        """Enter what a worker has reported."""
+        for run in runs:
+            if self._enter(run) and self._link is not None:
+                self._untold[run.id] = run
+        while len(self._untold) > 2 * self._most:
+            del self._untold[next(iter(self._untold))]
+
+    def learn(self, fields: dict[str, Any]) -> None:
+        """Enter what the supervisor has kept of other pools."""
+        for _, _, text in fields.get("runs") or ():
+            try:
+                self._enter(_decode(text))
+            except (msgspec.MsgspecError, ValueError):
+                pass  # a later version's, after a downgrade; or a pool's that could not be trusted
+
+    def _enter(self, run: Run) -> bool:
+        kept = self._kept[run.matters]
+        if not self._most or any(run.id in one for one in self._kept.values()):
+            return False
+        kept[run.id] = run
+        if len(kept) > self._most:
+            del kept[next(iter(kept))]
+        return True
+
+    def tell(self) -> None:
+        """Tell the supervisor what is new."""
+        if self._link is None or not self._untold:
+            return
+        runs = [(run.id, run.matters, msgspec.json.encode(run).decode()) for run in self._untold.values()]
+        try:
+            for piece in in_pieces(runs):
+                self._link.send("alive", runs=message_of(piece))
+                for run_id, _, _ in piece:
+                    del self._untold[run_id]
+        except OSError:
+            return  # the supervisor is held up: the rest follows in a second
+
+    def answer(self) -> Answer:
+        """Answer ``runs`` on the control socket: all that is kept, the latest end last."""
+        runs = [run.summary() for kept in self._kept.values() for run in kept.values()]
+        return Answer(PROTOCOL, runs=sorted(runs, key=lambda run: run.at + run.took))
+
+    def answer_one(self, run_id: str) -> Answer:
+        """Answer ``run ID``."""
+        for kept in self._kept.values():
+            if run_id in kept:
+                return Answer(PROTOCOL, runs=[kept[run_id]])
+        return Answer(PROTOCOL, runs=[]) if is_id(run_id) else Answer(PROTOCOL, error="expected run ID")

@@ -1,0 +1,71 @@
+"""Keeps records of program runs while pools come and go, so that ``poolsrv runs`` shows those before a reload too.
+
+A pool reports new records once a second, beside its counts (counts.py). The pool that answers questions is told all
+records of other pools: those that have ended, crashed or still drain.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..core.event_loop import EventLoop
+from ..ipc.kept_runs import Shelf, in_pieces, message_of
+from .pool import PoolProcess
+
+AGAIN_AFTER: Final = 0.2  # seconds, where a pool has no room for a message
+
+
+class RunKeeper:
+    """The latest records of all pools. Those that matter, of failed and slow runs, are kept apart from the others."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._shelves = {True: Shelf(), False: Shelf()}
+        self._receiver: PoolProcess | None = None
+        self._untold: dict[str, bool] = {}  # IDs, and whether they matter
+        self._retry_due = False
+
+    def tell(self, pool: PoolProcess) -> None:
+        """Tell this pool, from now on, of the runs of others."""
+        if pool is not self._receiver:
+            self._receiver = pool
+            self._untold = {run_id: kind for kind, shelf in self._shelves.items() for run_id in shelf.ids()}
+        self._send()
+
+    def taken(self, pool: PoolProcess, fields: dict[str, Any]) -> None:
+        """A pool has told of runs."""
+        runs = fields.get("runs")
+        if not runs:
+            return
+        for run_id, matters, text in runs:
+            if run_id not in self._shelves[matters]:
+                self._shelves[matters].put(run_id, text)
+                if pool is not self._receiver and self._receiver is not None:
+                    self._untold[run_id] = matters
+        self._send()
+
+    def ended(self, pool: PoolProcess) -> None:
+        """A pool has ended."""
+        if pool is self._receiver:
+            self._receiver = None
+            self._untold = {}
+
+    def _send(self) -> None:
+        if self._receiver is None or not self._untold:
+            return
+        found = ((run_id, kind, self._shelves[kind].get(run_id)) for run_id, kind in self._untold.items())
+        runs = [(run_id, kind, text) for run_id, kind, text in found if text is not None]
+        try:
+            for piece in in_pieces(runs):
+                self._receiver.link.send("counted", counted=[], runs=message_of(piece))
+                for run_id, _, _ in piece:
+                    del self._untold[run_id]
+            self._untold.clear()  # the others have been dropped meanwhile
+        except OSError:
+            if not self._retry_due:
+                self._retry_due = True
+                self._loop.call_later(AGAIN_AFTER, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry_due = False
+        self._send()
