@@ -26,6 +26,8 @@ __all__ = ["encode", "families"]
 # Prometheus can't compare a histogram with its own past if its buckets change.
 BOUNDS = (*(float(f"{digit}e{power}") for power in range(-6, 9) for digit in (1, 2, 5)), 1e9)
 LONGEST_TIME = 1e5  # seconds, a day: the greatest bound for times
+# The names of a family's samples. No other family may have one of them.
+ENDINGS = {"counter": ("", "_total"), "gauge": ("",), "histogram": ("", "_bucket", "_count", "_sum")}
 NO_HELP = "Not described by the version that runs"
 
 
@@ -50,26 +52,30 @@ class _Collected:
 
 
 def families(report: ServerReport) -> Iterator[Metric]:
-    """Make every family that has samples."""
-    assert report.status is not None
+    """Make every family that has samples. Of two whose names clash, the first is made."""
     seen: set[str] = set()
+    for family in (*_own(report), *_counted(report)):
+        names = {family.name + ending for ending in ENDINGS[family.type]}
+        if family.samples and not names & seen:
+            seen |= names
+            yield family
+
+
+def _own(report: ServerReport) -> Iterator[Metric]:
     samples = samples_of(report)
     for family in FAMILIES:
         metric = Metric(family.name, family.help, family.kind)
         suffix = "_total" if family.kind == "counter" else ""
         for labels, value in samples[family.name]:
             metric.add_sample(family.name + suffix, labels, value)
-        if metric.samples:
-            seen.add(family.name)
-            yield metric
+        yield metric
+
+
+def _counted(report: ServerReport) -> Iterator[Metric]:
+    assert report.status is not None
     for counted in report.status.metrics:
         name = counted.name.removesuffix("_total") if counted.kind == "counter" else counted.name
-        if name in seen:
-            continue
-        metric = _family(name, counted)
-        if metric.samples:
-            seen.add(name)
-            yield metric
+        yield _family(name, counted)
 
 
 def _family(name: str, counted: Any) -> Metric:

@@ -46,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True):
     :ivar summary: the first line of its docstring.
     :ivar defaults: its defaults for keys of its listener, in TOML, by key.
     :ivar requires_workers: the number of workers that its listener must have; None: any.
+    :ivar apart: whether a worker of its own serves its listeners.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Entry(msgspec.Struct, frozen=True):
     options: tuple[Option, ...] = ()
     defaults: dict[str, str] = {}
     requires_workers: int | None = None
+    apart: bool = False
 
 
 class UnknownPlugin(PoolsrvError):
@@ -104,7 +106,8 @@ def _entry(plugin: Installed) -> Entry:
         if not errors:
             defaults = {key: to_toml(value) for key, value in said_by(cls).items()}
             required = getattr(cls, "requires_workers", None)
-            entry = msgspec.structs.replace(entry, defaults=defaults, requires_workers=required)
+            apart = getattr(cls, "apart", False)
+            entry = msgspec.structs.replace(entry, defaults=defaults, requires_workers=required, apart=apart)
         schema = options_of(cls)
     except PluginError as error:
         return msgspec.structs.replace(entry, error=str(error))
@@ -182,6 +185,8 @@ def _head(entry: Entry) -> list[str]:
         )
     if entry.requires_workers is not None:
         lines.append(f"  its listener must have: workers = {entry.requires_workers}")
+    if entry.apart:
+        lines.append("  served by a worker of its own, beside those of [pool]")
     return lines
 
 

@@ -53,7 +53,7 @@ def headline(status: Status) -> list[str]:
 def worker_row(worker: WorkerStats) -> tuple[str, ...]:
     """A row of the table of workers."""
     return (
-        str(worker.slot),
+        str(worker.slot) if worker.slot >= 0 else "apart",
         str(worker.pid or "-"),
         worker.state,
         duration(worker.age),

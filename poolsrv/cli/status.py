@@ -28,7 +28,7 @@ MOST_METRICS = 60  # lines of histograms, and of plugins' metrics
 def as_text(status: Status) -> str:
     """Write a server's status for a reader."""
     parts = ["\n".join(headline(status))]
-    parts.append(table(WORKER_COLUMNS, map(worker_row, status.workers)))
+    parts.append(table(WORKER_COLUMNS, map(worker_row, [*status.workers, *status.apart])))
     parts.append(table(LISTENER_COLUMNS, map(listener_row, status.listeners)))
     for columns, shown, noun in (
         (TIME_COLUMNS, time_rows(status), "histogram"),

@@ -134,7 +134,8 @@ def _screen(status: Status, width: int, height: int, trouble: str) -> Renderable
     trouble_lines = -(-len(trouble) // width)
     if trouble:
         lines.append(Text(trouble, "bold red", overflow="fold"))
-    workers = sorted(status.workers, key=lambda worker: (-worker.cpu_percent, -worker.open, worker.slot))
+    workers = [*status.workers, *status.apart]
+    workers.sort(key=lambda worker: (-worker.cpu_percent, -worker.open, worker.slot))
     programs = sorted(status.programs, key=lambda program: -program.age)
     times = time_rows(status)
     refusals = list(map(refusal_row, reversed(status.recent_refusals)))

@@ -71,7 +71,7 @@ def _serve(link: PoolLink, hang_file: int) -> int:
     set_title("dispatcher")
     # Import all of the engine now. The supervisor may still import itself; and later the user that the pool will run as
     # may not be able to read the engine.
-    from ..config import reader
+    from ..config import exposure, reader  # noqa: F401
     from ..core import privileges  # noqa: F401
     from ..plugins import loader  # noqa: F401
     from . import bind, process, startup  # noqa: F401
@@ -107,6 +107,7 @@ def _serve_config(
     hang_file: int,
     warnings: Sequence[str] = (),
 ) -> int:
+    from ..config import exposure
     from ..core import privileges
     from ..plugins import loader
     from . import bind, process, startup
@@ -130,7 +131,7 @@ def _serve_config(
         place = startup.take_place(server.config, link, held)
     else:
         bind.apply_again(place.bound, server.config.listeners)
-    for warning in warnings:
+    for warning in (*warnings, *exposure.warnings(server.config)):
         log.warning("%s", warning)
     return process.run_server(server, place, link, fields, hang_file)
 

@@ -258,7 +258,7 @@ class WorkerManager:
 
     def release(self, request: int, plugins: Sequence[str]) -> None:
         """End the exclusive workers, and those that serve one of these plugins, for another pool is to have them."""
-        for slot in self._exclusive.hold_back(request, plugins, () if self._stopping else self.slots):
+        for slot in self._exclusive.hold_back(request, plugins, () if self._stopping else (*self.slots, *self.apart)):
             self._recycle(slot)
         self._exclusive.tell_released()
 

@@ -80,19 +80,24 @@ def apply(draft: Draft, listener: ListenerDraft, plugins: list[NamedPlugin]) -> 
         if key not in given and not (key in TCP_KEYS and listener.has_only_unix_sockets):
             _set(listener, key, value, handler)
     if getattr(handler.instance, "apart", False):
-        _apply_apart(draft, listener, handler)
+        _apply_apart(draft, listener, handler, plugins)
+        return
     for plugin in plugins:
         _apply_exclusive(draft, listener, plugin)
         _check_workers(draft, listener, plugin)
 
 
-def _apply_apart(draft: Draft, listener: ListenerDraft, handler: NamedPlugin) -> None:
+def _apply_apart(draft: Draft, listener: ListenerDraft, handler: NamedPlugin, plugins: list[NamedPlugin]) -> None:
     listener.apart = True
     given = draft.document["listeners"][listener.name]
     for key in ("workers", "exclusive"):
         if key in given and given[key] is not False:
             message = f"has no meaning here: the plugin {quoted(handler.name)} has a worker of its own"
             draft.problems.add((*listener.key, key), message)
+    for plugin in plugins:
+        if getattr(plugin.instance, "exclusive", False):
+            message = f"{quoted(plugin.name)} is exclusive, and {quoted(handler.name)} has a worker of its own"
+            draft.problems.add((*listener.key, "plugins"), message)
 
 
 def _apply_exclusive(draft: Draft, listener: ListenerDraft, plugin: NamedPlugin) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from poolsrv.cli import effective_config, plugin_list
 from poolsrv.config import reader
+from poolsrv.config.model import APART
 from poolsrv.plugins.loader import load_plugins
 from poolsrv.worker.spec import ListenerSpec
 from tests.helpers.distributions import install
@@ -61,6 +62,7 @@ def test_defaults_of_the_class_count_unless_the_config_says_something(site: Path
         ("requires_workers = 2", r"has requires_workers = 2, expected 1"),
         ("requires_workers = True", r"has requires_workers = True, expected 1"),
         ("exclusive = 1", r"has exclusive = 1, expected True or False"),
+        ("apart = 1", r"has apart = 1, expected True or False"),
     ],
 )
 def test_what_a_class_says_wrongly_is_an_error_that_names_it(
@@ -124,3 +126,21 @@ def test_the_commands_show_them(site: Path, tmp_path: Path) -> None:
         "workers = 1  # since it is exclusive",
     ):
         assert line in lines, lines
+
+
+def test_a_handler_with_a_worker_apart(site: Path, tmp_path: Path) -> None:
+    plugin(site, "p", "apart = True\nrequires_workers = 1")
+    plugin(site, "q", "exclusive = True")
+    for pool in ("", '[pool]\nworkers = 3\n[listeners.x]\nbind = ":0"\nhandler = "q"\n'):
+        text = f'{pool}[listeners.www]\nbind = ":0"\nhandler = "p"\n'
+        config = serve(tmp_path, text).listeners[-1].config
+        assert config.apart
+        assert [n for n in range(-1, 4) if config.is_for(n)] == [APART]
+    assert not loaded(tmp_path, 'handler = "echo"\nplugins = ["p"]\nworkers = 1').config.apart  # the handler says it
+    own = 'has no meaning here: the plugin "p" has a worker of its own'
+    assert errors(tmp_path, 'handler = "p"\nworkers = 1') == [f"listeners.www.workers: {own}"]
+    assert errors(tmp_path, 'handler = "p"\nexclusive = true') == [f"listeners.www.exclusive: {own}"]
+    assert loaded(tmp_path, 'handler = "p"\nexclusive = false').config.apart
+    got = errors(tmp_path, 'handler = "p"\nplugins = ["q"]')
+    assert got == ['listeners.www.plugins: "q" is exclusive, and "p" has a worker of its own']
+    assert plugin_list.entry("p").apart

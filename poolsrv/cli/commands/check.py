@@ -20,12 +20,15 @@ def command(config: Path) -> None:
     """Find every error in a config, without serving.
 
     Imports the plugins that the config names and validates their options, but opens no socket. Exits with 0 and a
-    summary, or with 2 and one line for each error.
+    summary, or with 2 and one line for each error. Prints warnings to standard error.
     """
+    from ...config import exposure
     from ..tables import table
 
     _, server = load(config)
     pool = server.config.pool
+    for warning in exposure.warnings(server.config):
+        click.echo(one_line(f"{config}: warning: {warning}"), err=True)
     echo(f"{one_line(str(config))}: ok")
     echo(f"{counted(pool.workers, 'worker')}, {pool.dispatch}")
     rows = []
