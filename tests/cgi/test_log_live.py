@@ -52,7 +52,7 @@ def test_combined(serve: Callable[..., ServerProcess], root: Path, tmp_path: Pat
     first, second, third = lines(log, 3)
     assert re.fullmatch(
         r'127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "GET /hello.sh\?q=1 HTTP/1.1" 200 5'
-        r' "http://a/" "test/1" queued=0.000000 first=\d+\.\d{6} total=\d+\.\d{6} exit=0 cpu=\d\.\d{6}( peak=\d+)?',
+        r' "http://a/" "test/1" queued=0.000000 first=\d+\.\d{6} total=\d+\.\d{6} exit=0 cpu=\d+\.\d{6}( peak=\d+)?',
         first,
     )
     assert re.search(r'"GET /no.sh HTTP/1.1" 404 14 "-" "\\"\\\\" first=\d+\.\d+ total=\d+\.\d+$', second)

@@ -27,7 +27,7 @@ def test_a_silent_worker_dumps_its_stack_is_killed_and_replaced(serve: Serve, si
         assert client.answer() == ""
     file = site / "poolsrv_puppet.py"
     server.wait_for_line(
-        rf"worker \d \(pid {pid}\) has been silent for \d\.\d s, it hangs in plugin 'puppet' \(block, {file}:\d+\);"
+        rf"worker \d \(pid {pid}\) has been silent for \d+\.\d s, it hangs in plugin 'puppet' \(block, {file}:\d+\);"
         " killing it"
     )
     server.wait_for_line(rf"\(pid {pid}\) killed by SIGKILL, 1 connection is lost")

@@ -328,7 +328,7 @@ def test_when_the_dispatcher_is_killed_workers_and_their_programs_end(serve: Ser
     assert all(map(is_alive, everybody))
     os.kill(server.dispatcher_pid, signal.SIGKILL)
     wait_until(lambda: not any(map(is_alive, everybody)), "the end of all")
-    assert "the dispatcher is gone: ending" in server.log
+    server.wait_for_line("the dispatcher is gone: ending")
     for client in clients:
         client.close()
 

@@ -346,7 +346,7 @@ def test_a_pool_that_crashes_while_a_new_one_starts_is_followed_by_that(serve: S
     (server.folder / "go").touch()
     with Client(server) as client:
         assert client.ask("pid")
-    assert len(children_of(server.pid)) == 1
+    wait_until(lambda: len(children_of(server.pid)) == 1, "the end of the old pool's processes")
     assert server.stop() == 0
 
 

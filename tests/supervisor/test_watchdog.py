@@ -46,7 +46,7 @@ def test_a_dispatcher_that_hangs_in_a_plugin_is_named_killed_and_replaced(serve:
     os.kill(server.worker_pids()[0], signal.SIGKILL)
     file = re.escape(str(site / "poolsrv_hangs.py"))
     server.wait_for_line(
-        rf"the dispatcher of the pool \(generation 1, pid {dispatcher}\) has been silent for \d\.\d s,"
+        rf"the dispatcher of the pool \(generation 1, pid {dispatcher}\) has been silent for \d+\.\d s,"
         rf" it hangs in on_child_exit, {file}:\d+: killing it"
     )
     server.wait_for_line(r" ready: ", count=2)

@@ -93,8 +93,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def told(server: ServerProcess, name: str, plugin: str, hook: str) -> None:
     """Wait for both lines."""
     where = r"and still is, in (nap|burn), \S+:\d+, called by"
-    server.wait_for_line(rf"WARNING .*{name}: {plugin} has been in {hook} for 0\.\d\d s, {where}")
-    server.wait_for_line(rf"WARNING .*{name}: {plugin} took \d\.\d\d s in {hook}: the worker's other connections")
+    server.wait_for_line(rf"WARNING .*{name}: {plugin} has been in {hook} for \d+\.\d\d s, {where}")
+    server.wait_for_line(rf"WARNING .*{name}: {plugin} took \d+\.\d\d s in {hook}: the worker's other connections")
 
 
 @pytest.mark.server
@@ -126,7 +126,7 @@ def test_callbacks_too(server: ServerProcess, what: str, hook: str) -> None:
     after = len(server.log.splitlines())
     with server.connect("plain") as sock:
         assert ask(sock, what.encode()) == b"done"
-        line = rf"plugin 'slow' took \d\.\d\d s in {hook}:"
+        line = rf"plugin 'slow' took \d+\.\d\d s in {hook}:"
         server.wait_for_line(line, after=after)
 
 
@@ -136,14 +136,20 @@ def test_whose_a_callback_is_is_not_guessed(server: ServerProcess) -> None:
     after = len(server.log.splitlines())
     with server.connect("behind") as sock:
         assert ask(sock, b"timer") == b"done"
-        server.wait_for_line(r"behind: a plugin took \d\.\d\d s in a timer:", after=after)
+        server.wait_for_line(r"behind: a plugin took \d+\.\d\d s in a timer:", after=after)
     assert "plugin 'innocent'" not in server.log
 
 
 @pytest.mark.server
 def test_what_is_quick_is_not_told(server: ServerProcess) -> None:
-    settle(server)
-    assert not re.search(r"ping: .*(took|has been in)", server.log)
+    """On a busy machine even this may be kept from the CPU for long: then it is tried again."""
+
+    def is_not_told() -> bool:
+        after = len(server.lines)
+        settle(server)
+        return not any(re.search(r"ping: .*(took|has been in)", line) for line in server.lines[after:])
+
+    wait_until(is_not_told, "a quick call of which nothing is told")
 
 
 @pytest.mark.server
