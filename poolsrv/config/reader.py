@@ -16,7 +16,7 @@ import msgspec
 from ..core.privileges import Identity
 from ..core.words import bare_or_quoted, nearest, one_of, quoted
 from ..net import access_list, addresses
-from . import checks, identity, places, toml_file
+from . import checks, places, toml_file
 from .describe import show, unknown
 from .draft import Draft, ListenerDraft
 from .errors import Key
@@ -118,6 +118,13 @@ def _read_keys(draft: Draft, schema: type[msgspec.Struct], table: Mapping[str, A
 
 def _read_pool(draft: Draft) -> None:
     draft.pool = _read_table(draft, "pool", PoolTable, POOL_KEYS)
+    if "user" in draft.pool or "group" in draft.pool:
+        _read_identity(draft)
+
+
+def _read_identity(draft: Draft) -> None:
+    from . import identity  # most pools run as they are started
+
     uid, gid, name = None, None, ""
     if (wanted := draft.pool.get("user")) is not None:
         try:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
-from typing import NamedTuple
 
 from .safe_names import Folder, Socket
 from .systemd import take_sockets
 
 
-class ListeningSocket(NamedTuple):
+class ListeningSocket:
     """A listening socket that the supervisor keeps.
 
     :ivar key: by which a pool asks for it, the same in every pool: see dispatcher/bind.py.
@@ -18,10 +17,13 @@ class ListeningSocket(NamedTuple):
     :ivar inode: device and number of that path's file, so that no other file is ever removed.
     """
 
-    key: str
-    socket: socket.socket
-    path: str = ""
-    inode: tuple[int, int] | None = None
+    __slots__ = ("inode", "key", "path", "socket")
+
+    def __init__(self, key: str, sock: socket.socket, path: str = "", inode: tuple[int, int] | None = None) -> None:
+        self.key = key
+        self.socket = sock
+        self.path = path
+        self.inode = inode
 
 
 log = logging.getLogger("poolsrv.supervisor")

@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 # Places in /proc/PID/stat, counted from the first field after the name.
 _STATE, _PARENT, _USER_TIME, _SYSTEM_TIME, _CHILD_USER_TIME, _CHILD_SYSTEM_TIME = 0, 1, 11, 12, 13, 14
@@ -69,7 +69,7 @@ PAGE_SIZE: Final = resource.getpagesize()
 LONGEST_COMMAND: Final = 200  # bytes
 
 
-class Usage(NamedTuple):
+class Usage:
     """What one process uses.
 
     :ivar name: the first 15 bytes of its program's name.
@@ -79,11 +79,15 @@ class Usage(NamedTuple):
     :ivar children_cpu: CPU time of the children that it has waited for, in seconds.
     """
 
-    name: str
-    started: float
-    cpu: float
-    memory: int
-    children_cpu: float = 0.0
+    # No named tuple: to make the class would take 0.3 ms of each start.
+    __slots__ = ("children_cpu", "cpu", "memory", "name", "started")
+
+    def __init__(self, name: str, started: float, cpu: float, memory: int, children_cpu: float = 0.0) -> None:
+        self.name = name
+        self.started = started
+        self.cpu = cpu
+        self.memory = memory
+        self.children_cpu = children_cpu
 
     @property
     def age(self) -> float:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-_LONE: Final = re.compile("[\ud800-\udfff]")
+_LONE: Final = "[\ud800-\udfff]"  # compiled for the first text that needs it
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0))}
 _LINES: Final = {code: escape for code, escape in _CONTROL.items() if code != 0x0A}
 
 
 def encodable(text: str) -> str:
     """Escape lone surrogates: an undecodable byte as ``\\xe9``, any other as ``\\ud800``."""
-    return text if text.isascii() else _LONE.sub(_escape, text)
+    return text if text.isascii() else re.sub(_LONE, _escape, text)
 
 
 def one_line(text: str) -> str:

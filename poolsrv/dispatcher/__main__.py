@@ -25,7 +25,7 @@ from ..core.hang_signal import HANG_SIGNAL
 from ..core.listening_sockets import ListeningSocket
 from ..core.titles import set_title
 from ..errors import StartError
-from ..ipc import pool_link, pool_link_v1
+from ..ipc import pool_link
 from ..ipc.pool_link import Message, PoolLink
 
 if TYPE_CHECKING:
@@ -79,13 +79,8 @@ def _serve(link: PoolLink, hang_file: int) -> int:
     start, held = _receive_start(link)
     fields = start.fields
     logs.set_up(fields["log_level"] or "info")
-    if fields["version"] == pool_link_v1.VERSION:
-        link = pool_link_v1.adapt(link, fields)
-    elif fields["version"] not in (pool_link.WITHOUT_CLAIMS, pool_link.VERSION):
-        raise StartError(
-            f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
-            " restart the server"
-        )
+    if fields["version"] not in (pool_link.WITHOUT_CLAIMS, pool_link.VERSION):
+        link = _link_to_another_version(link, fields)
     if fields.get("arguments") is None:
         return _serve_config(reader.read(Path(fields["config"])), link, fields, held, hang_file)
     from ..config import arguments, from_arguments
@@ -97,6 +92,21 @@ def _serve(link: PoolLink, hang_file: int) -> int:
         return _serve_config(from_arguments.read(said), link, fields, held, hang_file, warnings)
     except StartError as error:
         raise StartError("\n".join(map(said.rename, str(error).splitlines()))) from error
+
+
+def _link_to_another_version(link: PoolLink, fields: dict[str, Any]) -> PoolLink:
+    """Speak the first version of the link.
+
+    :raises StartError: the supervisor speaks a version that this one does not know.
+    """
+    from ..ipc import pool_link_v1
+
+    if fields["version"] == pool_link_v1.VERSION:
+        return pool_link_v1.adapt(link, fields)
+    raise StartError(
+        f"the supervisor, pid {os.getppid()}, is of another version of poolsrv than what is installed now:"
+        " restart the server"
+    )
 
 
 def _serve_config(

@@ -185,7 +185,8 @@ def _capped(total: float) -> float:
 
 def gauge(slot: WorkerSlot, name: str) -> float:
     """One of the engine's gauges of a worker."""
+    wanted = Series(GAUGE, name)
     for index, series in enumerate(slot.series):
-        if series == (GAUGE, name, ()):
+        if series == wanted:
             return slot.gauges.get(index, 0)
     return 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from .metrics import COUNTER, GAUGE, HISTOGRAM, Kind
 
 
-class Figure(NamedTuple):
+class Figure(msgspec.Struct, frozen=True):
     """A metric of the engine."""
 
     kind: Kind

@@ -46,7 +46,7 @@ _Times = Annotated[int, msgspec.Meta(ge=1, le=MOST_GROWTH)]
 Labels = tuple[tuple[str, str], ...]
 
 
-class Series(NamedTuple):
+class Series(msgspec.Struct, frozen=True, order=True):
     """The identity of a series: its kind, its metric's name, and its labels in their order."""
 
     kind: str

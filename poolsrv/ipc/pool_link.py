@@ -38,7 +38,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 from ..core.listening_sockets import ListeningSocket
 from .descriptors import DESCRIPTOR_SIZE, descriptors_in
@@ -62,23 +62,29 @@ class BadMessage(ValueError):
     """A message breaks the protocol; the descriptors that came with it are closed."""
 
 
-class Sender(NamedTuple):
+class Sender:
     """The process that has sent a message, and its real user, according to the kernel."""
 
-    pid: int
-    uid: int
+    __slots__ = ("pid", "uid")
+
+    def __init__(self, pid: int, uid: int) -> None:
+        self.pid = pid
+        self.uid = uid
 
 
-class Message(NamedTuple):
+class Message:
     """One message: its kind, its other fields, and its descriptors, which the receiver has to close.
 
     :ivar sender: known on the supervisor's side.
     """
 
-    kind: str
-    fields: dict[str, Any]
-    fds: list[int]
-    sender: Sender | None = None
+    __slots__ = ("fds", "fields", "kind", "sender")
+
+    def __init__(self, kind: str, fields: dict[str, Any], fds: list[int], sender: Sender | None = None) -> None:
+        self.kind = kind
+        self.fields = fields
+        self.fds = fds
+        self.sender = sender
 
     def close(self) -> None:
         """Close the descriptors."""

@@ -102,6 +102,6 @@ class EngineMetrics:
 
 
 def _define(registry: Registry, name: str, *values: str) -> Any:
-    kind, help_text, labels = FIGURES[name]
-    metric = registry.define(ENGINE, kind, name, help_text, labels)
-    return metric.labels(*values) if labels else metric
+    figure = FIGURES[name]
+    metric = registry.define(ENGINE, figure.kind, name, figure.help, figure.labels)
+    return metric.labels(*values) if figure.labels else metric

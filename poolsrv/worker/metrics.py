@@ -11,7 +11,9 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
+
+import msgspec
 
 from ..ipc.metrics import (
     BOUNDS,
@@ -39,10 +41,10 @@ RESERVED_PREFIX: Final = "poolsrv_"
 RESERVED_LABELS: Final = frozenset({"le", "listener", "plugin", "quantile", "worker"})
 # Prometheus makes names with these endings itself.
 RESERVED_ENDINGS: Final = ("_bucket", "_count", "_created", "_info", "_sum")
-_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+_NAME: Final = r"[a-z][a-z0-9_]*"  # compiled for the first metric of a plugin
 
 
-class PluginOf(NamedTuple):
+class PluginOf(msgspec.Struct, frozen=True):
     """A plugin on a listener, by their names."""
 
     listener: str
@@ -322,7 +324,7 @@ class Registry:
                 )
             return False
         self._of_plugin[plugin] = count + 1
-        listener, plugin = family.owner
+        listener, plugin = family.owner.listener, family.owner.plugin
         owned = [("listener", listener), ("plugin", plugin)] if plugin else []
         labels = [*owned, *zip(family.label_names, values, strict=True)]
         self._series.append((metric, Definition(family.kind, family.name, family.help, labels)))
@@ -392,7 +394,7 @@ class Metrics:
 
 
 def _checked_name(kind: str, name: str) -> str:
-    if not isinstance(name, str) or len(name) > LONGEST_NAME or _NAME.fullmatch(name) is None:
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or re.fullmatch(_NAME, name) is None:
         raise ValueError(
             f"{name!r}: a metric's name is small letters, digits and underscores, at most {LONGEST_NAME}, and begins"
             " with a letter"
@@ -411,7 +413,7 @@ def _checked_labels(name: str, labels: Sequence[str]) -> tuple[str, ...]:
     if len(labels) > MOST_LABELS - 2:
         raise ValueError(f"{name}: a metric may have {MOST_LABELS - 2} labels, not {len(labels)}")
     for label in labels:
-        if _NAME.fullmatch(label) is None or len(label) > LONGEST_NAME:
+        if re.fullmatch(_NAME, label) is None or len(label) > LONGEST_NAME:
             raise ValueError(f"{name}: a label's name is small letters, digits and underscores, not {label!r}")
         if label in RESERVED_LABELS:
             raise ValueError(f"{name}: the label {label!r} is the server's own")

@@ -92,9 +92,12 @@ class SlowWatch:
         self._busy = allocate_lock()  # held while the thread is to sleep
 
     def begin(self) -> None:
-        """Begin to watch."""
+        """Begin to watch. The thread starts when the loop has something to do: a worker is ready without it."""
         self._thread = get_ident()
         self._busy.acquire()
+        self._loop.before_next_turn(self._start)
+
+    def _start(self, events: object) -> None:
         # Signals are for the loop's thread: it is to be interrupted by them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -103,7 +106,7 @@ class SlowWatch:
             log.warning("slow hooks are not logged: can't start a thread")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._loop.before_next_turn(self._wake)
+        self._wake(events)
 
     # --- in the loop's thread
 
@@ -196,7 +199,7 @@ class SlowWatch:
         found = owner(frames[: depth + 1], listeners)
         if found is None and len(listeners) == 1 and len(listeners[0].hooks.plugins) == 1:
             found = PluginOf(listeners[0].name, listeners[0].hooks.plugins[0].name)
-        call.listener, call.plugin = found or (listener, "")
+        call.listener, call.plugin = (listener, "") if found is None else (found.listener, found.plugin)
         call.hook = hook
 
     def _tell_that_it_runs(self, call: _Call, seconds: float, frames: Sequence[FrameType]) -> None:
