@@ -365,6 +365,7 @@ class DispatcherProcess:
         self._dispatcher.drop_unassigned()
         self._update_ledger()
         self._ledger_link.tell()
+        self._runs.tell_all()
         processes.kill_until_none(self._loop, STOP_NOW_MARGIN, self._workers.reap)
         self._loop.close()
 

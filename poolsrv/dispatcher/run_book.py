@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +13,11 @@ from ..ipc.kept_runs import in_pieces, message_of
 from ..ipc.pool_link import PoolLink
 from ..ipc.runs import Run, is_id
 from ..ipc.stats import PROTOCOL, Answer
+
+MOST_UNTOLD: Final = 64  # records that the supervisor has not been told, in a second
+PIECES_AT_A_TIME: Final = 3
+LAST_TIME: Final = 1.0  # seconds to tell it the last ones
+LAST_PAUSE: Final = 0.005  # seconds between two tries
 
 _decode: Final = msgspec.json.Decoder(Run).decode
 
@@ -33,8 +40,9 @@ class RunBook:
         for run in runs:
             if self._enter(run) and self._link is not None:
                 self._untold[run.id] = run
-        while len(self._untold) > 2 * self._most:
-            del self._untold[next(iter(self._untold))]
+        while len(self._untold) > MOST_UNTOLD:
+            others = (run_id for run_id, run in self._untold.items() if not run.matters)
+            del self._untold[next(others, next(iter(self._untold)))]
 
     def learn(self, fields: dict[str, Any]) -> None:
         """Enter what the supervisor has kept of other pools."""
@@ -54,17 +62,26 @@ class RunBook:
         return True
 
     def tell(self) -> None:
-        """Tell the supervisor what is new."""
+        """Tell the supervisor what is new: some pieces, if it has read all before, so that others find room."""
         if self._link is None or not self._untold:
             return
         runs = [(run.id, run.matters, msgspec.json.encode(run).decode()) for run in self._untold.values()]
         try:
-            for piece in in_pieces(runs):
+            if self._link.unread():
+                return
+            for piece in islice(in_pieces(runs), PIECES_AT_A_TIME):
                 self._link.send("alive", runs=message_of(piece))
                 for run_id, _, _ in piece:
                     del self._untold[run_id]
         except OSError:
             return  # the supervisor is held up: the rest follows in a second
+
+    def tell_all(self) -> None:
+        """Tell it everything, for this process ends: it waits for the supervisor, but not for long."""
+        deadline = time.monotonic() + LAST_TIME
+        while self._link is not None and self._untold and time.monotonic() < deadline:
+            self.tell()
+            time.sleep(LAST_PAUSE)
 
     def answer(self) -> Answer:
         """Answer ``runs`` on the control socket: all that is kept, the latest end last."""

@@ -33,10 +33,12 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import json
 import os
 import socket
 import struct
+import termios
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
@@ -53,6 +55,7 @@ LONGEST_PATH: Final = 4096  # characters, PATH_MAX
 _SIZE: Final = 262144  # bytes; no message comes near it
 
 _SEND_FLAGS: Final = int(socket.MSG_NOSIGNAL)
+_INT: Final = struct.Struct("i")
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred, unix(7)
 # As many descriptors as the kernel passes on: fewer would be cut off, and that is an error.
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(253 * DESCRIPTOR_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.size)
@@ -135,6 +138,10 @@ class PoolLink:
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                 raise
+
+    def unread(self) -> int:
+        """How much of what was sent the other side has not read, in bytes of kernel memory (SIOCOUTQ, unix(7))."""
+        return _INT.unpack(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(_INT.size)))[0]  # type: ignore[no-any-return]
 
     def receive(self) -> Message | None:
         """Receive the next message; None if there is none and this end does not block.

@@ -30,7 +30,8 @@ _LONGEST_TEXT: Final = 1000
 _MOST_WORDS: Final = 50
 _MOST_VARIABLES: Final = 150
 _MOST_LINES: Final = 20
-_CUTS: Final = (_LONGEST_TEXT, 200, 60)  # characters of a text, tried in this order
+# Characters of a text, and how many variables; tried in this order.
+_CUTS: Final = ((_LONGEST_TEXT, _MOST_VARIABLES), (200, _MOST_VARIABLES), (60, _MOST_VARIABLES), (60, 50), (60, 10))
 
 _Name = Annotated[str, Meta(max_length=_LONGEST_NAME)]
 _Text = Annotated[str, Meta(max_length=_LONGEST_TEXT)]
@@ -125,18 +126,18 @@ def packed(run: Run) -> msgspec.Raw:
 
     :raises msgspec.ValidationError: a value has a wrong type, or is out of its range.
     """
-    for longest in _CUTS:
-        encoded = _encode(_cut(run, longest))
+    for longest, variables in _CUTS:
+        encoded = _encode(_cut(run, longest, variables))
         if len(encoded) <= LONGEST_RECORD:
             break
     else:
         least = msgspec.structs.replace(run, command=run.command[:5], environment={}, stderr=run.stderr[-5:])
-        encoded = _encode(_cut(least, _CUTS[-1]))
+        encoded = _encode(_cut(least, 60, 0))
     _decode(encoded)
     return msgspec.Raw(encoded)
 
 
-def _cut(run: Run, longest: int) -> Run:
+def _cut(run: Run, longest: int, variables: int) -> Run:
     def text(value: str, most: int = longest) -> str:
         value = one_line(value[:most])
         return value if len(value) <= most else value[: most - 3] + "..."
@@ -153,7 +154,7 @@ def _cut(run: Run, longest: int) -> Run:
         request=text(run.request),
         client=name(run.client),
         reason=text(run.reason),
-        environment={name(key): text(run.environment[key]) for key in list(run.environment)[:_MOST_VARIABLES]},
+        environment={name(key): text(run.environment[key]) for key in list(run.environment)[:variables]},
         stderr=[text(line) for line in run.stderr[-_MOST_LINES:]],
         capture=text(run.capture, _LONGEST_TEXT),
     )

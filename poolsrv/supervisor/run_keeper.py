@@ -1,7 +1,8 @@
 """Keeps records of program runs while pools come and go, so that ``poolsrv runs`` shows those before a reload too.
 
 A pool reports new records once a second, beside its counts (counts.py). The pool that answers questions is told all
-records of other pools: those that have ended, crashed or still drain.
+records of other pools: those that have ended, crashed or still drain. It is told in pieces, each once the one before
+has been read: records must not take up the room that other messages need.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from ..core.event_loop import EventLoop
 from ..ipc.kept_runs import Shelf, in_pieces, message_of
 from .pool import PoolProcess
 
-AGAIN_AFTER: Final = 0.2  # seconds, where a pool has no room for a message
+NEXT_AFTER: Final = 0.02  # seconds to the next piece
 
 
 class RunKeeper:
@@ -23,7 +24,7 @@ class RunKeeper:
         self._shelves = {True: Shelf(), False: Shelf()}
         self._receiver: PoolProcess | None = None
         self._untold: dict[str, bool] = {}  # IDs, and whether they matter
-        self._retry_due = False
+        self._next_due = False
 
     def tell(self, pool: PoolProcess) -> None:
         """Tell this pool, from now on, of the runs of others."""
@@ -51,21 +52,24 @@ class RunKeeper:
             self._untold = {}
 
     def _send(self) -> None:
-        if self._receiver is None or not self._untold:
+        receiver = self._receiver
+        if receiver is None or not self._untold or self._next_due:
             return
         found = ((run_id, kind, self._shelves[kind].get(run_id)) for run_id, kind in self._untold.items())
         runs = [(run_id, kind, text) for run_id, kind, text in found if text is not None]
+        self._untold = {run_id: matters for run_id, matters, _ in runs}  # the others have been dropped meanwhile
+        piece = next(in_pieces(runs), [])
         try:
-            for piece in in_pieces(runs):
-                self._receiver.link.send("counted", counted=[], runs=message_of(piece))
+            if not receiver.link.unread():
+                receiver.link.send("counted", counted=[], runs=message_of(piece))
                 for run_id, _, _ in piece:
                     del self._untold[run_id]
-            self._untold.clear()  # the others have been dropped meanwhile
         except OSError:
-            if not self._retry_due:
-                self._retry_due = True
-                self._loop.call_later(AGAIN_AFTER, self._try_again)
+            pass  # later
+        if self._untold:
+            self._next_due = True
+            self._loop.call_later(NEXT_AFTER, self._send_next)
 
-    def _try_again(self) -> None:
-        self._retry_due = False
+    def _send_next(self) -> None:
+        self._next_due = False
         self._send()

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -84,14 +85,17 @@ class CaptureFolder:
         """The path of a capture."""
         return os.path.join(self.path, run_id + SUFFIX)
 
-    def keep(self, capture: Capture) -> None:
-        """Write a capture, whose ID has been reserved, in a thread."""
+    def keep(self, capture: Capture, lost: Callable[[], object] | None = None) -> None:
+        """Write a capture, whose ID has been reserved, in a thread.
+
+        :param lost: called if it can't be written.
+        """
         run_id = capture.id
         if self._worker is None:
-            self._write_now(run_id, capture)
+            self._write_now(run_id, capture, lost)
             return
         self._unwritten[run_id] = capture
-        self._worker.run_blocking(self._write, capture, done=partial(self._written, run_id))
+        self._worker.run_blocking(self._write, capture, done=partial(self._written, run_id, lost))
 
     def _leave_out(self, now: float) -> None:
         self._left_out += 1
@@ -100,24 +104,26 @@ class CaptureFolder:
             log.warning("%s not captured: more than %g a second", runs, PER_SECOND)
             self._left_out = 0
 
-    def _write_now(self, run_id: str, capture: Capture) -> None:
+    def _write_now(self, run_id: str, capture: Capture, lost: Callable[[], object] | None = None) -> None:
         try:
             self._write(capture)
         except OSError as error:
-            self._failed(error)
+            self._failed(error, lost)
         self._unwritten.pop(run_id, None)
 
-    def _written(self, run_id: str, future: Future[None]) -> None:
+    def _written(self, run_id: str, lost: Callable[[], object] | None, future: Future[None]) -> None:
         self._unwritten.pop(run_id, None)
         if future.cancelled():
             return
         error = future.exception()
         if isinstance(error, OSError):
-            self._failed(error)
+            self._failed(error, lost)
         elif error is not None:
             raise error
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: OSError, lost: Callable[[], object] | None) -> None:
+        if lost is not None:
+            lost()
         if self._trouble.allows(time.monotonic()):
             log.error("can't capture failed runs in %s: %s", self.path, error.strerror)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from poolsrv.dispatcher.run_book import RunBook
+from poolsrv.dispatcher.run_book import MOST_UNTOLD, RunBook
 from poolsrv.ipc.kept_runs import are_runs
 from poolsrv.ipc.runs import Run
 
@@ -21,6 +21,10 @@ class Link:
     def __init__(self) -> None:
         self.told: list[list[Any]] = []
         self.is_stuck = False
+        self.waiting = 0
+
+    def unread(self) -> int:
+        return self.waiting
 
     def send(self, kind: str, **fields: Any) -> None:
         if self.is_stuck:
@@ -84,6 +88,20 @@ def test_the_supervisor_is_told_once_and_later_if_it_has_no_room() -> None:
     ((run_id, matters, text),) = link.told
     assert (run_id, matters) == (one.id, True)
     assert msgspec.json.decode(text, type=Run) == one
+
+
+def test_the_supervisor_is_not_flooded() -> None:
+    link = Link()
+    book = RunBook(500, link)  # type: ignore[arg-type]
+    failed = run(failed=True)
+    book.take([failed, *(run(environment={"A": "x" * 900}) for _ in range(500))])
+    link.waiting = 1
+    book.tell()
+    assert link.told == []
+    link.waiting = 0
+    book.tell_all()
+    assert failed.id in [run_id for run_id, _, _ in link.told]
+    assert len(link.told) == MOST_UNTOLD
 
 
 def test_none_are_kept_where_none_are_wanted() -> None:

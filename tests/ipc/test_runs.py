@@ -47,6 +47,13 @@ def test_a_record_of_usual_size_is_whole() -> None:
     assert unpacked(run) == run
 
 
+def test_of_a_large_environment_a_part_stays() -> None:
+    environment = {"PATH": "/bin"} | {f"HTTP_X_{number}": "ü" * 100 for number in range(140)}
+    read = unpacked(Run(**WELL, environment=environment))
+    assert len(read.environment) == 50
+    assert read.environment["PATH"] == "/bin"
+
+
 @pytest.mark.parametrize(
     "wrong", [{"took": -1.0}, {"took": "long"}, {"at": float("inf")}, {"pid": 2**40}, {"returncode": 999}, {"id": "x"}]
 )

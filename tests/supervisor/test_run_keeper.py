@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from poolsrv.core.event_loop import EventLoop
-from poolsrv.supervisor.run_keeper import AGAIN_AFTER, RunKeeper
+from poolsrv.supervisor.run_keeper import NEXT_AFTER, RunKeeper
 
 
 class Pool:
@@ -15,6 +15,10 @@ class Pool:
         self.link = self
         self.told: list[str] = []
         self.is_stuck = False
+        self.waiting = 0
+
+    def unread(self) -> int:
+        return self.waiting
 
     def send(self, kind: str, **fields: Any) -> None:
         if self.is_stuck:
@@ -61,7 +65,28 @@ def test_a_pool_without_room_is_told_later() -> None:
     new.is_stuck = True
     keeper.tell(new)  # type: ignore[arg-type]
     new.is_stuck = False
-    loop.turn(2 * AGAIN_AFTER)
-    loop.turn(2 * AGAIN_AFTER)
+    loop.turn(2 * NEXT_AFTER)
     assert new.told == ["aaaaaaaa"]
+    loop.close()
+
+
+def test_other_messages_find_room_between_the_pieces() -> None:
+    loop = EventLoop()
+    keeper = RunKeeper(loop)
+    old, new = Pool(), Pool()
+    keeper.tell(old)  # type: ignore[arg-type]
+    for number in range(100):
+        keeper.taken(old, {"runs": [[f"{number:08}", False, "x" * 10_000]]})  # type: ignore[arg-type]
+    keeper.tell(new)  # type: ignore[arg-type]
+    new.waiting = 1
+    told = len(new.told)
+    assert told == 3
+    loop.turn(2 * NEXT_AFTER)
+    assert len(new.told) == told
+    new.waiting = 0
+    while len(new.told) < 100:
+        before = len(new.told)
+        loop.turn(2 * NEXT_AFTER)
+        assert len(new.told) <= before + 3
+    assert len(set(new.told)) == 100
     loop.close()

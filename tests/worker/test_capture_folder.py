@@ -124,10 +124,12 @@ def test_a_full_disk_costs_the_capture_and_one_line_of_the_log(
 
     monkeypatch.setattr(os, "write", full)
     with caplog.at_level(logging.WARNING, logger="poolsrv.worker"):
+        lost: list[bool] = []
         for _ in range(4):
-            folder.keep(capture(folder.reserve()))
+            folder.keep(capture(folder.reserve()), lost=lambda: lost.append(True))
             worker.run()
     assert files(folder) == []
+    assert len(lost) == 4
     assert [record.getMessage() for record in caplog.records] == [
         f"can't capture failed runs in {folder.path}: No space left on device"
     ]

@@ -110,7 +110,8 @@ class Capturing:
                 cpu=ended.cpu,
                 header=[] if header is None else _lines(header),
                 stderr=list(ended.last_lines),
-            )
+            ),
+            lost=ended.capture_lost,
         )
 
 

@@ -78,6 +78,10 @@ class Ended(msgspec.Struct, eq=False):
         """Whether the run counts as failed."""
         return bool(self.overdue or self.failure) or (self.returncode != 0 and not self.end)
 
+    def capture_lost(self) -> None:
+        """Take note that there is no capture: it could not be written."""
+        self.capture = ""
+
     @property
     def address(self) -> str:
         """The client's address."""
