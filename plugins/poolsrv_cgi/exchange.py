@@ -193,6 +193,7 @@ class Exchange:
                     stdin=stdin,
                     stdout=self._conn if found.nph else PIPE,
                     warm=warm,
+                    real_directory=found.real_directory,
                 )
             )
         except OSError as error:

@@ -19,6 +19,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     :ivar cwd: the working directory; None is the server's.
     :ivar stderr: None is the server's log, line by line.
     :ivar warm: the command of the warm interpreter that is to run it, None for a process of its own.
+    :ivar real_directory: of a script that runs warm, without symbolic links; "" where that is not known.
     """
 
     argv: Sequence[str]
@@ -28,6 +29,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stdout: Connection | int | None
     stderr: Connection | int | None = None
     warm: tuple[str, ...] | None = None
+    real_directory: str = ""
 
 
 class Process(Protocol):

@@ -52,6 +52,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     :ivar nph: it writes the response itself, status line and all (section 5).
     :ivar interpreted: `argv` begins with an interpreter that the config has for its suffix.
     :ivar warm: it is to run in a child of a warm interpreter.
+    :ivar real_directory: where its file really is, without symbolic links; "" where that has not been looked up.
 
     Bytes that are not text in the file system's encoding are surrogate escapes (PEP 383).
     """
@@ -65,6 +66,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     nph: bool = False
     interpreted: bool = False
     warm: bool = False
+    real_directory: str = ""
 
 
 class NoScript(msgspec.Struct, frozen=True):
@@ -221,7 +223,7 @@ def _examine(
         return NoScript(403, f"{os.fsdecode(file)} is outside of root")
     if stat.S_ISDIR(mode):
         return _directory(paths, tree, file, decoded)
-    script = _script(paths, tree.root, file, mode, decoded[: len(decoded) - len(rest)], rest)
+    script = _script(paths, tree.root, file, mode, decoded[: len(decoded) - len(rest)], rest, real=real)
     if 0 < len(remember_as) <= MAX_KNOWN_PATH and isinstance(script, Script):
         if len(paths.found) >= MAX_KNOWN:
             paths.found.clear()
@@ -300,7 +302,14 @@ def _alias(paths: ScriptPaths, file: bytes, name: bytes, rest: bytes) -> Script 
 
 
 def _script(
-    paths: ScriptPaths, root: bytes, file: bytes, mode: int, name: bytes, rest: bytes, any_suffix: bool = False
+    paths: ScriptPaths,
+    root: bytes,
+    file: bytes,
+    mode: int,
+    name: bytes,
+    rest: bytes,
+    any_suffix: bool = False,
+    real: bytes = b"",
 ) -> Script | NoScript:
     """Judge the file itself (step 5)."""
     filename = os.fsdecode(file)
@@ -325,6 +334,7 @@ def _script(
         warm=paths.warm
         if isinstance(paths.warm, bool)
         else any(fnmatchcase(script_name, pattern) for pattern in paths.warm),
+        real_directory=os.fsdecode(real[: real.rindex(b"/")] or b"/") if real else "",
     )
 
 

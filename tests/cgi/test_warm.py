@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -18,15 +20,19 @@ import pytest
 from poolsrv_cgi.warm.messages import (
     Exited,
     Failed,
+    Forked,
+    NewCode,
     Pong,
     Ready,
     Reply,
     Started,
-    decode_reply,
+    decode_replies,
     encode_run,
     helper_argv,
     python_command,
     read_replies,
+    send_code,
+    send_fork,
     send_ping,
     send_run,
 )
@@ -51,7 +57,6 @@ class Helper:
     def __init__(self, flags: Sequence[str] = (), modules: Sequence[str] = (), path: str = "") -> None:
         self.flags = list(flags)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.settimeout(60)
         with theirs:
             self.process = subprocess.Popen(
                 helper_argv([sys.executable, *flags], modules),
@@ -62,9 +67,31 @@ class Helper:
                 process_group=0,
             )
         self.ids = 0
+        self.replies: list[Reply] = []
 
     def reply(self) -> Reply:
-        return decode_reply(self.control.recv(4096))
+        """The next message; what it says of code is passed on to the helper, as the server does."""
+        while True:
+            while not self.replies:
+                assert select.select([self.control], [], [], 60)[0], "no message within a minute"
+                self.replies, _ = read_replies(self.control)
+            reply = self.replies.pop(0)
+            if not isinstance(reply, NewCode):
+                return reply
+            send_code(self.control, reply.path)
+
+    def fork(self, count: int = 1) -> list[tuple[int, int]]:
+        """Process ids and sockets of children that wait for a request."""
+        assert send_fork(self.control, count)
+        forked = self.reply()
+        assert isinstance(forked, Forked), forked
+        return list(forked.children)
+
+    def send(self, message: bytes, descriptors: tuple[int, int, int]) -> int:
+        """Give a request to a new child; its process id."""
+        ((pid, child),) = self.fork()
+        assert send_run(child, message, descriptors)
+        return pid
 
     def start(
         self,
@@ -74,12 +101,12 @@ class Helper:
         cwd: str = "/",
         environment: dict[str, str] = ENVIRONMENT,
         limits: Sequence[tuple[int, int, int]] = (),
+        kinds: bytes = b"???",
     ) -> Started:
         self.ids += 1
-        assert send_run(self.control, encode_run(self.ids, argv, environment, cwd, limits), descriptors)
+        pid = self.send(encode_run(self.ids, argv, environment, cwd, limits, kinds), descriptors)
         reply = self.reply()
-        assert isinstance(reply, Started), reply
-        assert reply.id == self.ids
+        assert reply == Started(self.ids, pid)
         return reply
 
     def run(
@@ -95,10 +122,10 @@ class Helper:
             source.write(stdin)
             source.seek(0)
             descriptors = source.fileno(), out.fileno(), err.fileno()
-            self.start(argv, descriptors, cwd=cwd, environment=environment, limits=limits)
+            started = self.start(argv, descriptors, cwd=cwd, environment=environment, limits=limits)
             ended = self.reply()
             assert isinstance(ended, Exited), ended
-            assert ended.id == self.ids
+            assert ended.pid == started.pid
             out.seek(0)
             err.seek(0)
             return Outcome(same(out.read()), same(err.read()), ended.returncode)
@@ -111,7 +138,7 @@ class Helper:
 @pytest.fixture
 def helper() -> Iterator[Helper]:
     started = Helper()
-    assert started.reply() == Ready(1)
+    assert started.reply() == Ready(2)
     yield started
     assert started.close() == 0
 
@@ -265,7 +292,7 @@ SCRIPTS: dict[str, str | bytes] = {
 def shared() -> Iterator[Helper]:
     """One helper for all scripts, which must not see anything of each other either."""
     helper = Helper()
-    assert helper.reply() == Ready(1)
+    assert helper.reply() == Ready(2)
     yield helper
     assert helper.close() == 0
 
@@ -295,7 +322,7 @@ def test_flags(flags: list[str], tmp_path: Path) -> None:
     argv = [write(tmp_path, source)]
     helper = Helper(flags)
     try:
-        assert helper.reply() == Ready(1)
+        assert helper.reply() == Ready(2)
         outcome, expected = helper.run(argv), plainly(argv, flags=flags)
         assert outcome.stdout.splitlines() == expected.stdout.splitlines()
         assert outcome == expected
@@ -303,12 +330,12 @@ def test_flags(flags: list[str], tmp_path: Path) -> None:
         helper.close()
 
 
-def test_standard_streams_that_are_pipes(helper: Helper, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", [b"???", b"ppp"])
+def test_standard_streams_that_are_pipes(kinds: bytes, helper: Helper, tmp_path: Path) -> None:
     """RFC 3875 section 4.2: the streams know what they are (a pipe can't seek); input has its end."""
     script = write(tmp_path, "import sys\nprint(sys.stdin.seekable(), sys.stdout.seekable(), sys.stdin.read())")
-    (source, feed), (drain, out) = os.pipe(), os.pipe()
-    with open(os.devnull, "wb") as null:
-        helper.start([script], (source, out, null.fileno()))
+    (source, feed), (drain, out), (_, err) = pipes = os.pipe(), os.pipe(), os.pipe()
+    helper.start([script], (source, out, err), kinds=kinds)
     os.close(source)
     os.close(out)
     os.write(feed, b"hello")
@@ -316,6 +343,43 @@ def test_standard_streams_that_are_pipes(helper: Helper, tmp_path: Path) -> None
     with open(drain, "rb") as result:
         assert result.read() == b"False False hello\n"  # and end of file: no other process holds the pipe
     assert isinstance(helper.reply(), Exited)
+    for fd in pipes[2]:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(("flags", "kinds"), [((), b"ppp"), ((), b"npp"), (("-u",), b"ppp"), (("-X", "dev"), b"npp")])
+def test_streams_that_were_prepared(flags: tuple[str, ...], kinds: bytes, tmp_path: Path) -> None:
+    """They are what an interpreter of its own makes of pipes and of the null device."""
+    source = LOOK_AROUND.replace("stream.buffer.raw, stream.buffer.mode, ", "") if "-u" in flags else LOOK_AROUND
+    argv = [write(tmp_path, source + "print(sys.stdin.read())\nprint('an error', file=sys.stderr)")]
+    body = b"some input\n" if kinds[:1] == b"p" else b""
+    expected = subprocess.run(
+        [sys.executable, *flags, *argv],
+        input=body or None,
+        stdin=None if body else subprocess.DEVNULL,
+        capture_output=True,
+        cwd="/",
+        env=ENVIRONMENT,
+        process_group=0,
+        check=False,
+    )
+    helper = Helper(flags)
+    try:
+        assert helper.reply() == Ready(2)
+        (source_end, feed), (drain, out), (drain_err, err) = os.pipe(), os.pipe(), os.pipe()
+        os.write(feed, body)
+        os.close(feed)
+        with open(os.devnull, "rb") as null, open(drain, "rb") as output, open(drain_err, "rb") as errors:
+            helper.start(argv, (source_end if body else null.fileno(), out, err), kinds=kinds)
+            for fd in (source_end, out, err):
+                os.close(fd)
+            assert same(output.read()).splitlines() == same(expected.stdout).splitlines()
+            assert errors.read() == expected.stderr
+        ended = helper.reply()
+        assert isinstance(ended, Exited)
+        assert ended.returncode == expected.returncode == 0
+    finally:
+        helper.close()
 
 
 def test_changed_scripts_are_noticed(helper: Helper, tmp_path: Path) -> None:
@@ -350,7 +414,7 @@ def test_modules(tmp_path: Path) -> None:
     write(tmp_path, "import os\nLOADED_BY = os.getpid()", "preloaded.py")
     helper = Helper(modules=["preloaded", "email.message"], path=str(tmp_path))
     try:
-        assert helper.reply() == Ready(1)
+        assert helper.reply() == Ready(2)
         script = write(
             tmp_path,
             "import sys\nbefore = set(sys.modules)\nimport os, preloaded, email.message\n"
@@ -398,21 +462,24 @@ def test_many_at_once(helper: Helper, tmp_path: Path) -> None:
     """RFC 3875 section 9: concurrent requests do not disturb each other; every end is reported."""
     script = write(tmp_path, "import sys\nsys.exit(int(sys.argv[1]))")
     with open(os.devnull, "r+b") as null:
-        for number in range(1, 41):
-            message = encode_run(number, [script, str(number)], ENVIRONMENT, "/")
-            assert send_run(helper.control, message, (null.fileno(),) * 3)
         pids: dict[int, int] = {}
+        for number, (pid, child) in enumerate(helper.fork(40), 1):
+            message = encode_run(number, [script, str(number)], ENVIRONMENT, "/")
+            assert send_run(child, message, (null.fileno(),) * 3)
+            pids[pid] = number
+        started: set[int] = set()
         ends: dict[int, int] = {}
         while len(ends) < 40:
             reply = helper.reply()
             if isinstance(reply, Started):
-                pids[reply.id] = reply.pid
+                assert pids[reply.pid] == reply.id
+                started.add(reply.pid)
             else:
                 assert isinstance(reply, Exited)
-                assert reply.id in pids
-                ends[reply.id] = reply.returncode
+                assert reply.pid in started
+                ends[pids[reply.pid]] = reply.returncode
     assert ends == {number: number for number in range(1, 41)}
-    assert len(set(pids.values())) == 40
+    assert len(pids) == 40
 
 
 def test_process_group_and_signals(helper: Helper, tmp_path: Path) -> None:
@@ -461,40 +528,77 @@ def test_what_can_not_be_started(helper: Helper, tmp_path: Path) -> None:
     """RFC 3875 section 7.2: a script that can't be started is reported, and the next one starts."""
     script = write(tmp_path, "print('x')")
     with open(os.devnull, "r+b") as null:
-        send_run(helper.control, encode_run(9, [script], {}, "/nonexistent"), (null.fileno(),) * 3)
+        pid = helper.send(encode_run(9, [script], {}, "/nonexistent"), (null.fileno(),) * 3)
         assert helper.reply() == Failed(9, "No such file or directory: /nonexistent")
-        send_run(helper.control, encode_run(10, [script], {"": "x"}, "/"), (null.fileno(),) * 3)
+        ended = helper.reply()
+        assert isinstance(ended, Exited)
+        assert ended.pid == pid
+        helper.send(encode_run(10, [script], {"": "x"}, "/"), (null.fileno(),) * 3)
         reply = helper.reply()
         assert isinstance(reply, Failed)
         assert reply.id == 10
+        assert isinstance(helper.reply(), Exited)
     assert helper.run([script]).stdout == b"x\n"
 
 
 def test_malformed_messages(helper: Helper, tmp_path: Path) -> None:
-    """A malformed message is answered and dropped, with its descriptors."""
+    """A child ends at a malformed request, which it says; a helper that is told nonsense says so and ends."""
     script = write(tmp_path, "print('x')")
-    count = len(os.listdir(f"/proc/{helper.process.pid}/fd"))
     with open(os.devnull, "r+b") as null:
-        for message in (
-            b"hello",
-            b"run",
-            b"run\x001\x00/\x001",
-            b"run\x001\x00/\x00x\x00a",
-            b"run\x001\x00/\x000\x000",
-        ):
-            send_run(helper.control, message, (null.fileno(),) * 3)
-            assert b"failed\0" in helper.control.recv(4096)
-        helper.control.send(encode_run(1, [script], {}, "/"))
-        assert isinstance(helper.reply(), Failed)
+        for message in (b"hello", encode_run(1, [], {}, "/"), encode_run(1, [script], {}, "/")[:-9]):
+            pid = helper.send(message, (null.fileno(),) * 3)
+            reply = helper.reply()
+            assert isinstance(reply, Failed), reply
+            ended = helper.reply()
+            assert isinstance(ended, Exited)
+            assert (ended.pid, ended.returncode) == (pid, 0)
     assert helper.run([script]).stdout == b"x\n"
-    assert len(os.listdir(f"/proc/{helper.process.pid}/fd")) == count
+    helper.control.send(b"what")
+    assert helper.reply() == Failed(0, "not a message for a warm helper")
+
+
+def test_children_that_were_forked_ahead(helper: Helper, tmp_path: Path) -> None:
+    """They share nothing but what the helper has compiled: a script sees nothing of those before it, and no socket of
+    those after it. They end when they are not wanted any more, or with the server."""
+    script = write(
+        tmp_path,
+        "import os, sys\nprint(getattr(sys, 'mark', None), sorted(os.environ), os.getcwd(), sys.argv[1:])\n"
+        "print(sorted(map(int, os.listdir('/proc/self/fd')))[:4])\n"
+        "sys.mark = os.environ['X'] = 'x'\nos.chdir('/')\nsys.modules['os'].path = None\n",
+    )
+    first, second, third = helper.fork(3)
+    for number, (pid, child) in enumerate((first, second), 1):
+        with tempfile.TemporaryFile() as out, open(os.devnull, "rb") as null:
+            message = encode_run(number, [script, str(number)], {f"ONLY_{number}": "x"}, str(tmp_path))
+            assert send_run(child, message, (null.fileno(), out.fileno(), null.fileno()))
+            assert helper.reply() == Started(number, pid)
+            assert isinstance(helper.reply(), Exited)
+            out.seek(0)
+            expected = f"None ['ONLY_{number}'] {tmp_path} ['{number}']\n[0, 1, 2, 3]\n"
+            assert out.read().decode() == expected
+    os.close(third[1])
+    assert helper.reply().pid == third[0]  # type: ignore[union-attr]
+
+
+def test_a_script_is_compiled_once(helper: Helper, tmp_path: Path) -> None:
+    """By the child that meets it first, and by the helper, for those to come."""
+    script = write(tmp_path, "print(1)")
+    with open(os.devnull, "r+b") as null:
+        for expected in (True, False):
+            pid = helper.send(encode_run(1, [script], {}, "/"), (null.fileno(),) * 3)
+            assert decode_replies(helper.control.recv(4096)) == [Started(1, pid)]
+            (reply,) = decode_replies(helper.control.recv(4096))
+            assert (reply == NewCode(script)) is expected
+            if expected:
+                assert send_code(helper.control, script)
+                assert isinstance(helper.reply(), Exited)
 
 
 def test_server_gone(tmp_path: Path) -> None:
     """RFC 3875 section 9: when the server is gone, nothing of a script's process group is left."""
     script = write(tmp_path, "import os, time\nos.fork()\nos.write(1, b'x')\ntime.sleep(600)")
     helper = Helper()
-    assert helper.reply() == Ready(1)
+    assert helper.reply() == Ready(2)
     drain, out = os.pipe()
     with open(os.devnull, "r+b") as null, open(drain, "rb") as result:
         helper.start([script], (null.fileno(), out, null.fileno()))
@@ -506,51 +610,46 @@ def test_server_gone(tmp_path: Path) -> None:
 
 def test_read_replies(helper: Helper, tmp_path: Path) -> None:
     """The server's side never waits."""
-    helper.control.settimeout(None)
     assert read_replies(helper.control) == ([], False)
     script = write(tmp_path, "pass")
     with open(os.devnull, "r+b") as null:
         helper.start([script], (null.fileno(),) * 3)
     helper.control.recv(1, socket.MSG_PEEK)
     replies, gone = read_replies(helper.control)
-    assert [type(reply) for reply in replies] == [Exited]
+    assert {type(reply) for reply in replies} <= {NewCode, Exited}
     assert not gone
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with mine:
-        theirs.send(b"ready\x001")
+        theirs.send(b"ready\x002")
         theirs.close()
-        assert read_replies(mine) == ([Ready(1)], True)
+        assert read_replies(mine) == ([Ready(2)], True)
 
 
 def test_send_run_never_waits() -> None:
-    """The server's side never waits: a helper that does not read is one that can't be sent more."""
+    """The server's side never waits, and notices a child that is gone."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    message = encode_run(1, ["/x"], {"A": "a" * 10000}, "/")
-    with mine, theirs, open(os.devnull, "rb") as null:
-        for _ in range(10000):
-            if not send_run(mine, message, (null.fileno(),) * 3):
-                break
-        else:
-            raise AssertionError("it was never full")
-        theirs.close()
-        with pytest.raises(ConnectionError):
-            send_run(mine, message, (null.fileno(),) * 3)
+    theirs.close()
+    with open(os.devnull, "rb") as null:
+        assert not send_run(mine.detach(), encode_run(1, ["/x"], {}, "/"), (null.fileno(),) * 3)
 
 
 def test_messages() -> None:
     """What a message can't express is refused before it is sent."""
-    assert encode_run(7, ["/s", ""], {"A": "b\udcff"}, "/d", [(1, 2, 3)]) == (
-        b"run\x007\x00/d\x002\x00/s\x00\x001\x001 2 3\x00A=b\xff"
-    )
-    with pytest.raises(ValueError, match="NUL"):
-        encode_run(1, ["/s", "a\0b"], {}, "/")
+    request = (7, b"/d", [b"/s", b""], b"npp", b"/r", [(1, 2, 3)], {b"A": b"b\xff"})
+    assert marshal.loads(encode_run(7, ["/s", ""], {"A": "b\udcff"}, "/d", [(1, 2, 3)], b"npp", "/r")) == request
+    for argv, environment in ((["/s", "a\0b"], {}), (["/s"], {"A": "\0"}), (["/s"], {"A\0": ""})):
+        with pytest.raises(ValueError, match="NUL"):
+            encode_run(1, argv, environment, "/")
     with pytest.raises(ValueError, match="too long"):
         encode_run(1, ["/s"], {"A": "a" * 300000}, "/")
-    assert decode_reply(b"exit\x003\x00256\x000.5\x000.25\x00100") == Exited(3, 1, 0.5, 0.25, 100)
-    assert decode_reply(b"exit\x003\x009\x000\x000\x00100") == Exited(3, -9, 0.0, 0.0, 100)
-    for wrong in (b"", b"exit\x001", b"pid\x00x\x001", b"what"):
+    assert decode_replies(b"exit\x003\x00256\x000.5\x000.25\x00100\x004\x009\x000\x000\x00100") == [
+        Exited(3, 1, 0.5, 0.25, 100),
+        Exited(4, -9, 0.0, 0.0, 100),
+    ]
+    assert decode_replies(b"forked\x007\x008", [5, 6]) == [Forked(((7, 5), (8, 6)))]
+    for wrong in (b"", b"exit", b"exit\x001", b"pid\x00x\x001", b"what", b"forked\x007", b"short\x00x", b"code"):
         with pytest.raises(ValueError, match=r"."):
-            decode_reply(wrong)
+            decode_replies(wrong)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ SCRIPTS = {
     f"p = subprocess.Popen(['sleep', '1000'])\n{HEAD}print(os.getpid(), p.pid, flush=True)\ntime.sleep(1000)\n",
     "big.py": "import sys\nprint('Content-Type: x/y\\n')\nfor i in range(300): sys.stdout.write('x' * 100000)\n",
     "changes.py": f"{HEAD}print('old')\n",
+    "waits.py": f"import os, time\n{HEAD}print(os.getpid(), flush=True)\n"
+    "while not os.path.exists(f'go.{os.getpid()}'): time.sleep(0.02)\nprint('end')\n",
     "local.py": "print('Location: /echo.py\\n')\n",
 }
 
@@ -179,16 +181,23 @@ def test_a_large_output(server: ServerProcess) -> None:
         assert len(client.get("/big.py").body) == 30_000_000
 
 
-def test_a_helper_that_was_killed_is_replaced(server: ServerProcess) -> None:
-    """Its children are ended; meanwhile scripts are started the ordinary way."""
-    with warm(server) as client, Client(server) as other:
+def test_a_helper_that_was_killed_is_replaced(server: ServerProcess, root: Path) -> None:
+    """Its children run on; meanwhile scripts are started the ordinary way."""
+    with warm(server) as client, Client(server) as other, Client(server) as third:
         helper = int(client.get("/where.py").body.split()[0])
+        third.request("/waits.py")
+        (waiting,) = numbers(third)
         other.request("/stubborn.py")
         pids = numbers(other)
         os.kill(helper, signal.SIGKILL)
         for _ in range(20):
             assert client.get("/where.py").status == 200
-        wait_until(lambda: not any(map(is_alive, pids)), "its children's end")
+        assert all(map(is_alive, pids))
+        (root / f"go.{waiting}").touch()
+        assert third.take(17).endswith(b"4\r\nend\n\r\n0\r\n\r\n")
+        assert waiting not in children_of(server.worker_pids()[0])
+        reset(other.sock)
+        wait_until(lambda: not any(map(is_alive, pids)), "the end of one without a client")
     server.wait_for_line("the warm interpreter .* has ended: it will be replaced")
     with warm(server) as client:
         assert int(client.get("/where.py").body.split()[0]) != helper

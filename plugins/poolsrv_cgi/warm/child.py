@@ -8,9 +8,9 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
-from poolsrv import Child, Connection, Stream, Timer, Worker
+from poolsrv import Child, Connection, Handle, Stream, Timer, Worker
 
-__all__ = ["WarmChild", "WarmProgram", "exit_status_of", "signal_group"]
+__all__ = ["WarmChild", "WarmProgram", "signal_group"]
 
 
 class WarmProgram(Protocol):
@@ -48,6 +48,7 @@ class WarmChild:
         self._pid = 0
         self._grace: float | None = None  # of `terminate`, once that has been called
         self._killer: Timer | None = None
+        self._adoption: tuple[int, Handle] | None = None  # pidfd, and what waits for it
 
     @property
     def pid(self) -> int:
@@ -93,6 +94,26 @@ class WarmChild:
             self.kill()
         self._program.reaped(returncode, cpu, None)
 
+    def adopt(self) -> None:
+        """Wait for its end here: its fork server is gone, so it is a child of this process now, a subreaper."""
+        try:
+            pidfd = os.pidfd_open(self._pid)
+        except OSError:
+            self.end_now()
+            return
+        self._adoption = pidfd, self._worker.add_reader(pidfd, self._adopted_has_ended)
+
+    def _adopted_has_ended(self) -> None:
+        assert self._adoption is not None
+        (pidfd, watch), self._adoption = self._adoption, None
+        watch.cancel()
+        os.close(pidfd)
+        self.end_now()
+
+    def end_now(self) -> None:
+        """Take note of its end, as a child of this process. It is killed if it has not ended."""
+        self.ended(_end_of(self), None)
+
     def not_started(self) -> None:
         """Start it cold, since the fork server can't start it; unless it was to end by now."""
         if self._grace is not None:
@@ -122,9 +143,8 @@ class WarmChild:
         self.descriptors.clear()
 
 
-def exit_status_of(child: WarmChild) -> int:
-    """The return code of a script whose fork server is gone: it is a child of this process now, which is a subreaper.
-    It is killed if it has not ended."""
+def _end_of(child: WarmChild) -> int:
+    """The return code of a script that this process has adopted. It is killed if it has not ended."""
     try:
         pid, status = os.waitpid(child.pid, os.WNOHANG)
     except ChildProcessError:

@@ -1,4 +1,8 @@
-"""One warm interpreter as the worker sees it: the process of `helper`, and the scripts that run in its children."""
+"""One warm interpreter as the worker sees it: the process of `helper`, and its children.
+
+Children are forked ahead of their requests, some at a time, and wait, each on a socket of its own. A request goes to
+the next one, directly. A request that finds none waits here, for the moment that the helper takes to fork.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,26 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from poolsrv import Handle, Worker
 
-from .child import WarmChild, exit_status_of
+from .child import WarmChild
 from .messages import (
     VERSION,
     Exited,
+    Forked,
+    NewCode,
     Pong,
     Ready,
     Reply,
+    Short,
     Started,
     helper_argv,
     read_replies,
+    send_code,
+    send_fork,
     send_ping,
     send_run,
 )
@@ -31,6 +41,9 @@ log = logging.getLogger("poolsrv.cgi")
 CHECK_INTERVAL = 1.0  # seconds between two checks whether it is well
 START_TIMEOUT = 60.0  # seconds that it has for its imports
 ANSWER_TIMEOUT = 10.0  # seconds that it has for an answer, while it has scripts
+AHEAD = 8  # children that are to wait for requests
+LEAST_FORKED = 4  # children that it is asked for at a time, unless a request waits
+MOST_FORKED = 64
 
 
 class ForkServer:
@@ -55,6 +68,10 @@ class ForkServer:
         self.children: dict[int, WarmChild] = {}  # by the number of the request
         self._on_end = on_end
         self._last_id = 0
+        self._waiting: deque[tuple[int, bytes]] = deque()  # requests, by their numbers
+        self._spares: deque[tuple[int, int]] = deque()  # process id and socket of children that wait
+        self._asked = 0  # children that it has been asked for
+        self._given: dict[int, int] = {}  # process id of a child to the number of its request
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
         try:
@@ -77,13 +94,34 @@ class ForkServer:
         """
         self._last_id += 1
         try:
-            stdin, stdout, stderr = child.descriptors
-            if not send_run(self._control, message(self._last_id), (stdin, stdout, stderr)):
-                return False
+            encoded = message(self._last_id)
+            self.children[self._last_id] = child
+            if not self._give(self._last_id, encoded):
+                self._waiting.append((self._last_id, encoded))
         except (OSError, ValueError):
+            self.children.pop(self._last_id, None)
             return False
-        self.children[self._last_id] = child
+        self._ask()
         return True
+
+    def _give(self, number: int, message: bytes) -> bool:
+        """Give a request to a child that waits; False where there is none.
+
+        :raises OSError: it can't be sent.
+        """
+        stdin, stdout, stderr = self.children[number].descriptors
+        while self._spares:
+            pid, spare = self._spares.popleft()
+            if send_run(spare, message, (stdin, stdout, stderr)):
+                self._given[pid] = number
+                return True
+        return False
+
+    def _ask(self) -> None:
+        """Have children forked: for the requests that wait, and ahead."""
+        wanted = min(AHEAD + len(self._waiting) - len(self._spares) - self._asked, MOST_FORKED)
+        if (wanted >= LEAST_FORKED or (self._waiting and not self._asked)) and send_fork(self._control, wanted):
+            self._asked += wanted
 
     # --- whether it is well
 
@@ -135,22 +173,68 @@ class ForkServer:
         return ended
 
     def _handle(self, reply: Reply) -> None:
-        if isinstance(reply, Ready):
-            self.ready = reply.version == VERSION
-        elif isinstance(reply, Pong):
-            self._asked_at = 0.0
-        elif isinstance(reply, Started):
+        if isinstance(reply, Started):
             self.children[reply.id].started(reply.pid)
         elif isinstance(reply, Exited):
-            child = self.children.pop(reply.id)
-            if child.pid:
-                child.ended(reply.returncode, reply.user_time + reply.system_time)
-            else:
-                child.not_started()  # it ended before it ran
+            self._exited(reply)
+        elif isinstance(reply, Forked):
+            self._asked -= len(reply.children)
+            self._spares.extend(reply.children)
+            self._serve_waiting()
+        elif isinstance(reply, Pong):
+            self._asked_at = 0.0
+        elif isinstance(reply, NewCode):
+            send_code(self._control, reply.path)
+        elif isinstance(reply, Short):
+            self._fall_short(reply)
+        elif isinstance(reply, Ready):
+            self.ready = reply.version == VERSION
+            self._ask()
         elif reply.id in self.children:
             self.children.pop(reply.id).not_started()
         else:
             log.error("warm %s: %s", " ".join(self.command), reply.message)
+
+    def _exited(self, reply: Exited) -> None:
+        number = self._given.pop(reply.pid, 0)
+        if not number:  # it was still waiting for a request
+            self._forget_spare(reply.pid)
+            return
+        child = self.children.pop(number, None)
+        if child is None:
+            return  # it could not be started
+        if child.pid:
+            child.ended(reply.returncode, reply.user_time + reply.system_time)
+        else:
+            child.not_started()  # it ended before it ran
+
+    def _forget_spare(self, pid: int) -> None:
+        for spare in self._spares:
+            if spare[0] == pid:
+                self._spares.remove(spare)
+                os.close(spare[1])
+                self._ask()
+                return
+
+    def _serve_waiting(self) -> None:
+        """Give the requests that wait to the children that there are now."""
+        while self._waiting and self._spares:
+            number, message = self._waiting[0]
+            try:
+                if not self._give(number, message):
+                    break
+            except OSError:
+                self.children.pop(number).not_started()
+            self._waiting.popleft()
+        self._ask()
+
+    def _fall_short(self, reply: Short) -> None:
+        """Start cold what waits: there are no children for it."""
+        log.warning("warm %s: can't fork: %s", " ".join(self.command), reply.message)
+        self._asked -= reply.count
+        waiting, self._waiting = self._waiting, deque()
+        for number, _ in waiting:
+            self.children.pop(number).not_started()
 
     # --- its end
 
@@ -167,8 +251,11 @@ class ForkServer:
             self._control.settimeout(None)
             self._on_replies()
 
-    def close(self) -> None:
-        """End it. Its scripts end with it: it kills them, or they are killed here if it is gone already."""
+    def close(self, *, with_children: bool = False) -> None:
+        """End it. Scripts that have not begun are started cold.
+
+        :param with_children: those that run are killed; otherwise they run on, as children of this process.
+        """
         if self._closed:
             return
         self._closed = True
@@ -185,9 +272,16 @@ class ForkServer:
         while not self._read_replies():
             pass
         self._control.close()
+        for _, spare in self._spares:
+            os.close(spare)
+        self._spares.clear()
+        self._waiting.clear()
+        self._given.clear()
         children, self.children = self.children, {}
         for child in children.values():
-            if child.pid:
-                child.ended(exit_status_of(child), None)
+            if child.pid and with_children:
+                child.end_now()
+            elif child.pid:
+                child.adopt()
             else:
                 child.not_started()

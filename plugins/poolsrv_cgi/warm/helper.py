@@ -1,22 +1,31 @@
-"""A fork server: an interpreter that has started already, and forks a child for each script it is asked to run.
+"""A fork server: an interpreter that has started already, and forks children, each of which runs one script.
 
     INTERPRETER [FLAGS] helper.py [MODULE...]
 
 It is a process of its own with nothing of the server in it. Of the server's descriptors it has one, as its standard
-input: its end of a SOCK_SEQPACKET pair. It imports each MODULE, says that it is ready, and serves requests, with
-one thread. It is started by its path and needs the standard library alone (with `interpreter`, the file beside it),
-since it is run by whatever Python, from 3.9 on, the "#!" line of a script names.
+input: its end of a SOCK_SEQPACKET pair. It imports each MODULE, says that it is ready, and forks children ahead of
+their requests, with one thread. It is started by its path and needs the standard library alone (with `interpreter`, the
+file beside it), since it is run by whatever Python, from 3.9 on, the "#!" line of a script names.
 
-Messages are fields separated by NUL, which neither arguments nor environment can contain:
+The server gets a socket for each child, and sends it one request. The helper itself never sees a request, so there is
+nothing of one in the memory of another's child. Messages are fields separated by NUL:
 
-    to the helper    run ID CWD ARGC ARG... LIMITC "RESOURCE SOFT HARD"... NAME=VALUE...
-                     with three descriptors (SCM_RIGHTS): the script's standard input, output and error
+    to the helper    fork COUNT         fork so many children
+                     code PATH          compile this script, for the children to come
                      ping               asks whether the helper is alive
     from the helper  ready VERSION
                      pong
-                     pid ID PID         from the child: it runs, as the leader of its own process group
-                     exit ID STATUS UTIME STIME MAXRSS      its wait status (wait(2)), seconds, seconds, KiB
-                     failed ID TEXT     it could not be started (ID 0: the helper ends)
+                     forked PID...      with a socket for each (SCM_RIGHTS)
+                     short COUNT TEXT   so many could not be forked
+                     exit PID STATUS UTIME STIME MAXRSS ...
+                                        of one child or several: wait status (wait(2)), seconds, seconds, KiB
+                     failed 0 TEXT      the helper can't be what it should be, and ends
+    to a child       a tuple (marshal): ID, working directory, arguments, the kinds of its descriptors, the directory of
+                     the script without symbolic links or None, limits, environment; with its standard input, output
+                     and error (SCM_RIGHTS)
+    from a child     pid ID PID         it runs, as the leader of its own process group
+                     failed ID TEXT     it can't be started
+                     code PATH          it has had to compile its script
 
 A child runs this file to its end, with the script as `__main__`, so that an exception meets the
 interpreter's own way of ending. In the common case it ends by itself, as the interpreter would: threads joined,
@@ -42,6 +51,7 @@ import _ctypes  # noqa: E402
 import _socket  # noqa: E402
 import builtins  # noqa: E402
 import gc  # noqa: E402
+import marshal  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
 import select  # noqa: E402
@@ -50,13 +60,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from types import CodeType, ModuleType, TracebackType
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from . import interpreter
+
+    Code = tuple[tuple[int, ...], CodeType]
 else:
     import _signal
 
-VERSION = 1
+VERSION = 2
 MAX_MESSAGE = 1 << 18  # bytes; the kernel's default for a socket's buffer is less
 MAX_CODES = 256
 MSG_CMSG_CLOEXEC = 0x40000000  # linux/socket.h; Python's socket module does not always have it
@@ -79,40 +91,39 @@ if not TYPE_CHECKING:
     interpreter = load_neighbour("interpreter")
 
 _fresh = interpreter.Interpreter(_main_attributes)
-
-
-class Request:
-    """What to run: a decoded message.
-
-    :raises ValueError, IndexError: the message is malformed.
-    """
-
-    def __init__(self, message: bytes, descriptors: "list[int]") -> None:
-        kind, request_id, self.cwd, count, *fields = message.split(b"\0")
-        self.id = int(request_id)
-        self.descriptors = descriptors
-        argc = int(count)
-        self.argv = [os.fsdecode(field) for field in fields[:argc]]
-        environment = argc + 1 + int(fields[argc])
-        self.limits = [[int(number) for number in field.split()] for field in fields[argc + 1 : environment]]
-        self.environment = dict(field.split(b"=", 1) for field in fields[environment:])
-        if kind != b"run" or not self.argv or len(descriptors) != 3:
-            raise ValueError("not a request to run something")
+_encoding, _errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_RIGHTS_SIZE = _socket.CMSG_SPACE(3 * 4)
+_LOW, _HIGH = (0, 1) if sys.byteorder == "little" else (3, 2)  # bytes of a small int
 
 
 class Script:
     """A script about to run, for which this process has become what a new interpreter would be.
 
-    :param code: the compiled script, None where the child is to compile it.
-    :raises OSError: there is no such directory to run it in.
-    :raises ValueError: a variable has a name that none can have.
+    :ivar code: the compiled script. None where it gives errors or warnings, which are for its own streams, and where it
+        can't be read.
+    :ivar compiled: whether it has been compiled here.
     """
 
-    def __init__(self, request: Request, code: "CodeType | None") -> None:
-        self.code = code
-        self.limits = request.limits
-        self.path = request.argv[0]
-        self.globals = _fresh.become(request.argv, request.cwd, request.environment, request.descriptors)
+    path = ""
+    limits: "list[tuple[int, int, int]]"
+    globals: "dict[str, Any]"
+    code: "CodeType | None" = None
+    compiled = False
+
+    def find_code(self, known: "Code | None") -> None:
+        """Take the code that has been compiled before, if the file has not changed; else compile it."""
+        try:
+            if known is not None and known[0] == _identity(self.path):
+                self.code = known[1]
+                return
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            found = _compiled(file, self.path)
+            self.code, self.compiled = found and found[1], found is not None
+        finally:
+            os.close(file)
 
     def run(self) -> None:
         """Run the script, in the child, whatever it may raise."""
@@ -123,13 +134,32 @@ class Script:
         exec(code, self.globals)
 
 
+def _identity(file: "int | str") -> "tuple[int, ...]":
+    """What changes when the file does."""
+    status = os.stat(file)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _compiled(file: int, path: str) -> "Code | None":
+    """Compile a script. None where each child is to do it for itself: with every mistake, to report it, and with
+    warnings, to print them."""
+    try:
+        identity = _identity(file)
+        with open(file, "rb", closefd=False) as source:
+            code = interpreter.compile_silently(source.read(), path)
+    except Exception:  # noqa: BLE001 (whatever it is, the child meets it again)
+        return None
+    return None if code is None else (identity, code)
+
+
 class Helper:
     """The process that forks. It waits for messages and for the ends of its children."""
 
     def __init__(self, control: _socket.socket) -> None:
         self.control = control
-        self.children: dict[int, int] = {}  # process id to the request's id
-        self.codes: dict[str, tuple[tuple[int, ...], CodeType]] = {}
+        self.children: set[int] = set()
+        self.codes: dict[str, Code] = {}
+        self.script = Script()  # each child's own
         self.null = os.open(os.devnull, os.O_RDWR)
         self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # a byte for each SIGCHLD
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
@@ -147,10 +177,9 @@ class Helper:
                     os.read(descriptor, 4096)
                     self.reap()
                     continue
-                request = self.receive()
-                script = None if request is None else self.start(request)
-                if script is not None:
-                    return script
+                requests = self.receive()
+                if requests is not None:
+                    return self.await_request(requests)
 
     def say(self, *fields: object) -> None:
         """Send a message to the server."""
@@ -165,102 +194,137 @@ class Helper:
             try:
                 os.killpg(pid, _signal.SIGKILL)
             except OSError:
-                pass  # the group has gone already
+                pass  # the group has gone already, or the child has got no request; its socket tells it to end
         os._exit(0)
 
-    def receive(self) -> "Request | None":
-        """The next request, with its descriptors; None where there is none to run."""
+    def receive(self) -> "_socket.socket | None":
+        """Do what the server asks for. In a child, the socket that its request comes on."""
         try:
-            message, ancillary, _, _ = self.control.recvmsg(MAX_MESSAGE, _socket.CMSG_SPACE(3 * 4), MSG_CMSG_CLOEXEC)
+            message = self.control.recv(MAX_MESSAGE)
         except OSError:
             self.end()
+        kind, _, argument = message.partition(b"\0")
         if not message:
             self.end()
-        if message == b"ping":
+        elif kind == b"ping":
             self.say("pong")
-            return None
-        descriptors = [
-            int.from_bytes(data[at : at + 4], sys.byteorder)
-            for _, _, data in ancillary
-            for at in range(0, len(data), 4)
-        ]
-        try:
-            return Request(message, descriptors)
-        except (ValueError, IndexError) as error:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            self.say("failed", [*message.split(b"\0"), b"?"][1].decode("ascii", "replace"), error)
-            return None
-
-    def start(self, request: Request) -> "Script | None":
-        """Fork. The script in the child, None in the helper; the descriptors stay open in the child alone."""
-        if gc.get_count()[2]:  # something has grown old
-            interpreter.freeze()
-        pid = -1
-        try:
-            script = Script(request, self.code(request.argv[0]))
-            pid = os.fork()
-        except (OSError, ValueError) as error:
-            cause = getattr(error, "filename", None) or b""
-            self.say("failed", request.id, f"{getattr(error, 'strerror', error)}: {os.fsdecode(cause)}")
-        if pid == 0:
-            self.become_child(request)
-            return script
-        for target, descriptor in enumerate(request.descriptors):
-            os.dup2(self.null, target)
-            os.close(descriptor)
-        sys.path_importer_cache.pop(request.argv[0], None)
-        if pid > 0:
-            try:
-                os.setpgid(pid, pid)  # both do it: the group exists as soon as anyone can know of it
-            except OSError:
-                pass  # the child has ended already
-            self.children[pid] = request.id
+        elif kind == b"fork" and argument.isdigit():
+            return self.fork(int(argument))
+        elif kind == b"code":
+            self.learn(os.fsdecode(argument))
+        else:
+            self.say("failed", 0, "not a message for a warm helper")
+            self.end()
         return None
 
-    def become_child(self, request: Request) -> None:
-        """Close, in a child, what belongs to the helper, and say that it runs."""
+    def fork(self, count: int) -> "_socket.socket | None":
+        """Fork children ahead, all in one go: between two forks, as little as possible is written to memory, which
+        would be copied. In a child, the socket that its request comes on."""
+        if gc.get_count()[2]:  # something has grown old
+            interpreter.freeze()
+        made: list[tuple[_socket.socket, int]] = []
+        for number in range(count):
+            try:
+                ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+                pid = os.fork()
+            except OSError as error:
+                self.say("short", count - number, error.strerror)
+                break
+            if pid == 0:
+                ours.close()
+                for socket, _ in made:
+                    socket.close()
+                return theirs
+            theirs.close()
+            self.children.add(pid)
+            made.append((ours, pid))
+        if made:
+            sockets = b"".join(socket.fileno().to_bytes(4, sys.byteorder) for socket, _ in made)
+            message = b"\0".join([b"forked", *(b"%d" % pid for _, pid in made)])
+            try:
+                self.control.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, sockets)])
+            except OSError:
+                self.end()
+        for socket, _ in made:
+            socket.close()
+        return None
+
+    def await_request(self, requests: _socket.socket) -> Script:
+        """Wait, in a child, for its request, and become what it needs. It runs if the server still listens.
+
+        All that this uses has to be copied for each request, so it uses little.
+        """
+        self.children.clear()  # the helper's to end, not this one's
+        try:
+            message, ancillary, _, _ = requests.recvmsg(MAX_MESSAGE, _RIGHTS_SIZE, MSG_CMSG_CLOEXEC)
+        except OSError:
+            message = b""
+        if not message:
+            os._exit(0)
+        requests.close()
+        number, script = 0, self.script
+        del self.script  # at the script's end nothing may hold its globals
+        try:
+            number, cwd, arguments, kinds, directory, script.limits, environment = marshal.loads(message)
+            data = ancillary[0][2]  # three numbers, none of them above 65535
+            stdin = data[_LOW] | data[_HIGH] << 8
+            stdout = data[_LOW + 4] | data[_HIGH + 4] << 8
+            stderr = data[_LOW + 8] | data[_HIGH + 8] << 8
+            script.path = path = arguments[0].decode(_encoding, _errors)
+            script.globals = _fresh.become(
+                [argument.decode(_encoding, _errors) for argument in arguments] if arguments[1:] else [path],
+                cwd,
+                environment,
+                (stdin, stdout, stderr),
+                kinds,
+                None if directory is None else directory.decode(_encoding, _errors),
+            )
+        except (OSError, ValueError, EOFError, TypeError, IndexError) as error:
+            cause = getattr(error, "filename", None) or b""
+            self.say("failed", number, f"{getattr(error, 'strerror', error)}: {os.fsdecode(cause)}")
+            os._exit(0)
         _set_dumpable(True)
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.setpgid(0, 0)
-        self.children.clear()  # the helper's to end, not this one's
-        self.say("pid", request.id, os.getpid())  # before it runs: where the server no longer listens it does not
+        self.say("pid", number, os.getpid())  # before it runs: where the server no longer listens it does not
+        script.find_code(self.codes.get(path))
+        if script.compiled:
+            self.say("code", path)
         self.control.close()
-        for descriptor in (*self.wakeup, self.null, *request.descriptors):
+        for descriptor in (*self.wakeup, self.null, stdin, stdout, stderr):
             os.close(descriptor)
+        return script
 
     def reap(self) -> None:
         """Report every child that has ended."""
+        fields: list[object] = ["exit"]
         while self.children:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == 0:
-                return
+                break
             if pid in self.children:
-                self.say("exit", self.children.pop(pid), status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
+                self.children.remove(pid)
+                fields += (pid, status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
+        if len(fields) > 1:
+            self.say(*fields)
 
-    def code(self, script: str) -> "CodeType | None":
-        """The script's code, compiled once for as long as its file does not change.
-
-        None where the child is to compile it: with every mistake, for the child to report it, and with warnings, for
-        each child to print them.
-        """
+    def learn(self, path: str) -> None:
+        """Compile a script, for the children to come, unless that has been done."""
         try:
-            with open(script, "rb") as file:
-                status = os.fstat(file.fileno())
-                key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                known = self.codes.get(script)
-                if known is not None and known[0] == key:
-                    return known[1]
-                code = interpreter.compile_silently(file.read(), script)
-        except Exception:  # noqa: BLE001 (whatever it is, the child meets it too)
-            return None
-        if code is None:
-            return None
-        if len(self.codes) >= MAX_CODES:
-            self.codes.clear()
-        self.codes[script] = (key, code)
-        return code
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            known = self.codes.get(path)
+            if known is None or known[0] != _identity(file):
+                found = _compiled(file, path)
+                if found is not None:
+                    if len(self.codes) >= MAX_CODES:
+                        self.codes.clear()
+                    self.codes[path] = found
+        finally:
+            os.close(file)
 
 
 def _set_dumpable(dumpable: bool) -> None:
@@ -301,6 +365,7 @@ def prepare() -> Helper:
         except Exception as error:  # noqa: BLE001 (a module may raise anything)
             helper.say("failed", 0, f"{name}: {type(error).__name__}: {error}")
             os._exit(1)
+    _fresh.prepare()
     interpreter.freeze()
     return helper
 

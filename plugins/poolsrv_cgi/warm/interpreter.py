@@ -3,9 +3,10 @@
 A part of the fork server (`helper`), which runs this file in a module of its own, before anything else has changed the
 interpreter. Like `helper` it needs the standard library alone, of any Python from 3.9 on.
 
-Using an object writes to its page (reference counts), which a child has to copy first. So the fork server does before
-the fork whatever it can do in the child's place: it takes on the environment, directory, streams and `__main__` of each
-script. For the same reason a child does not destroy, at its end, what it shares with the fork server.
+Using an object writes to its page (reference counts), which a child has to copy first. So what a child does is kept to
+a few calls, and the fork server does before the fork whatever does not depend on the request: standard streams that are
+pipes, an empty environment. For the same reason a child does not destroy, at its end, what it shares with the fork
+server.
 """
 
 import _weakref
@@ -30,27 +31,59 @@ class Interpreter:
 
     def __init__(self, main: "dict[str, Any]") -> None:
         self.main = main
-        self.streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
+        self.streams = (sys.stdin, sys.stdout, sys.stderr)
+        self.prepared: dict[bytes, list[Any]] = {}  # streams, by kinds
+        self.has_orig_argv = hasattr(sys, "orig_argv")
         self.command = getattr(sys, "orig_argv", sys.argv)[: -len(sys.argv)]
+        self.safe_path = has_safe_path()
         self.search_path: list[str] = []
         self.own_variables: dict[bytes, bytes] = {}
 
+    def prepare(self) -> None:
+        """Do what all children would do, after the last import."""
+        os.environb.clear()
+        posix.environ.clear()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        own = [os.dup(target) for target in range(3)]
+        for kinds, ends in ((b"ppp", (reader, writer, writer)), (b"npp", (null, writer, writer))):
+            for target, descriptor in enumerate(ends):
+                os.dup2(descriptor, target)
+            self.prepared[kinds] = [self._open_stream(target) for target in range(3)]
+        for target, descriptor in enumerate(own):
+            os.dup2(descriptor, target)
+        for descriptor in (null, reader, writer, *own):
+            os.close(descriptor)
+
     def become(
-        self, argv: "list[str]", cwd: bytes, environment: "dict[bytes, bytes]", descriptors: "list[int]"
+        self,
+        argv: "list[str]",
+        cwd: bytes,
+        environment: "dict[bytes, bytes]",
+        descriptors: "tuple[int, int, int]",
+        kinds: bytes,
+        directory: "str | None",
     ) -> "dict[str, Any]":
         """Become what a new interpreter would be for a script.
 
         :param descriptors: its standard input, output and error.
+        :param kinds: a letter for each of them: `p` a pipe, `n` the null device, `?` anything.
+        :param directory: that of the script, without symbolic links; None where that is not known.
         :returns: the globals to run it with.
         :raises OSError: there is no such directory to run it in.
         :raises ValueError: a variable has a name that none can have.
         """
         os.chdir(cwd)
-        for target, descriptor in enumerate(descriptors):
-            os.dup2(descriptor, target)
+        stdin, stdout, stderr = descriptors
+        os.dup2(stdin, 0)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
         self._set_environment(environment)
-        self._open_streams()
-        self._set_paths(argv)
+        standard: Any = sys
+        streams = self.prepared.get(kinds) or [self._open_stream(target) for target in range(3)]
+        standard.stdin, standard.stdout, standard.stderr = streams
+        standard.__stdin__, standard.__stdout__, standard.__stderr__ = streams
+        self._set_paths(argv, directory)
         main = type(sys)("__main__")
         loader = type(self.main["__loader__"])("__main__", argv[0])
         main.__dict__.update(self.main, __doc__=None, __loader__=loader, __file__=argv[0])
@@ -58,27 +91,26 @@ class Interpreter:
         return main.__dict__
 
     def _set_environment(self, environment: "dict[bytes, bytes]") -> None:
-        if not {b"LC_ALL", b"LC_CTYPE", b"LANG"} & set(environment):
+        if b"LC_ALL" not in environment and b"LC_CTYPE" not in environment and b"LANG" not in environment:
             environment.update(self.own_variables)
-        os.environb.clear()
-        os.environb.update(environment)
-        posix.environ.clear()  # what the os module reads when it is imported (with -S, that is yet to come)
-        posix.environ.update(environment)
+        set_variable = posix.putenv
+        for name, value in environment.items():
+            set_variable(name, value)
+        os.environ._data.update(environment)  # type: ignore[attr-defined]  # as `putenv` is called already
+        posix.environ.update(environment)  # what the os module reads when it is imported (with -S, that is yet to come)
 
-    def _open_streams(self) -> None:
-        standard: Any = sys
-        for target, (name, model) in enumerate(self.streams.items()):
-            stream = _open_stream(target, model, "w" if target else "r")
-            setattr(standard, name, stream)
-            setattr(standard, f"__{name}__", stream)
+    def _open_stream(self, target: int) -> "Any":
+        return _open_stream(target, self.streams[target], "w" if target else "r")
 
-    def _set_paths(self, argv: "list[str]") -> None:
+    def _set_paths(self, argv: "list[str]", directory: "str | None") -> None:
         standard: Any = sys
         sys.argv = argv
-        if hasattr(standard, "orig_argv"):  # from 3.10 on: the interpreter, its flags, then argv
+        if self.has_orig_argv:  # from 3.10 on: the interpreter, its flags, then argv
             standard.orig_argv = self.command + argv
-        sys.path = [] if has_safe_path() else [os.path.dirname(os.path.realpath(argv[0]))]
-        sys.path += self.search_path
+        if self.safe_path:
+            sys.path = [*self.search_path]
+        else:
+            sys.path = [directory or os.path.dirname(os.path.realpath(argv[0])), *self.search_path]
         sys.path_importer_cache[argv[0]] = None  # the interpreter looks whether the script is an archive
 
 
@@ -122,11 +154,12 @@ def compile_silently(source: bytes, script: str) -> "CodeType | None":
     """Compile; None where that gave warnings. The modules that were needed to show them are hidden again."""
     before = set(sys.modules)
     detector: Any = _WriteDetector()
-    sys.stderr = detector
+    stderr, sys.stderr = sys.stderr, detector
     try:
         code = compile(source, script, "exec", dont_inherit=True)
         return None if detector.written else code
     finally:
+        sys.stderr = stderr
         forget_modules(before)
 
 
@@ -163,9 +196,10 @@ def end_quickly(status: int, known: "set[str]") -> None:
 
     :param known: from `modules_known`, before the script.
     """
-    new = [name for name in sys.modules if name not in known or name == "__main__"]
-    if any(map(_may_have_handlers, new)):
-        return
+    new = _new_modules(known)
+    for name in new:
+        if _may_have_handlers(name):
+            return
     try:
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
@@ -182,6 +216,23 @@ def end_quickly(status: int, known: "set[str]") -> None:
         except Exception:  # noqa: BLE001 (closed, detached, or no stream at all)
             status = 120 if stream is sys.stdout else status
     os._exit(status)
+
+
+def _new_modules(known: "set[str]") -> "list[str]":
+    """The names of the modules that the script has added, and `__main__`.
+
+    New ones are at the end. Only where known ones have gone, too, is each of them looked at, which would be written to.
+    """
+    new = []
+    modules = sys.modules
+    for name in reversed(modules):
+        if name in known:
+            break
+        new.append(name)
+    if len(modules) - len(new) != len(known):
+        new = [name for name in reversed(modules) if name not in known]
+    new.reverse()
+    return ["__main__", *[name for name in new if name != "__main__"]] if new else ["__main__"]
 
 
 def _destroy_modules(modules: "list[Any]") -> None:

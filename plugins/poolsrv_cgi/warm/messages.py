@@ -4,6 +4,7 @@ never waited for."""
 from __future__ import annotations
 
 import array
+import marshal
 import os
 import re
 import socket
@@ -15,22 +16,31 @@ import msgspec
 __all__ = [
     "Exited",
     "Failed",
+    "Forked",
+    "NewCode",
     "Pong",
     "Ready",
     "Reply",
+    "Short",
     "Started",
-    "decode_reply",
+    "decode_replies",
     "encode_run",
     "helper_argv",
     "python_command",
     "read_replies",
+    "send_code",
+    "send_fork",
     "send_ping",
     "send_run",
 ]
 
 HELPER = Path(__file__).with_name("helper.py")
-VERSION = 1
-_MAX_MESSAGE = 1 << 18  # bytes; the most that the helper takes
+VERSION = 2
+_MAX_MESSAGE = 1 << 18  # bytes; the most that a child takes
+_MARSHAL_FORMAT = 2  # that all Pythons read alike
+_MOST_FORKED = 64  # children in one message, each with a socket
+_RIGHTS_SIZE = socket.CMSG_SPACE(4 * _MOST_FORKED)
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0x40000000)
 
 _match_python = re.compile(r"python(?:3(?:\.[0-9]+)?)?t?").fullmatch
 
@@ -53,18 +63,37 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Exited(msgspec.Struct, frozen=True):
-    """The script of the request `id` has ended.
+    """The child `pid` has ended.
 
     :ivar returncode: exit status, or minus the number of the signal that ended it.
     :ivar user_time, system_time: seconds of CPU time.
     :ivar max_rss: KiB; with all that the child shared with the helper.
     """
 
-    id: int
+    pid: int
     returncode: int
     user_time: float
     system_time: float
     max_rss: int
+
+
+class Forked(msgspec.Struct, frozen=True):
+    """Children that wait for a request: process id and socket of each. The sockets are the receiver's to close."""
+
+    children: tuple[tuple[int, int], ...]
+
+
+class Short(msgspec.Struct, frozen=True):
+    """So many children could not be forked."""
+
+    count: int
+    message: str
+
+
+class NewCode(msgspec.Struct, frozen=True):
+    """A child has had to compile the script `path`, so the helper should."""
+
+    path: str
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -74,7 +103,7 @@ class Failed(msgspec.Struct, frozen=True):
     message: str
 
 
-Reply = Ready | Pong | Started | Exited | Failed
+Reply = Ready | Pong | Started | Exited | Forked | Short | NewCode | Failed
 
 
 def python_command(first_line: bytes) -> tuple[str, ...] | None:
@@ -112,90 +141,127 @@ def encode_run(
     environment: Mapping[str, str],
     cwd: str,
     limits: Sequence[tuple[int, int, int]] = (),
+    kinds: bytes = b"???",
+    directory: str | None = None,
 ) -> bytes:
     """A request to run a script.
 
     :param request_id: from 1; replies carry it.
     :param argv: the script's path, absolute, then its arguments.
     :param limits: resource number (`resource.RLIMIT_*`), soft limit, hard limit.
+    :param kinds: what its standard input, output and error are: `p` a pipe, `n` the null device, `?` anything.
+    :param directory: that of the script, without symbolic links; None where that is not known.
     :raises ValueError: there is a NUL in a value, or it is too long. A cold start may still be possible.
     """
-    fields = [
-        "run",
-        str(request_id),
-        cwd,
-        str(len(argv)),
-        *argv,
-        str(len(limits)),
-        *(f"{number} {soft} {hard}" for number, soft, hard in limits),
-        *(f"{name}={value}" for name, value in environment.items()),
-    ]
-    message = os.fsencode("\0".join(fields))
-    if message.count(b"\0") != len(fields) - 1:
-        raise ValueError("a NUL in an argument or variable")
+    encode = os.fsencode
+    arguments = [encode(argument) for argument in argv]
+    variables = {encode(name): encode(value) for name, value in environment.items()}
+    real = encode(directory) if directory is not None else None
+    request = request_id, encode(cwd), arguments, kinds, real, [tuple(limit) for limit in limits], variables
+    for text in (request[1], *arguments, *variables, *variables.values()):
+        if b"\0" in text:
+            raise ValueError("a NUL in an argument or variable")
+    message = marshal.dumps(request, _MARSHAL_FORMAT)
     if len(message) > _MAX_MESSAGE:
         raise ValueError("arguments and environment are too long")
     return message
 
 
-def send_run(control: socket.socket, message: bytes, descriptors: tuple[int, int, int]) -> bool:
-    """Send a request without waiting; False if too many requests wait for the helper already.
+def send_run(child: int, message: bytes, descriptors: tuple[int, int, int]) -> bool:
+    """Send a child its request without waiting, and close its socket. False where it is gone.
 
     The caller may close its descriptors afterwards. They have to be blocking ones: O_NONBLOCK is passed on with them.
 
+    :param child: the socket that `Forked` has brought.
     :param descriptors: standard input, output and error of the script.
-    :raises OSError: the helper is gone, or the message is too long for the socket (EMSGSIZE).
+    :raises OSError: the message is too long for the socket (EMSGSIZE).
     """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-    try:
-        control.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    except (BlockingIOError, InterruptedError):
-        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=child) as requests:
+        try:
+            requests.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except ConnectionError:
+            return False
     return True
 
 
 def send_ping(control: socket.socket) -> None:
     """Ask whether the helper is alive, without waiting. Nothing is sent if the socket is full; no answer comes then."""
+    _send(control, b"ping")
+
+
+def send_fork(control: socket.socket, count: int) -> bool:
+    """Have it fork so many children ahead; False where it can't be asked now."""
+    return _send(control, b"fork\0%d" % count)
+
+
+def send_code(control: socket.socket, path: str) -> bool:
+    """Have it compile a script for the children to come; False where it can't be asked now."""
+    return _send(control, b"code\0" + os.fsencode(path))
+
+
+def _send(control: socket.socket, message: bytes) -> bool:
     try:
-        control.send(b"ping", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        control.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
-        pass
+        return False
+    return True
 
 
 def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Reply], bool]:
-    """Read the helper's messages so far, at most `limit`, without waiting; and whether it is gone."""
+    """Read the helper's messages so far, at most `limit`, without waiting; and whether it is gone.
+
+    :raises ValueError: one is malformed; the helper can't be trusted any more.
+    """
     replies: list[Reply] = []
-    while len(replies) < limit:
+    for _ in range(limit):
         try:
-            message = control.recv(4096, socket.MSG_DONTWAIT)
+            message, ancillary, _, _ = control.recvmsg(65536, _RIGHTS_SIZE, socket.MSG_DONTWAIT | _CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return replies, False
         except OSError:
             return replies, True
         if not message:
             return replies, True
-        replies.append(decode_reply(message))
+        sockets = [fd for _, _, data in ancillary for fd in array.array("i", data)] if ancillary else []
+        try:
+            replies += decode_replies(message, sockets)
+        except ValueError:
+            for fd in sockets:
+                os.close(fd)
+            raise
     return replies, False
 
 
-def decode_reply(message: bytes) -> Reply:
-    """Decode a message of the helper.
+def decode_replies(message: bytes, sockets: Sequence[int] = ()) -> list[Reply]:
+    """Decode a message of the helper or of one of its children.
 
+    :param sockets: that have come with it.
     :raises ValueError: it is malformed; the helper can't be trusted any more.
     """
-    kind, *fields = message.decode("utf-8", "replace").split("\0")
+    kind, *fields = message.decode("utf-8", "surrogateescape").split("\0")
     try:
-        if kind == "ready":
-            return Ready(int(fields[0]))
-        if kind == "pong":
-            return Pong()
+        if kind == "exit" and fields:
+            return [_exited(*fields[at : at + 5]) for at in range(0, len(fields), 5)]
         if kind == "pid" and int(fields[1]) > 1:
-            return Started(int(fields[0]), int(fields[1]))
-        if kind == "exit":
-            returncode = os.waitstatus_to_exitcode(int(fields[1]))
-            return Exited(int(fields[0]), returncode, float(fields[2]), float(fields[3]), int(fields[4]))
+            return [Started(int(fields[0]), int(fields[1]))]
+        if kind == "forked" and len(fields) == len(sockets) and all(int(pid) > 1 for pid in fields):
+            return [Forked(tuple(zip(map(int, fields), sockets, strict=True)))]
+        if kind == "ready":
+            return [Ready(int(fields[0]))]
+        if kind == "pong":
+            return [Pong()]
+        if kind == "short":
+            return [Short(int(fields[0]), fields[1])]
+        if kind == "code":
+            return [NewCode(fields[0])]
         if kind == "failed":
-            return Failed(int(fields[0]), fields[1])
-    except IndexError:
+            return [Failed(int(fields[0]), fields[1])]
+    except (IndexError, TypeError):
         pass
     raise ValueError(f"not a message of a warm helper: {message[:60]!r}")
+
+
+def _exited(pid: str, status: str, user_time: str, system_time: str, max_rss: str) -> Exited:
+    returncode = os.waitstatus_to_exitcode(int(status))
+    return Exited(int(pid), returncode, float(user_time), float(system_time), int(max_rss))

@@ -62,7 +62,7 @@ class WarmPool:
             for child in fork_server.children.values():
                 child.terminate(STOP_GRACE)
             fork_server.wait_for_children(STOP_GRACE)
-            fork_server.close()
+            fork_server.close(with_children=True)
         self._fork_servers.clear()
         if self._null >= 0:
             os.close(self._null)
@@ -112,7 +112,10 @@ class WarmPool:
         child = WarmChild(self._worker, program, spawn)
         try:
             self._open_pipes(child, program.conn, launch.stdin, stderr)
-            if fork_server.run(child, lambda number: encode_run(number, argv, environment, cwd, self._limits)):
+            kinds, directory = _kinds(launch.stdin), launch.real_directory or None
+            if fork_server.run(
+                child, lambda number: encode_run(number, argv, environment, cwd, self._limits, kinds, directory)
+            ):
                 return child
         except BaseException:
             child.drop()
@@ -164,3 +167,8 @@ class WarmPool:
         if self._null < 0:
             self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         return self._null
+
+
+def _kinds(stdin: Connection | int | None) -> bytes:
+    """The kinds of a script's standard input, output and error (`encode_run`)."""
+    return b"ppp" if stdin == PIPE else b"npp" if stdin is None else b"?pp"
