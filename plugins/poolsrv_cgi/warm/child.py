@@ -97,6 +97,9 @@ class WarmChild:
     def adopt(self) -> None:
         """Wait for its end here: its fork server is gone, so it is a child of this process now, a subreaper."""
         try:
+            if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                self.end_now()  # before others reap it as an orphan
+                return
             pidfd = os.pidfd_open(self._pid)
         except OSError:
             self.end_now()
