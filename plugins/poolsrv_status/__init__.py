@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -104,8 +105,15 @@ class Status(HttpPlugin):
         if report.status is None:
             _no_status(response, report)
             return
-        body, content_type = self._encode(report, request.header("accept") or "")
-        response.respond(200, body, {"Content-Type": content_type, **FRESH})
+
+        def encoded(future: Future[tuple[bytes, str]]) -> None:
+            if future.exception() is not None:
+                response.error(500)
+            body, content_type = future.result()
+            response.respond(200, body, {"Content-Type": content_type, **FRESH})
+
+        # With many listeners it takes long, and `/healthz` is not to wait for it.
+        self._worker.run_blocking(self._encode, report, request.header("accept") or "", done=encoded)
 
 
 def _json(request: Request, response: Response, report: ServerReport) -> None:

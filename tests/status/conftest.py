@@ -15,17 +15,6 @@ control = "ctl"
 [listeners.hello]
 bind = "127.0.0.1:0"
 handler = "echo"
-[listeners.full]
-bind = "127.0.0.1:0"
-handler = "echo"
-max_connections = 1
-[listeners.others]
-bind = "127.0.0.1:0"
-handler = "status"
-allow = ["192.0.2.1"]
-[listeners.unix]
-bind = "unix:status.sock"
-handler = "status"
 [listeners.status]
 bind = "127.0.0.1:0"
 handler = "status"

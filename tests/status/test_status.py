@@ -20,8 +20,32 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers.http import Client, Response
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, wait_until
+from tests.status.conftest import CONFIG
 
 pytestmark = pytest.mark.server
+
+MORE = """
+[listeners.full]
+bind = "127.0.0.1:0"
+handler = "echo"
+max_connections = 1
+[listeners.others]
+bind = "127.0.0.1:0"
+handler = "status"
+allow = ["192.0.2.1"]
+[listeners.unix]
+bind = "unix:status.sock"
+handler = "status"
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    running = ServerProcess(CONFIG + MORE, tmp_path_factory.mktemp("status"))
+    try:
+        yield running.wait_ready()
+    finally:
+        running.close()
 
 
 def get(server: ServerProcess, path: str, *fields: str, method: str = "GET") -> Response:
