@@ -81,30 +81,33 @@ class Acceptor:
         """Accept until the kernel's queue is empty or no worker has room, then send."""
         counts, dispatcher, now = listener.counts, self._dispatcher, self._loop.now
         alone = listener.expects_one(self._loop.turns)
-        before = self.last_id
+        before = number = self.last_id
         assigned: list[WorkerSlot] = []
-        while True:
-            slot = listener.pick_worker() if not listener.unassigned else None
-            if slot is None:
-                listener.pause()
-                break
-            try:
-                # accept() would make a socket object, which takes as long as the rest of this loop.
-                fd, peer = listening_socket._accept()  # type: ignore[attr-defined]
-            except OSError as error:
-                if self._may_accept_after(error):
-                    continue
-                break
-            self.last_id += 1
-            counts.open += 1
-            counts.accepted += 1
-            if not slot.outbox:
-                assigned.append(slot)
-            dispatcher.assign(slot, AcceptedConnection(fd, listener.number, self.last_id, peer, now))
-            if alone:
-                break
+        try:
+            while True:
+                slot = None if listener.unassigned else listener.pick_worker()
+                if slot is None:
+                    listener.pause()
+                    break
+                try:
+                    # accept() would make a socket object, which takes as long as the rest of this loop.
+                    fd, peer = listening_socket._accept()  # type: ignore[attr-defined]
+                except OSError as error:
+                    if self._may_accept_after(error):
+                        continue
+                    break
+                number += 1
+                if not slot.outbox:
+                    assigned.append(slot)
+                dispatcher.assign(slot, listener, AcceptedConnection(fd, listener.number, number, peer, now))
+                if alone:
+                    break
+        finally:
+            self.last_id = number
+            counts.open += number - before
+            counts.accepted += number - before
         if not alone:
-            listener.found(self.last_id - before)
+            listener.found(number - before)
         dispatcher.flush(assigned)
 
     def _accept_within_limits(
@@ -136,7 +139,7 @@ class Acceptor:
             counts.accepted += 1
             if not slot.outbox:
                 assigned.append(slot)
-            dispatcher.assign(slot, AcceptedConnection(fd, listener.number, self.last_id, peer, now))
+            dispatcher.assign(slot, listener, AcceptedConnection(fd, listener.number, self.last_id, peer, now))
         if not alone:
             listener.found(self.last_id - before)
         dispatcher.flush(assigned)

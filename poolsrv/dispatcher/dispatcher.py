@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -127,12 +127,13 @@ class Dispatcher:
 
     # --- assigning and sending
 
-    def assign(self, slot: WorkerSlot, connection: AcceptedConnection) -> None:
-        """Give a connection to a worker; ``flush`` sends it."""
-        slot.connections[connection.id] = slot.waiting[connection.id] = connection.listener
-        slot.outbox.append(connection)
-        self._listeners[connection.listener].given_to(slot)
-        if len(slot.outbox) == MAX_PER_MESSAGE:
+    def assign(self, slot: WorkerSlot, listener: Listener, connection: AcceptedConnection) -> None:
+        """Give a connection of this listener to a worker; ``flush`` sends it."""
+        number, outbox = connection.id, slot.outbox
+        slot.connections[number] = slot.waiting[number] = listener.number
+        outbox.append(connection)
+        listener.given_to(slot)
+        if len(outbox) == MAX_PER_MESSAGE:
             self._send(slot)
 
     def flush(self, slots: Iterable[WorkerSlot]) -> None:
@@ -193,7 +194,7 @@ class Dispatcher:
             slots = [slot for slot in listener.slots if slot.state == SERVING]
             unassigned = [listener.unassigned.popleft() for _ in range(len(listener.unassigned))] if slots else []
             for number, connection in enumerate(unassigned):
-                self.assign(slots[number % len(slots)], connection)
+                self.assign(slots[number % len(slots)], listener, connection)
             self.flush(slots)
 
     def close_inherited(self) -> None:
@@ -231,7 +232,7 @@ class Dispatcher:
         assigned: list[WorkerSlot] = []
         while listener.unassigned and (slot := listener.pick_worker()) is not None:
             assigned.append(slot)
-            self.assign(slot, listener.unassigned.popleft())
+            self.assign(slot, listener, listener.unassigned.popleft())
         self.flush(assigned)
         if listener in self._closed and not any(slot.state == SERVING for slot in listener.slots):
             self._drop(listener)
@@ -262,7 +263,7 @@ class Dispatcher:
             fits = self._requeue(slot, connections) and fits
             for listener in self._listeners:
                 while listener.unassigned and to in listener.slots and to.has_room():
-                    self.assign(to, listener.unassigned.popleft())
+                    self.assign(to, listener, listener.unassigned.popleft())
         self.flush([to])
         if not fits:
             self._condemn(slot, FALSE_TAKEN)
@@ -288,15 +289,17 @@ class Dispatcher:
                 listener.unassigned.append(connection)
         return fits
 
-    def _count_closed(self, numbers: Iterable[int], listener_of: dict[int, int]) -> None:
+    def _count_closed(self, numbers: Sequence[int], listener_of: dict[int, int]) -> None:
         """Count connections as closed, and forget them.
 
         :param numbers: the ids of the connections.
         :param listener_of: by id, the number of the listener. The connections are removed from it.
         """
+        listeners, forget = self._listeners, listener_of.pop
         for number in numbers:
-            self._listeners[listener_of.pop(number)].counts.open -= 1
-            for admission in self._admissions:
+            listeners[forget(number)].counts.open -= 1
+        for admission in self._admissions:
+            for number in numbers:
                 admission.closed(number)
 
     # --- reports

@@ -136,12 +136,10 @@ class Listener:
         """
         if self._picks_least_loaded:
             return self._least_loaded()
-        slots, first = self.slots, self._next
-        for step in range(len(slots)):
-            slot = slots[(first + step) % len(slots)]
-            if slot.has_room():
-                return slot
-        return None
+        slots, place = self.slots, self._next
+        if place < len(slots) and (slot := slots[place]).has_room():  # as nearly always
+            return slot
+        return next((slot for slot in (*slots[place:], *slots[:place]) if slot.has_room()), None)
 
     def _least_loaded(self) -> WorkerSlot | None:
         """Of equals, the next in turn."""

@@ -34,11 +34,11 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
             f" {counted(len(waiting), 'was', 'were')} waiting for it"
         )
     if closed:
-        connections = slot.connections
-        for number in closed:
-            if number not in connections:
-                raise BadReport(f"it reported connection {number} as closed, but has no such connection")
-        if len(closed) > 1 and len(set(closed)) != len(closed):
+        numbers = set(closed)
+        if not numbers <= slot.connections.keys():
+            number = min(numbers - slot.connections.keys())
+            raise BadReport(f"it reported connection {number} as closed, but has no such connection")
+        if len(numbers) != len(closed):
             raise BadReport("it reported a connection as closed twice")
         if len(waiting) > taken:
             _check_not_waiting(slot, taken, closed)

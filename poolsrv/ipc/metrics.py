@@ -11,7 +11,7 @@ so that any two of them can be added.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -89,6 +89,23 @@ class MetricsReport(NamedTuple):
         ],
         msgspec.Meta(max_length=MOST_SERIES),
     ]
+
+
+def sort_in(values: list[float], counts: list[int]) -> None:
+    """Count values in their buckets. Done for many values at once, that takes a fraction of the time.
+
+    :param values: at least one; they are sorted, and what is below 0 becomes 0.
+    :param counts: how many values each bucket has.
+    """
+    values.sort()
+    if values[0] < 0:
+        below = bisect_left(values, 0)
+        values[:below] = [0.0] * below
+    done, bucket = 0, bisect_left(BOUNDS, values[0])
+    while done < len(values):
+        end = bisect_right(values, BOUNDS[bucket], done) if bucket < len(BOUNDS) else len(values)
+        counts[bucket] += end - done
+        done, bucket = end, bucket + 1
 
 
 class Distribution:

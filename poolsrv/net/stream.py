@@ -5,8 +5,8 @@ Theory. A stream is in one of these states (``MOVES`` in descriptor.py has the m
     CONNECTING --> OPEN          connect(2), and a handshake or a header where there is one, are done
     CONNECTING --> CLOSING       close(), with bytes kept: they are written once the connection is established
     OPEN       --> CLOSING       close(): the bytes kept are still written
-    OPEN       --> CLOSING       at end of stream, once nothing is left to write and nothing holds it
     CLOSING    --> LINGERING     all is written, but the peer may still be sending
+    OPEN       --> CLOSED        at end of stream, once nothing is left to write and nothing holds it
     any        --> CLOSED        all is written; or abort(), a reset, a failure
 
 What a call, or an event, does in each of them:
@@ -151,6 +151,22 @@ class Stream(Descriptor):
         self.congested = False
         self.eof = False
         self.reset = False
+
+    def _start(self) -> None:
+        if (
+            self._transport is RAW
+            and self._on_readable is not None
+            and self._out is None
+            and not (self._paused or self.eof)
+            and self._relay_in is None
+            and self._relay_out is None
+        ):
+            # As below, for a stream that nothing has been done with yet: it is to be read.
+            self._interest = READ
+            self._reading = True
+            self._loop.register(self._fd, READ, self._on_event)
+        else:
+            Descriptor._start(self)
 
     # --- callbacks, and what it is
 
@@ -598,8 +614,12 @@ class Stream(Descriptor):
         self.eof = True
         if self._state != OPEN:
             return
-        if self._on_readable is not None:
-            self._guarded("on_readable", self._on_readable, self)
+        on_readable = self._on_readable
+        if on_readable is not None:
+            try:
+                on_readable(self)
+            except BaseException as error:  # noqa: BLE001 - as in _guarded, without its call
+                self._fault("on_readable", error)
         self._eof_told = True
         self._close_if_done()
         if self._state == OPEN:
@@ -674,9 +694,10 @@ class Stream(Descriptor):
     def _close_if_done(self) -> None:
         """After end of stream: close, once nothing is left to write and nothing holds it."""
         if self._eof_told and self._state == OPEN and self._out is None and not self._is_held():
-            # As close() does, without waiting for the end of the turn: nothing is kept, nothing will come.
-            self._begin_close("eof")
-            self._finish_close()
+            # Nothing is kept and nothing will come: there is nothing to wait for.
+            if self._transport is not RAW:
+                self._transport.finish()
+            self._end("eof")
 
     def _begin_close(self, reason: str) -> None:
         self._move(CLOSING)
@@ -738,13 +759,14 @@ class Stream(Descriptor):
     def _on_ended(self) -> None:
         self.congested = False
         self._in, self._pos, self._out = b"", 0, None
+        if self._relay_in is not None or self._relay_out is not None:
+            self._loop.at_end_of_turn(self._end_relays)
 
-    def _release(self) -> None:
+    def _end_relays(self) -> None:
         if self._relay_out is not None:
             self._relay_out.finish()
         if self._relay_in is not None:
             self._relay_in.source_ended()
-        Descriptor._release(self)
 
     def _tell_closed(self) -> None:
         if self._on_close is not None:

@@ -322,7 +322,7 @@ class Connection(Waiting):
                 if self._transport is not RAW and self._transport.ready:
                     self._look_again()
                 if self.bytes_in:
-                    host.first_byte(self)
+                    host.first_byte_times.append(self._loop.now - self._accepted_at)
                 elif self._interest >= 0 and self._state == OPEN:
                     self._loop.set_callback(self._fd, self._on_first_event)
 
@@ -362,8 +362,8 @@ class Connection(Waiting):
             stream._close_descriptor()
 
     def _at_eof(self) -> None:
-        super()._at_eof()
-        for stream in list(self._streams or ()):
+        Stream._at_eof(self)
+        for stream in list(self._streams) if self._streams else ():
             stream._close_if_done()
         if self._state == OPEN and self._host.watches_half_close and self._has_left():
             self.abort("client closed")

@@ -34,6 +34,12 @@ class ListenerMetrics:
         self._bytes_out: Counter = self._of(figures.BYTES_OUT)
         self._failed_handshakes: Counter | None = None
 
+    def settle(self) -> None:
+        """Add up the times of connections, of which each is only kept at first."""
+        self.durations.settle()
+        self.handed_over.settle()
+        self.first_byte.settle()
+
     def hook(self, name: str) -> Histogram:
         """The times that a hook takes."""
         metric: Histogram = self._of(figures.HOOK, name)

@@ -47,7 +47,7 @@ class HookSampler:
 
     def _over(self) -> None:
         for timed in self._services.values():
-            timed.remove()
+            timed.end()
         self._loop.call_later(SAMPLE_EVERY, self.begin)
 
 
@@ -69,8 +69,9 @@ class _TimedHooks:
         service = self._service
         service.on_connection_init, service.on_readable, service.on_connection_close = self._timed
 
-    def remove(self) -> None:
+    def end(self) -> None:
         service = self._service
+        service.metrics.settle()  # so that only those of a moment are kept
         service.on_connection_init, service.on_readable, service.on_connection_close = self._plain
 
     def time(self, connection: Connection) -> None:

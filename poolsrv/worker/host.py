@@ -31,12 +31,10 @@ class Host(Protocol[C]):
     on_readable: Callable[..., Any]
     on_writable: Callable[..., Any] | None
     on_connection_close: Callable[..., Any] | None
+    first_byte_times: list[float]  # of each connection, in seconds from its accept
 
     def closer_after_ended_chain(self) -> Callable[..., Any] | None:
         """The caller of ``on_connection_close`` for the plugins that have been told of the latest connection."""
-
-    def first_byte(self, connection: C) -> None:
-        """The client has sent its first byte."""
 
     def handshake_failed(self, connection: C, why: str) -> None:
         """The client's TLS handshake has failed."""

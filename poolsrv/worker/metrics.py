@@ -31,6 +31,7 @@ from ..ipc.metrics import (
     Kind,
     MetricsReport,
     Packer,
+    sort_in,
 )
 
 log = logging.getLogger("poolsrv.plugins")
@@ -135,11 +136,13 @@ class Histogram(_Metric):
 
     :ivar sum: of the values that this worker has observed.
     :ivar counts: how many came into each bucket.
+    :ivar new: values that ``settle`` is still to add; the engine appends its own, which takes less time.
     """
 
-    __slots__ = ("_told", "_told_sum", "counts", "sum")
+    __slots__ = ("_told", "_told_sum", "counts", "new", "sum")
 
     def __init__(self, family: Family) -> None:
+        self.new: list[float] = []
         self.sum = 0.0
         self.counts = [0] * BUCKETS
         self._told = [0] * BUCKETS
@@ -149,7 +152,7 @@ class Histogram(_Metric):
     @property
     def count(self) -> int:
         """How many values this worker has observed."""
-        return sum(self.counts)
+        return sum(self.counts) + len(self.new)
 
     def observe(self, value: float) -> None:
         """Add a value.
@@ -161,8 +164,16 @@ class Histogram(_Metric):
         self.counts[bisect_left(BOUNDS, value)] += 1
         self.sum += value
 
+    def settle(self) -> None:
+        """Add the new values."""
+        if self.new:
+            sort_in(self.new, self.counts)
+            self.sum += sum(self.new)
+            self.new.clear()
+
     def collect(self, index: int, packer: Packer) -> None:
         """For the registry: report what is new."""
+        self.settle()
         if self.counts == self._told:
             return
         told, self._told = self._told, list(self.counts)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.throttle import Throttle
-from ..ipc.metrics import BOUNDS
 from ..ipc.worker_channel import AcceptedConnection
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name, format_peer
@@ -89,7 +87,10 @@ class Service:
         self.bytes_in = 0  # of closed connections
         self.bytes_out = 0
         self.metrics = ListenerMetrics(owner.registry, config.name)
-        self._durations, self._handed_over = self.metrics.durations, self.metrics.handed_over
+        # Times go into these lists, and are sorted into buckets later, many at once.
+        self.durations: list[float] = self.metrics.durations.new
+        self.hand_over_times: list[float] = self.metrics.handed_over.new
+        self.first_byte_times: list[float] = self.metrics.first_byte.new
         self._trusted = AccessList(config.trusted_proxies, ()) if config.trusted_proxies else None
         self._idle_timeout = config.idle_timeout
         self._sweep_due = False
@@ -117,32 +118,31 @@ class Service:
     # --- connections
 
     def open(self, accepted: AcceptedConnection) -> None:
-        """Make a connection of what the dispatcher has passed on, and begin to serve it."""
-        peer = accepted.peer
-        name = peer if type(peer) is tuple and len(peer) == 2 else client_name(peer)
+        """Make a connection of what has been accepted, and begin to serve it."""
+        number, peer = accepted.id, accepted.peer
+        if type(peer) is not tuple or len(peer) != 2:
+            peer = client_name(peer)
         if self._server_tls is None:
-            connection = self.connection_type(self, accepted.fd, accepted.id, name)
+            connection = self.connection_type(self, accepted.fd, number, peer)
         else:
-            connection = self._open_over_tls(accepted, name, self._server_tls)
-        self.connections[accepted.id] = connection
+            connection = self._open_over_tls(accepted.fd, number, peer, self._server_tls)
+        self.connections[number] = connection
         connection._accepted_at = accepted_at = accepted.accepted_at
-        waited = self.loop.now - accepted_at
-        handed_over = self._handed_over  # as observe() does: here and in closed(), a call more would be felt
-        handed_over.counts[bisect_left(BOUNDS, waited)] += 1
-        handed_over.sum += waited
+        self.hand_over_times.append(self.loop.now - accepted_at)
         if self._idle_timeout and not self._sweep_due:
             self._sweep_in(self._idle_timeout)
-        for deadlines in self._deadlines:
-            deadlines.add(connection)
+        if self._deadlines:
+            for deadlines in self._deadlines:
+                deadlines.add(connection)
         if self._proxies is not None:
             self._proxies.read_header(connection)  # and then as below
         else:
             connection._begin()  # on_connection_init; with TLS the handshake comes first
 
-    def _open_over_tls(self, accepted: AcceptedConnection, peer: tuple[str, int], server_tls: ServerTls) -> Connection:
+    def _open_over_tls(self, fd: int, number: int, peer: tuple[str, int], server_tls: ServerTls) -> Connection:
         from .tls_connection import TlsConnection
 
-        return TlsConnection(self, accepted.fd, accepted.id, peer, server_tls)
+        return TlsConnection(self, fd, number, peer, server_tls)
 
     def open_identified(self, connection: Connection) -> None:
         """A proxy has said who the client of a new connection is: serve it."""
@@ -163,18 +163,11 @@ class Service:
                 deadlines.discard(connection)
         self.bytes_in += connection.bytes_in
         self.bytes_out += connection.bytes_out
-        duration, durations = self.loop.now - connection._accepted_at, self._durations
-        durations.counts[bisect_left(BOUNDS, duration)] += 1
-        durations.sum += duration
+        duration = self.loop.now - connection._accepted_at
+        self.durations.append(duration)
         if self._end_log is not None:
             self._end_log.closed(connection, duration, reason, running)
         self._owner.connection_closed(connection.id)
-
-    def first_byte(self, connection: Connection) -> None:
-        """Note how long the client took to send its first byte."""
-        took, first_byte = self.loop.now - connection._accepted_at, self.metrics.first_byte
-        first_byte.counts[bisect_left(BOUNDS, took)] += 1
-        first_byte.sum += took
 
     def handshake_failed(self, connection: Connection, why: str) -> None:
         """Count a failed handshake, and log one now and then: scanners cause them all the time."""

@@ -45,7 +45,7 @@ class Waiting(Stream):
         self._loop.set_callback(self._fd, callback)
         callback(mask)
         if self.bytes_in:
-            self._host.first_byte(self)
+            self._host.first_byte_times.append(self._loop.now - self._accepted_at)
         elif self._interest >= 0 and self._state == OPEN:
             self._loop.set_callback(self._fd, self._on_first_event)
 

@@ -83,7 +83,7 @@ class Three:
             self.last += 1
             self.listener.counts.open += 1
             fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            self.dispatcher.assign(self.slots[index], AcceptedConnection(fd, 0, self.last, ""))
+            self.dispatcher.assign(self.slots[index], self.listener, AcceptedConnection(fd, 0, self.last, ""))
             self.dispatcher.flush([self.slots[index]])
 
     def later(self, seconds: float) -> None:
