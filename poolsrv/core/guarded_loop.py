@@ -63,16 +63,13 @@ class GuardedLoop(EventLoop):
     def dispatch(self, events: list[tuple[int, int]]) -> None:
         find = self._callbacks.get
         left = iter(events)
-        going_on = True
-        while going_on:
-            fd = mask = 0
-            callback = None
+        while True:
             try:
                 for fd, mask in left:
                     callback = find(fd)
                     if callback is not None:
                         callback(mask)
-                going_on = False
+                break
             except BaseException as error:  # noqa: BLE001 - as above
                 self._tell(error)
                 if find(fd) is callback:

@@ -59,17 +59,20 @@ class Refusal(msgspec.Struct, frozen=True):
     reason: str
 
 
-class ListenerCounts(msgspec.Struct, eq=False):
-    """The connections of one listener.
+class ListenerCounts:
+    """The connections of one listener. (No struct: its attributes take longer to set.)
 
     :ivar open: over all workers, those without a worker included.
     :ivar accepted: since the pool's start.
     :ivar paused: whether none are accepted at the moment.
     """
 
-    open: int = 0
-    accepted: int = 0
-    paused: bool = False
+    __slots__ = ("accepted", "open", "paused")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.accepted = 0
+        self.paused = False
 
 
 class LimitEvent(msgspec.Struct, eq=False):

@@ -97,11 +97,9 @@ class WorkerSlot(msgspec.Struct, eq=False):
 
     def has_room(self) -> bool:
         """Tell whether the worker may be given a connection now."""
-        return (
-            self.state == SERVING
-            and len(self.waiting) < self.max_waiting
-            and not (self.stalled or self.stopped or self.send_blocked)
-        )
+        if self.state != SERVING or self.stalled or self.stopped or self.send_blocked:
+            return False
+        return len(self.waiting) < self.max_waiting
 
     def clear(self) -> None:
         """Forget the worker, which has ended."""

@@ -77,6 +77,9 @@ LINGER_LEAST: Final = 2048  # bytes that have to come from one look to the next
 
 READABLE: Final = READ | ERROR | HANGUP  # each of them makes recv(2) return at once
 
+# Looked up once: an attribute of an imported class takes long, and a new connection needs this one.
+_init_descriptor: Final = Descriptor.__init__
+
 BytesLike = bytes | bytearray | memoryview
 
 
@@ -122,11 +125,14 @@ class Stream(Descriptor):
         "reset",
     )
 
+    _linger_until: float  # in LINGERING only
+    _lingered: int  # bytes thrown away since the latest look
+
     # Whether close() waits for the peer to close even where nothing from it is waiting to be read.
     _always_lingers = False
 
     def __init__(self, loop: EventLoop, fd: int, owner: Owner | None = None) -> None:
-        Descriptor.__init__(self, loop, fd, owner)
+        _init_descriptor(self, loop, fd, owner)
         self._in: bytes | bytearray = b""
         self._pos = 0  # where in _in the next byte is; 0 where _in is empty, and never 0 in a bytearray
         # A separator, the number of the buffer's first byte in the stream, and where in the buffer to look on for it.
@@ -144,8 +150,6 @@ class Stream(Descriptor):
         self._eof_sent = False  # and the kernel has been told
         self._relay_out: Mover | None = None  # brings what is written here
         self._last_active = loop.now
-        self._linger_until: float  # in LINGERING only
-        self._lingered: int  # bytes thrown away since the latest look
         self.bytes_in = 0
         self.bytes_out = 0
         self.congested = False

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a connection that has failed
+_init_stream: Final = Stream.__init__  # as in stream.py
 
 
 class Connection(Waiting):
@@ -71,7 +72,7 @@ class Connection(Waiting):
     _always_lingers = True
 
     def __init__(self, host: Host[Connection], fd: int, number: int, peer: tuple[str, int]) -> None:
-        Stream.__init__(self, host.loop, fd)
+        _init_stream(self, host.loop, fd)
         self._holds = self._own_holds = 0  # these three are of Waiting
         self._timers = None
         self._host = host
@@ -143,9 +144,8 @@ class Connection(Waiting):
         return self._log
 
     def _is_held(self) -> bool:
-        return bool(
-            self._holds or self._children or self._streams or self._relay_in is not None or self._relay_out is not None
-        )
+        held = self._holds or self._children or self._streams
+        return bool(held) or self._relay_in is not None or self._relay_out is not None
 
     # --- programs and other streams
 

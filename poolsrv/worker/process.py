@@ -310,14 +310,14 @@ class WorkerProcess:
             self._reporter.state = SERVING
             return handed is not None
         self._reporter.taken += len(handed)
-        room = self.room
+        room, services = self.room, self._services
         room.taken(handed)
-        for connection in handed:
-            if connection.fd == LOST:
-                self._reporter.closed.append(connection.id)
+        for accepted in handed:
+            if accepted.fd == LOST:
+                self._reporter.closed.append(accepted.id)
             else:
                 self._accepted += 1
-                self._services[connection.listener].open(connection)
+                services[accepted.listener].open(accepted)
         if room.lost:
             self._give_way()
         return True

@@ -129,7 +129,7 @@ class Service:
         self.connections[number] = connection
         connection._accepted_at = accepted_at = accepted.accepted_at
         self.hand_over_times.append(self.loop.now - accepted_at)
-        if self._idle_timeout and not self._sweep_due:
+        if not self._sweep_due and self._idle_timeout:
             self._sweep_in(self._idle_timeout)
         if self._deadlines:
             for deadlines in self._deadlines:
