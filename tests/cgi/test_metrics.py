@@ -16,14 +16,16 @@ PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 POOL = '[pool]\nworkers = 1\ncontrol = "run/ctl"\n'
 NAMES = {
     "cgi_program_queue_seconds", "cgi_program_start_seconds", "cgi_program_run_seconds",
-    "http_response_seconds", "http_first_byte_seconds",
+    "http_response_seconds", "http_first_byte_seconds", "cgi_programs_waiting", "cgi_programs_failed",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("metrics")
-    running = ServerProcess(POOL + cgi_listener(root=write_programs(folder / "root", PROGRAMS)), folder)
+    root = write_programs(folder / "root", {**PROGRAMS, "fails.sh": f"{PROGRAMS['hello.sh']}; exit 3"})
+    limited = cgi_listener("limited", root=root, max_programs=1)
+    running = ServerProcess(POOL + cgi_listener(root=root) + limited, folder)
     try:
         yield running.wait_ready()
     finally:
@@ -53,5 +55,22 @@ def test_responses_are_timed_by_class_and_programs_by_stage(server: ServerProces
     assert series(server, "cgi_program_run_seconds")["p99"] >= series(server, "cgi_program_run_seconds")["p50"] > 0
 
 
+@pytest.mark.server
+def test_programs_that_fail_and_those_that_wait_are_counted(server: ServerProcess) -> None:
+    with Client(server, "limited") as client:
+        assert client.get("/fails.sh").body == b"hello"
+    wait_until(lambda: series(server, "cgi_programs_failed", listener="limited", how="status") == 1, "a failure")
+    with Client(server, "limited") as first, Client(server, "limited") as second:
+        first.request("/wait.sh")
+        first.head()
+        second.request("/hello.sh")
+        wait_until(lambda: series(server, "cgi_programs_waiting", listener="limited") == 1, "a request that waits")
+        first.sock.close()  # the program is ended, which is no failure
+        assert second.head().startswith(b"HTTP/1.1 200")
+    wait_until(lambda: series(server, "cgi_programs_waiting", listener="limited") == 0, "an empty queue")
+    wait_until(lambda: series(server, "cgi_program_run_seconds", listener="limited")["count"] == 3, "all ends")
+    assert series(server, "cgi_programs_failed", listener="limited", how="signal") == 0
+
+
 def test_the_page_has_them() -> None:
-    assert set(re.findall(r"^\| `((?:cgi|http)_\w+_seconds)` ", PAGE, re.MULTILINE)) == NAMES
+    assert set(re.findall(r"^\| `((?:cgi|http)_\w+)` ", PAGE, re.MULTILINE)) == NAMES

@@ -143,6 +143,7 @@ def test_workers_and_listeners_come_and_go(scripted: Scripted, tab: Tab) -> None
     assert rows.first.get_attribute("data-kept") == "yes"
     expect(shown.locator("#fact-ends")).to_have_text("1 killed")
     expect(shown.locator("#fact-workers")).to_have_text("1 of 3 serve")
+    expect(shown.locator(".plot").first.locator(".mark")).to_have_count(1)
     told = ["listener more is new", "worker 1: pid 12 has ended, pid 13 replaces it", "worker 2: pid 14 is draining"]
     for text in told:
         expect(shown.locator("#changes")).to_contain_text(text)

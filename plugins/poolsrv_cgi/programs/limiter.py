@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from poolsrv_http import SharedCells
 
-from poolsrv import Handle, Timer, Worker
+from poolsrv import Gauge, Handle, Timer, Worker
 
 __all__ = ["ProgramLimiter", "SharedSemaphore", "Waiter"]
 
@@ -104,10 +104,12 @@ class ProgramLimiter:
         self._waiting: dict[Waiter, None] = {}  # in the order of arrival
         self._worker: Worker | None = None
         self._watch: Handle | None = None
+        self._queued: Gauge | None = None
 
     def open(self, worker: Worker) -> None:
         """Prepare a worker, before its first connection."""
         self._worker = worker
+        self._queued = worker.metrics.gauge("cgi_programs_waiting", "Requests that wait for max_programs")
         for semaphore in (self._permits, self._queue):
             if semaphore is not None:
                 semaphore.open()
@@ -136,6 +138,7 @@ class ProgramLimiter:
         if self._timeout:
             waiter.timer = self._worker.call_later(self._timeout, lambda: self._timed_out(waiter))
         self._waiting[waiter] = None
+        self._count()
         if self._watch is None:
             self._watch = self._worker.add_reader(self._permits.fileno(), self._grant)
         return True
@@ -160,8 +163,13 @@ class ProgramLimiter:
             self._leave(waiter)
             waiter.refused()
 
+    def _count(self) -> None:
+        if self._queued is not None:
+            self._queued.set(len(self._waiting))
+
     def _leave(self, waiter: Waiter) -> None:
         del self._waiting[waiter]
+        self._count()
         if waiter.timer is not None:
             waiter.timer.cancel()
         if self._queue is not None:

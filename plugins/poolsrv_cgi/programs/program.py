@@ -155,6 +155,23 @@ class Program:
         """Whether its output can count as whole: neither a signal nor the server has ended it."""
         return not self.overdue and (self.returncode is None or self.returncode >= 0)
 
+    def _kind_of_failure(self) -> str:
+        """How it has failed, for the metric; empty if it has not."""
+        if self.overdue:
+            return self.overdue
+        if self.returncode and not self._ended_by():
+            return "signal" if self.returncode < 0 else "status"
+        return "output" if self._failure else ""
+
+    def _ended_by(self) -> str:
+        """What has ended it, if it is not to blame for that."""
+        if self.returncode and (self._is_being_ended or self.returncode == -signal.SIGTERM):
+            if self.runner.worker.draining:
+                return "ended with its worker"
+            if self._is_being_ended or self.conn.reset:
+                return "ended: its client is gone"
+        return ""
+
     def end(self, overdue: str = "") -> None:
         """End its whole process group: TERM, then KILL. Where it has ended, end what it has left in the group.
 
@@ -181,9 +198,11 @@ class Program:
 
         It has a moment to say them and to end by itself.
         """
-        self._failure = message
+        before, self._failure = self._kind_of_failure(), message
         if self.has_ended:
             self._log_failure()
+            if not before:
+                self.runner.times.failed("output")
             if self._ended is not None:
                 self._ended.failure = message
                 self._capture(self._ended)
@@ -214,7 +233,7 @@ class Program:
     def _is_over(self, returncode: int, cpu: float | None, peak_memory: int | None) -> None:
         self.returncode = returncode
         took = time.monotonic() - self.started_at
-        self.runner.times.ended(took)
+        self.runner.times.ended(took, self._kind_of_failure())
         self.cpu = cpu
         self.peak_memory = peak_memory
         self.runner.run_timeout.remove(self._out_of_time)
@@ -230,18 +249,12 @@ class Program:
         if not self.runner.recorder.is_on:
             return
         child, launch, errors = self.child, self._launch, self._errors
-        end = ""
-        if self.returncode and (self._is_being_ended or self.returncode == -signal.SIGTERM):
-            if self.runner.worker.draining:
-                end = "ended with its worker"
-            elif self._is_being_ended or self.conn.reset:
-                end = "ended: its client is gone"
         rusage = child.rusage if isinstance(child, Child) else None
         self._ended = Ended(
             self.conn.listener, self.conn.peer, self.name, launch.argv, launch.cwd, launch.environment, self.request,
             self.outcome, child.pid if child is not None else 0, child is not None and not isinstance(child, Child),
             self.started_at, self.queued, self._start_took, took, self.returncode, self.cpu, rusage, self.overdue,
-            self._failure, end, errors.last_lines, launch.stdout is self.conn,
+            self._failure, self._ended_by(), errors.last_lines, launch.stdout is self.conn,
         )  # fmt: skip
         self.runner.recorder.ended(self._ended)
         self._capture(self._ended)
@@ -254,6 +267,7 @@ class Program:
         if not (isinstance(error, OSError) and error.errno == errno.ENOTCONN):
             why = error.strerror if isinstance(error, OSError) else repr(error)
             self._failure = f"can't be started: {why}"
+            self.runner.times.failed("start")
             self._record(0.0)
 
     def log(self, level: int, message: str) -> None:

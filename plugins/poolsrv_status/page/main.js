@@ -59,7 +59,9 @@ function take(status) {
   if (page.toldLost) changes.note(["connected again"], status.time);
   page.lostAt = null;
   page.toldLost = false;
-  if (before) changes.note(changesBetween(before, status), status.time);
+  const found = before ? changesBetween(before, status) : [];
+  changes.note(found, status.time);
+  history.latest.changed = found.length > 0;
   offerTimes();
   draw();
 }

@@ -84,17 +84,18 @@ class Plot {
     const scale = this.#scale(all);
     const { seconds } = this.plots;
     const x = (one) => this.width * (1 - (latest.at - one.at) / seconds);
-    const parts = scale.ticks.flatMap((tick) => [
-      svg("line", { class: "grid", x1: 0, x2: this.width, y1: scale.y(tick), y2: scale.y(tick) }),
-      svg("text", { class: "tick", x: 2, y: scale.y(tick) - 3 }, this.format(tick)),
-    ]);
+    const parts = scale.ticks.map((tick) => svg("line", { class: "grid", x1: 0, x2: this.width, y1: scale.y(tick), y2: scale.y(tick) }));
     this.lines.forEach((line, index) => {
       const runs = this.#runs(samples, line, x, scale.y);
       if (this.lines.length === 1) parts.push(svg("path", { class: "area", d: runs.map(areaOf(scale.floor)).join("") }));
       parts.push(svg("path", { class: "line line" + index, d: runs.map(lineOf).join("") }));
     });
+    for (const tick of scale.ticks) parts.push(svg("text", { class: "tick", x: 2, y: scale.y(tick) - 3 }, this.format(tick).replace(".0 ", " ")));
     parts.push(svg("text", { class: "tick", x: 2, y: HEIGHT - 3 }, duration(seconds) + " ago"));
     parts.push(svg("text", { class: "tick", x: this.width - 2, y: HEIGHT - 3, "text-anchor": "end" }, "now"));
+    for (const sample of samples) {
+      if (sample.changed) parts.push(svg("path", { class: "mark", d: `M${x(sample).toFixed(1)} ${scale.floor}l4 6h-8z` }));
+    }
     if (cursor) parts.push(...this.#cursor(cursor, x(cursor), scale));
     this.picture.setAttribute("width", this.width);
     this.picture.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
@@ -190,7 +191,7 @@ class Plots {
   get seconds() {
     const { samples, latest } = this.history;
     const kept = latest.at - samples[0].at;
-    return Math.min(Math.max(LEAST_SHOWN, Math.ceil(kept / 60) * 60), KEPT);
+    return Math.min(Math.max(LEAST_SHOWN, kept), KEPT);
   }
 
   moveTo(sample) {
