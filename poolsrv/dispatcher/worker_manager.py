@@ -28,8 +28,10 @@ from ..core.stack_dump import StackDumpFile
 from ..core.titles import set_title
 from ..core.words import counted
 from ..ipc import figures
+from ..ipc.metrics import MetricsReport
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import DRAINING, EXIT_START_FAILED, SERVING, DispatcherEnd
+from ..worker.engine_metrics import WorkerMetrics
 from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
 from . import back_off, recycling
@@ -91,6 +93,7 @@ class WorkerManager:
         self._watchdog = HangWatchdog(loop, self.by_pid, self._config.hang_timeout, plugins)
         self._memory_check = recycling.MemoryCheck(loop, slots, self._config.max_worker_memory, self._recycle)
         self._start_errors = ToldOnce()
+        self._metrics = WorkerMetrics(listener.config.name for listener in server.listeners)
         self._was_ready = False
         self._stopping = False
         self._ends = WorkerEnds(server.listeners, dispatcher.ledger)
@@ -157,6 +160,7 @@ class WorkerManager:
         if questions is not None:
             questions.close()
         slot.pid, slot.state = pid, STARTING
+        self._dispatcher.ledger.take(slot, MetricsReport(self._metrics.definitions, [], []))
         slot.started_at = slot.last_report_at = self._loop.now
         slot.given = 0
         slot.recycle_at = recycling.connection_limit(self._config.recycle_after_connections)
@@ -172,7 +176,7 @@ class WorkerManager:
         self.close_inherited()
         assert slot.channel is not None
         channel, errors = slot.channel.worker_end(), self._start_errors
-        return WorkerProcess(slot.index, self._server, channel, file.fileno(), errors, questions)
+        return WorkerProcess(slot.index, self._server, channel, file.fileno(), errors, self._metrics, questions)
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of all that belongs to the dispatcher."""

@@ -19,8 +19,9 @@ from ..worker.blocking_threads import BlockingThreads
 from ..worker.connection import Connection
 from ..worker.culprits import running_plugin
 from ..worker.descriptor_room import DescriptorRoom
+from ..worker.engine_metrics import WorkerMetrics
 from ..worker.host import Host
-from ..worker.metrics import Metrics, Registry
+from ..worker.metrics import Metrics
 from ..worker.run_sources import RunSources
 from ..worker.service import Service
 from ..worker.spec import ServerSpec
@@ -131,7 +132,8 @@ class InProcessWorker:
         self.admission_client: AdmissionClient | None = None
         self.graceful_timeout = server.config.pool.graceful_timeout
         self.start_failed = False
-        self.registry = Registry()
+        self.metrics = WorkerMetrics(listener.config.name for listener in server.listeners)
+        self.registry = self.metrics.registry
         self.reopen_logs: list[Callable[[], object]] = []
         programs = WorkerPrograms(self.reaper, self._program_exited, self.room.doubt)
         self.worker = Worker(

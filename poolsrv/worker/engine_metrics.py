@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..ipc import figures
@@ -72,32 +73,31 @@ class EngineMetrics:
     :ivar longest: seconds of the loop's longest iteration since the last report.
     """
 
-    def __init__(self, registry: Registry, loop: EventLoop) -> None:
+    def __init__(self, registry: Registry) -> None:
         self.longest = 0.0
-        self._loop = loop
         self._events: Counter = _define(registry, figures.EVENTS)
         self._lag: Gauge = _define(registry, figures.LAG)
         self._descriptors: Gauge = _define(registry, figures.DESCRIPTORS)
         self._descriptor_limit: Gauge = _define(registry, figures.DESCRIPTOR_LIMIT)
         self._counted_at = float("-inf")
 
-    def update(self) -> None:
+    def update(self, loop: EventLoop) -> None:
         """Take over what is counted elsewhere, before a report."""
-        self._events.value = self._loop.events
+        self._events.value = loop.events
         self._lag.value, self.longest = round(self.longest, 6), 0.0
-        self._loop.long_turn = 0.0
-        self._count_descriptors()
+        loop.long_turn = 0.0
+        self._count_descriptors(loop)
 
-    def turn_was_long(self, took: float, slow: float) -> None:
+    def turn_was_long(self, loop: EventLoop, took: float, slow: float) -> None:
         """Note the longest iteration, and have the loop tell of longer ones only, and of slow ones."""
         self.longest = max(self.longest, took)
-        self._loop.long_turn = min(self.longest, slow)
+        loop.long_turn = min(self.longest, slow)
 
-    def _count_descriptors(self) -> None:
+    def _count_descriptors(self, loop: EventLoop) -> None:
         try:
             count = os.stat("/proc/self/fd").st_size  # since Linux 6.2
-            if not count and self._loop.now - self._counted_at >= COUNT_EVERY:
-                self._counted_at = self._loop.now
+            if not count and loop.now - self._counted_at >= COUNT_EVERY:
+                self._counted_at = loop.now
                 count = len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
         except OSError:
             return  # none is left to look with
@@ -105,6 +105,20 @@ class EngineMetrics:
             self._descriptors.value = count
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._descriptor_limit.value = limit if limit != resource.RLIM_INFINITY else 0
+
+
+class WorkerMetrics:
+    """All that a worker has from the start. They are made before the fork: so no worker has to make and report them.
+
+    :param listeners: the names of the pool's listeners.
+    :ivar definitions: what they are, which the dispatcher knows without a report.
+    """
+
+    def __init__(self, listeners: Iterable[str]) -> None:
+        self.registry = Registry()
+        self.engine = EngineMetrics(self.registry)
+        self.of_listener = {name: ListenerMetrics(self.registry, name) for name in listeners}
+        self.definitions = self.registry.describe()
 
 
 def _define(registry: Registry, name: str, *values: str) -> Any:

@@ -27,7 +27,8 @@ class HookSampler:
 
     def __init__(self, loop: EventLoop, services: Sequence[Service]) -> None:
         self._loop = loop
-        self._services = {service.name: _TimedHooks(service) for service in services}
+        self._services = {service.name: service for service in services}
+        self._timed: dict[str, _TimedHooks] = {}  # made for the first sample
 
     def begin(self) -> None:
         """Begin to sample."""
@@ -37,16 +38,18 @@ class HookSampler:
         if not events:
             self.begin()  # only timers are due
             return
-        for timed in self._services.values():
+        if not self._timed:
+            self._timed = {name: _TimedHooks(service) for name, service in self._services.items()}
+        for timed in self._timed.values():
             timed.install()
         for fd, _ in events[:MOST_TIMED]:
             connection = getattr(self._loop.callback_of(fd), "__self__", None)
-            if isinstance(connection, Connection) and connection.listener in self._services:
-                self._services[connection.listener].time(connection)
+            if isinstance(connection, Connection) and connection.listener in self._timed:
+                self._timed[connection.listener].time(connection)
         self._loop.at_end_of_turn(self._over)
 
     def _over(self) -> None:
-        for timed in self._services.values():
+        for timed in self._timed.values():
             timed.end()
         self._loop.call_later(SAMPLE_EVERY, self.begin)
 

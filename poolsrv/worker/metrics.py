@@ -341,6 +341,11 @@ class Registry:
         self._series.append((metric, Definition(family.kind, family.name, family.help, labels)))
         return True
 
+    def describe(self) -> list[Definition]:
+        """Return the descriptions of all series. They count as reported."""
+        self._described = len(self._series)
+        return [definition for _, definition in self._series]
+
     def collect(self) -> list[MetricsReport]:
         """Return what has changed since the last call, in reports of a bounded size."""
         packer = Packer()

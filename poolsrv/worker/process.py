@@ -44,9 +44,9 @@ from .admission_client import AdmissionClient
 from .blocking_threads import BlockingThreads
 from .culprits import add_culprit, running_plugin
 from .descriptor_room import DescriptorRoom, descriptor_limit
-from .engine_metrics import EngineMetrics
+from .engine_metrics import WorkerMetrics
 from .hook_sampler import HookSampler
-from .metrics import Metrics, Registry
+from .metrics import Metrics
 from .reporter import Reporter
 from .run_sources import RunSources
 from .service import Service
@@ -82,6 +82,7 @@ class WorkerProcess:
     :param slot: the worker's number in the pool, from 0; or ``APART``.
     :param hang_file: the descriptor of the file that says where it hangs.
     :param told: errors of starts that have been logged.
+    :param metrics: those that it has from the start; no other worker of this process has them.
     :param questions: of the worker apart: a socket on which the dispatcher answers.
     """
 
@@ -92,6 +93,7 @@ class WorkerProcess:
         channel: WorkerEnd,
         hang_file: int,
         told: ToldOnce,
+        metrics: WorkerMetrics,
         questions: socket.socket | None = None,
     ) -> None:
         self.loop = loop = EventLoop()
@@ -99,10 +101,9 @@ class WorkerProcess:
         self.threads = BlockingThreads(loop, self._guarded)
         self.room = DescriptorRoom(loop, hang_file, self._descriptors_of_connections)
         self.told = told
-        self.registry = Registry()
+        self.metrics = metrics
         pool = server.config.pool
         runs = RunSources(are_kept=pool.control is not None and pool.runs > 0)
-        self._metrics = EngineMetrics(self.registry, loop)
         self.graceful_timeout = server.config.pool.graceful_timeout
         self.start_failed = False
         self._channel = channel
@@ -118,7 +119,7 @@ class WorkerProcess:
             programs=self._programs,
             guarded=self._guarded,
             reopen_logs=self._reopen_logs,
-            metrics=Metrics(self.registry, lambda: running_plugin(self._served)),
+            metrics=Metrics(metrics.registry, lambda: running_plugin(self._served)),
             status=self._status,
             runs=runs,
         )
@@ -196,7 +197,7 @@ class WorkerProcess:
             self._slow_watch.begin()
 
     def _turn_was_long(self, took: float) -> None:
-        self._metrics.turn_was_long(took, self._slow_hook or float("inf"))
+        self.metrics.engine.turn_was_long(self.loop, took, self._slow_hook or float("inf"))
         if self._slow_watch is not None and took >= self._slow_hook:
             self._slow_watch.turn_was_long(took)
 
@@ -347,10 +348,10 @@ class WorkerProcess:
         )
 
     def _collect_metrics(self) -> list[MetricsReport]:
-        self._metrics.update()
+        self.metrics.engine.update(self.loop)
         for service in self._services:
             service.metrics.update(*service.totals(), service.failed_handshakes)
-        return self.registry.collect()
+        return self.metrics.registry.collect()
 
     # --- descriptors
 

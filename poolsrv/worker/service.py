@@ -15,7 +15,6 @@ from ..net.programs import Child
 from .connection import Connection
 from .deadlines import Deadlines
 from .end_log import EndLog
-from .engine_metrics import ListenerMetrics
 from .hooks import Caller
 from .proxy_header import ProxyHeaders
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from .admission_client import AdmissionClient
     from .blocking_threads import BlockingThreads
     from .descriptor_room import DescriptorRoom
-    from .metrics import Registry
+    from .engine_metrics import WorkerMetrics
     from .spec import ListenerSpec
     from .worker import Worker
 
@@ -47,7 +46,7 @@ class ServiceOwner(Protocol):
     reaper: Reaper
     threads: BlockingThreads
     room: DescriptorRoom
-    registry: Registry
+    metrics: WorkerMetrics
     told: ToldOnce
     admission_client: AdmissionClient | None
     graceful_timeout: float
@@ -86,7 +85,7 @@ class Service:
         self.connections: dict[int, Connection] = {}
         self.bytes_in = 0  # of closed connections
         self.bytes_out = 0
-        self.metrics = ListenerMetrics(owner.registry, config.name)
+        self.metrics = owner.metrics.of_listener[config.name]
         # Times go into these lists, and are sorted into buckets later, many at once.
         self.durations: list[float] = self.metrics.durations.new
         self.hand_over_times: list[float] = self.metrics.handed_over.new
