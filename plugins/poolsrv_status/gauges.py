@@ -105,9 +105,12 @@ def _listeners(report: ServerReport) -> Found:
             yield "listener_max_connections", own, one.max_connections
         yield "listener_waiting_connections", own, one.waiting
         yield "listener_paused", own, one.paused
-        for queue in one.queues:
-            yield "listener_queue_connections", {**own, "address": queue.address}, queue.queued
-            yield "listener_queue_limit", {**own, "address": queue.address}, queue.limit
+        for address in one.addresses:  # which may have a queue for each worker
+            queues = [queue for queue in one.queues if queue.address == address]
+            if queues:
+                labels = {**own, "address": address}
+                yield "listener_queue_connections", labels, sum(queue.queued for queue in queues)
+                yield "listener_queue_limit", labels, sum(queue.limit for queue in queues)
 
 
 def _workers(report: ServerReport) -> Found:

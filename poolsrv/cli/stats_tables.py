@@ -21,6 +21,7 @@ WORKER_COLUMNS: Final = (
 LISTENER_COLUMNS: Final = (
     "<listener", "<handler", "<addresses", ">open", ">limit", ">total", ">conn/s", ">queued", ">waiting", ">refused",
 )  # fmt: skip
+QUEUE_COLUMNS: Final = ("<listener", "<address", "<accepts", ">queued", ">total", ">passed on", ">share")
 TIME_COLUMNS: Final = ("<time", "<of", ">count", ">p50", ">p90", ">p99")
 METRIC_COLUMNS: Final = ("<metric", "<of", ">value")
 PROGRAM_COLUMNS: Final = (">program", ">worker", ">age", ">CPU", ">memory", "<command")
@@ -89,6 +90,36 @@ def listener_row(listener: ListenerStats) -> tuple[str, ...]:
         str(listener.waiting),
         f"{refused} ({reasons})" if refused else "0",
     )
+
+
+def queue_rows(status: Status) -> list[tuple[str, ...]]:
+    """The rows of the table of queues, if workers accept by themselves: one for each socket."""
+    rows: list[tuple[str, ...]] = []
+    if not any(queue.workers or queue.accepted for one in status.listeners for queue in one.queues) and not any(
+        one.dispatched for one in status.listeners
+    ):
+        return rows
+    for one in status.listeners:
+        total = sum(queue.accepted + queue.passed_on for queue in one.queues)
+        for queue in one.queues:
+            own = queue.accepted + queue.passed_on
+            why = one.dispatched.get(queue.address)
+            rows.append(
+                (
+                    one.name,
+                    _cell(queue.address),
+                    f"dispatcher ({why})" if why else _accepts(queue.workers),
+                    str(queue.queued),
+                    "-" if why else count(own),
+                    "-" if why else count(queue.passed_on),
+                    f"{100 * own / total:.0f} %" if total and not why else "-",
+                )
+            )
+    return rows
+
+
+def _accepts(workers: list[int]) -> str:
+    return f"worker {', '.join(map(str, workers))}" if workers else "dispatcher"
 
 
 def time_rows(status: Status) -> list[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from .stats_tables import (
     METRIC_COLUMNS,
     MOST_LINES,
     PROGRAM_COLUMNS,
+    QUEUE_COLUMNS,
     REFUSAL_COLUMNS,
     TIME_COLUMNS,
     WORKER_COLUMNS,
@@ -16,6 +17,7 @@ from .stats_tables import (
     listener_row,
     metric_rows,
     program_row,
+    queue_rows,
     refusal_row,
     time_rows,
     worker_row,
@@ -30,6 +32,8 @@ def as_text(status: Status) -> str:
     parts = ["\n".join(headline(status))]
     parts.append(table(WORKER_COLUMNS, map(worker_row, [*status.workers, *status.apart])))
     parts.append(table(LISTENER_COLUMNS, map(listener_row, status.listeners)))
+    if queues := queue_rows(status):
+        parts.append(table(QUEUE_COLUMNS, queues))
     for columns, shown, noun in (
         (TIME_COLUMNS, time_rows(status), "histogram"),
         (METRIC_COLUMNS, metric_rows(status), "series"),

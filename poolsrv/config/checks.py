@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..core.words import bare_or_quoted, did_you_mean, nearest, one_of
 from ..net import access_list
 from .draft import Draft, ListenerDraft
-from .model import LISTENER_KEYS, LOG_KEYS, POOL_KEYS, TABLES, tables_with
+from .model import LISTENER_KEYS, LOG_KEYS, POOL_KEYS, POOL_LIMITS, TABLES, tables_with
 from .plugin_reference import name_of
 
 TCP_KEYS = ("tcp_nodelay", "keepalive", "tcp_user_timeout", "reuse_port")
@@ -103,6 +103,22 @@ def _check_access(draft: Draft, listener: ListenerDraft) -> None:
     for network, place in listener.placed("deny"):
         if network in allowed:
             draft.problems.add(place, f'"{network}" is in `allow` too, expected it in one of them')
+
+
+def check_pool_limits(draft: Draft, listener: ListenerDraft) -> None:
+    """A limit over all workers needs a process through which all connections pass; once plugins have had their say."""
+    fields = listener.fields
+    if draft.pool.get("dispatch") != "kernel" or listener.apart or fields.get("reuse_port"):
+        return
+    if not _has_ip_addresses(listener):
+        return  # there the dispatcher accepts
+    for name in POOL_LIMITS:
+        if fields.get(name):
+            mark = listener.marks.get(name, "")
+            expected = f"`{name} = 0`" if mark else "no such limit"
+            why = 'with `dispatch = "kernel"` workers accept by themselves, and nothing counts over all of them'
+            message = f"got {fields[name]:g}{mark and f' ({mark})'}, expected {expected}, or another `dispatch`: {why}"
+            draft.problems.add((*listener.key, name), message)
 
 
 def _check_socket_options(draft: Draft, listener: ListenerDraft) -> None:

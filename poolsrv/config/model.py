@@ -5,6 +5,7 @@ The bounds are the contract of docs/configuration.md.
 The annotations are types here, not strings: msgspec would have to evaluate each of them at each start.
 """
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -16,7 +17,7 @@ from ..net.access_list import Network
 from ..net.addresses import Address
 from .decoder import keys
 
-Dispatch: TypeAlias = Literal["round-robin", "least-connections"]
+Dispatch: TypeAlias = Literal["round-robin", "least-connections", "kernel"]
 HalfClose: TypeAlias = Literal["finish", "abort", "timely"]
 WhenFull: TypeAlias = Literal["wait", "refuse"]
 LogFormat: TypeAlias = Literal["text", "json"]
@@ -288,6 +289,9 @@ DEFAULT_KEYS = (
     "keepalive",
     "tcp_user_timeout",
 )
+SERVED_APART = "a worker of its own"  # in place of several
+# Limits over all workers.
+POOL_LIMITS = ("max_connections", "connection_rate", "max_per_source", "rate_per_source")
 TABLES = ("pool", "limits", "log", "listeners")
 # Names that no plugin can have. It can have the other two: a plugin's options are a table, and these keys are lists.
 RESERVED_NAMES = tuple(key for key in LISTENER_KEYS if key not in ("allow", "deny"))
@@ -312,6 +316,26 @@ def has_limits(config: ListenerConfig) -> bool:
 def limits_sources(config: ListenerConfig) -> bool:
     """Whether admission depends on the client's address."""
     return bool(config.allow or config.deny or config.max_per_source or config.rate_per_source)
+
+
+def why_dispatched(config: ListenerConfig, address: Address) -> str | None:
+    """Why the dispatcher accepts at an address although ``dispatch`` is ``"kernel"``; None if the workers do."""
+    if address.systemd:
+        return "a socket of systemd"
+    if address.family == socket.AF_UNIX:
+        return "a unix socket"
+    if config.apart:
+        return SERVED_APART
+    if config.reuse_port:
+        return "shared with other servers (reuse_port)"
+    return None
+
+
+def sockets_of(pool: PoolConfig, config: ListenerConfig, address: Address) -> int:
+    """How many sockets an address has: with kernel dispatch, one for each worker that serves it."""
+    if pool.dispatch != "kernel" or why_dispatched(config, address) is not None:
+        return 1
+    return config.workers or pool.workers - config.first_worker
 
 
 def has_to_ask(config: ListenerConfig) -> bool:

@@ -27,6 +27,7 @@ WRITE = select.EPOLLOUT
 ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP
 PEER_FINISHED = select.EPOLLRDHUP
+ONCE = select.EPOLLONESHOT  # with another one: until ``modify``, only the first event is reported
 
 Callback = Callable[[], object]
 EventCallback = Callable[[int], object]

@@ -15,15 +15,24 @@ class ListeningSocket:
     :ivar key: by which a pool asks for it, the same in every pool: see dispatcher/bind.py.
     :ivar path: the path of a unix socket, or else empty.
     :ivar inode: device and number of that path's file, so that no other file is ever removed.
+    :ivar listens: False: it was bound, and listens since its pool serves.
     """
 
-    __slots__ = ("inode", "key", "path", "socket")
+    __slots__ = ("inode", "key", "listens", "path", "socket")
 
-    def __init__(self, key: str, sock: socket.socket, path: str = "", inode: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        sock: socket.socket,
+        path: str = "",
+        inode: tuple[int, int] | None = None,
+        listens: bool = True,
+    ) -> None:
         self.key = key
         self.socket = sock
         self.path = path
         self.inode = inode
+        self.listens = listens
 
 
 log = logging.getLogger("poolsrv.supervisor")

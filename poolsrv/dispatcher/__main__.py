@@ -120,7 +120,7 @@ def _serve_config(
     from ..config import exposure
     from ..core import privileges
     from ..plugins import loader
-    from . import bind, process, startup
+    from . import bound, process, startup
 
     if "start_timeout" in draft.pool:
         link.send("plan", start_timeout=draft.pool["start_timeout"])
@@ -131,16 +131,16 @@ def _serve_config(
         else:
             config = draft.finish()
             _log_as(config, fields["log_level"])
-            place = startup.take_place(config, link, held)
+            place = startup.take_place(config, link, held, fields["about"])
             processes.signal_when_parent_dies(signal.SIGTERM)  # a change of user has cleared it
     server = loader.load_plugins(draft)
     if fields["version"] != pool_link.VERSION:
         _refuse_exclusive(server)
     if place is None:  # so that errors of plugins are found before anything is bound
         _log_as(server.config, fields["log_level"])
-        place = startup.take_place(server.config, link, held)
+        place = startup.take_place(server.config, link, held, fields["about"])
     else:
-        bind.apply_again(place.bound, server.config.listeners)
+        bound.apply_again(place.bound, server.config.listeners)
     for warning in (*warnings, *exposure.warnings(server.config)):
         log.warning("%s", warning)
     return process.run_server(server, place, link, fields, hang_file)

@@ -7,15 +7,15 @@ changed.
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
 from ..core.event_loop import READ, EventLoop
 from ..ipc.worker_channel import AcceptedConnection
+from ..net.accepting import OF_THE_CONNECTION
 from .admission import AdmissionControl
 from .dispatcher import Dispatcher
 from .listener import Listener
@@ -26,26 +26,9 @@ log = logging.getLogger("poolsrv.dispatcher")
 STARVED_PAUSE: Final = 0.5  # seconds without accepting after the system has run out of descriptors
 MAX_ACCEPTS: Final = 256  # per event, where clients may be refused: the workers' room does not bound a flood of those
 
-# accept(2): these errors concern the new connection, which is gone. EPERM comes from a firewall.
-_OF_THE_CONNECTION: Final = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.EPROTO,
-        errno.EPERM,
-        errno.ENETDOWN,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.ENONET,
-        errno.EHOSTUNREACH,
-        errno.EOPNOTSUPP,
-        errno.ENETUNREACH,
-        errno.ETIMEDOUT,
-    }
-)
-
 
 class Acceptor:
-    """Accepts for all listeners of a pool.
+    """Accepts for all listeners of a pool, at the sockets that are not workers' (kernel_dispatch.py).
 
     :param first_id: the number of the first connection.
     :ivar last_id: the number of the latest connection.
@@ -64,23 +47,38 @@ class Acceptor:
         for listener in self._listeners:
             listener.is_open = True
             for bound in listener.sockets:
-                if listener.admission is None:
-                    accept = partial(self._accept, listener, bound.socket)
-                else:
-                    accept = partial(self._accept_within_limits, listener, listener.admission, bound.socket)
-                self._loop.register(bound.socket.fileno(), READ, accept)
+                if bound.share is None:
+                    if not bound.held.listens:
+                        bound.socket.listen(listener.config.backlog)
+                    self._loop.register(bound.socket.fileno(), READ, self.callback(listener, bound.socket))
 
     def close(self, listeners: Iterable[Listener] | None = None) -> None:
         """Stop accepting at these listeners; None: at all of them. The caller closes the sockets."""
         for listener in self._listeners if listeners is None else listeners:
             for bound in listener.sockets if listener.is_open else ():
-                self._loop.unregister(bound.socket.fileno())
+                if bound.share is None:
+                    self._loop.unregister(bound.socket.fileno())
             listener.is_open = False
+
+    def callback(self, listener: Listener, listening_socket: socket.socket) -> Callable[[int], None]:
+        """Return what is to be called when a listening socket is readable."""
+        if listener.admission is None:
+            return partial(self._accept, listener, listening_socket)
+        return partial(self._accept_within_limits, listener, listener.admission, listening_socket)
+
+    def allocate(self, count: int) -> int:
+        """Reserve ids for connections.
+
+        :returns: the first one.
+        """
+        first = self.last_id + 1
+        self.last_id += count
+        return first
 
     def _accept(self, listener: Listener, listening_socket: socket.socket, mask: int) -> None:
         """Accept until the kernel's queue is empty or no worker has room, then send."""
         counts, dispatcher, now = listener.counts, self._dispatcher, self._loop.now
-        alone = listener.expects_one(self._loop.turns)
+        alone = listener.arrivals.expects_one(self._loop.turns)
         before = number = self.last_id
         assigned: list[WorkerSlot] = []
         try:
@@ -107,7 +105,7 @@ class Acceptor:
             counts.open += number - before
             counts.accepted += number - before
         if not alone:
-            listener.found(number - before)
+            listener.arrivals.found(number - before)
         dispatcher.flush(assigned)
 
     def _accept_within_limits(
@@ -115,7 +113,7 @@ class Acceptor:
     ) -> None:
         """Do the same where limits may make clients wait, or refuse them."""
         counts, dispatcher, now = listener.counts, self._dispatcher, self._loop.now
-        alone = listener.expects_one(self._loop.turns)
+        alone = listener.arrivals.expects_one(self._loop.turns)
         before = self.last_id
         assigned: list[WorkerSlot] = []
         for _ in range(1 if alone else MAX_ACCEPTS):
@@ -141,7 +139,7 @@ class Acceptor:
                 assigned.append(slot)
             dispatcher.assign(slot, listener, AcceptedConnection(fd, listener.number, self.last_id, peer, now))
         if not alone:
-            listener.found(self.last_id - before)
+            listener.arrivals.found(self.last_id - before)
         dispatcher.flush(assigned)
 
     def _may_accept_after(self, error: OSError) -> bool:
@@ -149,7 +147,7 @@ class Acceptor:
         if isinstance(error, BlockingIOError):
             self._starvation_logged = False
             return False
-        if error.errno in _OF_THE_CONNECTION:
+        if error.errno in OF_THE_CONNECTION:
             return True
         self._starve(error)
         return False

@@ -20,8 +20,6 @@ dispatcher checks only the limits over the pool when it accepts; for the rest th
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,9 +30,9 @@ import msgspec
 from ..config.model import ListenerConfig, has_to_ask, limits_sources
 from ..core.event_loop import EventLoop, Timer
 from ..core.words import counted
+from ..net.accepting import close_with_reset
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name, format_peer
-from ..net.descriptor import RESET_AT_CLOSE
 from .source_limits import SourceLimits
 from .token_bucket import Rate, TokenBucket
 
@@ -175,7 +173,7 @@ class AdmissionControl:
                 reason = "connection_rate"
         if reason is not None:
             self._refused(reason, format_peer(client_name(peer)))
-            _close_with_reset(fd, peer)
+            close_with_reset(fd, peer)
             return False
         if self._bucket is not None:
             self._bucket.take(now)
@@ -225,6 +223,10 @@ class AdmissionControl:
             self._forget_timer = self._loop.call_later(QUIET, self._forget)
 
     # --- records and log lines
+
+    def refused_by_worker(self, reason: str, peer: str) -> None:
+        """Record a client that a worker has refused when it accepted."""
+        self._refused(reason, peer)
 
     def _refused(self, reason: str, peer: str) -> None:
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
@@ -298,13 +300,3 @@ class AdmissionControl:
 def _burst(rate: float, burst: int) -> int:
     """Use the config's value, or else a second's worth."""
     return burst or max(1, round(rate))
-
-
-def _close_with_reset(fd: int, peer: Any) -> None:
-    if type(peer) is tuple:
-        # The family does not matter here; without one, Python would make a system call to find it.
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
-        sock.close()
-    else:
-        os.close(fd)

@@ -3,9 +3,6 @@
 Sockets outlive a pool: the supervisor holds them, and a later pool finds each by its key. The key is the address as the
 config writes it. If the kernel is to choose the port, the listener's name and the address's place belong to the key, so
 that a reload keeps the port.
-
-On Linux, an accepted connection inherits the options of its listening TCP socket. So options cost nothing per
-connection.
 """
 
 from __future__ import annotations
@@ -14,10 +11,8 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-
-import msgspec
 
 from ..config.model import ListenerConfig
 from ..core.listening_sockets import ListeningSocket, give_up
@@ -25,10 +20,10 @@ from ..core.safe_names import Folder, Inode, Socket, inode_of
 from ..core.words import one_of
 from ..errors import StartError
 from ..net.addresses import Address
+from .bound import Bound, apply_options
+from .shares import NO_SHARES, Shares, share_key
 
 log = logging.getLogger("poolsrv.listeners")
-
-KEEPALIVE_PROBES = 3  # without an answer, before the connection is reset
 
 
 Owner = tuple[int, int]  # user and group; -1: unchanged, chown(2)
@@ -42,38 +37,17 @@ def control_listener(path: Path) -> ListenerConfig:
     return ListenerConfig(_CONTROL, (Address(socket.AF_UNIX, path=os.fspath(path)),), handler="", socket_mode=0o600)
 
 
-class Bound(msgspec.Struct, frozen=True):
-    """One bound, listening, non-blocking socket.
-
-    :ivar listener: the listener's name.
-    :ivar held: the socket, as the supervisor holds it.
-    :ivar is_new: whether this pool has bound it.
-    """
-
-    listener: str
-    held: ListeningSocket
-    is_new: bool
-
-    @property
-    def socket(self) -> socket.socket:
-        """The socket."""
-        return self.held.socket
-
-    def __str__(self) -> str:
-        """Write the real address; for port 0, with the port that the kernel has chosen."""
-        if self.socket.family == socket.AF_UNIX:
-            return f"unix:{self.held.path or os.fsdecode(self.socket.getsockname())}"
-        host, port = self.socket.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def bind(
-    listeners: tuple[ListenerConfig, ...], held: Mapping[str, ListeningSocket], owner: Owner = UNCHANGED
+    listeners: tuple[ListenerConfig, ...],
+    held: Mapping[str, ListeningSocket],
+    owner: Owner = UNCHANGED,
+    shares: Shares = NO_SHARES,
 ) -> list[list[Bound]]:
     """Find or bind a socket for every address of every listener.
 
     :param held: the sockets that the supervisor holds, by key.
     :param owner: the user and group that get the files of unix sockets.
+    :param shares: how many sockets each address is to have.
     :returns: the sockets of each listener.
     :raises StartError: some can't be bound. It names them all; the new ones that could be are closed again.
     """
@@ -83,7 +57,7 @@ def bind(
         bound.append([])
         for index, address in enumerate(listener.bind):
             try:
-                bound[-1] += _bind_one(listener, address, index, held, owner)
+                bound[-1] += shares.multiply(listener, address, _bind_one(listener, address, index, held, owner), held)
             except OSError as error:
                 key = "pool.control" if listener.name == _CONTROL else f"listeners.{listener.name}"
                 problems.append(f"{key}: can't listen on {address}: {_reason(error, address)}")
@@ -111,7 +85,8 @@ def _bind_one(
     if standing is None:
         return [Bound(listener.name, ListeningSocket(key, _bind_new(listener, address)), True)]
     apply_options(standing.socket, listener)
-    standing.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, listener.reuse_port)
+    if share_key(key, 1) not in held:  # or the kernel would no longer spread connections over these
+        standing.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, listener.reuse_port)
     standing.socket.listen(listener.backlog)
     return [Bound(listener.name, standing, False)]
 
@@ -131,30 +106,6 @@ def _bind_new(listener: ListenerConfig, address: Address) -> socket.socket:
         if not address.dual or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             raise
         return _bind_inet(listener, address, socket.AF_INET)
-
-
-def apply_options(sock: socket.socket, listener: ListenerConfig) -> None:
-    """Set all TCP options of the listener, those at their defaults too, for the socket may be an older pool's."""
-    if sock.family == socket.AF_UNIX:
-        return
-    for option, value in (
-        (socket.TCP_NODELAY, listener.tcp_nodelay),
-        (socket.TCP_USER_TIMEOUT, round(listener.tcp_user_timeout * 1000)),
-    ):
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    idle = listener.keepalive
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, idle > 0)
-    if idle:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(idle // KEEPALIVE_PROBES, 1))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-
-
-def apply_again(bound: Sequence[Sequence[Bound]], listeners: Sequence[ListenerConfig]) -> None:
-    """Set the options that plugins have had a say in since the sockets were bound."""
-    for group, listener in zip(bound, listeners, strict=True):
-        for one in group:
-            apply_options(one.socket, listener)
 
 
 def _bind_inet(listener: ListenerConfig, address: Address, family: int) -> socket.socket:

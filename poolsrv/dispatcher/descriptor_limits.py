@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from typing import Final
 
-from ..config.model import Config, has_to_ask
+from ..config.model import Config, has_to_ask, sockets_of
 from ..core.words import counted
 from ..errors import StartError
 
@@ -46,4 +46,4 @@ def free_descriptors(config: Config, workers: int) -> int:
 
 
 def _addresses(config: Config) -> int:
-    return sum(len(listener.bind) for listener in config.listeners)
+    return sum(sockets_of(config.pool, listener, address) for listener in config.listeners for address in listener.bind)

@@ -47,6 +47,7 @@ from ..ipc.worker_channel import (
 )
 from .admission import RECENT, AdmissionControl, Refusal
 from .admission_server import AdmissionServer
+from .kernel_dispatch import KernelDispatch
 from .ledger import Ledger
 from .listener import Listener
 from .report_check import check
@@ -62,6 +63,7 @@ SEND_BLOCKED_PAUSE: Final = 0.02  # seconds without sending after the kernel has
 class Dispatcher:
     """The connections of a pool, and its workers' channels.
 
+    :ivar kernel: the sockets at which workers accept by themselves; None if there are none.
     :ivar ledger: what the pool has counted.
     :ivar recent_refusals: the last connections that were refused, of all listeners, the latest last.
     :ivar is_asked: whether workers ask about admission.
@@ -74,10 +76,13 @@ class Dispatcher:
         self._listeners = listeners
         self._slots = list(slots)  # those of leaving workers included, until these have ended
         self._closed: set[Listener] = set()
+        self.kernel: KernelDispatch | None = None
         self.ledger = Ledger()
         self.kill_worker: Callable[[WorkerSlot], object] = _kill_nothing
         self.on_runs: Callable[[list[Run]], object] = list
-        self._stalls = Stalls(loop, self._slots, listeners, reclaim=self._reclaim, move=self._move, resume=self.resume)
+        self._stalls = Stalls(
+            loop, self._slots, listeners, reclaim=self._reclaim, move=self._move, resume=self._stalls_seen
+        )
         self.recent_refusals: deque[Refusal] = deque(maxlen=RECENT)
         self._admissions: list[AdmissionControl] = []
         for listener in listeners:
@@ -103,12 +108,14 @@ class Dispatcher:
         for listener in self._listeners:
             if slot in listener.slots:
                 listener.slots.remove(slot)
+        self._changed(slot)
 
     def replace(self, slot: WorkerSlot, successor: WorkerSlot) -> None:
         """Put another slot in the place of this one; its worker gets nothing new, its reports are still read."""
         self._slots.append(successor)
         for listener in self._listeners:
             listener.replace(slot, successor)
+        self._changed(slot)
 
     def forget(self, slot: WorkerSlot) -> None:
         """Forget a slot that was removed or replaced, and whose worker has ended."""
@@ -169,6 +176,12 @@ class Dispatcher:
     def _unblock_sending(self) -> None:
         for slot in self._slots:
             slot.send_blocked = False
+        self.resume()
+
+    def _stalls_seen(self) -> None:
+        """Workers may be stalled."""
+        if self.kernel is not None:
+            self.kernel.review()
         self.resume()
 
     def resume(self) -> None:
@@ -320,6 +333,8 @@ class Dispatcher:
             self._condemn(slot, str(error))
             return False
         self._apply(slot, report)
+        if slot.channel.grant_is_lost:
+            self._changed(slot)
         if slot.waiting and (slot.state == DRAINING or (slot.state == FULL and self._stalls.others_have_room(slot))):
             self._reclaim(slot)
         if slot.asked_at:
@@ -334,6 +349,7 @@ class Dispatcher:
         slot.condemned = True
         if slot.state != STARTING:
             slot.state = CONDEMNED
+            self._changed(slot)
         log.error(
             "worker %s (pid %d) can't be trusted, killing it: %s",
             slot.label,
@@ -350,10 +366,13 @@ class Dispatcher:
             self._loop.unregister(slot.channel.fileno())
 
     def _apply(self, slot: WorkerSlot, report: Report) -> None:
-        taken, closed, state, counters, asked, metrics, runs = report
+        taken, closed, state, counters, asked, metrics, runs, accepted, refused = report
         slot.last_report_at = now = self._loop.now
         if slot.stalled:
             self._stalls.responds(slot)
+            self._changed(slot)
+        if self.kernel is not None and (accepted or refused):
+            self.kernel.report(slot, accepted, refused)
         if taken:
             # A channel keeps its order: the oldest have been taken.
             waiting = slot.waiting
@@ -372,6 +391,7 @@ class Dispatcher:
                 slot.peer_known.difference_update(closed)
         if state is not None:
             slot.state = state
+            self._changed(slot)
         if counters is not None:
             slot.counters = counters
         if metrics is not None:
@@ -387,7 +407,13 @@ class Dispatcher:
         slot.last_report_at = slot.waiting_since = self._loop.now
         if stopped and self._stalls.others_have_room(slot):
             self._reclaim(slot)
+        self._changed(slot)
         self.resume()
+
+    def _changed(self, slot: WorkerSlot) -> None:
+        """A worker may accept by itself from now on, or no longer."""
+        if self.kernel is not None:
+            self.kernel.changed(slot)
 
     def worker_ended(self, slot: WorkerSlot) -> int:
         """Give what a dead worker had not taken to others, once all its reports are read.
@@ -402,6 +428,7 @@ class Dispatcher:
         self._unwatch(slot)
         self._loop.at_end_of_turn(slot.channel.close)
         slot.clear()
+        self._changed(slot)
         self.resume()
         return lost
 

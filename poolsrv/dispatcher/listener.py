@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Final
 
 from ..config.model import ListenerConfig
 from ..core.event_loop import READ, EventLoop
 from ..ipc.worker_channel import AcceptedConnection
+from ..net.accepting import Arrivals
 from .admission import AdmissionControl, ListenerCounts
-from .bind import Bound
+from .bound import Bound
 from .worker_slot import WorkerSlot
-
-MAX_SINGLE_ITERATIONS: Final = 16  # with one connection each, before the acceptor looks for more again
 
 
 class Listener:
@@ -21,12 +19,14 @@ class Listener:
 
     :param number: its place in the config.
     :param slots: all slots of the pool; the listener's own "workers" may leave it only the first ones.
-    :param dispatch: ``"round-robin"`` or ``"least-connections"``.
+    :param dispatch: as in the config.
     :ivar slots: the slots of the workers that may serve it now.
     :ivar counts: its connections.
     :ivar admission: its limits; None if it has none.
     :ivar unassigned: connections that are accepted or reclaimed, and for which no worker has room.
     :ivar is_open: whether the acceptor accepts here.
+    :ivar polled: those of the sockets at which the dispatcher accepts now: all, unless workers accept by themselves.
+    :ivar arrivals: how connections arrive.
     :ivar starved: whether the system has no descriptors for more connections.
     """
 
@@ -43,19 +43,18 @@ class Listener:
         self.name = config.name
         self.config = config
         self.sockets = sockets
+        self.polled = [bound for bound in sockets if bound.share is None]
         self.counts = ListenerCounts()
         self.admission: AdmissionControl | None = None
         self.unassigned: deque[AcceptedConnection] = deque()
         self.is_open = False
         self.starved = False
+        self.arrivals = Arrivals()
         self._loop = loop
         self.slots = [slot for slot in slots if self.is_for(slot)]
         self._picks_least_loaded = dispatch == "least-connections"
         self._next = 0  # the place in slots whose turn it is
         self._to_next = 1 - config.first_worker  # from a slot's number to the place after its own
-        self._last_iteration = 0  # the loop's latest iteration in which there was something to accept
-        self._single_iterations = 0  # so many accept one connection only, although they come close together
-        self._back_off = 1  # and so many after the next time that this proves right
 
     @property
     def tags(self) -> dict[str, object]:
@@ -82,7 +81,7 @@ class Listener:
         """Stop polling its sockets; connections wait in the kernel's queue."""
         if not self.counts.paused:
             self.counts.paused = True
-            for bound in self.sockets:
+            for bound in self.polled:
                 self._loop.modify(bound.socket.fileno(), 0)
 
     def resume(self) -> None:
@@ -93,44 +92,18 @@ class Listener:
             and any(slot.has_room() for slot in self.slots)
         ):
             self.counts.paused = False
-            for bound in self.sockets:
+            for bound in self.polled:
                 self._loop.modify(bound.socket.fileno(), READ)
 
     def _must_wait(self) -> bool:
         return self.admission is not None and self.admission.must_wait() is not None
-
-    # --- how many to accept
-
-    def expects_one(self, iteration: int) -> bool:
-        """Guess whether the connection that has come is alone.
-
-        To look for a second one in vain costs a system call and an exception. The guess is yes if the iteration before
-        brought none. It is also yes if looking has found a single one each time; then the listener looks more and more
-        seldom. If there are more after all, the next iteration follows at once.
-
-        :param iteration: the number of the loop's iteration.
-        """
-        close = iteration - self._last_iteration <= 1
-        self._last_iteration = iteration
-        if close and self._single_iterations:
-            self._single_iterations -= 1
-            return True
-        return not close
-
-    def found(self, count: int) -> None:
-        """Learn how many connections were accepted after ``expects_one`` had said no."""
-        if count > 1:
-            self._single_iterations, self._back_off = 0, 1
-        elif count == 1:
-            self._single_iterations = self._back_off
-            self._back_off = min(2 * self._back_off, MAX_SINGLE_ITERATIONS)
 
     # --- choosing a worker
 
     def pick_worker(self) -> WorkerSlot | None:
         """Choose the worker for the next connection.
 
-        By round robin that is the next one that has room, else the one with the fewest connections.
+        By least connections that is the one with the fewest, otherwise the next one that has room.
 
         :returns: None if no worker has room.
         """

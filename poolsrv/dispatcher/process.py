@@ -19,11 +19,11 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from ..config.model import APART
+from ..config.model import APART, SERVED_APART
 from ..core import forked_copies, logs, privileges, processes, signals
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.guarded_loop import GuardedLoop
@@ -34,9 +34,11 @@ from ..ipc.worker_channel import MAX_IN_FLIGHT, STOP_NOW_SIGNAL
 from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
 from .acceptor import Acceptor
+from .bound import addresses_of, dispatched
 from .control_server import ControlServer
 from .descriptor_limits import SPARE_DESCRIPTORS, connections_per_worker, free_descriptors
 from .dispatcher import Dispatcher
+from .kernel_dispatch import KernelDispatch
 from .ledger_link import LedgerLink
 from .listener import Listener
 from .run_book import RunBook
@@ -64,7 +66,12 @@ class DispatcherProcess:
     def __init__(
         self, server: ServerSpec, place: Place, link: PoolLink, start: Mapping[str, Any], hang_file: int
     ) -> None:
-        bound, control = place.bound, place.control
+        # Which handlers are served apart was perhaps not known when the sockets were bound.
+        bound = [
+            dispatched(group, SERVED_APART) if listener.config.apart else group
+            for group, listener in zip(place.bound, server.listeners, strict=True)
+        ]
+        control = place.control
         self._server = server
         self._link = link
         self._hang_file = hang_file
@@ -89,6 +96,10 @@ class DispatcherProcess:
         first_id = (start["generation"] - 1) * IDS_PER_GENERATION + 1
         self._dispatcher = Dispatcher(self._loop, listeners, [*slots, *apart])
         self._acceptor = Acceptor(self._loop, self._dispatcher, listeners, first_id)
+        if any(bound.share is not None for group in bound for bound in group):
+            self._dispatcher.kernel = KernelDispatch(
+                self._loop, listeners, self._acceptor.callback, self._acceptor.allocate
+            )
         self._workers = WorkerManager(
             server,
             self._loop,
@@ -169,13 +180,19 @@ class DispatcherProcess:
     def _serve(self) -> None:
         """Begin to accept, for every worker serves."""
         self._acceptor.open()
+        if self._dispatcher.kernel is not None:
+            try:
+                self._dispatcher.kernel.open()
+            except OSError as error:
+                self._boot_failed(f"can't listen: {error.strerror}")
+                return
         self._has_served = True
         self._send("serves")
         if self._stats is not None:
             self._stats.state = "serving"
         self._open_control()
         self._ledger_link.wait()
-        addresses = ", ".join(f"{bound.listener} on {bound}" for group in self._bound for bound in group)
+        addresses = ", ".join(f"{group[0].listener} on {one}" for group in self._bound for one in addresses_of(group))
         log.info("ready: %s (%s)", addresses, counted(len(self._workers.slots), "worker"))
 
     def _open_control(self) -> None:
@@ -261,11 +278,11 @@ class DispatcherProcess:
             self._loop.unregister(self._link.fileno())
             log.error("the supervisor is gone")
             if not self._stopping:
-                self._stop("supervisor gone")
+                self._stop("supervisor gone", gone=None)
 
     def _on_message(self, message: Message) -> None:
         if message.kind == "stop" and not self._stopping:
-            self._stop(message.fields["why"], ends=bool(message.fields.get("ends")))
+            self._stop(message.fields["why"], bool(message.fields.get("ends")), message.fields.get("gone", ()))
         elif message.kind == "stop_now":
             while self._stopping < 2:
                 self._stop("at once")
@@ -314,10 +331,11 @@ class DispatcherProcess:
 
     # --- stopping
 
-    def _stop(self, why: str, ends: bool = False) -> None:
+    def _stop(self, why: str, ends: bool = False, gone: Sequence[str] | None = ()) -> None:
         """Drain; the second time, end at once.
 
         :param ends: the server ends. Then the worker apart serves until the others have ended: it tells how they drain.
+        :param gone: keys of the sockets that are given up although the server goes on; None: all of them.
         """
         self._stopping += 1
         self._workers.stop()
@@ -328,6 +346,9 @@ class DispatcherProcess:
                 self._stats.drain()
             still_open = counted(self._dispatcher.open_connections(), "connection is", "connections are")
             log.info("%s: stopping, %s open", why, still_open, extra={"reason": why})
+            if self._dispatcher.kernel is not None:
+                self._dispatcher.kernel.close()
+                self._dispatcher.kernel.give_up(None if ends else gone)
             self._apart_stays = ends and not self._workers.apart_is_last()
             self._close_listeners([one for one in self._listeners if not (self._apart_stays and one.config.apart)])
             if self._control is not None:

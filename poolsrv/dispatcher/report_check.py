@@ -13,7 +13,7 @@ from typing import Final
 
 from ..config.model import has_to_ask
 from ..core.words import counted
-from ..ipc.worker_channel import DRAINING, FULL, SERVING, BadReport, Question, Report
+from ..ipc.worker_channel import DRAINING, FULL, SERVING, Accepted, BadReport, Question, Refused, Report
 from . import ledger
 from .listener import Listener
 from .worker_slot import STARTING, WorkerSlot
@@ -26,7 +26,9 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
 
     :raises BadReport: it does not fit.
     """
-    taken, closed, state, _, asked, metrics, _ = report
+    taken, closed, state, _, asked, metrics, _, accepted, refused = report
+    if accepted or refused:
+        _check_accepted(slot, accepted, refused)
     waiting = slot.waiting
     if taken > len(waiting):
         raise BadReport(
@@ -36,8 +38,9 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
     if closed:
         numbers = set(closed)
         if not numbers <= slot.connections.keys():
-            number = min(numbers - slot.connections.keys())
-            raise BadReport(f"it reported connection {number} as closed, but has no such connection")
+            unknown = numbers - slot.connections.keys() - _new(slot, accepted)
+            if unknown:
+                raise BadReport(f"it reported connection {min(unknown)} as closed, but has no such connection")
         if len(numbers) != len(closed):
             raise BadReport("it reported a connection as closed twice")
         if len(waiting) > taken:
@@ -48,6 +51,24 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
         _check_questions(slot, taken, asked, listeners)
     if metrics is not None:
         ledger.check(slot, metrics)
+
+
+def _check_accepted(slot: WorkerSlot, accepted: Sequence[Accepted], refused: Sequence[Refused]) -> None:
+    """It can accept only at its own sockets, and no more connections than it has been granted ids for."""
+    for socket, *_ in (*accepted, *refused):
+        if socket not in slot.own_sockets:
+            raise BadReport(f"it accepts at socket {socket}, which is not its own")
+    count = sum(count for _, count in accepted)
+    if count > slot.granted.left:
+        raise BadReport(f"it reported {counted(count, 'connection')} as accepted, but has ids for {slot.granted.left}")
+    for _, reason, _ in refused:
+        if reason not in ("allow", "deny"):
+            raise BadReport(f"it refused a client for {reason[:40]!r}")
+
+
+def _new(slot: WorkerSlot, accepted: Sequence[Accepted]) -> set[int]:
+    """The ids of the connections that it has accepted itself."""
+    return {number for ids in slot.granted.next(sum(count for _, count in accepted)) for number in ids}
 
 
 def _check_not_waiting(slot: WorkerSlot, taken: int, numbers: Sequence[int]) -> None:

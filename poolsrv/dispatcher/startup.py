@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -15,8 +16,9 @@ from ..core.dumpable import set_dumpable
 from ..core.listening_sockets import ListeningSocket
 from ..ipc.pool_link import PoolLink, send_sockets
 from . import bind
-from .bind import Bound
+from .bound import Bound
 from .descriptor_limits import check_descriptor_limit
+from .shares import Shares
 
 log = logging.getLogger("poolsrv.pool")
 
@@ -36,11 +38,12 @@ class Place(msgspec.Struct, frozen=True):
     alive_interval: float
 
 
-def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocket]) -> Place:
+def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocket], about: Mapping[str, Any]) -> Place:
     """Do all that may need root, then drop privileges.
 
     :param link: to the supervisor, blocking.
     :param held: the listening sockets that the supervisor holds, by key.
+    :param about: what the supervisor says of itself.
     :raises StartError: an address can't be bound, or the limit of open descriptors is too low.
     :raises EOFError: the supervisor is gone, or does not want the pool any more.
     """
@@ -48,14 +51,16 @@ def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocke
     _set_limits(config)
     check_descriptor_limit(config)
     processes.close_on_exec_from(3)
-    bound, control, alive_interval = _agree_on_sockets(config, link, held)
+    bound, control, alive_interval = _agree_on_sockets(
+        config, link, held, Shares(config.pool, bool(about.get("shares")))
+    )
     _drop_privileges(config.pool)
     _keep_private(config.limits)
     return Place(bound, control, config.place, alive_interval)
 
 
 def _agree_on_sockets(
-    config: Config, link: PoolLink, held: Mapping[str, ListeningSocket]
+    config: Config, link: PoolLink, held: Mapping[str, ListeningSocket], shares: Shares
 ) -> tuple[list[list[Bound]], Bound | None, float]:
     """Bind the missing sockets, tell the supervisor which are used, and close the rest.
 
@@ -68,7 +73,7 @@ def _agree_on_sockets(
     owner = bind.UNCHANGED
     if pool.identity is not None and os.geteuid() == 0:
         owner = _id(pool.identity.uid), _id(pool.identity.gid)
-    bound = bind.bind(tuple(wanted), held, owner)
+    bound = bind.bind(tuple(wanted), held, owner, shares)
     used = [one for group in bound for one in group]
     send_sockets(link, "bound", [one.held for one in used if one.is_new])
     link.send(

@@ -226,14 +226,14 @@ class StatsCollector:
 
     def _listener(self, listener: Listener, in_channels: int, counted: Counted) -> ListenerStats:
         addresses = self._addresses[listener.number]
-        queues = _queues(listener, addresses)
+        queues = self._queues(listener, addresses)
         own = (("listener", listener.name),)
         rates = _rates(self._accepted[listener.number], _Sample(self._loop.now, listener.counts.accepted))
         return ListenerStats(
             name=listener.name,
             handler=listener.config.handler,
             plugins=list(listener.config.plugins),
-            addresses=addresses,
+            addresses=list(dict.fromkeys(addresses)),
             open=listener.counts.open,
             max_connections=listener.config.max_connections,
             accepted=int(_number(counted[figures.ACCEPTED][own])),
@@ -241,14 +241,38 @@ class StatsCollector:
             queued=sum(queue.queued for queue in queues) if queues else None,
             waiting=in_channels + len(listener.unassigned),
             homeless=len(listener.unassigned),
-            paused=listener.counts.paused,
+            paused=listener.counts.paused and bool(listener.polled),
             refusals={
                 labels[1][1]: int(_number(amount))
                 for labels, amount in counted.get(figures.REFUSED, {}).items()
                 if labels[:1] == own
             },
             queues=queues,
+            dispatched={
+                address: bound.why_dispatched
+                for address, bound in zip(addresses, listener.sockets, strict=True)
+                if bound.why_dispatched
+            },
         )
+
+    def _queues(self, listener: Listener, addresses: list[str]) -> list[QueueStats]:
+        """Look at the sockets; the pool has closed them if it is draining."""
+        kernel, found = self._dispatcher.kernel, []
+        for address, bound in zip(addresses, listener.sockets, strict=True):
+            queue = accept_queue(bound.socket) if bound.socket.fileno() >= 0 else None
+            if queue is not None:
+                workers, accepted, passed_on = kernel.balance(bound) if kernel is not None else ([], 0, 0)
+                found.append(
+                    QueueStats(
+                        address=address,
+                        queued=queue.queued,
+                        limit=queue.limit,
+                        workers=workers,
+                        accepted=accepted,
+                        passed_on=passed_on,
+                    )
+                )
+        return found
 
     def _metrics(self, counted: Counted) -> list[MetricStats]:
         ledger = self._dispatcher.ledger
@@ -300,13 +324,6 @@ def _rates(samples: deque[_Sample] | None, latest: _Sample) -> Callable[..., flo
         return round(max(grown, 0) * factor / seconds, 1)
 
     return rate
-
-
-def _queues(listener: Listener, addresses: list[str]) -> list[QueueStats]:
-    """Look at the sockets; the pool has closed them if it is draining."""
-    there = [(address, bound.socket) for address, bound in zip(addresses, listener.sockets, strict=True)]
-    found = [(address, accept_queue(sock)) for address, sock in there if sock.fileno() >= 0]
-    return [QueueStats(address=address, queued=q.queued, limit=q.limit) for address, q in found if q is not None]
 
 
 def _lag(slot: WorkerSlot, now: float) -> float:

@@ -141,6 +141,8 @@ class WorkerManager:
             slot.channel = DispatcherEnd(answers=self._dispatcher.is_asked)
             dump_file = StackDumpFile()
             questions = self._connect() if slot.index == APART else None
+            if self._dispatcher.kernel is not None:
+                slot.own_sockets = self._dispatcher.kernel.numbers_for(slot)
             with forked_copies.expected():
                 pid = signals.fork()
         except OSError as error:
@@ -173,10 +175,12 @@ class WorkerManager:
         """In the child: close what belongs to the dispatcher."""
         logs.set_role("worker", slot.label)
         set_title(f"worker {slot.label}")
+        own = self._dispatcher.kernel.hand_out(slot) if self._dispatcher.kernel is not None else []
         self.close_inherited()
         assert slot.channel is not None
         channel, errors = slot.channel.worker_end(), self._start_errors
-        return WorkerProcess(slot.index, self._server, channel, file.fileno(), errors, self._metrics, questions)
+        metrics = self._metrics
+        return WorkerProcess(slot.index, self._server, channel, file.fileno(), errors, metrics, questions, own)
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of all that belongs to the dispatcher."""

@@ -9,6 +9,7 @@ import msgspec
 from ..config.model import APART
 from ..ipc.metrics import Series
 from ..ipc.worker_channel import MAX_IN_FLIGHT, SERVING, AcceptedConnection, Answer, DispatcherEnd
+from .granted_ids import GrantedIds
 
 STALL_TIME: Final = 0.5  # seconds that connections may wait in a worker's channel before another worker is looked for
 
@@ -39,6 +40,8 @@ class WorkerSlot(msgspec.Struct, eq=False):
     :ivar connections: connections that the worker has, or is about to get; by id, the number of the listener.
     :ivar peer_known: ids of those about whose client the worker has asked.
     :ivar condemned: whether the worker broke the protocol. Nothing more is read from it, and it is being killed.
+    :ivar own_sockets: the numbers of those at which it accepts by itself (kernel_dispatch.py).
+    :ivar granted: ids for what it accepts.
     :ivar outbox: connections that are assigned and not sent yet; empty between two callbacks of the loop.
     :ivar unanswered: answers for which the socket has no room yet.
     :ivar counters: the worker's totals, as it has last reported them.
@@ -47,7 +50,7 @@ class WorkerSlot(msgspec.Struct, eq=False):
     :ivar last_report_at: when it last reported, in the loop's time.
     :ivar started_at: when it began to serve, or else when it was forked, in the loop's time.
     :ivar leaving: whether the worker is to end, and another slot has its place in the pool.
-    :ivar given: the number of connections that the worker has been sent.
+    :ivar given: the number of connections that the worker has been sent, or has accepted.
     :ivar recycle_at: the value of ``given`` at which it is replaced.
     :ivar failed_starts: failed starts in a row.
     :ivar early_exits: workers in a row that ended soon after they began to serve.
@@ -71,6 +74,8 @@ class WorkerSlot(msgspec.Struct, eq=False):
     connections: dict[int, int] = {}
     peer_known: set[int] = set()
     condemned: bool = False
+    own_sockets: frozenset[int] = frozenset()
+    granted: GrantedIds = msgspec.field(default_factory=GrantedIds)
     outbox: list[AcceptedConnection] = []
     unanswered: list[Answer] = []
     counters: tuple[int, ...] = ()
@@ -101,6 +106,10 @@ class WorkerSlot(msgspec.Struct, eq=False):
             return False
         return len(self.waiting) < self.max_waiting
 
+    def accepts(self) -> bool:
+        """Tell whether the worker accepts by itself now, at its own sockets."""
+        return self.state == SERVING and self.granted.left > 0 and not (self.stalled or self.stopped)
+
     def clear(self) -> None:
         """Forget the worker, which has ended."""
         self.channel = None
@@ -112,6 +121,7 @@ class WorkerSlot(msgspec.Struct, eq=False):
         self.peer_known.clear()
         self.waiting.clear()
         self.unanswered.clear()
+        self.own_sockets, self.granted = frozenset(), GrantedIds()
         self.counters = ()
         self.series.clear()
         self.gauges.clear()

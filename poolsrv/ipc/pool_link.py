@@ -206,14 +206,14 @@ def send_sockets(link: PoolLink, kind: str, sockets: Sequence[ListeningSocket], 
 
 
 def _send_some(link: PoolLink, kind: str, sockets: Sequence[ListeningSocket], **fields: Any) -> None:
-    described = [{"key": held.key, "path": held.path, "inode": held.inode} for held in sockets]
+    described = [{"key": held.key, "path": held.path, "inode": held.inode, "listens": held.listens} for held in sockets]
     link.send(kind, [held.socket.fileno() for held in sockets], sockets=described, **fields)
 
 
 def received_sockets(message: Message) -> list[ListeningSocket]:
     """Return the sockets that came with a message of ``send_sockets``.
 
-    :raises BadMessage: they do not listen, or do not match the description; then they are closed.
+    :raises BadMessage: they do not listen as they should, or do not match the description; then they are closed.
     """
     described = message.fields.get("sockets")
     found: list[ListeningSocket] = []
@@ -242,10 +242,12 @@ def _received(fd: int, described: object) -> ListeningSocket:
         sock = socket.socket(fileno=fd)
     except OSError:
         raise BadMessage("a descriptor that is no socket") from None
-    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    listens = described.get("listens") is not False
+    does = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.type != socket.SOCK_STREAM or (listens and not does):
         sock.detach()
         raise BadMessage("a socket that does not listen")
-    return ListeningSocket(key, sock, path, (inode[0], inode[1]) if inode else None)
+    return ListeningSocket(key, sock, path, (inode[0], inode[1]) if inode else None, listens)
 
 
 def is_path(value: object) -> bool:

@@ -143,11 +143,18 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     :ivar address: the real one.
     :ivar queued: connections that wait in it.
     :ivar limit: how many there can be (``backlog``).
+    :ivar workers: the slots of the workers that accept at this socket by themselves now (``dispatch = "kernel"``); if
+        there are none, the dispatcher does.
+    :ivar accepted: connections that workers have accepted here since the pool's start.
+    :ivar passed_on: those that the dispatcher has accepted in a worker's place, and passed on.
     """
 
     address: str
     queued: int
     limit: int
+    workers: list[int] = []
+    accepted: int = 0
+    passed_on: int = 0
 
 
 class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +218,9 @@ class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
     :ivar homeless: those of them for which no worker has room.
     :ivar paused: whether it accepts nothing at the moment, for a limit is reached or no worker has room.
     :ivar refusals: the number of refused connections since the server's start, by reason.
-    :ivar queues: of each socket, in the order of ``addresses``; without those of which the kernel does not tell.
+    :ivar queues: of each socket, in the order of ``addresses``; without those of which the kernel does not tell. With
+        kernel dispatch an address has several sockets.
+    :ivar dispatched: why the dispatcher accepts at an address although the config wants kernel dispatch, by address.
     """
 
     name: str
@@ -228,6 +237,7 @@ class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool
     refusals: dict[str, int]
     queues: list[QueueStats] = []
+    dispatched: dict[str, str] = {}
 
 
 class ProgramStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,8 @@ address. Up travel reports of what the worker has taken and closed.
   the worker as end of file, provided that no sibling holds a copy of the dispatcher's end.
 - A receiver at its descriptor limit silently loses what does not fit (``MSG_CTRUNC``). So a receiver must know that
   there is room for ``MAX_PER_MESSAGE`` descriptors.
+- With kernel dispatch a worker accepts by itself, and reports what it has accepted. The dispatcher grants it the ids of
+  these connections, in blocks, each in a message of its own. The first one also says that it may begin.
 - If a worker asks the dispatcher something (worker/admission_client.py), the answers have a socketpair of their own:
   they must not wait behind connections that the worker has no room for, nor be reclaimed with these.
 
@@ -56,6 +58,8 @@ MAX_PER_MESSAGE: Final = 16  # connections in one message; the kernel's limit (S
 MAX_IN_FLIGHT: Final = 64  # connections sent to one worker that it has not yet reported as taken
 MAX_CLOSED_PER_REPORT: Final = 1024  # keeps a report well below _UP_SIZE: an id takes at most 11 bytes
 MAX_ASKED_PER_REPORT: Final = 128  # the same; an address takes at most 60 more
+MAX_ACCEPTED_PER_REPORT: Final = 256  # of accepted connections
+MAX_REFUSED_PER_REPORT: Final = 128
 
 # Plain numbers: combining enumeration flags takes longer than the system call that uses them.
 _DONTWAIT: Final = int(socket.MSG_DONTWAIT)
@@ -77,6 +81,11 @@ _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 # A connection's id, and its client's host and port.
 Question = tuple[_Count, tuple[str, _Port]]
+# Connections that the worker has accepted one after the other: at which of its sockets (Grant), and how many. Their ids
+# are the next ones that it was granted.
+Accepted = tuple[_Count, _Count]
+# A client that the worker has refused: at which of its sockets, by which config key, and its host and port.
+Refused = tuple[_Count, str, tuple[str, _Port]]
 # That id, and the config key that refuses the client; None if it is admitted.
 Answer = tuple[int, str | None]
 
@@ -98,8 +107,17 @@ class AcceptedConnection(msgspec.Struct, gc=False):
     accepted_at: float = 0.0
 
 
+class Grant(NamedTuple):
+    """Ids for connections that the worker accepts by itself: from ``first`` on, below ``end``."""
+
+    first: int
+    end: int
+
+
 _NOTHING_ASKED: list[Question] = []
 _NO_RUNS: list[Run] = []
+_NONE_ACCEPTED: list[Accepted] = []
+_NONE_REFUSED: list[Refused] = []
 
 
 class Report(NamedTuple):
@@ -115,6 +133,9 @@ class Report(NamedTuple):
     asked: Annotated[list[Question], msgspec.Meta(max_length=MAX_ASKED_PER_REPORT)] = _NOTHING_ASKED
     metrics: MetricsReport | None = None  # with every heartbeat, if something has changed
     runs: Annotated[list[Run], msgspec.Meta(max_length=MOST_PER_REPORT)] = _NO_RUNS  # after a heartbeat's metrics
+    # Accepted by the worker itself since the last report, before any of these were closed or asked about.
+    accepted: Annotated[list[Accepted], msgspec.Meta(max_length=MAX_ACCEPTED_PER_REPORT)] = _NONE_ACCEPTED
+    refused: Annotated[list[Refused], msgspec.Meta(max_length=MAX_REFUSED_PER_REPORT)] = _NONE_REFUSED
 
 
 class BadReport(Exception):
@@ -129,9 +150,11 @@ class DispatcherEnd:
     """The dispatcher's side of a channel, with the copy of the worker's end.
 
     :param answers: whether the worker may ask about admission.
+    :ivar grant_is_lost: whether the worker has to be told its latest grant again.
     """
 
     def __init__(self, answers: bool = False) -> None:
+        self.grant_is_lost = False
         self._socket, self._worker_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._admission_sockets: tuple[socket.socket, socket.socket] | None = None
         if answers:
@@ -180,6 +203,17 @@ class DispatcherEnd:
         with suppress(OSError):
             self._socket.send(marshal.dumps([]), _SEND_FLAGS)
 
+    def grant(self, grant: Grant) -> bool:
+        """Let the worker accept, with these ids.
+
+        :returns: False if it can't be told now.
+        """
+        try:
+            self._socket.send(marshal.dumps(tuple(grant)), _SEND_FLAGS)
+        except OSError:
+            return False
+        return True
+
     def answer(self, answers: Sequence[Answer]) -> bool:
         """Send at most ``MAX_ASKED_PER_REPORT`` answers, without blocking.
 
@@ -219,12 +253,18 @@ class DispatcherEnd:
 
         Both processes read from the same queue: each message goes to exactly one of them.
 
+        A grant that the worker has not taken is gone then; ``grant_is_lost`` says so.
+
         :returns: None if there are none.
         """
         try:
-            return _receive_connections(self._worker_socket)
+            received = _receive_connections(self._worker_socket)
         except EOFError:
             return None  # a plugin has shut down the worker's end
+        if isinstance(received, Grant):
+            self.grant_is_lost = True
+            return []
+        return received
 
     def close(self) -> None:
         """Close both ends; the kernel closes connections that are still in the channel."""
@@ -233,9 +273,13 @@ class DispatcherEnd:
 
 
 class WorkerEnd:
-    """The worker's side of its channel."""
+    """The worker's side of its channel.
+
+    :ivar grant: ids that have come, for the worker to take; None if there are none.
+    """
 
     def __init__(self, sock: socket.socket, admission_socket: socket.socket | None = None) -> None:
+        self.grant: Grant | None = None
         self._socket = sock
         self._admission_socket = admission_socket
 
@@ -246,10 +290,15 @@ class WorkerEnd:
     def receive(self) -> list[AcceptedConnection] | None:
         """Receive one message's connections, without blocking.
 
-        :returns: an empty list if the dispatcher asks for a report; None if there is no message.
+        :returns: an empty list if the dispatcher asks for a report, or if ``grant`` has come; None if there is no
+            message.
         :raises EOFError: the dispatcher is gone.
         """
-        return _receive_connections(self._socket)
+        received = _receive_connections(self._socket)
+        if isinstance(received, Grant):
+            self.grant = received
+            return []
+        return received
 
     @property
     def is_answered(self) -> bool:
@@ -297,7 +346,7 @@ class WorkerEnd:
             self._admission_socket.close()
 
 
-def _receive_connections(sock: socket.socket) -> list[AcceptedConnection] | None:
+def _receive_connections(sock: socket.socket) -> list[AcceptedConnection] | Grant | None:
     try:
         payload, ancillary, flags, _ = sock.recvmsg(_DOWN_SIZE, _ANCILLARY_SIZE, _RECEIVE_FLAGS)
     except BlockingIOError:
@@ -309,6 +358,8 @@ def _receive_connections(sock: socket.socket) -> list[AcceptedConnection] | None
         raise EOFError
     fds = descriptors_in(ancillary)
     connections = marshal.loads(payload)
+    if type(connections) is tuple:
+        return Grant(*connections)
     if flags & _TRUNCATED:
         fds.extend([LOST] * (len(connections) - len(fds)))
     return [

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, get_args
 import msgspec
 
 from ..config import reader
-from ..config.checks import check_trusted_proxies
+from ..config.checks import check_pool_limits, check_trusted_proxies
 from ..config.decoder import keys
 from ..config.describe import own_first, unknown, unknown_option
 from ..config.draft import Draft, ListenerDraft
@@ -58,6 +58,8 @@ def load_plugins(draft: Draft, given: Mapping[str, object] | None = None) -> Ser
     """
     loader = _Loader(draft, given or {})
     loaded = [loader.load(listener) for listener in draft.listeners]
+    for listener in draft.listeners:
+        check_pool_limits(draft, listener)
     config = draft.finish()
     return ServerSpec(
         config,

@@ -28,6 +28,7 @@ STOP_NOW_MARGIN: Final = 4.0  # seconds after "stop_now" that a pool has to end 
 MESSAGES_PER_EVENT: Final = 64  # so that a pool that floods does not hold up the others
 MOST_ERRORS: Final = 2000  # lines
 MOST_UNREAD: Final = 1000  # messages of a pool that has ended; the kernel keeps fewer
+MOST_GONE: Final = 200  # keys of sockets in a message
 LATE: Final = 1.0  # seconds: where a deadline's timer comes so late, the pool may have been held up too
 
 
@@ -249,17 +250,18 @@ class PoolProcess:
 
     # --- its end
 
-    def stop(self, why: str, ends: bool = False) -> None:
+    def stop(self, why: str, ends: bool = False, gone: Sequence[str] = ()) -> None:
         """Tell it to stop: it accepts no new connections, and the open ones may finish.
 
         :param ends: the server ends, so that no other pool will serve.
+        :param gone: keys of the sockets that have been given up: its workers may have these open.
         """
         if self.state == LEAVING:
             return
         if self.state in (STARTING, SEALED):
             self.signal(signal.SIGTERM)  # it may not read messages yet
         self.expect_end()
-        self.send("stop", why=why, ends=ends)
+        self.send("stop", why=why, ends=ends, gone=gone[:MOST_GONE])
         self.signal(signal.SIGCONT)  # it may have been stopped
 
     def expect_end(self) -> None:

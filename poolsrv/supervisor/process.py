@@ -245,13 +245,13 @@ class Supervisor:
         self._last_start = self._loop.now - pool.started_at - pool.waited
         self._max_draining = pool.max_draining_pools
         self._watchdog.begin(pool)
-        self._resources.hand_over(pool)
+        gone = self._resources.hand_over(pool)
         if pool.reload:
             self._reloads.succeeded()
             log.info("generation %d (pid %d) serves", pool.generation, pool.pid)
         self._notifier.send("READY=1", f"STATUS=serving, generation {pool.generation}")
         if former is not None:
-            former.stop("reload")
+            former.stop("reload", gone=gone)
             self._counts.tell(pool, former)
         stop_oldest(self._pools.values(), self._max_draining)
         self._send_about()
@@ -440,6 +440,7 @@ class Supervisor:
             "serving": self._current.generation if self._current is not None else None,
             "restarts": self._restarts.crashes,
             "counts": True,
+            "shares": True,
             "last_reload": self._reloads.last,
             "leaving": leaving(self._pools.values()),
         }

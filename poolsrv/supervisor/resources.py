@@ -73,11 +73,16 @@ class Resources:
             return False
         return True
 
-    def hand_over(self, pool: PoolProcess) -> None:
-        """Pass to the pool that now serves: give up what it does not use, write to its log."""
+    def hand_over(self, pool: PoolProcess) -> list[str]:
+        """Pass to the pool that now serves: give up what it does not use, write to its log.
+
+        :returns: the keys of the sockets that are given up.
+        """
+        gone = []
         for key, held in self._sockets.items():
             if key not in self._given and pool.sockets.get(key) is not held:
                 give_up(held, unlink=key not in pool.sockets)
+                gone.append(key)
         for key, held in pool.new.items():
             if pool.sockets.get(key) is not held:
                 give_up(held)
@@ -90,6 +95,7 @@ class Resources:
             logs.set_up(self._level or pool.log["level"], pool.log["format"], pool.log["file"], pool.log["owner"])
         except OSError as error:
             log.error("can't open the log %s: %s", pool.log["file"], error.strerror)
+        return gone
 
     def reclaim(self, pool: PoolProcess) -> None:
         """Give up what was only for a pool that has ended and never served."""

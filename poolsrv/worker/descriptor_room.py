@@ -63,6 +63,12 @@ class DescriptorRoom:
             self._allowance = 0
             self.lost += sum(one.fd == LOST for one in handed)
 
+    def accepted(self, count: int, last: int) -> None:
+        """The worker has accepted so many itself; the last one has this descriptor."""
+        self._allowance -= count
+        if last >= self._high:
+            self._allowance = 0
+
     def doubt(self, error: BaseException) -> None:
         """A plugin has raised this: where it is for want of descriptors, count them before the next message."""
         if isinstance(error, OSError) and error.errno in _OUT_OF_DESCRIPTORS:

@@ -17,7 +17,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +40,7 @@ from ..ipc.worker_channel import (
 from ..net import programs
 from ..net.descriptor import Descriptor
 from ..net.relay import Relay
+from .acceptor import Acceptor, OwnSocket
 from .admission_client import AdmissionClient
 from .blocking_threads import BlockingThreads
 from .culprits import add_culprit, running_plugin
@@ -84,6 +85,7 @@ class WorkerProcess:
     :param told: errors of starts that have been logged.
     :param metrics: those that it has from the start; no other worker of this process has them.
     :param questions: of the worker apart: a socket on which the dispatcher answers.
+    :param own_sockets: those at which it accepts by itself.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class WorkerProcess:
         told: ToldOnce,
         metrics: WorkerMetrics,
         questions: socket.socket | None = None,
+        own_sockets: Sequence[OwnSocket] = (),
     ) -> None:
         self.loop = loop = EventLoop()
         self.reaper = programs.Reaper(loop)
@@ -145,6 +148,10 @@ class WorkerProcess:
             for service, listener in zip(self._services, server.listeners, strict=True)
             if listener.config.is_for(slot)
         ]
+        no_room = self._system_has_no_room
+        self._acceptor = Acceptor(
+            loop, own_sockets, self._services, self._reporter, self.room, has_room=self._has_room, no_room=no_room
+        )
         self._accepted = 0
         self._taking = True
         self._gives_way = False
@@ -179,7 +186,8 @@ class WorkerProcess:
             self._exit_code = EXIT_START_FAILED
         else:
             loop.register(self._channel.fileno(), READ, self._on_channel)
-            loop.after_turn = self._reporter.after_turn
+            reporter = self._reporter
+            loop.after_turn = reporter.after_turn_of_acceptor if self._acceptor.sockets else reporter.after_turn
             self._reporter.state = SERVING
             self._reporter.tell(counters=True)
             self._begin_to_watch()
@@ -205,6 +213,7 @@ class WorkerProcess:
         """In a copy that a plugin has made: close what is shared with the worker."""
         self.loop.abandon(partial(forked_copies.end_copy, "the loop"))
         self._channel.close()
+        self._acceptor.close_inherited()
         if self._signals is not None:
             self._signals.abandon()
         if self._status is not None:
@@ -231,6 +240,7 @@ class WorkerProcess:
     def _drain(self) -> None:
         """Take what is in the channel, and nothing after it; let open connections finish. The dispatcher reclaims what
         there is no room for."""
+        self._acceptor.close()
         while self._has_room() and self._take():
             pass
         if self._exit_code == EXIT_DISPATCHER_GONE or self.worker.draining:
@@ -245,6 +255,7 @@ class WorkerProcess:
 
     def _stop_now(self, reason: str) -> None:
         self.worker.draining = True
+        self._acceptor.close()
         for service in self._services:
             service.abort_all(reason)
         self._stop_when_empty()
@@ -309,6 +320,9 @@ class WorkerProcess:
         if not handed:
             # The dispatcher asks for a sign of life, or has found this worker slow and reclaimed the connections.
             self._reporter.state = SERVING
+            if self._channel.grant is not None:
+                self._acceptor.granted(self._channel.grant)
+                self._channel.grant = None
             return handed is not None
         self._reporter.taken += len(handed)
         room, services = self.room, self._services
@@ -340,7 +354,7 @@ class WorkerProcess:
         totals = [service.totals() for service in self._services]
         still_open = sum(len(service.connections) for service in self._services)
         return (
-            self._accepted,
+            self._accepted + self._acceptor.accepted,
             still_open,
             self.loop.events,
             sum(total[0] for total in totals),
@@ -366,15 +380,13 @@ class WorkerProcess:
             self._taking = True
             self._reporter.state = SERVING
             self.loop.modify(self._channel.fileno(), READ)
+            self._acceptor.resume()
             log.debug("descriptors are free again: taking connections")
         return True
 
     def _stop_taking(self) -> None:
         if self._taking:
-            self._taking = False
-            self._reporter.state = FULL
-            self.loop.modify(self._channel.fileno(), 0)
-            self.loop.call_later(RECOUNT_AFTER, self._look_for_room)
+            self._pause_taking()
             if self.room.is_leaking():
                 self.loop.at_end_of_turn(self._give_way)
             elif self._full_message.allows(self.loop.now):
@@ -382,6 +394,20 @@ class WorkerProcess:
                     "close to the limit of %d open descriptors: taking no connections while it is so",
                     descriptor_limit(),
                 )
+
+    def _pause_taking(self) -> None:
+        self._taking = False
+        self._reporter.state = FULL
+        self.loop.modify(self._channel.fileno(), 0)
+        self.loop.call_later(RECOUNT_AFTER, self._look_for_room)
+        self._acceptor.pause()
+
+    def _system_has_no_room(self, reason: str) -> None:
+        """Accepting has failed: others may be luckier. What has been shut down is not worth a line."""
+        if self._taking:
+            self._pause_taking()
+            if reason and self._full_message.allows(self.loop.now):
+                log.warning("can't accept connections (%s): taking none for a moment", reason, extra={"reason": reason})
 
     def _look_for_room(self) -> None:
         if not self.worker.draining and not self._has_room():

@@ -72,6 +72,7 @@ class Service:
         self.loop = loop = owner.loop
         self.reaper = owner.reaper
         self.threads = owner.threads
+        self.config = config
         self.name = config.name
         self.hooks = hooks
         self.base = base

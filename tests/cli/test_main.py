@@ -116,8 +116,8 @@ def test_every_error_is_one_line_and_exit_2(command: tuple[str, ...], tmp_path: 
     assert (result.returncode, result.stdout) == (2, "")
     first, second, third, fourth = result.stderr.splitlines()
     assert first == (
-        'b.toml: pool.dispatch: got "round_robin" (did you mean "round-robin"?), expected "round-robin" or'
-        ' "least-connections"'
+        'b.toml: pool.dispatch: got "round_robin" (did you mean "round-robin"?), expected "round-robin",'
+        ' "least-connections" or "kernel"'
     )
     assert second == (
         "b.toml: listeners.a.bind: got 7007 (a number), expected a string with an address: "

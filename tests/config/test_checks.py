@@ -99,8 +99,8 @@ def test_proxies(lines: str, messages: list[str], tmp_path: Path) -> None:
         ),
         (
             f'{LISTENER}[pool]\ndispatch = "round_robin"',
-            'pool.dispatch: got "round_robin" (did you mean "round-robin"?), expected "round-robin" or'
-            ' "least-connections"',
+            'pool.dispatch: got "round_robin" (did you mean "round-robin"?), expected "round-robin",'
+            ' "least-connections" or "kernel"',
         ),
         (
             f"{LISTENER}[pool]\ngracefull_timeout = 3",

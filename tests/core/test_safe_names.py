@@ -15,6 +15,7 @@ from poolsrv.config.model import ListenerConfig
 from poolsrv.core.listening_sockets import ListeningSocket, give_up
 from poolsrv.core.safe_names import Folder, Socket, open_for_appending, open_private_folder
 from poolsrv.dispatcher import bind
+from poolsrv.dispatcher.bound import Bound
 from poolsrv.errors import StartError
 from poolsrv.net.addresses import Address
 from tests.helpers.server import ServerProcess
@@ -51,7 +52,7 @@ def assert_untouched(victim: Path) -> None:
     assert victim.read_text() == "root's\n"
 
 
-def bind_unix(path: Path, held: dict[str, ListeningSocket] | None = None, mode: int | None = 0o660) -> bind.Bound:
+def bind_unix(path: Path, held: dict[str, ListeningSocket] | None = None, mode: int | None = 0o660) -> Bound:
     config = ListenerConfig("a", (Address(socket.AF_UNIX, path=str(path)),), handler="echo", socket_mode=mode)
     return bind.bind((config,), held or {}, (STRANGER, STRANGER))[0][0]
 

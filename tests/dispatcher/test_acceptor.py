@@ -12,11 +12,12 @@ from poolsrv.config.model import ListenerConfig
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.core.listening_sockets import ListeningSocket
 from poolsrv.dispatcher.acceptor import Acceptor
-from poolsrv.dispatcher.bind import Bound
+from poolsrv.dispatcher.bound import Bound
 from poolsrv.dispatcher.dispatcher import Dispatcher
-from poolsrv.dispatcher.listener import MAX_SINGLE_ITERATIONS, Listener
+from poolsrv.dispatcher.listener import Listener
 from poolsrv.dispatcher.worker_slot import WorkerSlot
 from poolsrv.ipc.worker_channel import SERVING, DispatcherEnd, Report, WorkerEnd
+from poolsrv.net.accepting import MAX_SINGLE_ITERATIONS
 
 
 class CountingSocket(socket.socket):

@@ -17,7 +17,7 @@ from tests.helpers.server import ServerProcess, assert_rests, process_state, rec
 pytestmark = pytest.mark.server
 
 Serve = Callable[..., ServerProcess]
-BOTH_WAYS = pytest.mark.parametrize("dispatch", ["round-robin", "least-connections"])
+ALL_WAYS = pytest.mark.parametrize("dispatch", ["round-robin", "least-connections", "kernel"])
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,14 @@ def close_all(clients: list[Client]) -> None:
 # --- bursts and fairness
 
 
-@BOTH_WAYS
-@pytest.mark.parametrize("size", [10, 100, 1000, 4000])
+@pytest.mark.parametrize(
+    ("dispatch", "size"),
+    [
+        *((dispatch, size) for dispatch in ("round-robin", "least-connections") for size in (10, 100, 1000, 4000)),
+        ("kernel", 100),  # of fewer, the kernel may give a worker none
+        ("kernel", 4000),
+    ],
+)
 def test_all_clients_that_connect_at_once_are_answered(serve: Serve, site: Path, dispatch: str, size: int) -> None:
     server = serve(config(f'workers = 4\ndispatch = "{dispatch}"'), paths=(site,))
     with Crowd(address_of(server), size) as crowd:
@@ -141,9 +147,10 @@ def test_what_a_stopped_worker_has_not_taken_is_served_by_another(serve: Serve, 
     close_all(clients + more)
 
 
-def test_what_a_killed_worker_has_not_taken_is_served_by_another(serve: Serve, site: Path) -> None:
+@pytest.mark.parametrize("dispatch", ["round-robin", "kernel"])
+def test_what_a_killed_worker_has_not_taken_is_served_by_another(serve: Serve, site: Path, dispatch: str) -> None:
     """Also if no other worker had room when it died: a sole worker, whose successor serves them."""
-    server = serve(config("workers = 1"), paths=(site,))
+    server = serve(config(f'workers = 1\ndispatch = "{dispatch}"'), paths=(site,))
     (victim,) = server.worker_pids()
     stop_worker(server, victim)
     clients = connect_many(server, 30)
@@ -233,7 +240,7 @@ def test_a_stuck_only_worker_of_one_listener_does_not_stop_other_listeners(
     close_all([blocker, *waiting, *first, *second])
 
 
-@BOTH_WAYS
+@ALL_WAYS
 def test_while_all_workers_are_stopped_connections_wait_and_the_dispatcher_rests(
     serve: Serve, site: Path, dispatch: str
 ) -> None:

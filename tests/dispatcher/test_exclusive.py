@@ -10,7 +10,7 @@ import pytest
 
 from poolsrv.config.model import ListenerConfig
 from poolsrv.core.listening_sockets import ListeningSocket
-from poolsrv.dispatcher.bind import Bound, apply_again
+from poolsrv.dispatcher.bound import Bound, apply_again
 from poolsrv.dispatcher.exclusive import ExclusiveWorkers
 from poolsrv.dispatcher.worker_slot import EMPTY, STARTING, WorkerSlot
 from poolsrv.ipc.worker_channel import DRAINING, SERVING

@@ -229,10 +229,11 @@ def test_workers_that_exit_early_are_not_replaced_in_a_hot_loop(serve: Serve, tm
 
 
 @pytest.mark.long
-def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, site: Path) -> None:
+@pytest.mark.parametrize(("dispatch", "kills"), [("round-robin", 100), ("kernel", 16)])
+def test_kill_9_of_each_worker_in_turn_under_load(serve: Serve, site: Path, dispatch: str, kills: int) -> None:
     """Only connections of the killed worker fail, all workers serve again each time, and nothing is left behind."""
     size = 8
-    server = serve(config(f"workers = {size}"), paths=(site,))
+    server = serve(config(f'workers = {size}\ndispatch = "{dispatch}"'), paths=(site,))
     address = address_of(server)
     wait_until(lambda: is_whole(server, size), "a whole pool")
     descriptors = len(open_descriptors(server.dispatcher_pid))
@@ -271,7 +272,7 @@ def test_kill_9_of_each_worker_in_turn_under_load_a_hundred_times(serve: Serve, 
     for thread in threads:
         thread.start()
     try:
-        for number in range(100):
+        for number in range(kills):
             (slot,) = [
                 line for line in reversed(server.lines) if f"worker {number % size} (pid" in line and " serves" in line
             ][:1]

@@ -144,3 +144,32 @@ def test_a_handler_with_a_worker_apart(site: Path, tmp_path: Path) -> None:
     got = errors(tmp_path, 'handler = "p"\nplugins = ["q"]')
     assert got == ['listeners.www.plugins: "q" is exclusive, and "p" has a worker of its own']
     assert plugin_list.entry("p").apart
+
+
+# --- kernel dispatch
+
+KERNEL = '[pool]\nworkers = 2\ndispatch = "kernel"\n[listeners.www]\nbind = ":0"\n'
+WHY = (
+    'or another `dispatch`: with `dispatch = "kernel"` workers accept by themselves, and nothing counts over all of'
+    " them"
+)
+
+
+@pytest.mark.parametrize("key", ["max_connections", "connection_rate", "max_per_source", "rate_per_source"])
+def test_with_kernel_dispatch_a_limit_over_all_workers_is_an_error(tmp_path: Path, key: str) -> None:
+    assert errors(tmp_path, f'{KERNEL}handler = "echo"\n{key} = 7') == [
+        f"listeners.www.{key}: got 7, expected no such limit, {WHY}"
+    ]
+    serve(tmp_path, f'{KERNEL}handler = "echo"\n{key} = 0\ndeny = ["192.0.2.0/24"]')
+    serve(tmp_path, f'{KERNEL}handler = "echo"\n{key} = 7\nreuse_port = true')
+
+
+def test_with_kernel_dispatch_a_default_of_the_handler_has_to_be_set_to_0(site: Path, tmp_path: Path) -> None:
+    plugin(site, "p", 'defaults = {"max_connections": 100}')
+    assert errors(tmp_path, f'{KERNEL}handler = "p"') == [
+        f"listeners.www.max_connections: got 100 (default of p), expected `max_connections = 0`, {WHY}"
+    ]
+    serve(tmp_path, f'{KERNEL}handler = "p"\nmax_connections = 0')
+    serve(tmp_path, KERNEL.replace(":0", "unix:s") + 'handler = "p"')
+    plugin(site, "q", 'defaults = {"max_connections": 100}\napart = True')
+    serve(tmp_path, f'{KERNEL}handler = "q"')

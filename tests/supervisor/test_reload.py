@@ -403,11 +403,24 @@ def test_an_idle_connection_is_answered_once_more_and_then_closed(serve: Serve, 
 
 
 @pytest.mark.long
-def test_twenty_reloads_under_load_fail_no_request(serve: Serve, root: Path) -> None:
-    server = serve(pool(workers=2) + cgi_listener(root=root))
+@pytest.mark.parametrize(
+    "dispatches",
+    [["round-robin"], ["kernel", "kernel", "round-robin", "least-connections"]],
+    ids=["one way", "all ways"],
+)
+def test_reloads_under_load_fail_no_request(serve: Serve, root: Path, dispatches: list[str]) -> None:
+    """Twenty as it is, and six with other numbers of workers and other ways to dispatch."""
+
+    def text(number: int) -> str:
+        way = dispatches[number % len(dispatches)]
+        workers = 2 if len(dispatches) == 1 else 1 + number % 3
+        return pool(workers=workers).replace("[pool]\n", f'[pool]\ndispatch = "{way}"\n') + cgi_listener(root=root)
+
+    server = serve(text(0))
     with Load(address_of(server, "www"), "/hello.sh") as load:
-        for _ in range(20):
+        for number in range(20 if len(dispatches) == 1 else 6):
             before = load.count
+            server.file.write_text(text(number + 1))
             server.reload()
             wait_until(partial(load.has_gone_on, before), "a request that is answered")
     assert load.failures == []

@@ -23,6 +23,7 @@ def command(config: Path) -> None:
     summary, or with 2 and one line for each error. Prints warnings to standard error.
     """
     from ...config import exposure
+    from ...config.model import why_dispatched
     from ..tables import table
 
     _, server = load(config)
@@ -36,3 +37,7 @@ def command(config: Path) -> None:
         plugins = " > ".join((*listener.plugins, listener.handler))
         rows.append((listener.name, plugins, ", ".join(map(str, listener.bind))))
     echo(table(("<listener", "<plugins", "<addresses"), rows))
+    for listener in server.config.listeners if pool.dispatch == "kernel" else ():
+        for address in listener.bind:
+            if why := why_dispatched(listener, address):
+                echo(f"{listener.name}: the dispatcher accepts on {address}, not the workers: {why}")
