@@ -110,7 +110,7 @@ class Exchange:
     """See above. The response refers to it until it has ended, and so does its program."""
 
     __slots__ = (
-        "_conn", "_found", "_head", "_origin", "_output", "_program", "_queued",
+        "_conn", "_found", "_head", "_origin", "_output", "_program",
         "_redirects", "_request_body", "_response", "_runner", "_service", "_waiter",
     )  # fmt: skip
 
@@ -127,7 +127,6 @@ class Exchange:
         self._waiter: Waiter | None = None
         self._program: Program | None = None
         self._output: Output | None = None
-        self._queued = 0.0  # seconds waited for a permit
 
     # --- the request
 
@@ -148,17 +147,16 @@ class Exchange:
     def _admit(self) -> None:
         limiter = self._runner.limiter
         if limiter.acquire():
-            self._start()
+            self._start(0.0)
             return
         self._waiter = Waiter(self._granted, self._busy)
         if not limiter.wait(self._waiter):
             self._busy()
 
     def _granted(self) -> None:
-        assert self._waiter is not None
-        self._queued += self._waiter.waited
-        self._waiter = None
-        self._start()
+        waiter, self._waiter = self._waiter, None
+        assert waiter is not None
+        self._start(waiter.waited)
 
     def _busy(self) -> None:
         self._waiter = None
@@ -167,11 +165,11 @@ class Exchange:
 
     # --- the program
 
-    def _start(self) -> None:
-        """Start the program, with a permit."""
+    def _start(self, queued: float) -> None:
+        """Start the program, with a permit that it has waited so many seconds for."""
         found, runner, body = self._found, self._runner, self._request_body
         program = Program(runner, self._conn, found.script_name, self._program_ended)
-        program.on_overdue, program.queued = self._overdue, self._queued
+        program.on_overdue, program.queued = self._overdue, queued
         program.request, program.outcome = self._head.line, self._response.outcome
         if runner.capturing is not None and not self._redirects and body.length:
             program.body, program.body_length = body.first(runner.capturing.body), body.length
@@ -204,7 +202,7 @@ class Exchange:
         self._program = program
         self._response.hold()
         outcome = self._response.outcome
-        outcome.program, outcome.queued = program.name, self._queued
+        outcome.program, outcome.queued = program.name, queued
         if found.nph:
             self._response.take_over()
         elif child.stdout is not None:

@@ -14,6 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ
@@ -170,33 +171,32 @@ class Connection(Waiting):
         :param argv: the program and its arguments.
         :param env: its whole environment; None: nothing but a PATH.
         :param cwd: its working directory; None: the server's.
-        :param limits: resource limits of the program, ``{resource.RLIMIT_NOFILE: 64}``; each is the soft and the hard
-            one. They cost no launcher program.
+        :param limits: resource limits, ``{resource.RLIMIT_NOFILE: 64}``; each is both the soft and the hard limit.
         :raises OSError: it can't be started, or the connection is closed.
         """
         if self._state != OPEN:
             raise OSError(errno.ENOTCONN, "the connection is closed")
-        given = self in (stdin, stdout, stderr)
-        sources: list[int | None] = []
-        for source in (stdin, stdout, stderr):
-            if isinstance(source, Connection) and source is not self:
-                raise ValueError("a program can be given its own connection only")
-            sources.append(self._fd if isinstance(source, Connection) else source)
-        if given:
-            for relay in (self._relay_in, self._relay_out):
-                if relay is not None:
-                    relay.copy_from_now_on()
-            self._share()
-        child = self._host.reaper.spawn(
-            argv, env=env, cwd=cwd, sources=sources, limits=limits, owner=self, on_exit=self._child_exited
-        )
-        if given:
-            self._given = {**(self._given or {}), child: None}
+        ends = (stdin, stdout, stderr)
+        if any(isinstance(end, Connection) and end is not self for end in ends):
+            raise ValueError("a program can be given its own connection only")
+        spawn, on_exit = self._host.reaper.spawn, self._child_exited
+        start: Callable[..., Child] = partial(spawn, argv, env=env, cwd=cwd, limits=limits, owner=self, on_exit=on_exit)
+        child = self._start_with_this(ends, start) if self in ends else start(sources=ends)
         self._children = [*(self._children or ()), child]
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
                 self._own(stream)
-        if stdin is self:
+        return child
+
+    def _start_with_this(self, ends: Sequence[Connection | int | None], start: Callable[..., Child]) -> Child:
+        """Start a program that is given this connection, by ``start(sources=...)``."""
+        for relay in (self._relay_in, self._relay_out):
+            if relay is not None:
+                relay.copy_from_now_on()
+        self._share()
+        child = start(sources=[self._fd if isinstance(end, Connection) else end for end in ends])
+        self._given = {**(self._given or {}), child: None}
+        if ends[0] is self:
             self.pause_reading()
         return child
 

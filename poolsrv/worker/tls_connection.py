@@ -6,7 +6,6 @@ done. A program can't have a connection over TLS itself, so it gets one end of a
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +15,7 @@ from ..net.tls_transport import Handshake, TlsTransport
 from .connection import KILL_GRACE, Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ..net.programs import Child
     from .host import Host
@@ -60,36 +59,20 @@ class TlsConnection(Connection):
 
     # --- programs
 
-    def spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        stdin: Connection | int | None = None,
-        stdout: Connection | int | None = None,
-        stderr: Connection | int | None = None,
-        limits: Mapping[int, int] | None = None,
-    ) -> Child:
-        """As ``Connection.spawn``. A program that is to have this connection gets a socket in its place, from and to
-        which all is relayed."""
-        if self not in (stdin, stdout, stderr):
-            return super().spawn(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, limits=limits)
+    def _start_with_this(self, ends: Sequence[Connection | int | None], start: Callable[..., Child]) -> Child:
+        """The program gets a socket in place of this connection, from and to which all is relayed."""
         ours, theirs = socket.socketpair()
         try:
-            given = [theirs.fileno() if one is self else one for one in (stdin, stdout, stderr)]
-            child = super().spawn(
-                argv, env=env, cwd=cwd, stdin=given[0], stdout=given[1], stderr=given[2], limits=limits
-            )
+            child = start(sources=[theirs.fileno() if end is self else end for end in ends])
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
         stream = self.open_stream(ours.detach())
-        if stdin is self:
+        if ends[0] is self:
             self.relay_to(stream)
-        if self in (stdout, stderr):
+        if self in ends[1:]:
             self._bridged = {**(self._bridged or {}), child: Bridge()}
             stream.relay_to(self, done=lambda moved: self._all_is_said(child))
         return child
