@@ -73,7 +73,7 @@ _original: Final = forked_copies.original
 # What a copy of this process that a plugin has made must not use.
 _GUARDED: Final = (
     *(WorkerEnd, Reporter, AdmissionClient, EventLoop, Descriptor, Relay),
-    *(BlockingThreads, WorkerPrograms, Service),
+    *(BlockingThreads, WorkerPrograms, Service, StatusClient),
 )
 
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from poolsrv_status import Status
 from poolsrv_status.event_stream import INTERVAL, MOST_CLIENTS, PATIENCE, EventStream
 
 from poolsrv.worker.status_client import ServerReport, report_on, report_without
 from tests.helpers.statuses import status
+
+
+def test_what_explain_says() -> None:
+    plugin = Status(Status.Options())
+    answers = {path: text for path in ("/metrics", "/events", "/", "/x") for _, text in plugin.explain(path)}
+    assert answers == {
+        "/metrics": "the server's status, /metrics",
+        "/events": "the server's status, /events",
+        "/": "the live page",
+        "/x": "404: there is nothing of that name",
+    }
+    del plugin
+    gc.collect()  # it has a descriptor
 
 
 class Ticks:
