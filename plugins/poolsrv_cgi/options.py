@@ -249,6 +249,9 @@ def _names(options: Options) -> Iterator[tuple[str, str]]:
     for name in options.pass_environment:
         if not name or "=" in name or "\0" in name:
             yield "pass_environment", f'"{name}" is not a name for a variable'
+    for name in options.mask:
+        if not name.strip("*? "):
+            yield "mask", f'"{name}" is not a name, expected that of a variable, a header field or a parameter'
     for suffix, argv in options.interpreters.items():
         if not _is_suffix(suffix):
             yield "interpreters", f'"{suffix}" is not a suffix, expected one such as ".py"'

@@ -139,6 +139,8 @@ def packed(run: Run) -> msgspec.Raw:
 
 def _cut(run: Run, longest: int, variables: int) -> Run:
     def text(value: str, most: int = longest) -> str:
+        if len(value) <= most and value.isascii() and value.isprintable():  # nearly always
+            return value
         value = one_line(value[:most])
         return value if len(value) <= most else value[: most - 3] + "..."
 

@@ -113,6 +113,10 @@ def test_a_line_is_captured(server: ServerProcess) -> None:
     assert replay(server, capture["id"]).returncode == 0
 
 
+def test_a_name_to_mask_is_a_name(tmp_path: Path) -> None:
+    assert [key for key, _ in problems(Options(root=tmp_path, mask=("", "*", "X-Pin")))] == ["mask", "mask"]
+
+
 def test_what_check_says_of_the_folder(tmp_path: Path) -> None:
     def found(**options: Any) -> list[tuple[str, str]]:
         return problems(Options(root=tmp_path, **options))

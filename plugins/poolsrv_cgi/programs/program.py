@@ -246,18 +246,20 @@ class Program:
         on_end(self)
 
     def _record(self, took: float) -> None:
-        if not self.runner.recorder.is_on:
+        runner, conn, child, launch = self.runner, self.conn, self.child, self._launch
+        if not runner.recorder.is_on:
             return
-        child, launch, errors = self.child, self._launch, self._errors
-        rusage = child.rusage if isinstance(child, Child) else None
-        self._ended = Ended(
-            self.conn.listener, self.conn.peer, self.name, launch.argv, launch.cwd, launch.environment, self.request,
-            self.outcome, child.pid if child is not None else 0, child is not None and not isinstance(child, Child),
-            self.started_at, self.queued, self._start_took, took, self.returncode, self.cpu, rusage, self.overdue,
-            self._failure, self._ended_by(), errors.last_lines, launch.stdout is self.conn,
+        pid = child.pid if child is not None else 0
+        cold = child if isinstance(child, Child) else None
+        self._ended = ended = Ended(
+            conn.listener, conn.peer, self.name, launch.argv, launch.cwd, launch.environment, self.request,
+            self.outcome, pid, pid > 0 and cold is None, self.started_at, self.queued, self._start_took, took,
+            self.returncode, self.cpu, cold.rusage if cold is not None else None, self.overdue, self._failure,
+            self._ended_by(), self._errors.last_lines, launch.stdout is conn,
         )  # fmt: skip
-        self.runner.recorder.ended(self._ended)
-        self._capture(self._ended)
+        runner.recorder.ended(ended)
+        if runner.capturing is not None:
+            self._capture(ended)
 
     def _capture(self, ended: Ended) -> None:
         if self.runner.capturing is not None and ended.failed:

@@ -21,7 +21,8 @@ from .masking import Masking
 
 __all__ = ["Ended", "Recorder", "reason_of"]
 
-MOST_NEW = 4 * Run.MOST  # ended programs that are looked through at a time
+MOST, SLOW = Run.MOST, Run.SLOW  # looking up a member of a struct's class takes long
+MOST_NEW = 8 * MOST  # ended programs that are looked through at a time
 USAGE = {
     "minor_faults": "ru_minflt",
     "major_faults": "ru_majflt",
@@ -32,7 +33,7 @@ USAGE = {
 }
 
 
-class Ended(msgspec.Struct, eq=False):
+class Ended(msgspec.Struct, eq=False, gc=False):
     """A program that has ended, or could not be started.
 
     :ivar began: monotonic.
@@ -76,7 +77,7 @@ class Ended(msgspec.Struct, eq=False):
     @property
     def failed(self) -> bool:
         """Whether the run counts as failed."""
-        return bool(self.overdue or self.failure) or (self.returncode != 0 and not self.end)
+        return (self.returncode != 0 and not self.end) or bool(self.overdue or self.failure)
 
     def capture_lost(self) -> None:
         """Take note that there is no capture: it could not be written."""
@@ -90,7 +91,7 @@ class Ended(msgspec.Struct, eq=False):
     @property
     def matters(self) -> bool:
         """Whether its record is kept longer than those of others."""
-        return self.failed or self.took >= Run.SLOW
+        return self.took >= SLOW or self.failed
 
 
 class Recorder:
@@ -152,11 +153,13 @@ class Recorder:
 
 def _most_important(ended: list[Ended]) -> list[Ended]:
     """Those that a worker will report, in their order: the latest that matter, and the latest of the others."""
-    if len(ended) <= Run.MOST:
+    if len(ended) <= MOST:
         return ended
-    matter = [one for one in ended if one.matters][-Run.MOST :]
-    others = [one for one in ended if not one.matters][-Run.MOST :]
-    return matter + others
+    matter: list[Ended] = []
+    others: list[Ended] = []
+    for one in ended:
+        (matter if one.matters else others).append(one)
+    return matter[-MOST:] + others[-MOST:]
 
 
 def reason_of(ended: Ended) -> str:
