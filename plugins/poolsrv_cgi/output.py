@@ -182,7 +182,7 @@ class Output:
             self._stdout.abort()
         elif self._ended:
             self._conclude()
-        else:
+        elif not self._stdout.eof or self._held is not None:
             # The output is still on its way, or another process holds the pipe.
             self._await_end(-1)
 

@@ -7,7 +7,9 @@ it; default signal actions and an empty signal mask, since Python ignores SIGPIP
 it is meant to have.
 
 A process may wait only for children that it started itself: ``waitpid(-1)`` would steal the exit status of a plugin's
-``subprocess``. So each program has a pidfd in the event loop, and is reaped with ``wait4`` by its number.
+``subprocess``. So each program is reaped with ``wait4`` by its number. Most programs end when their output does, and
+soon: a program whose output is a pipe is looked at when that ends. Any other, and one that outlives its output or a
+moment, has a pidfd in the event loop.
 
 Nothing is left behind: dispatcher and workers are subreapers (prctl(2), PR_SET_CHILD_SUBREAPER). What outlives the
 program that started it becomes the worker's child; what outlives its worker becomes the dispatcher's, which kills it.
@@ -39,6 +41,8 @@ DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when their worker ends
 
 _RESET_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+UNWATCHED_TIME = 0.05  # seconds for which a program with a pipe for its output has no pidfd
 
 _BELOW_LIMIT = {errno.ENOMEM, errno.EBADF, errno.EAGAIN}  # see _start_limited
 
@@ -129,8 +133,35 @@ class Child:
             self._killer.cancel()
 
 
+class _OutputPipe(Pipe):
+    """The standard output of a program.
+
+    :param on_end: called once, at the latest when it is closed; at its end before anybody else is told.
+    """
+
+    __slots__ = ("_on_end",)
+
+    def __init__(self, loop: EventLoop, fd: int, owner: Owner, on_end: Callable[[], object]) -> None:
+        Pipe.__init__(self, loop, fd, owner)
+        self._on_end: Callable[[], object] | None = on_end
+
+    def _at_eof(self) -> None:
+        self.eof = True
+        self._tell_end()
+        Pipe._at_eof(self)
+
+    def _closed(self) -> None:
+        self._tell_end()
+        Pipe._closed(self)
+
+    def _tell_end(self) -> None:
+        if self._on_end is not None:
+            on_end, self._on_end = self._on_end, None
+            on_end()
+
+
 class Reaper:
-    """Waits for the programs of one worker, each by its own pidfd, and calls back when one has been reaped.
+    """Waits for the programs of one worker, and calls back when one has been reaped.
 
     What programs have left behind is the worker's, which must reap it too when it ends (see orphans.py).
     """
@@ -138,6 +169,8 @@ class Reaper:
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self.running: dict[int, Child] = {}
+        self._unwatched: dict[int, tuple[Child, Callable[[Child], object]]] = {}  # that have no pidfd yet
+        self._look_due = False
         self.orphans = Orphans(loop, children_of_this_process, self.running)
 
     def spawn(
@@ -174,12 +207,10 @@ class Reaper:
             stdin, stdout, stderr = descriptors
             pid = start_program(argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits)
             child = Child(pid, "program", self._loop, os.fsdecode(argv[0]))
-            try:
-                self.watch(child, on_exit)
-            except OSError:
-                signal_group(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
+            if sources[1] == PIPE:
+                self._watch_later(child, on_exit)
+            else:
+                self._watch_or_kill(child, on_exit)
         except BaseException:
             for fd in ours:
                 os.close(fd)
@@ -193,7 +224,7 @@ class Reaper:
             child.stdin = Pipe(self._loop, ours.pop(), owner)
             child.stdin._start()  # the others are watched once a plugin wants to read them
         if stdout == PIPE:
-            child.stdout = Pipe(self._loop, ours.pop(), owner)
+            child.stdout = _OutputPipe(self._loop, ours.pop(), owner, partial(self._look_at, pid))
         if stderr == PIPE:
             child.stderr = Pipe(self._loop, ours.pop(), owner)
         return child
@@ -217,6 +248,42 @@ class Reaper:
         while self.running and loop.now < deadline:
             loop.turn(0.2)
 
+    def _watch_or_kill(self, child: Child, on_exit: Callable[[Child], object]) -> None:
+        try:
+            self.watch(child, on_exit)
+        except OSError:
+            signal_group(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            raise
+
+    def _watch_later(self, child: Child, on_exit: Callable[[Child], object]) -> None:
+        """Watch it unless it ends soon."""
+        self.running[child.pid] = child
+        self._unwatched[child.pid] = child, on_exit
+        if not self._look_due:
+            self._look_due = True
+            self._loop.call_later(UNWATCHED_TIME, self._look_at_all)
+        self.orphans.look()
+
+    def _look_at(self, pid: int) -> None:
+        """Reap a program that has no pidfd yet, or watch it from now on."""
+        child, on_exit = self._unwatched.pop(pid, (None, None))
+        if child is None or on_exit is None:
+            return
+        try:
+            # What has been told to end has a time of grace, and its group is killed only once it is known to be dead.
+            if child._killer is not None or not self._reap(child, on_exit):
+                self.watch(child, on_exit)
+        except ProcessLookupError:  # somebody else has waited for it
+            self._reap(child, on_exit)
+        except OSError:  # no descriptors: it is looked at again
+            self._watch_later(child, on_exit)
+
+    def _look_at_all(self) -> None:
+        self._look_due = False
+        for pid in list(self._unwatched):
+            self._look_at(pid)
+
     def watch(self, child: Child, on_exit: Callable[[Child], object]) -> None:
         """Call ``on_exit(child)`` once the child has ended and been reaped.
 
@@ -224,29 +291,35 @@ class Reaper:
         """
         pidfd = os.pidfd_open(child.pid)
         try:
-            self._loop.register(pidfd, READ, lambda _: self._reap(child, pidfd, on_exit))
+            self._loop.register(pidfd, READ, lambda _: self._reap_dead(child, pidfd, on_exit))
         except OSError:
             os.close(pidfd)
             raise
         self.running[child.pid] = child
         self.orphans.look()
 
-    def _reap(self, child: Child, pidfd: int, on_exit: Callable[[Child], object]) -> None:
+    def _reap_dead(self, child: Child, pidfd: int, on_exit: Callable[[Child], object]) -> None:
         if child._killer is not None:
             # Not reaped yet, so its number, which is the group's, can't have gone to a stranger.
             signal_group(child.pid, signal.SIGKILL)
+        self._reap(child, on_exit, pidfd)
+
+    def _reap(self, child: Child, on_exit: Callable[[Child], object], pidfd: int = -1) -> bool:
+        """Reap it if it has ended; whether it has."""
         try:
             pid, status, rusage = os.wait4(child.pid, os.WNOHANG)
         except ChildProcessError:
             log.warning("program %d has been waited for by somebody else: its exit status is lost", child.pid)
             pid, status, rusage = child.pid, 255 << 8, None
         if pid == 0:
-            return
-        self._loop.unregister(pidfd)
-        self._loop.at_end_of_turn(lambda: os.close(pidfd))
+            return False
+        if pidfd >= 0:
+            self._loop.unregister(pidfd)
+            self._loop.at_end_of_turn(lambda: os.close(pidfd))
         del self.running[child.pid]
         child.reaped(os.waitstatus_to_exitcode(status), rusage)
         on_exit(child)
+        return True
 
 
 def start_program(

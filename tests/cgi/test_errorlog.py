@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from poolsrv_cgi.programs.errorlog import LINES_PER_ITERATION, ErrorLog, LineRate
+from poolsrv_cgi.programs.timeouts import Deadlines
 
 from tests.helpers.http import PROGRAMS, Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess
@@ -92,11 +93,18 @@ class Turns:
         return bool(later)
 
 
+def first_looks(turns: Turns) -> Deadlines:
+    """Deadlines that are over in the next turn."""
+    deadlines = Deadlines(1e-9)
+    deadlines.open(turns)  # type: ignore[arg-type]
+    return deadlines
+
+
 class Said:
     def __init__(self, rate: float = 0) -> None:
         self.turns = Turns()
         self.lines: list[str] = []
-        self.log = ErrorLog(self.turns, rate, LineRate(0), self.lines.append)  # type: ignore[arg-type]
+        self.log = ErrorLog(self.turns, rate, LineRate(0), self.lines.append, first_looks(self.turns))  # type: ignore[arg-type]
         self.writer = self.log.open()
         self.log.begin()
         self.turns.turn()  # the first look
@@ -116,13 +124,14 @@ def said() -> Iterator[Said]:
 @pytest.mark.parametrize("words", [b"", b"its last words"])
 def test_a_program_that_ends_soon_is_not_watched(words: bytes) -> None:
     turns, lines = Turns(), list[str]()
-    log = ErrorLog(turns, 0, LineRate(0), lines.append)  # type: ignore[arg-type]
+    log = ErrorLog(turns, 0, LineRate(0), lines.append, first_looks(turns))  # type: ignore[arg-type]
     writer = log.open()
     log.begin()
     os.write(writer, words)
     os.close(writer)
     log.finish()
     assert lines == ([words.decode()] if words else [])
+    turns.turn()  # nothing is left to be looked at
     assert (turns.reader, turns.later) == (None, [])
 
 

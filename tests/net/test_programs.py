@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from poolsrv.core.event_loop import EventLoop
-from poolsrv.net.programs import Child, Reaper, start_program
+from poolsrv.net.programs import PIPE, Child, Reaper, start_program
 from tests.helpers.programs import Program, quiet_program, run_until, wait_for
 from tests.helpers.server import children_of, is_alive, process_state, wait_until
 
@@ -173,3 +174,103 @@ def test_without_a_descriptor_for_the_pidfd_nothing_is_left_half_done(loop: Even
     with pytest.raises(ProcessLookupError):  # the other way to fail
         reaper.watch(Child(pid, "program", loop), lambda _: None)
     assert reaper.running == {}
+
+
+# --- those whose output is a pipe
+
+
+class Spawned:
+    """A shell script with a pipe for its input and one for its output, which is read."""
+
+    def __init__(self, loop: EventLoop, script: str) -> None:
+        self.loop = loop
+        self.events: list[str] = []
+        self.reaper = Reaper(loop)
+        self.child = self.reaper.spawn(
+            ["/bin/sh", "-c", script],
+            env=None,
+            cwd=None,
+            sources=(PIPE, PIPE, None),
+            limits=None,
+            owner=self,
+            on_exit=lambda child: self.events.append(f"exit {child.returncode}"),
+        )
+        assert self.child.stdout is not None
+        self.child.stdout.on_readable = lambda stdout: self.events.append(stdout.recv().decode() or "eof")
+
+    def until(self, *events: str) -> None:
+        run_until(self.loop, lambda: set(events) <= set(self.events))
+
+    def close(self) -> None:
+        assert self.child.stdin is not None
+        self.child.stdin.abort()
+        self.loop.turn(0)
+
+    def _stream_ended(self, stream: object) -> None: ...
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        raise error
+
+    def _peer_has_finished(self) -> bool:
+        return False
+
+    def _is_open(self) -> bool:
+        return True
+
+
+def without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptors(pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", no_descriptors)
+
+
+def test_a_program_that_ends_with_its_output_needs_no_pidfd(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the output knows how the program has ended when the end comes."""
+    without_pidfd(monkeypatch)
+    spawned = Spawned(loop, "echo x; exit 7")
+    wait_until(lambda: process_state(spawned.child.pid) == "Z", "its end")
+    spawned.until("eof")
+    assert spawned.events == ["x\n", "exit 7", "eof"]
+    spawned.close()
+
+
+@pytest.mark.parametrize("descriptors", [True, False])
+def test_a_program_that_outlives_its_output_is_reaped_when_it_ends(
+    loop: EventLoop, monkeypatch: pytest.MonkeyPatch, descriptors: bool
+) -> None:
+    """Also where there is no descriptor for its pidfd."""
+    if not descriptors:
+        without_pidfd(monkeypatch)
+    spawned = Spawned(loop, "exec >&-; read x; exit 3")
+    spawned.until("eof")
+    assert spawned.child.returncode is None
+    assert spawned.child.stdin is not None
+    spawned.child.stdin.send(b"go\n")
+    spawned.until("exit 3")
+    assert spawned.reaper.running == {}
+    spawned.close()
+
+
+def test_a_program_whose_output_another_process_holds_is_reaped_when_it_ends(loop: EventLoop) -> None:
+    spawned = Spawned(loop, "sleep 1000 & echo $!; exit 3")
+    spawned.until("exit 3")
+    assert "eof" not in spawned.events
+    os.kill(int(spawned.events[0]), signal.SIGKILL)
+    spawned.until("eof")
+    spawned.close()
+
+
+def test_the_end_of_its_output_does_not_shorten_the_grace(loop: EventLoop) -> None:
+    spawned = Spawned(loop, "trap '' TERM; echo deaf; read x; exec >&-; read x")
+    spawned.until("deaf\n")
+    spawned.child.terminate(grace=1000.0)
+    assert spawned.child.stdin is not None
+    spawned.child.stdin.send(b"go\n")
+    spawned.until("eof")
+    for _ in range(3):
+        loop.turn(0)
+    assert spawned.child.returncode is None
+    spawned.child.stdin.send(b"go\n")
+    spawned.until("exit 0")
+    spawned.close()

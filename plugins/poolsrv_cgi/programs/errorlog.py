@@ -16,7 +16,9 @@ from collections.abc import Callable
 
 from poolsrv import Handle, Timer, Worker
 
-__all__ = ["ErrorLog", "LineRate"]
+from .timeouts import Deadlines
+
+__all__ = ["FIRST_LOOK", "ErrorLog", "LineRate"]
 
 READ_SIZE = 65536  # bytes; what a pipe holds at first
 FLOOD_SIZE = 262144  # bytes; what it holds, and a read takes, while lines are dropped
@@ -29,7 +31,7 @@ LISTENER_SHARE = 10  # programs that may write at their full rate at the same ti
 COST_UNIT = 256  # bytes of a line that count as one
 MUTE_TIME = 1.0  # seconds for which lines are dropped, once there are too many
 PAUSE = 0.02  # seconds between two reads meanwhile
-FIRST_LOOK = 0.005  # seconds from a program's start; its pipe holds what it says meanwhile
+FIRST_LOOK = 0.02  # seconds from a program's start; its pipe holds what it says meanwhile
 
 
 class LineRate:
@@ -65,20 +67,25 @@ class ErrorLog:
     :param rate: lines per second of this program; 0 is no limit.
     :param shared: what each line counts against besides.
     :param log: called with each line.
+    :param first_looks: deadlines of FIRST_LOOK seconds.
     :ivar last_lines: the last lines of the program, logged or not.
     """
 
     __slots__ = (
-        "_data", "_dropped", "_fd", "_log", "_position", "_rate", "_rates", "_shared", "_timer", "_unmute_at",
-        "_watch", "_worker", "last_lines",
+        "_awaits_first_look", "_data", "_dropped", "_fd", "_first_looks", "_log", "_position", "_rate", "_rates",
+        "_shared", "_timer", "_unmute_at", "_watch", "_worker", "last_lines",
     )  # fmt: skip
 
-    def __init__(self, worker: Worker, rate: float, shared: LineRate, log: Callable[[str], object]) -> None:
+    def __init__(
+        self, worker: Worker, rate: float, shared: LineRate, log: Callable[[str], object], first_looks: Deadlines
+    ) -> None:
         self._worker = worker
         self._rate = rate
         self._shared = shared
         self._rates: tuple[LineRate, ...] = ()  # made for the first line: most programs write none
         self._log = log
+        self._first_looks = first_looks
+        self._awaits_first_look = False
         self._fd = -1
         self._watch: Handle | None = None
         self._timer: Timer | None = None  # for the next iteration, or the end of a pause
@@ -105,7 +112,12 @@ class ErrorLog:
         nothing to be watched and unwatched.
         """
         if self._fd >= 0 and self._watch is None and self._timer is None:
-            self._timer = self._worker.call_later(FIRST_LOOK, self._on_timer)
+            self._awaits_first_look = True
+            self._first_looks.add(self._look_first)
+
+    def _look_first(self) -> None:
+        self._awaits_first_look = False
+        self._on_readable()
 
     def _await_more(self) -> None:
         if self._fd >= 0 and self._watch is None and self._timer is None:
@@ -135,6 +147,9 @@ class ErrorLog:
 
     def _stop(self) -> None:
         """Cancel what would read or log more."""
+        if self._awaits_first_look:
+            self._awaits_first_look = False
+            self._first_looks.remove(self._look_first)
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

@@ -48,6 +48,7 @@ class Runner(Protocol):
     stderr_rate: LineRate
     run_timeout: Deadlines
     output_timeout: StallTimeout
+    first_looks: Deadlines
     times: ProgramTimes
     recorder: Recorder
     capturing: Capturing | None
@@ -113,6 +114,7 @@ class Program:
             runner.options.stderr_rate,
             runner.stderr_rate,
             lambda line: self.log(logging.WARNING, line),
+            runner.first_looks,
         )
 
     def start(self, launch: Launch) -> Process:

@@ -17,7 +17,7 @@ from ..process import Launch, Process
 from ..shebang import why_not_started
 from ..warm.pool import WarmPool
 from .capturing import Capturing
-from .errorlog import LISTENER_SHARE, LineRate
+from .errorlog import FIRST_LOOK, LISTENER_SHARE, LineRate
 from .limiter import ProgramLimiter
 from .manners import Manners
 from .masking import Masking
@@ -44,6 +44,7 @@ class ProgramRunner:
     :ivar stderr_rate: of all programs of this worker together.
     :ivar run_timeout: of programs, by the option `timeout`.
     :ivar output_timeout: of programs that print nothing.
+    :ivar first_looks: at the standard error of each program.
     :ivar times: how long programs wait, start and run.
     :ivar capturing: captures of those that have failed; None without the option.
     :ivar recorder: the records of programs that have ended.
@@ -58,6 +59,7 @@ class ProgramRunner:
         self.stderr_rate = LineRate(options.stderr_rate * LISTENER_SHARE)
         self.run_timeout = Deadlines(options.timeout)
         self.output_timeout = StallTimeout(options.output_timeout)
+        self.first_looks = Deadlines(FIRST_LOOK)
         self._limits = _limits_of(options.limits)
         self._manners = Manners(options) if options.nice or options.umask else None
         self.times = ProgramTimes()
@@ -70,7 +72,15 @@ class ProgramRunner:
     def open(self, worker: Worker) -> None:
         """Prepare a worker, before its first connection."""
         self.worker = worker
-        for part in (self.limiter, self.run_timeout, self.output_timeout, self.times, self.recorder, self.warm):
+        for part in (
+            self.limiter,
+            self.run_timeout,
+            self.output_timeout,
+            self.first_looks,
+            self.times,
+            self.recorder,
+            self.warm,
+        ):
             part.open(worker)
         if self.capturing is not None:
             self.capturing.open(worker)
