@@ -15,7 +15,7 @@ PROCESSES ?= 4
 # The tree of a Debian, which `make test-debian` makes.
 DEBIAN ?= $(CURDIR)/build/debian
 
-.PHONY: help run check test test-all test-debian lint bench bench-quick dist docs clean
+.PHONY: help run check test test-all test-debian lint bench bench-quick dist docs screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ bench-quick: $(VENV)/dev.stamp ## check that the benchmark works (its figures me
 docs: $(VENV)/docs.stamp ## build the site of the documentation in build/site, and check it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
 	$(BIN)/python -m tools.website.check_site build/site
+
+screenshots: $(VENV)/dev.stamp ## take the pictures of the documentation again (needs chromium; a minute)
+	$(BIN)/python -m tools.screenshots
 
 dist: $(VENV)/dist.stamp ## build sdist and wheel in dist/, and check them in an empty environment
 	rm -rf dist

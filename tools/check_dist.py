@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import tomllib
+import urllib.request
 import venv
 from email.parser import BytesParser
 from pathlib import Path
@@ -25,7 +26,11 @@ from .links import anchors_of
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/poolsrv/poolsrv/blob"
-ECHO = '[pool]\nworkers = 1\n\n[listeners.hello]\nbind = "127.0.0.1:0"\nhandler = "echo"\n'
+PICTURES = "https://raw.githubusercontent.com/poolsrv/poolsrv"
+CONFIG = "[pool]\nworkers = 1\n" + "".join(
+    f'[listeners.{name}]\nbind = "127.0.0.1:0"\nhandler = "{handler}"\n'
+    for name, handler in (("hello", "echo"), ("look", "status"))
+)
 TIMEOUT = 60.0  # seconds for the server to start
 
 
@@ -84,8 +89,9 @@ def check_links(text: str, tree: Path) -> None:
             continue
         if not link.startswith("https://"):
             raise NotRight(f"the link {link} of the README leads nowhere on PyPI")
-        if link.startswith(REPOSITORY):
-            path, _, anchor = link.removeprefix(REPOSITORY).lstrip("/").partition("/")[2].partition("#")
+        if link.startswith((REPOSITORY, PICTURES)):
+            file = link.removeprefix(REPOSITORY).removeprefix(PICTURES)
+            path, _, anchor = file.lstrip("/").partition("/")[2].partition("#")
             if not (tree / path).exists():
                 raise NotRight(f"{link}: the sdist has no {path}")
             if anchor and anchor not in anchors_of((tree / path).read_text(encoding="utf-8")):
@@ -109,7 +115,7 @@ def _check_installed(wheel: Path, tree: Path, folder: Path) -> None:
     if (shown := _run(program, "--version")) != f"poolsrv {version}\n":
         raise NotRight(f"poolsrv --version: got {shown!r}")
     _run(program, "check", "--config", tree / "poolsrv.toml")
-    _check_echo(program, folder)
+    _check_server(program, folder)
     for shell, name in {
         "bash": "bash-completion/completions/poolsrv",
         "zsh": "zsh/site-functions/_poolsrv",
@@ -123,17 +129,17 @@ def _check_installed(wheel: Path, tree: Path, folder: Path) -> None:
         raise NotRight(f"there is no man page {', '.join(sorted(missing))}")
 
 
-def _check_echo(program: Path, folder: Path) -> None:
-    """Serve one client."""
-    config = folder / "echo.toml"
-    config.write_text(ECHO)
+def _check_server(program: Path, folder: Path) -> None:
+    """Serve two clients: one of them gets the live page, which is made of files that are no code."""
+    config = folder / "poolsrv.toml"
+    config.write_text(CONFIG)
     with subprocess.Popen([program, "--config", config], stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
             log = ""
             for line in server.stderr:
                 log += line
-                if found := re.search(r"ready: hello on 127\.0\.0\.1:(\d+)", line):
+                if found := re.search(r"ready: hello on 127\.0\.0\.1:(\d+), look on (127\.0\.0\.1:\d+)", line):
                     break
             else:
                 raise NotRight(f"the server has not started:\n{log}")
@@ -143,6 +149,9 @@ def _check_echo(program: Path, folder: Path) -> None:
                 answer = b"".join(iter(lambda: client.recv(100), b""))
             if answer != b"hello\n":
                 raise NotRight(f"the echo server has answered {answer!r}")
+            with urllib.request.urlopen(f"http://{found[2]}/", timeout=TIMEOUT) as page:
+                if not page.read().rstrip().endswith(b"</html>"):
+                    raise NotRight("the live page is not whole")
             server.send_signal(signal.SIGTERM)
             if code := server.wait(TIMEOUT):
                 raise NotRight(f"the server has exited with {code}")

@@ -42,7 +42,13 @@ def test_links_of_the_readme_are_to_work_on_pypi(tmp_path: Path) -> None:
     check_dist.check_links(
         f"[a](#here) [b]({check_dist.REPOSITORY}/v1/docs/a.md#here) [c](https://elsewhere/x)", tmp_path
     )
-    for wrong in ("docs/a.md", f"{check_dist.REPOSITORY}/v1/docs/b.md", f"{check_dist.REPOSITORY}/v1/docs/a.md#there"):
+    check_dist.check_links(f"![a]({check_dist.PICTURES}/v1/docs/a.md)", tmp_path)
+    for wrong in (
+        "docs/a.md",
+        f"{check_dist.PICTURES}/v1/b.png",
+        f"{check_dist.REPOSITORY}/v1/docs/b.md",
+        f"{check_dist.REPOSITORY}/v1/docs/a.md#there",
+    ):
         with pytest.raises(check_dist.NotRight):
             check_dist.check_links(f"[a]({wrong})", tmp_path)
     with pytest.raises(check_dist.NotRight):
