@@ -137,11 +137,11 @@ def test_a_dispatcher_that_is_told_to_stop_has_a_successor_while_it_drains(serve
 @pytest.mark.server
 def test_a_start_that_hangs_is_ended_and_says_where(serve: Serve, site: Path) -> None:
     hang(site)
-    server = serve(config("workers = 1\nstart_timeout = 5.0"), paths=(site,), ready=False)
+    server = serve(config("workers = 1\nstart_timeout = 8.0"), paths=(site,), ready=False)
     assert server.wait() == 1
     file = re.escape(str(site / "poolsrv_puppet.py"))
     (line,) = server.lines
-    assert re.fullmatch(rf"poolsrv: the pool does not serve after 5 seconds, it hangs in <module>, {file}:\d+", line), (
+    assert re.fullmatch(rf"poolsrv: the pool does not serve after 8 seconds, it hangs in <module>, {file}:\d+", line), (
         server.log
     )
 
@@ -150,17 +150,17 @@ def test_a_start_that_hangs_is_ended_and_says_where(serve: Serve, site: Path) ->
 def test_workers_that_hang_while_they_start_are_not_waited_for_for_ever(serve: Serve, site: Path) -> None:
     module = site / "poolsrv_puppet.py"
     module.write_text(module.read_text().replace("self.worker = worker", "time.sleep(3600)"))
-    server = serve(config("workers = 1\nstart_timeout = 5.0"), paths=(site,), ready=False)
+    server = serve(config("workers = 1\nstart_timeout = 8.0"), paths=(site,), ready=False)
     assert server.wait() == 1
-    assert "the pool does not serve after 5 seconds" in server.lines[-1]
+    assert "the pool does not serve after 8 seconds" in server.lines[-1]
 
 
 @pytest.mark.server
 def test_a_successor_that_hangs_is_ended_and_tried_again_without_a_signal(serve: Serve, site: Path) -> None:
-    server = serve(config("workers = 1\nstart_timeout = 5.0"), paths=(site,))
+    server = serve(config("workers = 1\nstart_timeout = 8.0"), paths=(site,))
     sound = hang(site)
     os.kill(server.dispatcher_pid, signal.SIGKILL)
-    server.wait_for_line(r"ERROR .* does not serve after 5 seconds, it hangs in <module>")
+    server.wait_for_line(r"ERROR .* does not serve after 8 seconds, it hangs in <module>")
     (site / "poolsrv_puppet.py").write_text(sound)
     with Client(server) as client:
         assert client.ask("pid")
