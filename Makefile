@@ -26,7 +26,7 @@ run: $(VENV)/run.stamp ## set up, then serve the sample poolsrv.toml (CONFIG=FIL
 check: $(VENV)/run.stamp ## set up, then check the sample poolsrv.toml
 	$(BIN)/poolsrv check --config "$(CONFIG)"
 
-test: $(VENV)/dev.stamp ## set up, then run the tests (ARGS='-k name' for some, ARGS='-m "not server"' for the quick ones)
+test: $(VENV)/tests.stamp ## set up, then run the tests (ARGS='-k name' for some, ARGS='-m "not server"' for the quick ones)
 	@$(COMPILE)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal $(ARGS)
 
@@ -86,6 +86,11 @@ $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@$(COMPILE)
 	@touch $@ $(VENV)/run.stamp
+
+# Each process of pytest would compile all tests, at the same time: so that is done before, once, on two CPUs.
+$(VENV)/tests.stamp: $(VENV)/dev.stamp
+	@echo tests/*/ | xargs -n 9 -P 2 env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only -qq >/dev/null || true
+	@touch $@
 
 $(VENV)/docs.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "setting up $(VENV) for the site, once"
