@@ -1,4 +1,4 @@
-"""The control socket, and ``poolsrv status``, with real servers."""
+"""The control socket, with real servers."""
 
 from __future__ import annotations
 
@@ -18,59 +18,30 @@ from typing import Any
 
 import pytest
 
-from poolsrv.cli import control_client, tables
-from poolsrv.config.errors import ConfigErrors
-from poolsrv.config.model import PoolTable
-from poolsrv.config.reader import locate
-from poolsrv.core import procfs
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.dispatcher import control_server, stats_collector
 from poolsrv.dispatcher.control_server import LONGEST_QUESTION, MOST_CLIENTS, ControlServer
+from tests.helpers.control import (
+    ECHO,
+    POOL,
+    PUPPET,
+    ask_puppet,
+    command,
+    dial,
+    echo_server,
+    query,
+    receive_line_of,
+)
 from tests.helpers.http import cgi_listener, write_programs
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_line, wait_until
 
 Serve = Callable[..., ServerProcess]
 
-POOL = '[pool]\nworkers = 2\ngraceful_timeout = 5.0\ncontrol = "run/ctl"\n'
-PUPPET = '[listeners.puppet]\nbind = "127.0.0.1:0"\nhandler = "puppet"\n'
-ECHO = '[listeners.hello]\nbind = "127.0.0.1:0"\nhandler = "echo"\n'
 
-
-def dial(server: ServerProcess) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(TIMEOUT)
-    sock.connect(str(server.folder / "run" / "ctl"))
-    return sock
-
-
-def query(server: ServerProcess, question: bytes = b"status\n") -> Any:
-    with dial(server) as sock:
-        sock.sendall(question)
-        return json.loads(receive_line_of(sock))
-
-
-def receive_line_of(sock: socket.socket) -> bytes:
-    line = b""
-    while not line.endswith(b"\n") and (piece := sock.recv(65536)):
-        line += piece
-    return line
-
-
-def command(
-    config: Path, *arguments: str, name: str = "status", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "poolsrv", name, "--config", str(config), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env=dict(os.environ, **environment),
-    )
-
-
-def ask_puppet(sock: socket.socket, line: bytes) -> bytes:
-    sock.sendall(line + b"\n")
-    return receive_line(sock).rstrip(b"\n")
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with echo_server(tmp_path_factory.mktemp("echo")) as server:
+        yield server
 
 
 @pytest.mark.server
@@ -183,15 +154,6 @@ def test_waiting_connections_are_in_the_stats(serve: Serve, site: Path) -> None:
 )
 def test_a_question_has_an_answer(echo: ServerProcess, question: bytes, answer: set[str]) -> None:
     assert set(query(echo, question)) == answer
-
-
-@pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(POOL + ECHO, tmp_path_factory.mktemp("echo"))
-    try:
-        yield server.wait_ready()
-    finally:
-        server.close()
 
 
 @pytest.mark.server
@@ -321,183 +283,7 @@ def test_a_worker_holds_no_copy_of_it(serve: Serve) -> None:
         assert sock.recv(1) == b""
 
 
-# --- the command
-
-
-@pytest.mark.server
-def test_text_for_people(echo: ServerProcess) -> None:
-    result = command(echo.file)
-    assert (result.returncode, result.stderr) == (0, "")
-    lines = result.stdout.splitlines()
-    assert re.match(r"poolsrv \S+, serving, up [\d.]+ \S+, generation 1 \(pid \d+, dispatcher \d+\)$", lines[0])
-    assert lines[1] == str(echo.file)
-    assert next(line for line in lines if line.startswith("worker ")).split()[:4] == ["worker", "pid", "state", "age"]
-    assert any(re.match(r"hello +echo +127\.0\.0\.1:\d+ +\d+ +-", line) for line in lines)
-
-
-@pytest.mark.server
-def test_json_for_programs(echo: ServerProcess) -> None:
-    result = command(echo.file, "--json")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert json.loads(result.stdout)["server"]["pid"] == echo.pid
-
-
-@pytest.mark.server
-def test_no_plugin_is_imported(serve: Serve, site: Path) -> None:
-    """Not even to find errors in its options."""
-    server = serve(POOL + PUPPET, paths=(site,))
-    server.file.write_text(POOL + PUPPET + "nonsense = 1\n[listeners.puppet.puppet]\nroot = 1\n")
-    result = command(server.file, PYTHONPROFILEIMPORTTIME="1")
-    assert result.returncode == 0
-    imported = re.findall(r"\| +(\S+)$", result.stderr, re.MULTILINE)
-    assert "poolsrv.cli.control_client" in imported
-    assert not {
-        "poolsrv_echo",
-        "poolsrv_puppet",
-        "pluggy",
-        "poolsrv.dispatcher.process",
-        "poolsrv.worker.process",
-        "ssl",
-    } & set(imported)
-
-
-def test_no_control_socket_in_the_config(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text(ECHO)
-    result = command(tmp_path / "a.toml")
-    expected = f'{tmp_path}/a.toml: pool.control: missing, expected a path for it, such as "run/poolsrv.ctl"\n'
-    assert (result.returncode, result.stdout, result.stderr) == (2, "", expected)
-
-
-def test_a_file_that_is_no_config(tmp_path: Path) -> None:
-    result = command(tmp_path / "missing.toml")
-    expected = f"{tmp_path}/missing.toml: no such file, expected a config file\n"
-    assert (result.returncode, result.stderr) == (2, expected)
-
-
-def test_a_server_that_does_not_run(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text(POOL + ECHO)
-    result = command(tmp_path / "a.toml")
-    assert (result.returncode, result.stderr) == (1, f"poolsrv: {tmp_path}/a.toml: the server does not run\n")
-
-
-@pytest.mark.server
-def test_a_server_that_has_not_reloaded_yet(serve: Serve) -> None:
-    server = serve('[pool]\nworkers = 1\npidfile = "pid"\n' + ECHO)
-    server.file.write_text(server.file.read_text().replace("[pool]\n", '[pool]\ncontrol = "ctl"\n'))
-    result = command(server.file)
-    assert result.returncode == 1
-    assert f"but it does run (pid {server.pid}): it is stopping, or needs a reload" in result.stderr
-
-
-def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_client, "TIMEOUT", 0.1)
-    (tmp_path / "a.toml").write_text('[pool]\ncontrol = "ctl"\n')
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(tmp_path / "ctl"))
-        with pytest.raises(control_client.NoAnswer, match="the server does not run"):
-            control_client.ask(tmp_path / "a.toml")
-        sock.listen()
-        with pytest.raises(control_client.NoAnswer, match="no answer within 0 s"):
-            control_client.ask(tmp_path / "a.toml")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (b"", "has closed the connection"),
-        (b"hello\n", "not understood"),
-        (b'{"protocol": 2}\n', "speaks protocol 2, and this is 1"),
-        (b'{"protocol": 1, "error": "no"}\n', "no$"),
-    ],
-)
-def test_an_impossible_answer(line: bytes, message: str) -> None:
-    with pytest.raises(control_client.NoAnswer, match=message):
-        control_client.decode("ctl", line)
-
-
-@pytest.mark.server
-@pytest.mark.skipif(os.geteuid() != 0, reason="root may ask everybody")
-def test_permission_denied(tmp_path: Path, echo: ServerProcess) -> None:
-    # What the other user may not read is imported before.
-    script = (
-        "import os, sys, tomli, msgspec, poolsrv.cli.commands.status, poolsrv.cli.main as cli,"
-        " poolsrv.cli.status, poolsrv.cli.control_client;"
-        " os.setuid(65534);"
-        " sys.argv[0] = 'poolsrv'; cli.main()"
-    )
-    for folder in (echo.folder, *echo.folder.parents):
-        if folder.name.startswith(("pytest-", "popen-")):
-            folder.chmod(0o755)
-    echo.folder.chmod(0o755)
-    result = subprocess.run(
-        [sys.executable, "-c", script, "status", "--config", str(echo.file)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    path = echo.folder / "run" / "ctl"
-    expected = f"poolsrv: {path}: permission denied: only root and the server's own user may ask\n"
-    assert (result.returncode, result.stderr) == (1, expected)
-
-
-# --- the config
-
-
-def test_the_control_socket_and_the_pidfile_are_found_in_a_file_full_of_mistakes(tmp_path: Path) -> None:
-    path = tmp_path / "a.toml"
-    path.write_text(
-        'nonsense = 1\n[pool]\nworkers = "many"\ncontrol = "run/ctl"\npidfile = "/run/pid"\n[listeners.a]\n'
-    )
-    found = locate(path)
-    assert found == PoolTable(control=tmp_path / "run" / "ctl", pidfile=Path("/run/pid"))
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("3", "pool.control: got 3 (a number), expected a path"),
-        (f'"/{"x" * 107}"', f"pool.control: the path is 108 bytes long (/{'x' * 107}), expected at most 107"),
-    ],
-)
-def test_an_impossible_control_socket(tmp_path: Path, value: str, message: str) -> None:
-    path = tmp_path / "a.toml"
-    path.write_text(f"[pool]\ncontrol = {value}\n{ECHO}")
-    with pytest.raises(ConfigErrors) as caught:
-        locate(path)
-    assert str(caught.value) == f"{path}: {message}"
-    result = command(path, name="check")
-    assert (result.returncode, result.stderr) == (2, f"{path}: {message}\n")
-
-
-def test_a_listener_and_the_control_socket_need_two_files(tmp_path: Path) -> None:
-    path = tmp_path / "a.toml"
-    path.write_text(POOL + ECHO.replace("127.0.0.1:0", "unix:run/ctl"))
-    result = command(path, name="check")
-    assert result.returncode == 2
-    assert "listeners.hello.bind: " in result.stderr
-    assert "is the control socket of [pool] too, expected each address once" in result.stderr
-
-
-# --- parts
-
-
-def test_numbers_for_people() -> None:
-    assert [tables.size(n) for n in (0, 1023, 1536, 3 << 20, 5 << 30, 1 << 41)] == [
-        "0 B", "1023 B", "1.5 KiB", "3.0 MiB", "5.0 GiB", "2.0 TiB",
-    ]  # fmt: skip
-    assert [tables.count(n) for n in (0, 9999, 12345, 4.5e6, 2e9)] == ["0", "9999", "12.3k", "4.5M", "2.0G"]
-    assert [tables.rate(n) for n in (0, 0.25, 12.5, 123456)] == ["0", "0.2", "12", "123.5k"]
-    assert [tables.duration(n) for n in (4.25, 61, 3900, 200000)] == ["4.2 s", "1 min", "1 h 05 min", "2 d 7 h"]
-
-
-def test_the_usage_of_this_process() -> None:
-    found = procfs.usage(os.getpid())
-    assert found is not None
-    assert found.memory > 1 << 20
-    assert found.age > 0
-    assert procfs.command(os.getpid())
-    assert procfs.usage(1 << 22) is None
-    assert procfs.command(1 << 22) == ""
+# --- parts, and what it costs
 
 
 @pytest.mark.server

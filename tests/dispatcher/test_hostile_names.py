@@ -15,7 +15,7 @@ import pytest
 
 from poolsrv.core import systemd, text
 from poolsrv.dispatcher.control_server import LONGEST_QUESTION
-from tests.dispatcher.test_control_server import ECHO, POOL, PUPPET, ask_puppet, dial, query, receive_line_of
+from tests.helpers.control import ECHO, POOL, PUPPET, ask_puppet, dial, query, receive_line_of
 from tests.helpers.plugins import listener, served
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_line
 

@@ -15,7 +15,7 @@ from poolsrv.dispatcher.ledger import Ledger, gauges
 from poolsrv.dispatcher.worker_slot import WorkerSlot
 from poolsrv.ipc.figures import FIGURES, PER_WORKER
 from poolsrv.ipc.metrics import MOST_SERIES, Definition, Distribution, MetricsReport
-from tests.dispatcher.test_control_server import query
+from tests.helpers.control import query
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, wait_until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dispatcher.test_control_server import query
+from tests.helpers.control import query
 from tests.helpers.puppet import Client, config
 from tests.helpers.server import TIMEOUT, ServerProcess
 

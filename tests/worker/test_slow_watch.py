@@ -177,7 +177,7 @@ def test_the_lag_is_that_of_the_loop(server: ServerProcess) -> None:
 
 
 def lag(server: ServerProcess) -> float:
-    from tests.dispatcher.test_control_server import query
+    from tests.helpers.control import query
 
     return float(query(server)["status"]["workers"][0]["lag"])
 
