@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from poolsrv.ipc.runs import LONGEST_REPORT, Run
-from poolsrv.ipc.worker_channel import DispatcherEnd, Report
+from poolsrv.ipc.worker_channel import BadReport, DispatcherEnd, Report
 from poolsrv.worker.run_sources import RunSources
 
 
@@ -55,6 +55,26 @@ def test_a_source_that_fails_hides_no_other(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.ERROR, logger="poolsrv.worker"):
         assert [one.at for one in reported(sources)] == [1.0, 3.0, 4.0]
     assert [record.getMessage() for record in caplog.records] == ["a plugin's callback failed (report_runs)"] * 2
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [{"id": "../../ab", "at": 1.0, "took": 0.1, "failed": True, "listener": "a", "program": "b"}],
+        [{"at": 1.0, "took": 0.1, "failed": True, "listener": "a" * 201, "program": "b"}],
+        [{"at": 1.0, "took": 0.1, "failed": True, "listener": "a", "program": "b", "environment": {"A": "x" * 2000}}],
+        [msgspec.to_builtins(run(1))] * 17,
+        ["a string"],
+    ],
+)
+def test_a_report_with_runs_that_are_none_is_refused(runs: list[Any]) -> None:
+    channel = DispatcherEnd()
+    try:
+        channel._worker_socket.send(msgspec.msgpack.encode([0, [], None, None, [], None, runs]))
+        with pytest.raises(BadReport):
+            channel.receive()
+    finally:
+        channel.close()
 
 
 def test_no_source_is_asked_where_no_records_are_kept() -> None:
