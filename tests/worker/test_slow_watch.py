@@ -90,11 +90,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-def told(server: ServerProcess, name: str, plugin: str, hook: str) -> None:
-    """Wait for both lines."""
+def told(server: ServerProcess, name: str, plugin: str, hook: str, after: int = 0) -> None:
+    """Wait for both lines, from line ``after`` of the log on."""
     where = r"and still is, in (nap|burn), \S+:\d+, called by"
-    server.wait_for_line(rf"WARNING .*{name}: {plugin} has been in {hook} for \d+\.\d\d s, {where}")
-    server.wait_for_line(rf"WARNING .*{name}: {plugin} took \d+\.\d\d s in {hook}: the worker's other connections")
+    server.wait_for_line(rf"WARNING .*{name}: {plugin} has been in {hook} for \d+\.\d\d s, {where}", after=after)
+    took = rf"WARNING .*{name}: {plugin} took \d+\.\d\d s in {hook}: the worker's other connections"
+    server.wait_for_line(took, after=after)
 
 
 @pytest.mark.server
@@ -103,14 +104,13 @@ def told(server: ServerProcess, name: str, plugin: str, hook: str) -> None:
     ("name", "plugin"), [("plain", "slow"), ("behind", "slow"), ("before", "slow"), ("derived", "quick")]
 )
 def test_a_slow_hook_is_told_with_its_plugin(server: ServerProcess, name: str, plugin: str, what: str) -> None:
-    before = series(server, "poolsrv_slow_hooks", listener=name)
+    labels = {"listener": name, "plugin": plugin, "hook": "on_readable"}
+    before = series(server, "poolsrv_slow_hooks", **labels)
+    after = len(server.lines)
     with server.connect(name) as sock:
         assert ask(sock, what.encode()) == b"done"
-    told(server, name, f"plugin '{plugin}'", "on_readable")
-    wait_until(
-        lambda: series(server, "poolsrv_slow_hooks", listener=name, plugin=plugin, hook="on_readable") == before + 1,
-        "the count",
-    )
+    told(server, name, f"plugin '{plugin}'", "on_readable", after)
+    wait_until(lambda: series(server, "poolsrv_slow_hooks", **labels) == before + 1, "the count")
     assert series(server, "poolsrv_slow_hooks", plugin="innocent") == 0
 
 
