@@ -1,7 +1,7 @@
 """The cases: each has a question, peers, and the run that answers it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from . import measure
@@ -16,14 +16,16 @@ from .peers import (
     STREAMS,
     TWISTED,
     UVLOOP,
+    bare,
     classic,
     one_program_per_connection,
     passing,
     poolsrv,
     poolsrv_over_tls,
     program,
+    uvloop,
 )
-from .servers import Peer
+from .servers import Cores, Peer
 from .static import file_servers
 from .web import web_servers
 
@@ -106,6 +108,45 @@ def _connect() -> list[Case]:
                     quick=workers == 2 or (width, workers) == (16, 1),
                 )
             )
+    return cases
+
+
+def _accept(peer: Peer, settings: Settings) -> Sample:
+    return measure.under_load(peer, settings, mode="connect", connections=64, timeout=1)
+
+
+def _accept_on_all_cores(peer: Peer, settings: Settings) -> Sample:
+    """Neither the server nor the load is bound to a core."""
+    both = settings.cores.server | settings.cores.load
+    return _accept(peer, replace(settings, cores=Cores(both, both)))
+
+
+def _ways() -> list[Case]:
+    """New connections by the number of workers, in each way to dispatch them."""
+    cases = []
+    for workers, run in ((1, _accept), (2, _accept), (4, _accept), (2, _accept_on_all_cores)):
+        spread = run is _accept_on_all_cores
+        ways = ("round-robin", "least-connections", "kernel")
+        peers = [poolsrv(f"poolsrv, {way}", workers=workers, dispatch=way) for way in ways]
+        where = (
+            "Server and load share all cores, and take turns on them."
+            if spread
+            else "All workers share the server's one core: CPU time for each connection shows what would be left to"
+            " more cores."
+        )
+        cases.append(
+            Case(
+                f"accept-{workers}w{'-all-cores' if spread else ''}",
+                f"New connections, {workers} worker{'s' if workers > 1 else ''}{', all cores' if spread else ''}",
+                f"Connect, send 128 bytes, get them back, close; 64 at a time. {where} With kernel dispatch, as with"
+                " reuse_port, each worker accepts by itself.",
+                [*peers, uvloop(workers), bare(workers), passing(workers)],
+                run,
+                CONNECT_COLUMNS,
+                reference=uvloop(workers).name,
+                quick=workers == 2 and not spread,
+            )
+        )
     return cases
 
 
@@ -300,4 +341,4 @@ def _costs() -> list[Case]:
 
 def all_cases() -> list[Case]:
     """Every case, in the order of the results."""
-    return [*_echo(), *_connect(), *_bursts(), *_standing(), *_programs(), *_files(), *_costs()]
+    return [*_echo(), *_connect(), *_ways(), *_bursts(), *_standing(), *_programs(), *_files(), *_costs()]

@@ -92,6 +92,17 @@ TWISTED = python("Twisted", "twisted_protocol.py", module="twisted")
 FORKING = python("ForkingTCPServer", "forking_server.py")
 
 
+def bare(processes: int) -> Peer:
+    """The bare C loop in several processes, each of which accepts by itself."""
+    return program("bare C loop, reuse_port", "echo_min", processes)
+
+
+def uvloop(processes: int) -> Peer:
+    """The same with uvloop."""
+    arguments = ("--uvloop", "--processes", str(processes))
+    return python("uvloop, reuse_port", "asyncio_protocol.py", *arguments, module="uvloop")
+
+
 def classic(workers: int) -> Peer:
     """The classic pool with this number of workers."""
     return program("classic pool", "classic_pool", workers)

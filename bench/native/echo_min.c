@@ -4,17 +4,21 @@
  * protocol: the cost of a real server is what it does beyond this. Output that the kernel does not take at once is
  * kept, and the client is not read until that output is written (so a slow reader costs at most one buffer).
  *
- * usage: echo_min PORT
+ * With PROCESSES there are so many, each with a listening socket of its own (SO_REUSEPORT).
+ *
+ * usage: echo_min PORT [PROCESSES]
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -105,16 +109,23 @@ static void write_rest(int fd)
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) {
-        fprintf(stderr, "usage: echo_min PORT\n");
+    if (argc != 2 && argc != 3) {
+        fprintf(stderr, "usage: echo_min PORT [PROCESSES]\n");
         return 2;
     }
+    bool shares = argc == 3;
     signal(SIGPIPE, SIG_IGN);
+    for (int others = shares ? atoi(argv[2]) - 1 : 0; others > 0; others--)
+        if (fork() == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGTERM);
+            break;
+        }
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((unsigned short)atoi(argv[1])),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
+    setsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &(int){shares}, sizeof(int));
     if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 4096) < 0) {
         perror("bind");
         return 1;

@@ -1,9 +1,11 @@
 """Echo with an asyncio Protocol (callbacks, the faster way), as the library's documentation shows it.
 
-With ``--uvloop`` the same protocol runs on uvloop's loop.
+With ``--uvloop`` the same protocol runs on uvloop's loop. ``--processes N``: so many, each with a listening socket of
+its own (SO_REUSEPORT).
 """
 
 import asyncio
+import os
 import sys
 from typing import cast
 
@@ -30,12 +32,17 @@ class Echo(asyncio.Protocol):
 async def main() -> None:
     """Serve on the port of the command line."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", int(sys.argv[1]), backlog=4096)
+    shares = "--processes" in sys.argv
+    server = await loop.create_server(Echo, "127.0.0.1", int(sys.argv[1]), backlog=4096, reuse_port=shares)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
+    if "--processes" in sys.argv:
+        for _ in range(int(sys.argv[sys.argv.index("--processes") + 1]) - 1):
+            if os.fork() == 0:
+                break
     if "--uvloop" in sys.argv:
         import uvloop
 
