@@ -120,10 +120,11 @@ class Acceptor:
         self._polls = True
         for own in self.sockets:
             config = self._services[own.listener].config
-            access = None
-            if (config.allow or config.deny) and not has_to_ask(config):
+            access, asks = None, has_to_ask(config)
+            if (config.allow or config.deny) and not asks:
                 access = AccessList(config.allow, config.deny)
-            accept = partial(self._accept, own.number, own.listener, own.socket._accept, Arrivals(), access)  # type: ignore[attr-defined]
+            take = own.socket._accept  # type: ignore[attr-defined]
+            accept = partial(self._accept, own.number, own.listener, take, Arrivals(), access, asks)
             self._loop.register(own.socket.fileno(), READ, accept)
 
     def _unpoll(self) -> None:
@@ -136,47 +137,62 @@ class Acceptor:
 
     def _accept(
         self,
-        number: int,
+        socket_number: int,
         listener: int,
         accept: Callable[[], tuple[int, Any]],
         arrivals: Arrivals,
         access: AccessList | None,
+        asks: bool,
         mask: int,
     ) -> None:
-        """Accept until the kernel's queue is empty, at most as many as a message of the dispatcher would bring."""
+        """Accept until the kernel's queue is empty, at most as many as a message of the dispatcher would bring.
+
+        :param asks: whether a question about a connection may be reported while it is opened: after its accept.
+        """
         if not _original[0]:
             forked_copies.end_if_copy("a listening socket")
         if not self._has_room():
             return
-        loop, reporter, service = self._loop, self._reporter, self._services[listener]
-        alone = arrivals.expects_one(loop.turns)
-        count, fd = 0, -1
-        while True:
-            if self._next == self._end and not self._next_grant():
-                break
-            try:
-                fd, peer = accept()
-            except OSError as error:
-                if error.errno in OF_THE_CONNECTION:
-                    continue
-                if error.errno != errno.EAGAIN:
-                    self._failed(error)
-                break
-            count += 1
-            if access is not None and (reason := _refusal(access, peer)) is not None:
-                close_with_reset(fd, peer)
-                reporter.refused.append((number, reason, client_name(peer)))
-            else:
-                self.accepted += 1
-                self._next += 1
-                reporter.has_accepted(number)
-                service.open(AcceptedConnection(fd, listener, self._next - 1, peer, loop.now))
-            if alone or count == MAX_PER_MESSAGE or not self._polls:
-                break
+        now, reporter, serve = self._loop.now, self._reporter, self._services[listener].open
+        alone = arrivals.expects_one(self._loop.turns)
+        count, untold, fd = 0, 0, -1
+        try:
+            while True:
+                number = self._next
+                if number == self._end:
+                    if not self._next_grant():
+                        break
+                    number = self._next
+                try:
+                    fd, peer = accept()
+                except OSError as error:
+                    if error.errno in OF_THE_CONNECTION:
+                        continue
+                    if error.errno != errno.EAGAIN:
+                        self._failed(error)
+                    break
+                count += 1
+                if access is not None and (reason := _refusal(access, peer)) is not None:
+                    close_with_reset(fd, peer)
+                    reporter.refused.append((socket_number, reason, client_name(peer)))
+                else:
+                    self._next = number + 1
+                    if asks:
+                        reporter.has_accepted(socket_number, 1)
+                        self.accepted += 1
+                    else:
+                        untold += 1
+                    serve(AcceptedConnection(fd, listener, number, peer, now))
+                if alone or count == MAX_PER_MESSAGE or not self._polls:
+                    break
+        finally:
+            if untold:
+                reporter.has_accepted(socket_number, untold)
+                self.accepted += untold
+            if count:
+                self._room.accepted(count, fd)
         if not alone:
             arrivals.found(count)
-        if count:
-            self._room.accepted(count, fd)
 
     def _next_grant(self) -> bool:
         if not self._grants:

@@ -106,13 +106,13 @@ class Reporter:
         if self._heartbeat is None and self._loop.turns != self._turns_told:
             self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
 
-    def has_accepted(self, socket: int) -> None:
-        """Note a connection that the worker has accepted at one of its sockets."""
+    def has_accepted(self, socket: int, count: int) -> None:
+        """Note connections that the worker has accepted at one of its sockets."""
         runs = self.accepted
         if runs and runs[-1][0] == socket:
-            runs[-1] = (socket, runs[-1][1] + 1)
+            runs[-1] = (socket, runs[-1][1] + count)
         else:
-            runs.append((socket, 1))
+            runs.append((socket, count))
 
     def tell(self, counters: bool = False) -> None:
         """Report all that is new, counters and metrics if asked to. Does nothing if the dispatcher is gone."""

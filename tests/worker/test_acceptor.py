@@ -159,12 +159,12 @@ def reports(entrance: Entrance) -> list[Report]:
 
 def test_the_first_connection_after_a_pause_is_reported_at_once(entrance: Entrance) -> None:
     entrance.loop.after_turn = entrance.reporter.after_turn_of_acceptor
-    entrance.reporter.has_accepted(5)
+    entrance.reporter.has_accepted(5, 1)
     entrance.turns(1)
     (report,) = reports(entrance)
     assert report.accepted == [(5, 1)]
     entrance.reporter._told_at = entrance.loop.now + 1000.0  # just now, whatever the machine does meanwhile
-    entrance.reporter.has_accepted(5)
+    entrance.reporter.has_accepted(5, 1)
     entrance.reporter.refused.append((5, "deny", ("192.0.2.1", 7)))
     entrance.turns(1)
     assert reports(entrance) == []
@@ -178,7 +178,7 @@ def test_what_is_said_of_a_connection_comes_after_its_accept(
 ) -> None:
     monkeypatch.setattr(reporting, "MAX_ACCEPTED_PER_REPORT", 2)
     for number in (5, 6, 5, 6, 5):
-        entrance.reporter.has_accepted(number)
+        entrance.reporter.has_accepted(number, 1)
     entrance.reporter.closed += [1, 5]
     entrance.reporter.asked.append((5, ("192.0.2.1", 7)))
     entrance.reporter.tell()
