@@ -194,7 +194,7 @@ def test_a_helper_that_was_killed_is_replaced(server: ServerProcess, root: Path)
             assert client.get("/where.py").status == 200
         assert all(map(is_alive, pids))
         (root / f"go.{waiting}").touch()
-        assert third.take(17).endswith(b"4\r\nend\n\r\n0\r\n\r\n")
+        assert third.take(16).endswith(b"4\r\nend\n\r\n0\r\n\r\n")
         assert waiting not in children_of(server.worker_pids()[0])
         reset(other.sock)
         wait_until(lambda: not any(map(is_alive, pids)), "the end of one without a client")

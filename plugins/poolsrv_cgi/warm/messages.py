@@ -8,6 +8,7 @@ import marshal
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ __all__ = [
 HELPER = Path(__file__).with_name("helper.py")
 VERSION = 2
 _MAX_MESSAGE = 1 << 18  # bytes; the most that a child takes
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _MARSHAL_FORMAT = 2  # that all Pythons read alike
 _MOST_FORKED = 64  # children in one message, each with a socket
 _RIGHTS_SIZE = socket.CMSG_SPACE(4 * _MOST_FORKED)
@@ -153,14 +155,15 @@ def encode_run(
     :param directory: that of the script, without symbolic links; None where that is not known.
     :raises ValueError: there is a NUL in a value, or it is too long. A cold start may still be possible.
     """
-    encode = os.fsencode
-    arguments = [encode(argument) for argument in argv]
-    variables = {encode(name): encode(value) for name, value in environment.items()}
-    real = encode(directory) if directory is not None else None
-    request = request_id, encode(cwd), arguments, kinds, real, [tuple(limit) for limit in limits], variables
-    for text in (request[1], *arguments, *variables, *variables.values()):
-        if b"\0" in text:
-            raise ValueError("a NUL in an argument or variable")
+    if "\0" in "".join((cwd, *argv, *environment, *environment.values())):
+        raise ValueError("a NUL in an argument or variable")
+    # As os.fsencode does, which would be called for each of some forty strings.
+    encoding, errors = _ENCODING, _ERRORS
+    arguments = [argument.encode(encoding, errors) for argument in argv]
+    variables = {name.encode(encoding, errors): value.encode(encoding, errors) for name, value in environment.items()}
+    real = directory.encode(encoding, errors) if directory is not None else None
+    limited = [tuple(limit) for limit in limits]
+    request = request_id, cwd.encode(encoding, errors), arguments, kinds, real, limited, variables
     message = marshal.dumps(request, _MARSHAL_FORMAT)
     if len(message) > _MAX_MESSAGE:
         raise ValueError("arguments and environment are too long")
