@@ -27,7 +27,8 @@ def config(seconds: float) -> str:
 
 def readiness(server: ServerProcess) -> tuple[int, bytes]:
     with Client(server, "status") as client:
-        response = client.get("/readyz")
+        while b"does not answer" in (response := client.get("/readyz")).body:
+            pass  # the dispatcher is late
         return response.status, response.body
 
 

