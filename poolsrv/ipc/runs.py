@@ -137,11 +137,20 @@ def packed(run: Run) -> msgspec.Raw:
     return msgspec.Raw(encoded)
 
 
+def _without_surrogates(value: str) -> str:
+    """Escape as ``encodable`` does; many bytes that are no text take no longer than others."""
+    try:
+        encoded = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # one that stands for no byte
+        encoded = value.encode("utf-8", "backslashreplace")
+    return encoded.decode("utf-8", "backslashreplace")
+
+
 def _cut(run: Run, longest: int, variables: int) -> Run:
     def text(value: str, most: int = longest) -> str:
         if len(value) <= most and value.isascii() and value.isprintable():  # nearly always
             return value
-        value = one_line(value[:most])
+        value = one_line(_without_surrogates(value[:most]))
         return value if len(value) <= most else value[: most - 3] + "..."
 
     def name(value: str) -> str:

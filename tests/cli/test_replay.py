@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from poolsrv.cli import replaying
 from poolsrv.cli.main import cli
 from poolsrv.cli.replay import Answer, NoCapture, answer_of, find
 from poolsrv.cli.replaying import Replayed, run
@@ -97,7 +98,8 @@ def test_a_body_that_was_cut_and_the_client_of_inetd(script: Path) -> None:
     assert "with masked parts: QUERY_STRING" in result.stderr
 
 
-def test_limits_umask_and_timeout_hold(script: Path) -> None:
+def test_limits_umask_and_timeout_hold(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "GRACE", 0.3)
     script.write_text(
         "#!/bin/sh\nulimit -n; umask; nice; trap '' TERM; sleep 1000 & echo pid $! >&2; exec sleep 1000\n"
     )

@@ -27,7 +27,8 @@ MASKED_NAMES = (
     "*KEY*",
 )
 _WITH_QUERY = ("QUERY_STRING", "REQUEST_URI", "HTTP_REFERER")
-_PARAMETER = re.compile(r"([^?&;=\s]+)=([^&;\s]+)")
+_LONGEST_NAME = 200  # characters of a name that is remembered
+_split = re.compile(r"([?&;\s])").split
 
 
 class Masking:
@@ -39,15 +40,22 @@ class Masking:
     def __init__(self, names: Iterable[str] = ()) -> None:
         patterns = [*MASKED_NAMES, *map(_variable, names)]
         self._matches = re.compile("|".join(map(_expression, patterns)), re.DOTALL).fullmatch
-        self.hides = lru_cache(maxsize=1024)(self._hides)
+        self._remembered = lru_cache(maxsize=1024)(self._hides)
+
+    def hides(self, name: str) -> bool:
+        """Whether a variable, a header field or a parameter of this name is masked."""
+        return self._remembered(name) if len(name) <= _LONGEST_NAME else self._hides(name)
 
     def _hides(self, name: str) -> bool:
-        """Whether a variable, a header field or a parameter of this name is masked."""
         variable = _variable(name)
         return any(self._matches(one) is not None for one in (variable, variable.removeprefix("HTTP_")))
 
-    def environment(self, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    def environment(
+        self, environment: Mapping[str, str], longest: int | None = None
+    ) -> tuple[dict[str, str], list[str]]:
         """Mask an environment.
+
+        :param longest: characters of a value that are of use; None: all.
 
         :returns: a copy, and the names of the variables in which something is masked.
         """
@@ -56,18 +64,29 @@ class Masking:
         for name in masked:
             copy[name] = MASK
         for name in _WITH_QUERY:
-            value = copy.get(name, "")
+            value = copy.get(name, "")[:longest]
             if name not in masked and (clean := self.parameters(value)) != value:
                 copy[name] = clean
                 masked.append(name)
         return copy, masked
 
     def parameters(self, text: str) -> str:
-        """Mask parameters in a text with a query string."""
-        return _PARAMETER.sub(self._masked, text) if "=" in text else text
-
-    def _masked(self, match: re.Match[str]) -> str:
-        return f"{match[1]}={MASK}" if self.hides(unquote_plus(match[1])) else match[0]
+        """Mask parameters in a text with a query string, in a time that grows with its length alone."""
+        if "=" not in text:
+            return text
+        clean: list[str] = []
+        is_hidden = False  # all up to the next delimiter but a question mark, which a value may have
+        for number, part in enumerate(_split(text)):
+            if number % 2:
+                is_hidden = is_hidden and part == "?"
+            if is_hidden:
+                continue
+            name, _, value = part.partition("=")
+            if value and self.hides(unquote_plus(name)):
+                is_hidden = True
+                part = f"{name}={MASK}"
+            clean.append(part)
+        return "".join(clean)
 
 
 def _variable(name: str) -> str:

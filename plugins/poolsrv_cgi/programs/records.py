@@ -22,6 +22,7 @@ from .masking import Masking
 __all__ = ["Ended", "Recorder", "reason_of"]
 
 MOST, SLOW = Run.MOST, Run.SLOW  # looking up a member of a struct's class takes long
+LONGEST = 1000  # characters of a text in a record
 MOST_NEW = 8 * MOST  # ended programs that are looked through at a time
 USAGE = {
     "minor_faults": "ru_minflt",
@@ -122,7 +123,7 @@ class Recorder:
 
     def run_of(self, ended: Ended) -> Run:
         """The record of a program, without secrets."""
-        environment, _ = self._masking.environment(ended.environment)
+        environment, _ = self._masking.environment(ended.environment, LONGEST)
         rusage, outcome = ended.rusage, ended.outcome
         run = Run(
             at=time.time() - (time.monotonic() - ended.began),
@@ -132,7 +133,7 @@ class Recorder:
             program=ended.program,
             command=list(ended.argv),
             directory=ended.directory or "",
-            request=self._masking.parameters(ended.request),
+            request=self._masking.parameters(ended.request[:LONGEST]),
             client=ended.address,
             pid=ended.pid,
             warm=ended.warm,
