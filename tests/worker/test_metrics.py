@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgspec
@@ -35,6 +36,39 @@ def decoded(reports: list[MetricsReport]) -> list[MetricsReport]:
     encoded = [msgspec.msgpack.encode(Report(0, [], None, None, [], one)) for one in reports]
     assert all(len(one) < 65536 for one in encoded)
     return [report for one in encoded if (report := msgspec.msgpack.decode(one, type=Report).metrics) is not None]
+
+
+@pytest.mark.parametrize("count", [1, 2, 30, 1000])
+def test_values_that_are_added_together_come_into_the_same_buckets(metrics: Metrics, count: int) -> None:
+    one, other = metrics.histogram("one_by_one", "Seconds."), metrics.histogram("together", "Seconds.")
+    choices = random.Random(count)
+    on_bounds = choices.sample(BOUNDS, min(count, len(BOUNDS)))
+    values = [*on_bounds, 0.0, 1e10, *(10 ** choices.uniform(-7, 3) for _ in range(count))]
+    choices.shuffle(values)
+    for value in values:
+        one.observe(value)
+    other.new += values
+    assert other.count == one.count == len(values)
+    other.settle()
+    assert other.counts == one.counts
+    assert other.sum == pytest.approx(one.sum)
+    assert not other.new
+    assert other.count == len(values)
+
+
+def test_a_time_below_zero_counts_as_zero(metrics: Metrics) -> None:
+    """A worker takes it from its own clock's latest reading, which may be older than the dispatcher's."""
+    histogram = metrics.histogram("waits", "Seconds.")
+    histogram.new += [0.25, -0.001, -0.002]
+    histogram.settle()
+    assert (histogram.sum, histogram.counts[0], histogram.count) == (0.25, 2, 3)
+
+
+def test_values_that_are_not_added_yet_are_reported(registry: Registry, metrics: Metrics) -> None:
+    metrics.histogram("waits", "Seconds.").new += [0.3, 0.4]
+    (report,) = decoded(registry.collect())
+    assert [(round(total, 3), filled) for _, total, filled in report.histograms] == [(0.7, [(17, 2)])]
+    assert registry.collect() == []
 
 
 def test_what_has_changed_is_reported_once(registry: Registry, metrics: Metrics) -> None:
