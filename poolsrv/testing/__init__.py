@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .findings import Finding, NotConforming
     from .harness import Fault, Harness, NeverRests
     from .loading import load_options
-    from .server import Server, ServerFailed
+    from .logged_process import ServerFailed
+    from .server import Server
 
 __all__ = [
     "Client",
@@ -44,7 +45,7 @@ _MODULES = {
     "NeverRests": ".harness",
     "NotConforming": ".findings",
     "Server": ".server",
-    "ServerFailed": ".server",
+    "ServerFailed": ".logged_process",
     "assert_conforms": ".conforming",
     "conformance": ".conforming",
     "load_options": ".loading",

@@ -9,29 +9,23 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from ..core.procfs import children_of, is_alive
+from ..core.procfs import is_alive
 from ..plugins.loader import target_of
 from .loading import LISTENER, name_of, toml_value
+from .logged_process import TIMEOUT, LoggedProcess, ServerFailed, descendants_of
 
-TIMEOUT: Final = 30.0  # seconds that a method waits
 _SETTLE: Final = 2.0  # seconds for processes that end with the server
 _LOOK: Final = 0.01  # seconds between two looks at processes
 
-_ADDRESS = re.compile(r"(\S+) on (\S+?)(?=, | \(|$)")
 _STRING = r"""(?:"[^"\n]*"|'[^'\n]*')"""
 _BIND = re.compile(rf"^(\s*bind\s*=\s*)({_STRING}|\[(?:\s*{_STRING}\s*,?)*\s*\])", re.MULTILINE)
 _PORT = re.compile(r""":\d+(?=["'])""")
-
-
-class ServerFailed(AssertionError):
-    """The server did not start, did not do what a method waited for, or left something behind."""
 
 
 class Server:
@@ -55,23 +49,14 @@ class Server:
             config = config.read_text()
         self._file = folder / "poolsrv.toml"
         self._file.write_text(_BIND.sub(lambda bind: bind[1] + _PORT.sub(":0", bind[2]), config))
-        self.lines: list[str] = []
-        self._grown = threading.Condition()
-        self._ended = False
         self._closed = False
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "poolsrv", "--config", str(self._file)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            # What the test can import, the server can too.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-            cwd=folder,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "poolsrv", "--config", str(self._file)]
+        # What the test can import, the server can too.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        self._run = LoggedProcess(command, folder, environment)
+        self._process = self._run.process
+        self.lines = self._run.lines
         self.pid = self._process.pid
-        self._reader = threading.Thread(target=self._read, name="poolsrv log", daemon=True)
-        self._reader.start()
         if ready:
             try:
                 self.wait_for_line(r"\bready: ")
@@ -79,23 +64,12 @@ class Server:
                 self._end()
                 raise
 
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            with self._grown:
-                self.lines.append(line.decode(errors="backslashreplace").rstrip("\n"))
-                self._grown.notify_all()
-        with self._grown:
-            self._ended = True
-            self._grown.notify_all()
-
     # --- its log
 
     @property
     def log(self) -> str:
         """All lines of its log so far."""
-        with self._grown:
-            return "\n".join(self.lines)
+        return self._run.log
 
     def wait_for_line(self, pattern: str, *, after: int = 0, timeout: float = TIMEOUT) -> re.Match[str]:
         """Wait for a line of the log.
@@ -106,18 +80,7 @@ class Server:
         :returns: the first match.
         :raises ServerFailed: there is none in time, or the server ends.
         """
-        expression = re.compile(pattern)
-        deadline = time.monotonic() + timeout
-        with self._grown:
-            while True:
-                for line in self.lines[after:]:
-                    if match := expression.search(line):
-                        return match
-                left = deadline - time.monotonic()
-                if self._ended or left <= 0:
-                    why = "the server has ended" if self._ended else f"waited {timeout:g} seconds"
-                    raise ServerFailed(f"no line of the log matches {pattern!r} ({why}):\n" + "\n".join(self.lines))
-                self._grown.wait(left)
+        return self._run.wait_for_line(pattern, after=after, timeout=timeout)
 
     # --- its addresses
 
@@ -126,8 +89,7 @@ class Server:
 
         :param listener: only those of this listener; None: of all.
         """
-        line = self.wait_for_line(r"\bready: .*").group().removeprefix("ready: ")
-        return [address for name, address in _ADDRESS.findall(line) if listener in (None, name)]
+        return self._run.addresses(listener)
 
     def port(self, listener: str | None = None) -> int:
         """The port of a listener's first address; without a name, the first listener's."""
@@ -195,7 +157,7 @@ class Server:
         """
         if self._closed:
             return self._process.returncode
-        started = {pid: _started(pid) for pid in _descendants(self.pid)}
+        started = {pid: _started(pid) for pid in descendants_of(self.pid)}
         sockets = [Path(self.folder, address.removeprefix("unix:")) for address in self._unix_addresses()]
         self.signal(signal.SIGTERM)
         try:
@@ -239,17 +201,7 @@ class Server:
 
     def _end(self) -> None:
         self._closed = True
-        descendants = _descendants(self.pid) if self._process.poll() is None else []
-        self._process.kill()
-        for pid in descendants:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self._process.wait()
-        self._reader.join()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
+        self._run.kill()
 
     def __enter__(self) -> Server:
         return self
@@ -311,11 +263,6 @@ def _link_all(source: Path, folder: Path, without: str) -> None:
         hidden = path.name.startswith(".")
         if not hidden and path.name != without and path.resolve() != folder.resolve() and not target.exists():
             target.symlink_to(path)
-
-
-def _descendants(pid: int) -> list[int]:
-    found = sorted(children_of(pid))
-    return found + [below for child in found for below in _descendants(child)]
 
 
 def _started(pid: int) -> str:

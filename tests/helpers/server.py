@@ -6,24 +6,17 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
+from poolsrv.testing.logged_process import TIMEOUT, LoggedProcess, ServerFailed, descendants_of
 from tests.helpers.server_mark import server_starts
 
-TIMEOUT: Final = 30.0  # seconds that a test waits before it fails
+__all__ = ["TIMEOUT", "ServerFailed", "descendants_of"]
 
-_ADDRESS = re.compile(r"(\S+) on (\S+?)(?=, | \()")
 _READY = re.compile(r" dispatcher\[(\d+)\] ready: ")
-
-
-class ServerFailed(AssertionError):
-    """The server ended before it was ready."""
 
 
 class ServerProcess:
@@ -56,38 +49,15 @@ class ServerProcess:
         self.file.write_text(config)
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), PYTHONDONTWRITEBYTECODE="1")
         limit = ["prlimit", f"--nofile={descriptors}:{descriptors}"] if descriptors else []
-        self.process = subprocess.Popen(
-            [
-                *(*limit, *prefix, *(program or (sys.executable, "-m", "poolsrv"))),
-                *(command or ("--config", str(self.file))),
-                *arguments,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment,
-            cwd=folder,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-        self._grown = threading.Condition()
-        self._ended = False
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._grown:
-                self.lines.append(line.decode(errors="replace").rstrip("\n"))
-                self._grown.notify_all()
-        with self._grown:
-            self._ended = True
-            self._grown.notify_all()
+        start = [*limit, *prefix, *(program or (sys.executable, "-m", "poolsrv"))]
+        line = [*start, *(command or ("--config", str(self.file))), *arguments]
+        self._run = LoggedProcess(line, folder, environment)
+        self.process = self._run.process
+        self.lines = self._run.lines
 
     @property
     def log(self) -> str:
-        return "\n".join(self.lines)
+        return self._run.log
 
     @property
     def pid(self) -> int:
@@ -95,17 +65,7 @@ class ServerProcess:
 
     def wait_for_line(self, pattern: str, count: int = 1, after: int = 0) -> re.Match[str]:
         """Wait until ``count`` lines of the log match, from line ``after`` on; return the last match."""
-        expression = re.compile(pattern)
-        deadline = time.monotonic() + TIMEOUT
-        with self._grown:
-            while True:
-                matches = [match for line in self.lines[after:] if (match := expression.search(line))]
-                if len(matches) >= count:
-                    return matches[count - 1]
-                remaining = deadline - time.monotonic()
-                if self._ended or remaining <= 0:
-                    raise ServerFailed(f"no line matches {pattern!r} {count} times:\n{self.log}")
-                self._grown.wait(remaining)
+        return self._run.wait_for_line(pattern, count=count, after=after)
 
     def wait_ready(self) -> ServerProcess:
         self.wait_for_line(r"\bready\b")
@@ -113,8 +73,7 @@ class ServerProcess:
 
     def addresses(self, listener: str) -> list[str]:
         """The addresses that a listener is bound to, from the line with ``ready``."""
-        line = self.wait_for_line(r"ready: .*").group()
-        return [address for name, address in _ADDRESS.findall(line.removeprefix("ready: ")) if name == listener]
+        return self._run.addresses(listener)
 
     def connect(self, listener: str, timeout: float = TIMEOUT) -> socket.socket:
         """A client's socket, connected to the first address of a listener.
@@ -150,8 +109,7 @@ class ServerProcess:
     @property
     def dispatcher_pid(self) -> int:
         """The dispatcher of the pool that was the last to serve."""
-        with self._grown:
-            pids = [match[1] for line in self.lines if (match := _READY.search(line))]
+        pids = [match[1] for line in list(self.lines) if (match := _READY.search(line))]
         return int(pids[-1])
 
     def worker_pids(self) -> list[int]:
@@ -172,7 +130,7 @@ class ServerProcess:
     def wait(self) -> int:
         """Wait for the server's end, and return its exit code."""
         code = self.process.wait(TIMEOUT)
-        self._reader.join(TIMEOUT)
+        self._run.join(TIMEOUT)
         return code
 
     def stop(self) -> int:
@@ -183,18 +141,7 @@ class ServerProcess:
 
     def close(self) -> None:
         """Kill the server and all its descendants, whatever has happened."""
-        descendants = descendants_of(self.pid) if self.process.poll() is None else []
-        if self.process.poll() is None:
-            self.process.kill()
-        for pid in descendants:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self.process.wait(TIMEOUT)
-        self._reader.join(TIMEOUT)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._run.kill()
 
 
 def receive_all(sock: socket.socket) -> bytes:
@@ -245,13 +192,6 @@ def is_worker_of(pid: int, dispatcher: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return command.startswith(b"poolsrv: worker ") or command == inherited != b""
-
-
-def descendants_of(pid: int) -> list[int]:
-    found = children_of(pid)
-    for child in list(found):
-        found += descendants_of(child)
-    return found
 
 
 def process_state(pid: int) -> str:
