@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Self, TypeVar
@@ -22,10 +21,7 @@ from ..ipc.metrics import (
     GAUGE,
     HISTOGRAM,
     LONGEST_HELP,
-    LONGEST_NAME,
-    LONGEST_VALUE,
     MOST_GROWTH,
-    MOST_LABELS,
     MOST_SERIES,
     Definition,
     Kind,
@@ -33,16 +29,12 @@ from ..ipc.metrics import (
     Packer,
     sort_in,
 )
+from .metric_names import checked_labels, checked_name, label_value
 
 log = logging.getLogger("poolsrv.plugins")
 
 MOST_METRICS_OF_PLUGIN: Final = 100
 MOST_SERIES_OF_PLUGIN: Final = 1000
-RESERVED_PREFIX: Final = "poolsrv_"
-RESERVED_LABELS: Final = frozenset({"le", "listener", "plugin", "quantile", "worker"})
-# Prometheus makes names with these endings itself.
-RESERVED_ENDINGS: Final = ("_bucket", "_count", "_created", "_info", "_sum")
-_NAME: Final = r"[a-z][a-z0-9_]*"  # compiled for the first metric of a plugin
 
 
 class PluginOf(msgspec.Struct, frozen=True):
@@ -257,7 +249,7 @@ class Family:
         if len(values) != len(self.label_names):
             self._wrong(values)
         child: Metric = _CLASSES[self.kind][0](self)
-        if not self._registry.add(self, tuple(map(_label_value, values)), child):
+        if not self._registry.add(self, tuple(map(label_value, values)), child):
             # Too many: the plugin goes on, and what it counts here is not shown.
             self._overflow = self._overflow or child
             return self._overflow
@@ -296,8 +288,8 @@ class Registry:
         :raises ValueError: the name, the help or a label is wrong or taken, or the plugin has too many metrics.
         """
         if owner != ENGINE:
-            name = _checked_name(kind, name)
-            labels = _checked_labels(name, labels)
+            name = checked_name(kind, name)
+            labels = checked_labels(name, labels)
             if not isinstance(help_text, str) or not help_text.strip() or len(help_text) > LONGEST_HELP:
                 raise ValueError(f"{name}: its help must be a text of 1 to {LONGEST_HELP} characters")
         labels = tuple(labels)
@@ -407,42 +399,6 @@ class Metrics:
         metric = self._registry.define(self._owner(), kind, *arguments)
         assert isinstance(metric, cls)
         return metric
-
-
-def _checked_name(kind: str, name: str) -> str:
-    if not isinstance(name, str) or len(name) > LONGEST_NAME or re.fullmatch(_NAME, name) is None:
-        raise ValueError(
-            f"{name!r}: a metric's name is small letters, digits and underscores, at most {LONGEST_NAME}, and begins"
-            " with a letter"
-        )
-    if name.startswith(RESERVED_PREFIX):
-        raise ValueError(f"{name}: names that begin with {RESERVED_PREFIX!r} are the server's own")
-    for ending in RESERVED_ENDINGS if kind == COUNTER else (*RESERVED_ENDINGS, "_total"):
-        if name.endswith(ending):
-            raise ValueError(f"{name}: a {kind}'s name can't end with {ending!r}, which has a meaning of its own")
-    return name.removesuffix("_total")
-
-
-def _checked_labels(name: str, labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"{name}: labels are a list of names, not {labels!r}")
-    if len(labels) > MOST_LABELS - 2:
-        raise ValueError(f"{name}: a metric may have {MOST_LABELS - 2} labels, not {len(labels)}")
-    for label in labels:
-        if re.fullmatch(_NAME, label) is None or len(label) > LONGEST_NAME:
-            raise ValueError(f"{name}: a label's name is small letters, digits and underscores, not {label!r}")
-        if label in RESERVED_LABELS:
-            raise ValueError(f"{name}: the label {label!r} is the server's own")
-    if len(set(labels)) != len(labels):
-        raise ValueError(f"{name}: a label is there twice: {', '.join(labels)}")
-    return tuple(labels)
-
-
-def _label_value(value: object) -> str:
-    text = str(value)
-    if len(text) > LONGEST_VALUE:
-        text = text[: LONGEST_VALUE - 3] + "..."
-    return text.encode(errors="backslashreplace").decode()[:LONGEST_VALUE]
 
 
 def _bounded(amount: float) -> float:
