@@ -26,6 +26,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,7 @@ class WorkersSocket(msgspec.Struct, eq=False):
     :ivar number: among those of the pool.
     :ivar share: its number among those of its address.
     :ivar shares: how many these are.
+    :ivar address: the real one.
     :ivar accepted: connections that a worker has accepted.
     :ivar passed_on: connections that the dispatcher has accepted in its place.
     :ivar taken_over: whether the dispatcher accepts now.
@@ -60,6 +62,7 @@ class WorkersSocket(msgspec.Struct, eq=False):
     share: int
     shares: int
     accept: Callable[[int], object]
+    address: tuple[Any, ...]
     accepted: int = 0
     refused: int = 0
     passed_on: int = 0
@@ -106,7 +109,8 @@ class KernelDispatch:
                 if bound.share is not None:
                     accept = callback(listener, bound.socket)
                     number = len(self.sockets)
-                    self.sockets.append(WorkersSocket(number, listener, bound, bound.share, shares[str(bound)], accept))
+                    count, address = shares[str(bound)], bound.socket.getsockname()
+                    self.sockets.append(WorkersSocket(number, listener, bound, bound.share, count, accept, address))
 
     # --- begin and end
 
@@ -242,11 +246,11 @@ class KernelDispatch:
 
     def _listen_again(self, own: WorkersSocket) -> None:
         """A plugin has shut the socket down, which it shares with this process."""
-        name = own.listener.name
-        log.error(
-            "%s: a worker has shut the socket of %s down: it listens again", name, own.bound, extra=own.listener.tags
-        )
+        with suppress(OSError):  # EINVAL: it has kept its port, which it does unless the kernel had chosen that
+            own.bound.socket.bind(own.address)
         own.bound.socket.listen(own.listener.config.backlog)
+        name, tags = own.listener.name, own.listener.tags
+        log.error("%s: a worker has shut the socket of %s down: it listens again", name, own.bound, extra=tags)
         if not own.taken_over:
             self._loop.modify(own.bound.socket.fileno(), READ | ONCE)
 

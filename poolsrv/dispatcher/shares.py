@@ -20,12 +20,12 @@ import msgspec
 
 from ..config.model import ListenerConfig, PoolConfig, sockets_of, why_dispatched
 from ..core.listening_sockets import ListeningSocket
-from ..ipc.pool_protocol import MOST_SOCKETS
 from ..net.addresses import Address
 from .bound import Bound, apply_options
 
 log = logging.getLogger("poolsrv.listeners")
 
+MOST_SOCKETS: Final = 1024  # of a pool; the supervisor passes them all to the next one
 OLD_SUPERVISOR: Final = "the supervisor is of an older version: restart the server"
 
 

@@ -156,6 +156,8 @@ class Acceptor:
         now, reporter, serve = self._loop.now, self._reporter, self._services[listener].open
         alone = arrivals.expects_one(self._loop.turns)
         count, untold, fd = 0, 0, -1
+        # The first one after a pause is reported before a plugin sees it: should it hang or die then, that is known.
+        is_first = reporter.is_quiet()
         try:
             while True:
                 number = self._next
@@ -177,9 +179,12 @@ class Acceptor:
                     reporter.refused.append((socket_number, reason, client_name(peer)))
                 else:
                     self._next = number + 1
-                    if asks:
+                    if asks or is_first:
                         reporter.has_accepted(socket_number, 1)
                         self.accepted += 1
+                        if is_first:
+                            is_first = False
+                            reporter.tell()
                     else:
                         untold += 1
                     serve(AcceptedConnection(fd, listener, number, peer, now))

@@ -95,16 +95,19 @@ class Reporter:
             self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
 
     def after_turn_of_acceptor(self) -> None:
-        """Do the same in a worker that accepts by itself: the first connection after a pause is reported at once."""
+        """Do the same in a worker that accepts by itself."""
         untold = self.taken + len(self.closed)
         is_urgent = self.state is not None or self.taken >= REPORT_BATCH or (self.closed and self._urgent)
-        is_first = self.accepted and self._loop.now - self._told_at >= REPORT_DELAY
-        if is_urgent or is_first or untold >= OWN_BATCH or len(self.refused) >= OWN_BATCH:
+        if is_urgent or (self.accepted and self.is_quiet()) or untold >= OWN_BATCH or len(self.refused) >= OWN_BATCH:
             self.tell()
         elif self._late is None and (untold or self.accepted or self.refused):
             self._late = self._loop.call_later(REPORT_DELAY, self._tell_late)
         if self._heartbeat is None and self._loop.turns != self._turns_told:
             self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has been reported for a moment."""
+        return self._loop.now - self._told_at >= REPORT_DELAY
 
     def has_accepted(self, socket: int, count: int) -> None:
         """Note connections that the worker has accepted at one of its sockets."""

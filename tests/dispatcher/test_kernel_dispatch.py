@@ -362,13 +362,15 @@ def test_a_worker_that_lies_about_what_it_has_accepted_is_killed(pool_of: MakePo
     assert pool.listener.counts.open == 0
 
 
-def test_a_socket_that_a_worker_has_shut_down_listens_again(pool_of: MakePool) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_socket_that_a_worker_has_shut_down_listens_again(pool_of: MakePool, number: int) -> None:
     pool = pool_of(2, 2)
-    own = pool.kernel.sockets[1]  # the port of the first one is the kernel's choice, which does not outlive this
+    own = pool.kernel.sockets[number]
     own.bound.socket.shutdown(socket.SHUT_RDWR)
     assert not does_listen(own.bound.socket)
     pool.loop.turn(1)
     assert does_listen(own.bound.socket)
+    assert own.bound.socket.getsockname() == pool.address
     pool.connect(1)
 
 

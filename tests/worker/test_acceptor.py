@@ -38,11 +38,11 @@ class Entrance:
             hang_timeout=0.0,
             counters=lambda: (0, 0, 0, 0, 0),
         )
-        service = SimpleNamespace(config=ListenerConfig("a", (), "echo", **keys), open=self.opened.append)
+        self.service = SimpleNamespace(config=ListenerConfig("a", (), "echo", **keys), open=self.opened.append)
         self.acceptor = Acceptor(
             self.loop,
             [OwnSocket(5, 0, self.listener)],
-            [service],  # type: ignore[list-item]
+            [self.service],  # type: ignore[list-item]
             self.reporter,
             SimpleNamespace(accepted=lambda count, fd: self.accepted.append(fd)),  # type: ignore[arg-type]
             has_room=lambda: self.has_room,
@@ -85,7 +85,9 @@ def test_it_accepts_once_it_has_been_granted_ids_and_as_many_as_these(entrance: 
     assert entrance.turns() == [10, 11, 12]
     entrance.acceptor.granted(Grant(100, 200))
     assert entrance.turns() == [10, 11, 12, 100, 101, 102, 103]
-    assert entrance.reporter.accepted == [(5, 7)]
+    runs = [run for report in reports(entrance) for run in report.accepted] + entrance.reporter.accepted
+    assert {socket for socket, _ in runs} == {5}
+    assert sum(count for _, count in runs) == 7
     assert entrance.acceptor.accepted == 7
     assert {(one.listener, one.peer) for one in entrance.opened} == {
         (0, client.getsockname()) for client in entrance.clients
@@ -171,6 +173,21 @@ def test_the_first_connection_after_a_pause_is_reported_at_once(entrance: Entran
     entrance.reporter._tell_late()
     (report,) = reports(entrance)
     assert (report.accepted, report.refused) == ([(5, 1)], [(5, "deny", ("192.0.2.1", 7))])
+
+
+def test_a_connection_is_reported_before_a_plugin_sees_it(entrance: Entrance) -> None:
+    """The first one after a pause; should the worker hang then, the dispatcher knows what it has."""
+    seen: list[list[Report]] = []
+
+    def serve(accepted: AcceptedConnection) -> None:
+        entrance.opened.append(accepted)
+        seen.append(reports(entrance))
+
+    entrance.service.open = serve
+    entrance.acceptor.granted(Grant(1, 100))
+    entrance.connect(1)
+    assert entrance.turns() == [1]
+    assert [one.accepted for one in seen[0]] == [[(5, 1)]]
 
 
 def test_what_is_said_of_a_connection_comes_after_its_accept(
