@@ -106,7 +106,7 @@ class Reporter:
             self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
 
     def is_quiet(self) -> bool:
-        """Whether nothing has been reported for a moment."""
+        """Whether no accepted connection has been reported for a moment."""
         return self._loop.now - self._told_at >= REPORT_DELAY
 
     def has_accepted(self, socket: int, count: int) -> None:
@@ -120,7 +120,8 @@ class Reporter:
     def tell(self, counters: bool = False) -> None:
         """Report all that is new, counters and metrics if asked to. Does nothing if the dispatcher is gone."""
         forked_copies.end_if_copy("a report")
-        self._told_at = self._loop.now
+        if self.accepted:
+            self._told_at = self._loop.now
         if counters and not self._unsent:
             self._unsent = self._metrics()
         if counters and not self._runs:
