@@ -11,12 +11,17 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.core.text import encodable
 from tests.helpers import server_mark, wheels
 from tests.helpers.puppet import install_puppet
 from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
+
+# On a busy machine anything may take long.
+settings.register_profile("poolsrv", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("poolsrv")
 
 
 @pytest.hookimpl(trylast=True)
