@@ -281,9 +281,15 @@ def test_reloads_that_overlap_are_safe_and_the_last_config_counts(serve: Serve, 
     assert "ERROR" not in server.log
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process handles a signal by now: the first pool's interpreter starts before the supervisor does."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
 def test_a_reload_before_the_server_serves(serve: Serve, site: Path) -> None:
     server = serve(config("workers = 1"), paths=(site,), ready=False)
-    wait_until(lambda: children_of(server.pid), "a pool that starts")
+    wait_until(lambda: catches(server.pid, signal.SIGHUP) and children_of(server.pid), "a pool that starts")
     server.signal(signal.SIGHUP)
     server.wait_for_line(r"generation 2 \(pid \d+\) serves")
     assert server.stop() == 0
