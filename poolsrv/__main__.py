@@ -23,6 +23,9 @@ def main() -> NoReturn:
     if len(arguments) == 2 and arguments[0] in ("--config", "-c") and not arguments[1].startswith("-"):
         # This is how servers are started: without the command line's parser, the supervisor needs less memory.
         # The first pool imports while the supervisor does.
+        from .core.held_signals import hold
+
+        hold()
         interpreter = _start_pool()
         from .core import logs
         from .supervisor import start

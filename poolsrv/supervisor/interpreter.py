@@ -11,11 +11,11 @@ Therefore this module imports only what an interpreter needs a few milliseconds 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 
 from ..core.hang_signal import HANG_SIGNAL, dump_file
+from ..core.held_signals import OF_A_POOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def _spawn(link: int, hang_file: int, inherited: Sequence[int]) -> int:
             _command(link, hang_file),
             {name: value for name, value in os.environ.items() if name not in FOR_THE_SUPERVISOR},
             file_actions=[(os.POSIX_SPAWN_CLOSE, fd) for fd in inherited],
-            # These would end a pool that does not handle them yet.
-            setsigmask=(signal.SIGUSR1, HANG_SIGNAL),
+            setsigmask=(*OF_A_POOL, HANG_SIGNAL),  # until it handles them
         )
     finally:
         os.close(hang_file)

@@ -113,6 +113,7 @@ class Supervisor:
         self._loop.register(self._signals.fileno(), READ, self._on_signal)
         signals.unblock()
         self._start()
+        self._on_signal(READ)  # those that have waited: a signal to stop may have reached, and ended, the pool too
         self._reap()  # the pool may have ended before there was a signal pipe
         while not self._ended:
             self._loop.turn()
@@ -287,7 +288,8 @@ class Supervisor:
         return any(pool.ending for pool in self._pools.values())
 
     def _reload_if_wanted(self) -> None:
-        if self._reloads.wanted and not self._stopping and self._candidate is None and not self._is_crowded():
+        ends = self._stopping or self._ended
+        if self._reloads.wanted and not ends and self._candidate is None and not self._is_crowded():
             self._reload()
 
     # --- pools that end

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from ..core import logs, processes
 from ..core.dumpable import set_dumpable
+from ..core.held_signals import hold
 from ..core.listening_sockets import given_sockets
 from ..core.titles import set_title
 from .interpreter import PoolInterpreter
@@ -32,6 +33,7 @@ def run(
     :param arguments: these arguments, as JSON has them.
     :param interpreter: that of the first pool, if it has been started already.
     """
+    hold()
     set_dumpable(False)
     logs.set_role("supervisor")
     set_title("supervisor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,40 @@ def test_a_descriptor_that_was_left_open_does_not_reach_the_pool(serve: Serve, s
     assert os.path.lexists(f"/proc/{server.pid}/fd/50")
     for pid in (server.dispatcher_pid, *server.worker_pids()):
         assert not os.path.lexists(f"/proc/{pid}/fd/50")
+
+
+# Gets a signal, as all processes of its group do, before it imports the supervisor.
+EARLY_SIGNAL = """
+import os, sys
+import poolsrv.__main__ as program
+start_pool, number = program._start_pool, int(sys.argv.pop(1))
+
+def start_and_kill():
+    interpreter = start_pool()
+    os.killpg(0, number)
+    return interpreter
+
+program._start_pool = start_and_kill
+program.main()
+"""
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_signal_to_stop_that_comes_before_the_supervisor_is_imported(tmp_path: Path, number: signal.Signals) -> None:
+    server_starts()
+    path = tmp_path / "poolsrv.toml"
+    path.write_text('[pool]\nworkers = 1\n[listeners.echo]\nbind = "unix:socket"\nhandler = "echo"\n')
+    result = subprocess.run(
+        [sys.executable, "-c", EARLY_SIGNAL, str(int(number)), "--config", str(path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.endswith("stopped\n")
 
 
 # A supervisor whose first pool has ended before it looks.
