@@ -32,8 +32,10 @@ class BlockingThreads:
 
     def open(self) -> None:
         """Have the loop notice calls, earlier ones included."""
-        self._event = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._loop.register(self._event, READ, self._on_calls)
+        if self._calls:
+            os.eventfd_write(self._event, 1)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call ``callback()`` in the loop, soon; from any thread."""
