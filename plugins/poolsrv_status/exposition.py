@@ -28,7 +28,7 @@ BOUNDS = (*(float(f"{digit}e{power}") for power in range(-6, 9) for digit in (1,
 LONGEST_TIME = 1e5  # seconds, a day: the greatest bound for times
 # The names of a family's samples. No other family may have one of them.
 ENDINGS = {"counter": ("", "_total"), "gauge": ("",), "histogram": ("", "_bucket", "_count", "_sum")}
-NO_HELP = "Not described by the version that runs"
+NO_HELP = "Counted before the last reload"
 
 
 def encode(report: ServerReport, accept: str) -> tuple[bytes, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Final
 
 from ..core import procfs
@@ -40,12 +41,16 @@ def largest_above(slots: Iterable[WorkerSlot], limit: int) -> tuple[WorkerSlot, 
 class MemoryCheck:
     """Recycles the largest worker above ``max_worker_memory``; one at a time.
 
-    :param slots: those of the pool, as they are at each check.
+    :param slots: those of the pool, and the one apart; as they are at each check.
     :param limit: bytes; 0: there is none.
     """
 
     def __init__(
-        self, loop: EventLoop, slots: Iterable[WorkerSlot], limit: int, recycle: Callable[[WorkerSlot], object]
+        self,
+        loop: EventLoop,
+        slots: Sequence[Iterable[WorkerSlot]],
+        limit: int,
+        recycle: Callable[[WorkerSlot], object],
     ) -> None:
         self._loop = loop
         self._slots = slots
@@ -65,7 +70,7 @@ class MemoryCheck:
 
     def _check(self) -> None:
         self.begin()
-        found = largest_above(self._slots, self._limit)
+        found = largest_above(chain.from_iterable(self._slots), self._limit)
         if found is not None:
             slot, size = found
             log.info(

@@ -91,7 +91,7 @@ class WorkerManager:
         self._to_start: list[WorkerSlot] = [*slots, *apart]
         plugins = [plugin for listener in server.listeners for plugin in listener.hooks.plugins]
         self._watchdog = HangWatchdog(loop, self.by_pid, self._config.hang_timeout, plugins)
-        self._memory_check = recycling.MemoryCheck(loop, slots, self._config.max_worker_memory, self._recycle)
+        self._memory_check = recycling.MemoryCheck(loop, (slots, apart), self._config.max_worker_memory, self._recycle)
         self._start_errors = ToldOnce()
         self._metrics = WorkerMetrics(listener.config.name for listener in server.listeners)
         self._was_ready = False

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from ..config.model import ListenerConfig
 from ..core.words import counted, did_you_mean, quoted, shortlist
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import Address
@@ -53,7 +54,12 @@ def explain(listener: ListenerSpec, question: str, client: str | None) -> Rows:
     if listener.server_tls is not None and question.startswith("http:"):
         yield "refused", "this listener speaks TLS: the URL has to begin with https:"
         return
-    if client is not None:
+    if listener.server_tls is None and question.startswith("https:"):
+        yield "refused", "this listener does not speak TLS: the URL has to begin with http:"
+        return
+    if client is None:
+        yield from _access(config)
+    else:
         address = number_of(client)
         if address is None:
             raise NotExplained(f"{quoted(client)} is not an IP address")
@@ -71,6 +77,12 @@ def explain(listener: ListenerSpec, question: str, client: str | None) -> Rows:
         yield from method(question)
     except ValueError as error:
         raise NotExplained(f"{quoted(question)}: {error}") from None
+
+
+def _access(config: ListenerConfig) -> Rows:
+    for key, networks in (("allow", config.allow), ("deny", config.deny)):
+        if networks:
+            yield key, f"{', '.join(map(str, networks))} (try a client by --client ADDRESS)"
 
 
 def _limits(listener: ListenerSpec) -> Rows:

@@ -28,6 +28,7 @@ from ..worker.spec import ServerSpec
 from ..worker.worker import Worker
 from ..worker.worker_programs import WorkerPrograms
 from .clock import ClockedLoop
+from .harness_status import Figures, HarnessStatus
 
 log = logging.getLogger("poolsrv.worker")
 
@@ -146,7 +147,9 @@ class InProcessWorker:
             reopen_logs=self.reopen_logs,
             metrics=Metrics(self.registry, lambda: running_plugin([self.service])),
             runs=RunSources(),
+            status=self._status_of(server),
         )
+        self.accepted = 0
         self.plugin = server.listeners[0].hooks.plugins[-1].instance
         self.service = _Service(self, server.listeners[0], server.base)
         self.resets: set[int] = set()  # ids of connections that the server has reset
@@ -162,6 +165,7 @@ class InProcessWorker:
 
     def open(self, sock: socket, number: int, peer: tuple[str, int]) -> Connection | None:
         """Serve a connection; None if it has ended already."""
+        self.accepted += 1
         self._witnesses[number] = sock.dup()
         self.service.open(AcceptedConnection(sock.detach(), 0, number, peer, self.loop.now))
         return self.service.connections.get(number)
@@ -200,6 +204,14 @@ class InProcessWorker:
         return held and self._clock.next_due() is None
 
     # --- as the owner of the service
+
+    def _status_of(self, server: ServerSpec) -> HarnessStatus | None:
+        listener = server.listeners[0]
+        return HarnessStatus(self.loop, listener, self._guarded, self._figures) if listener.config.apart else None
+
+    def _figures(self) -> Figures:
+        is_draining, connections = self.worker.draining, len(self.service.connections)
+        return Figures(self.worker.slot, is_draining, connections, self.accepted, len(self.reaper.running))
 
     def connection_closed(self, number: int) -> None:
         """The descriptor of the connection with this id has been closed."""

@@ -27,7 +27,7 @@ class BlockingThreads:
         self._loop = loop
         self._guarded = guarded
         self._pool: ThreadPoolExecutor | None = None
-        self._calls: deque[Callable[[], object]] = deque()
+        self._calls: deque[tuple[str, Callable[[], object]]] = deque()
         self._event: int | None = None
 
     def open(self) -> None:
@@ -37,9 +37,12 @@ class BlockingThreads:
         if self._calls:
             os.eventfd_write(self._event, 1)
 
-    def call_soon(self, callback: Callable[[], object]) -> None:
-        """Call ``callback()`` in the loop, soon; from any thread."""
-        self._calls.append(callback)
+    def call_soon(self, callback: Callable[[], object], what: str = "call_soon_threadsafe") -> None:
+        """Call ``callback()`` in the loop, soon; from any thread.
+
+        :param what: what the log and the metrics call it.
+        """
+        self._calls.append((what, callback))
         event = self._event
         if event is not None:
             os.eventfd_write(event, 1)
@@ -51,7 +54,7 @@ class BlockingThreads:
 
             self._pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
         future = self._pool.submit(function)
-        future.add_done_callback(lambda future: self.call_soon(partial(done, future)))
+        future.add_done_callback(lambda future: self.call_soon(partial(done, future), "done"))
 
     def close(self, wait: bool = False) -> None:
         """Start no more calls.
@@ -69,4 +72,4 @@ class BlockingThreads:
         assert self._event is not None
         os.eventfd_read(self._event)
         for _ in range(len(self._calls)):
-            self._guarded("call_soon_threadsafe", self._calls.popleft())
+            self._guarded(*self._calls.popleft())

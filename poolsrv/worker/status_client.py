@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -71,6 +71,13 @@ def _down(why: str) -> tuple[str, str]:
 
 
 Done = Callable[[ServerReport], object]
+
+
+class AsksForStatus(Protocol):
+    """What a worker needs to ask for the status."""
+
+    def ask(self, done: Done) -> None:
+        """Ask; ``done(report)`` is called later, once."""
 
 
 class StatusClient:

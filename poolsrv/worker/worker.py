@@ -16,7 +16,7 @@ from ..net.programs import Child, Reaper
 from .blocking_threads import BlockingThreads
 from .metrics import Metrics
 from .run_sources import RunSources
-from .status_client import ServerReport, StatusClient
+from .status_client import AsksForStatus, ServerReport
 from .worker_programs import WorkerPrograms
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Worker:
         reopen_logs: list[Callable[[], object]],
         metrics: Metrics,
         runs: RunSources,
-        status: StatusClient | None = None,
+        status: AsksForStatus | None = None,
     ) -> None:
         self.slot = slot
         self._status = status

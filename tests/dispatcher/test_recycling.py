@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+from poolsrv.config.model import APART
 from poolsrv.core import procfs
 from poolsrv.dispatcher import recycling
 from poolsrv.dispatcher.worker_slot import WorkerSlot
 from poolsrv.ipc.worker_channel import DRAINING, SERVING
+from poolsrv.testing.clock import ClockedLoop
 
 
 def test_without_a_limit_no_number_of_connections_is_enough() -> None:
@@ -36,3 +38,18 @@ def test_below_the_memory_limit_there_is_none() -> None:
 
 def test_a_worker_that_has_just_ended_has_no_memory() -> None:
     assert recycling.largest_above([WorkerSlot(0, state=SERVING, pid=1 << 30)], 1) is None
+
+
+def test_the_worker_apart_is_watched_too() -> None:
+    loop, found = ClockedLoop(), list[WorkerSlot]()
+    apart = [WorkerSlot(APART, state=SERVING, pid=os.getpid())]
+    check = recycling.MemoryCheck(loop, ([WorkerSlot(0)], apart), 1, found.append)
+    check.begin()
+    for _ in range(2):
+        loop.move_to(loop.now + recycling.MEMORY_CHECK_INTERVAL)
+        loop.turn(0.0)
+        assert found == apart
+        found.clear()
+        apart[0] = WorkerSlot(APART, state=SERVING, pid=os.getpid())  # its successor
+    check.end()
+    loop.close()

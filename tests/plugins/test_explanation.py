@@ -164,11 +164,20 @@ def test_a_handler_that_does_not_explain(server: ServerSpec) -> None:
     assert ask(server, "hello", "echo")["then"] == 'the handler "echo" answers; it does not explain what'
 
 
+def test_a_url_of_the_wrong_scheme_is_refused(server: ServerSpec) -> None:
+    found = ask(server, "https://127.0.0.1:8080/cgi-bin/run.sh")
+    assert found["refused"] == "this listener does not speak TLS: the URL has to begin with http:"
+    assert "program" not in found
+
+
 def test_a_client_is_judged_by_allow_and_deny(server: ServerSpec) -> None:
     assert ask(server, "run.sh", "raw", "192.0.2.7")["client"] == "192.0.2.7: admitted by allow and deny"
     found = ask(server, "run.sh", "raw", "198.51.100.1")
     assert found["client"].startswith("198.51.100.1: refused, ")
     assert "program" not in found
+    found = ask(server, "run.sh", "raw")
+    assert found["allow"] == "192.0.2.0/24 (try a client by --client ADDRESS)"
+    assert "deny" not in found
     with pytest.raises(NotExplained, match='"nobody" is not an IP address'):
         ask(server, "run.sh", "raw", "nobody")
 

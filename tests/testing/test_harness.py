@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from poolsrv_echo import Echo
 
-from poolsrv import PIPE, Child, ConfigError, Connection, Worker, hookimpl
+from poolsrv import PIPE, Child, ConfigError, Connection, ServerReport, Worker, hookimpl
 from poolsrv.testing import Client, ConfigErrors, Harness, NeverRests, load_options
 
 MakeHarness = Callable[..., Harness]
@@ -65,6 +65,41 @@ def test_what_a_plugin_counts_is_there_to_look_at() -> None:
         assert harness.metric("size_bytes") == 4
         with pytest.raises(KeyError, match="no metric lines"):
             harness.metric("lines", kind="none")
+
+
+def test_a_handler_apart_gets_the_status_of_the_harness() -> None:
+    reports: list[ServerReport] = []
+
+    class Asks:
+        apart = True
+
+        @hookimpl
+        def on_worker_start(self, worker: Worker) -> None:
+            self.worker = worker
+
+        @hookimpl
+        def on_readable(self, conn: Connection) -> None:
+            conn.recv()
+            self.worker.server_report(reports.append)
+
+    with Harness(Asks, max_connections=7) as harness:
+        client = harness.connect()
+        harness.advance(5.0)
+        client.send(b"?")
+        harness.drain()
+        client.send(b"?")
+        well, draining = reports
+    assert (well.reason, well.is_ready) == ("well: 1 worker, 1 connection", True)
+    assert well.status is not None
+    assert well.status.workers[0].age >= 5.0
+    assert well.status.listeners[0].max_connections == 7
+    assert draining.reason == "degraded: the pool is stopping"
+    assert draining.readiness == "not ready: the pool is stopping (1 connection is open)"
+
+
+def test_other_handlers_get_none() -> None:
+    with Harness(Echo) as harness, pytest.raises(RuntimeError, match="apart = True"):
+        harness.worker.server_report(print)
 
 
 # --- bytes

@@ -42,9 +42,14 @@ class Slow:
                 conn.call_later(0.0, nap)
             elif what == "lambda":
                 conn.call_later(0.0, lambda: nap())
+            elif what == "done":
+                conn.worker.run_blocking(time.time, done=self.done)
             elif what == "every":
                 self.handle = conn.worker.every(0.01, self.each)
             conn.send(b"done\\n")
+
+    def done(self, future):
+        nap()
 
     def each(self):
         self.handle.cancel()
@@ -121,7 +126,9 @@ def test_other_hooks_too(server: ServerProcess) -> None:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize(("what", "hook"), [("timer", "a timer"), ("lambda", "a timer"), ("every", "every")])
+@pytest.mark.parametrize(
+    ("what", "hook"), [("timer", "a timer"), ("lambda", "a timer"), ("every", "every"), ("done", "done")]
+)
 def test_callbacks_too(server: ServerProcess, what: str, hook: str) -> None:
     after = len(server.log.splitlines())
     with server.connect("plain") as sock:
