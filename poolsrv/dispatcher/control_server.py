@@ -9,7 +9,8 @@ Idle clients are disconnected after ``TIMEOUT`` seconds. Whatever a client sends
 
 A question is a line: a word, or an object ``{"request": WORD}``. Some take an argument, a second word (``run ID``).
 ipc/stats.py has the answers. A client may ask again
-on the same connection once it has the answer.
+on the same connection once it has the answer. A worker that asks gets its next answer after the pause that it should
+keep by itself (worker/status_client.py): however it asks, the dispatcher has time for connections.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -25,7 +27,7 @@ import msgspec
 
 from ..core.event_loop import HANGUP, READ, WRITE, EventLoop, Timer
 from ..core.text import encodable_in
-from ..ipc.stats import PROTOCOL, Answer
+from ..ipc.stats import LONGEST_PAUSE, PAUSE_SHARE, PROTOCOL, Answer
 
 log = logging.getLogger("poolsrv.control")
 
@@ -96,7 +98,7 @@ class ControlServer:
         ours, theirs = socket.socketpair()
         try:
             ours.setblocking(False)
-            client = _Client(self._loop, ours, self._answer_worker, self._workers.discard, timeout=None)
+            client = _Client(self._loop, ours, self._answer_worker, self._workers.discard, None, PAUSE_SHARE)
         except OSError:
             ours.close()
             theirs.close()
@@ -181,6 +183,7 @@ class _Client:
         answer: Callable[[bytes], bytes],
         gone: Callable[[_Client], object],
         timeout: float | None = TIMEOUT,
+        pause_share: float = 0.0,
     ) -> None:
         self.socket = sock
         self._loop = loop
@@ -190,6 +193,8 @@ class _Client:
         self._unsent = b""
         self._finished = False  # its side of the connection is shut down
         self._closed = False
+        self._pause_share = pause_share  # after each answer, in times that it took
+        self._rest = 0.0  # seconds of the next pause
         loop.register(sock.fileno(), READ, self._on_event)
         self._timeout = timeout
         self._timer: Timer | None = None
@@ -251,14 +256,29 @@ class _Client:
         if len(question) > LONGEST_QUESTION:
             self.close()
             return
+        began = time.monotonic()
         self._unsent = self._answer(question)
+        self._rest = min((time.monotonic() - began) * self._pause_share, LONGEST_PAUSE)
         self._loop.modify(self.socket.fileno(), WRITE)
         self._send()
 
     def _send(self) -> None:
         sent = self.socket.send(self._unsent, _SEND_FLAGS)
         self._unsent = self._unsent[sent:]
-        if not self._unsent and b"\n" not in self._asked:
+        if self._unsent:
+            return
+        if self._rest:
+            self.pause()
+            self._loop.call_later(self._rest, self._end_rest)
+        elif b"\n" not in self._asked:
+            self._wait_for_more()
+
+    def _end_rest(self) -> None:
+        if self._closed:
+            return
+        if b"\n" in self._asked:
+            self._loop.modify(self.socket.fileno(), WRITE)
+        else:
             self._wait_for_more()
 
     def _wait_for_more(self) -> None:

@@ -43,6 +43,7 @@ from .worker_slot import EMPTY, STARTING, WorkerSlot
 
 log = logging.getLogger("poolsrv.pool")
 
+MOST_UNREAD: Final = 1000  # reports of a worker that has ended; the kernel keeps fewer
 DRAIN_MARGIN: Final = 5.0  # seconds after graceful_timeout in which a draining worker has to end by itself
 
 
@@ -373,8 +374,9 @@ class WorkerManager:
 
     def _read_last_reports(self, slot: WorkerSlot) -> None:
         """One of them may say that the worker serves."""
-        while self._on_report(slot):
-            pass
+        for _ in range(MOST_UNREAD):  # more can only come from a copy of it that reports on
+            if not self._on_report(slot):
+                break
 
     def _restart(self, slot: WorkerSlot, while_starting: bool, served: float, how: str, returncode: int) -> None:
         """Start a new worker in the slot, now or later."""

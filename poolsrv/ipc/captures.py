@@ -17,6 +17,7 @@ LONGEST_FILE: Final = 8 << 20  # bytes; what is written has less
 SUFFIX: Final = ".run"
 
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Seconds = Annotated[float, Meta(ge=0, le=1e12)]  # a year of five digits, which no computation overflows at
 
 
 class Capture(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +45,7 @@ class Capture(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     version: int = VERSION
-    at: float
+    at: _Seconds
     listener: str
     program: str
     protocol: Literal["http", "nph", "line", "inetd"]
@@ -60,11 +61,11 @@ class Capture(msgspec.Struct, frozen=True, kw_only=True):
     limits: dict[str, _Number] = {}
     umask: Annotated[str, Meta(pattern="^(0?[0-7]{3})?$")] = ""
     nice: Annotated[int, Meta(ge=-40, le=40)] = 0
-    returncode: int | None = None
-    status: int = 0
+    returncode: Annotated[int, Meta(ge=-255, le=255)] | None = None
+    status: Annotated[int, Meta(ge=0, le=999)] = 0
     reason: str = ""
-    took: float = 0.0
-    cpu: float | None = None
+    took: _Seconds = 0.0
+    cpu: _Seconds | None = None
     header: list[str] = []
     stderr: list[str] = []
 

@@ -15,6 +15,8 @@ from .runs import Run
 
 PROTOCOL: Final = 1  # of the control socket; bump it on a change that breaks existing readers
 WINDOW: Final = 5.0  # seconds
+PAUSE_SHARE: Final = 9.0  # so at most a tenth of the dispatcher's time goes into a worker's answers
+LONGEST_PAUSE: Final = 1.0  # seconds
 
 
 class Reload(msgspec.Struct, frozen=True):

@@ -18,11 +18,9 @@ import msgspec
 
 from ..core.event_loop import HANGUP, READ, EventLoop, Timer
 from ..ipc.health import Health, judge, line, readiness
-from ..ipc.stats import Answer, Status, as_compact_json, as_json
+from ..ipc.stats import LONGEST_PAUSE, PAUSE_SHARE, Answer, Status, as_compact_json, as_json
 
 TIMEOUT: Final = 3.0  # seconds; after a reload, the dispatcher may wait for 2 to learn what the former pool has counted
-PAUSE_SHARE: Final = 9.0  # so at most a tenth of the dispatcher's time goes into answers
-LONGEST_PAUSE: Final = 1.0  # seconds
 LONGEST_ANSWER: Final = 1 << 26  # bytes
 
 QUESTION: Final = b"status\n"

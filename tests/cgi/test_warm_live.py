@@ -279,3 +279,21 @@ def test_a_helper_that_is_stopped_is_replaced(server: ServerProcess, root: Path)
                 assert client.get("/echo.py", method="POST", body=b"x").body == b"x"
         server.wait_for_line("the warm interpreter .* has been stopped by a signal", after=after)
     warm(server).sock.close()
+
+
+def test_children_that_are_stopped_before_their_request_are_replaced(server: ServerProcess, root: Path) -> None:
+    """A script stops all that wait: the requests that these get start cold, and hold no place for ever."""
+    write_programs(
+        root,
+        {
+            "stops_all.py": f"#!{sys.executable}\nimport os, signal\n{HEAD}helper = os.getppid()\n"
+            "waiting = open(f'/proc/{helper}/task/{helper}/children').read().split()\n"
+            "for pid in waiting:\n    if int(pid) != os.getpid(): os.kill(int(pid), signal.SIGSTOP)\n"
+            "print(*waiting)\n"
+        },
+    )
+    with warm(server) as client:
+        pids = client.get("/stops_all.py").body.split()
+        assert len(pids) > 1
+        assert client.get("/echo.py", method="POST", body=b"x").body == b"x"
+        assert not any(is_alive(int(pid)) for pid in pids)

@@ -21,6 +21,7 @@ import pytest
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.dispatcher import control_server, stats_collector
 from poolsrv.dispatcher.control_server import LONGEST_QUESTION, MOST_CLIENTS, ControlServer
+from poolsrv.ipc.stats import PROTOCOL, Answer
 from tests.helpers.control import (
     ECHO,
     POOL,
@@ -335,3 +336,28 @@ def test_a_rate_over_a_moment_is_no_burst() -> None:
     assert stats_collector._rates(samples, stats_collector._Sample(10.01, 7))("accepted") == 2.0
     assert stats_collector._rates(samples, stats_collector._Sample(14.0, 9))("accepted") == 1.0
     assert stats_collector._rates(None, stats_collector._Sample(14.0, 9))("accepted") == 0.0
+
+
+def test_a_worker_that_asks_all_the_time_leaves_the_dispatcher_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the worker should by itself: however many questions it sends at once."""
+    monkeypatch.setattr(control_server, "PAUSE_SHARE", 1e9)  # so that each pause is the longest
+    monkeypatch.setattr(control_server, "LONGEST_PAUSE", 0.3)
+    loop, asked, marks = EventLoop(), [], []
+
+    def answer() -> Answer:
+        asked.append(1)
+        return Answer(PROTOCOL)
+
+    server = ControlServer(loop, None, {"status": answer})
+    with server.connect() as worker:
+        server.answer_workers()
+        worker.sendall(b"status\n" * 3)
+        loop.call_later(0.1, lambda: marks.append(1))
+        while not marks:
+            loop.turn()
+        assert len(asked) == 1
+        while len(asked) < 3:
+            loop.turn()
+        assert worker.recv(65536).count(b"\n") == 3
+    server.close_inherited()
+    loop.close()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from poolsrv.core import cgroups
+from poolsrv.dispatcher.worker_manager import MOST_UNREAD, WorkerManager
+from poolsrv.dispatcher.worker_slot import WorkerSlot
 from tests.helpers.puppet import Client, config, connect_until
 from tests.helpers.server import ServerProcess, is_alive, wait_until
 
@@ -235,3 +237,20 @@ def test_a_worker_that_the_kernel_kills_out_of_memory_is_logged_as_such(serve: S
     finally:
         wait_until(lambda: not (group / "cgroup.procs").read_text(), "a cgroup that is empty")
         group.rmdir()
+
+
+def test_the_last_reports_of_a_worker_have_an_end() -> None:
+    """A copy of it may go on reporting on its channel."""
+
+    class Manager(WorkerManager):
+        def __init__(self) -> None:
+            self.read = 0
+
+        def _on_report(self, slot: WorkerSlot, mask: int = 0) -> bool:
+            self.read += 1
+            assert self.read <= MOST_UNREAD
+            return True
+
+    manager = Manager()
+    manager._read_last_reports(WorkerSlot(0))
+    assert manager.read == MOST_UNREAD

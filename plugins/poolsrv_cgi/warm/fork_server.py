@@ -33,6 +33,7 @@ from .messages import (
     send_ping,
     send_run,
 )
+from .stuck import is_stopped, kill_child
 
 __all__ = ["ForkServer"]
 
@@ -72,6 +73,7 @@ class ForkServer:
         self._spares: deque[tuple[int, int]] = deque()  # process id and socket of children that wait
         self._asked = 0  # children that it has been asked for
         self._given: dict[int, int] = {}  # process id of a child to the number of its request
+        self._slow: dict[int, float] = {}  # process ids of those that do not begin, and since when that was seen
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
         try:
@@ -84,7 +86,7 @@ class ForkServer:
         self._closed = False
         self._started_at = time.monotonic()
         self._asked_at = 0.0  # monotonic; 0: it owes no answer
-        self._checks: Handle = worker.every(CHECK_INTERVAL, self.check)
+        self._checks: Handle = worker.every(CHECK_INTERVAL, self._check_all)
         self._watch: Handle = worker.add_reader(ours.fileno(), self._on_replies)
 
     def run(self, child: WarmChild, message: Callable[[int], bytes]) -> bool:
@@ -124,6 +126,39 @@ class ForkServer:
             self._asked += wanted
 
     # --- whether it is well
+
+    def _check_all(self) -> None:
+        if self.check():
+            self._check_starts(time.monotonic())
+
+    def _check_starts(self, now: float) -> None:
+        """Kill the children that have a request and do not begin: one that is stopped, or takes too long. Their
+        requests start cold."""
+        waiting = (pid for pid, number in self._given.items() if number in self.children and not self._begun(number))
+        self._slow = {pid: self._slow.get(pid, now) for pid in waiting}
+        stopped = [pid for pid, since in self._slow.items() if since < now and is_stopped(pid)]
+        if stopped:
+            log.warning(
+                "warm %s: children have been stopped by a signal before they had a request", " ".join(self.command)
+            )
+            self._kill_stopped()
+        for pid, since in self._slow.items():
+            if now - since > ANSWER_TIMEOUT:
+                kill_child(pid, self._parents())
+
+    def _begun(self, number: int) -> bool:
+        return self.children[number].pid != 0
+
+    def _kill_stopped(self) -> None:
+        """Kill what is stopped of the children that have not begun."""
+        given = [pid for pid, number in self._given.items() if number in self.children and not self._begun(number)]
+        for pid in (*given, *(pid for pid, _ in self._spares)):
+            if is_stopped(pid):
+                kill_child(pid, self._parents())
+
+    def _parents(self) -> tuple[int, int]:
+        """Whose children they can be: the worker adopts them at the end of their fork server."""
+        return self._process.pid, os.getpid()
 
     def check(self) -> bool:
         """Check that it is neither stopped nor hangs; else end it, so that it is replaced. True where it is well."""
@@ -261,6 +296,7 @@ class ForkServer:
         self._closed = True
         self._watch.cancel()
         self._checks.cancel()
+        self._kill_stopped()  # the others see that the server is gone
         self._process.kill()
         try:
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)  # the worker reaps it
