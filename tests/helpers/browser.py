@@ -51,6 +51,17 @@ class Tab:
         self.page.goto(url)
         return self.page
 
+    def take_complaints(self) -> list[str]:
+        """What the page has complained about, for a test that makes it complain."""
+        found = list(self.complaints)
+        self.complaints.clear()
+        return found
+
+    def leave(self) -> None:
+        """Go away from the page, which must not have complained."""
+        self.page.goto("about:blank")
+        assert self.take_complaints() == []
+
     def __enter__(self) -> Tab:
         return self
 

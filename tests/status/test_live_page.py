@@ -22,13 +22,18 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture
-def tab(browser: Browser, server: ServerProcess) -> Iterator[Tab]:
+@pytest.fixture(scope="module")
+def shared_tab(browser: Browser) -> Iterator[Tab]:
     with Tab(browser) as opened:
-        opened.open(f"http://{server.addresses('status')[0]}/")
-        expect(opened.page.locator("#connection")).to_have_text("live")
         yield opened
-        assert opened.complaints == []
+
+
+@pytest.fixture
+def tab(shared_tab: Tab, server: ServerProcess) -> Iterator[Tab]:
+    shared_tab.open(f"http://{server.addresses('status')[0]}/")
+    expect(shared_tab.page.locator("#connection")).to_have_text("live")
+    yield shared_tab
+    shared_tab.leave()
 
 
 def number(locator: Locator) -> float:
