@@ -27,7 +27,8 @@ def judge(status: Status) -> tuple[Health, str]:
     """
     server = status.server
     troubles = [] if server.state == "serving" else [f"the pool is {server.state}"]
-    for state in TROUBLED:
+    # In a pool that stops, an empty slot is that of a worker which has ended as it should.
+    for state in TROUBLED if server.state != "stopping" else TROUBLED[1:]:
         slots = [str(worker.slot) for worker in status.workers if worker.state == state]
         if slots:
             troubles.append(f"{counted(len(slots), 'worker')} {state} ({', '.join(slots)})")

@@ -246,12 +246,12 @@ SCRIPTS: dict[str, str | bytes] = {
     "atexit": "import atexit\natexit.register(print, 'a')\natexit.register(print, 'b')\nprint('c')",
     "atexit that fails": "import atexit\natexit.register(lambda: 1 / 0)\natexit.register(print, 'b')",
     "atexit and sys.exit": "import atexit, sys\natexit.register(print, 'a')\nsys.exit(5)",
-    "threads": "import threading, time\ndef f():\n    time.sleep(0.05)\n    print('thread')\n"
-    "threading.Thread(target=f).start()\nprint('main')",
+    "threads": "import threading\nmay = threading.Event()\ndef f():\n    may.wait()\n    print('thread')\n"
+    "threading.Thread(target=f).start()\nprint('main')\nmay.set()",
     "daemon thread": "import threading\n"
     "threading.Thread(target=threading.Event().wait, daemon=True).start()\nprint('x')",
-    "thread pool": "from concurrent.futures import ThreadPoolExecutor\nimport time\npool = ThreadPoolExecutor(2)\n"
-    "pool.submit(lambda: (time.sleep(0.05), print('done')))\nprint('main')",
+    "thread pool": "from concurrent.futures import ThreadPoolExecutor\nimport threading\nmay = threading.Event()\n"
+    "pool = ThreadPoolExecutor(2)\npool.submit(lambda: (may.wait(), print('done')))\nprint('main')\nmay.set()",
     "exception in a thread": "import threading\nt = threading.Thread(target=lambda: 1 / 0, name='T')\n"
     "t.start(); t.join()",
     "file left open": "f = open('left.txt', 'w')\nf.write('written')\n",

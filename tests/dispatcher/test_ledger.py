@@ -19,7 +19,8 @@ from tests.helpers.control import query
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, wait_until
 
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+PAGE = OPERATIONS.split("\n### Metrics\n")[1].split("\n### ")[0]
 
 
 def described(kind: Any, name: str = "x") -> Definition:

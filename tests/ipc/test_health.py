@@ -53,3 +53,9 @@ def test_verdicts(fields: dict[str, Any], health: Health, is_ready: bool, why: s
     record = status(**fields)
     assert judge(record)[0] == health
     assert readiness(record) == (is_ready, why)
+
+
+def test_workers_that_have_ended_are_no_trouble_of_a_pool_that_stops() -> None:
+    workers = [worker(), worker(slot=1, state="empty")]
+    assert judge(status(workers=workers))[1] == "degraded: 1 worker empty (1)"
+    assert judge(status(workers=workers, server={"state": "stopping"}))[1] == "degraded: the pool is stopping"

@@ -10,7 +10,8 @@ from poolsrv.worker.hooks import HOOK_NAMES
 
 # Members without an underscore that are for the engine alone.
 HIDDEN = {
-    **{name: {"collect"} for name in ("Counter", "Gauge", "Histogram")},
+    **{name: {"collect"} for name in ("Counter", "Gauge")},
+    "Histogram": {"collect", "new", "settle"},
     "Child": {"kill", "reaped"},
     "Client": {"drop", "pull", "push"},
     "ClientTls": {"wrap"},
