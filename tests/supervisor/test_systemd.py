@@ -339,6 +339,14 @@ def test_with_the_real_program_that_activates(serve: Serve, site: Path) -> None:
 # --- the units
 
 
+def test_the_template_differs_only_in_names() -> None:
+    unit, template = ((UNITS / name).read_text() for name in ("poolsrv.service", "poolsrv@.service"))
+    settings = (
+        template[template.index("[Unit]") :].replace("/%i.toml", "/poolsrv.toml").replace("poolsrv/%i", "poolsrv")
+    )
+    assert settings.replace("poolsrv, %i", "poolsrv") == unit[unit.index("[Unit]") :]
+
+
 def test_the_units_are_sound(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     assert program is not None, "needs the package systemd"
@@ -347,6 +355,9 @@ def test_the_units_are_sound(tmp_path: Path) -> None:
         (tmp_path / unit.name).write_text(text)
     files = [str(tmp_path / name) for name in ("poolsrv.service", "poolsrv.socket")]
     verified = subprocess.run([program, "verify", *files], capture_output=True, text=True)
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    instance = [program, "verify", str(tmp_path / "poolsrv@hello.service")]
+    verified = subprocess.run(instance, capture_output=True, text=True)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
     rated = subprocess.run([program, "security", "--offline=true", files[0]], capture_output=True, text=True)
     level = re.search(r"Overall exposure level for poolsrv\.service: (\S+) OK", rated.stdout)
