@@ -7,7 +7,9 @@ the worker's memory is damaged. worker_channel.py has checked types and ranges b
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
+from functools import cache
 from itertools import islice
 from typing import Final
 
@@ -18,6 +20,7 @@ from . import ledger
 from .listener import Listener
 from .worker_slot import STARTING, WorkerSlot
 
+MOST_DESCRIPTORS: Final = 1 << 20  # as many as Linux gives a process by default (fs.nr_open, proc(5))
 MAX_UNANSWERED: Final = 65536  # answers that a worker does not take
 
 
@@ -28,7 +31,7 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
     """
     taken, closed, state, _, asked, metrics, _, accepted, refused = report
     if accepted or refused:
-        _check_accepted(slot, accepted, refused)
+        _check_accepted(slot, accepted, refused, len(closed))
     waiting = slot.waiting
     if taken > len(waiting):
         raise BadReport(
@@ -53,17 +56,27 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
         ledger.check(slot, metrics)
 
 
-def _check_accepted(slot: WorkerSlot, accepted: Sequence[Accepted], refused: Sequence[Refused]) -> None:
-    """It can accept only at its own sockets, and no more connections than it has been granted ids for."""
+def _check_accepted(slot: WorkerSlot, accepted: Sequence[Accepted], refused: Sequence[Refused], closed: int) -> None:
+    """It can accept only at its own sockets, no more connections than it has been granted ids for, and hold no more
+    than it can have descriptors."""
     for socket, *_ in (*accepted, *refused):
         if socket not in slot.own_sockets:
             raise BadReport(f"it accepts at socket {socket}, which is not its own")
     count = sum(count for _, count in accepted)
     if count > slot.granted.left:
         raise BadReport(f"it reported {counted(count, 'connection')} as accepted, but has ids for {slot.granted.left}")
+    if len(slot.connections) + count - closed > most_open():
+        raise BadReport(f"it reported more connections as open than a process can have descriptors ({most_open()})")
     for _, reason, _ in refused:
         if reason not in ("allow", "deny"):
             raise BadReport(f"it refused a client for {reason[:40]!r}")
+
+
+@cache
+def most_open() -> int:
+    """The connections that a worker can have open: it may raise its limit of descriptors, within reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft, min(hard, MOST_DESCRIPTORS))
 
 
 def _new(slot: WorkerSlot, accepted: Sequence[Accepted]) -> set[int]:

@@ -362,6 +362,19 @@ def test_a_worker_that_lies_about_what_it_has_accepted_is_killed(pool_of: MakePo
     assert pool.listener.counts.open == 0
 
 
+def test_a_worker_can_not_hold_more_connections_than_descriptors(
+    pool_of: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poolsrv.dispatcher.report_check.most_open", lambda: 10)
+    pool = pool_of(2, 2)
+    killed: list[WorkerSlot] = []
+    pool.dispatcher.kill_worker = killed.append
+    assert pool.say(Report(0, [], None, None, accepted=[(0, 10)]))
+    assert pool.say(Report(0, [next(iter(pool.slots[0].connections))], None, None, accepted=[(0, 1)]))
+    assert not pool.say(Report(0, [], None, None, accepted=[(0, 1)]))
+    assert killed == [pool.slots[0]]
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_socket_that_a_worker_has_shut_down_listens_again(pool_of: MakePool, number: int) -> None:
     pool = pool_of(2, 2)
