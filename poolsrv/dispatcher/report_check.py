@@ -17,10 +17,13 @@ from ..config.model import has_to_ask
 from ..core.words import counted
 from ..ipc.worker_channel import DRAINING, FULL, SERVING, Accepted, BadReport, Question, Refused, Report
 from . import ledger
+from .granted_ids import LARGEST_BLOCK
 from .listener import Listener
 from .worker_slot import STARTING, WorkerSlot
 
-MOST_DESCRIPTORS: Final = 1 << 20  # as many as Linux gives a process by default (fs.nr_open, proc(5))
+MOST_OPEN: Final = (
+    1 << 20
+)  # or its limit of descriptors; Linux gives a process no more by default (fs.nr_open, proc(5))
 MAX_UNANSWERED: Final = 65536  # answers that a worker does not take
 
 
@@ -58,7 +61,7 @@ def check(slot: WorkerSlot, report: Report, listeners: Sequence[Listener]) -> No
 
 def _check_accepted(slot: WorkerSlot, accepted: Sequence[Accepted], refused: Sequence[Refused], closed: int) -> None:
     """It can accept only at its own sockets, no more connections than it has been granted ids for, and hold no more
-    than it can have descriptors."""
+    than it can have."""
     for socket, *_ in (*accepted, *refused):
         if socket not in slot.own_sockets:
             raise BadReport(f"it accepts at socket {socket}, which is not its own")
@@ -66,7 +69,7 @@ def _check_accepted(slot: WorkerSlot, accepted: Sequence[Accepted], refused: Seq
     if count > slot.granted.left:
         raise BadReport(f"it reported {counted(count, 'connection')} as accepted, but has ids for {slot.granted.left}")
     if len(slot.connections) + count - closed > most_open():
-        raise BadReport(f"it reported more connections as open than a process can have descriptors ({most_open()})")
+        raise BadReport(f"it reported more connections as open than it can have ({most_open()})")
     for _, reason, _ in refused:
         if reason not in ("allow", "deny"):
             raise BadReport(f"it refused a client for {reason[:40]!r}")
@@ -74,9 +77,9 @@ def _check_accepted(slot: WorkerSlot, accepted: Sequence[Accepted], refused: Seq
 
 @cache
 def most_open() -> int:
-    """The connections that a worker can have open: it may raise its limit of descriptors, within reason."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(soft, min(hard, MOST_DESCRIPTORS))
+    """The connections of a worker that may be in the books: those that it can have, and those that it has closed and
+    not reported yet, for a report has room for only some."""
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_OPEN) + 2 * LARGEST_BLOCK
 
 
 def _new(slot: WorkerSlot, accepted: Sequence[Accepted]) -> set[int]:

@@ -362,7 +362,7 @@ def test_a_worker_that_lies_about_what_it_has_accepted_is_killed(pool_of: MakePo
     assert pool.listener.counts.open == 0
 
 
-def test_a_worker_can_not_hold_more_connections_than_descriptors(
+def test_a_worker_can_not_hold_more_connections_than_it_can_have(
     pool_of: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("poolsrv.dispatcher.report_check.most_open", lambda: 10)
