@@ -614,10 +614,8 @@ def test_read_replies(helper: Helper, tmp_path: Path) -> None:
     script = write(tmp_path, "pass")
     with open(os.devnull, "r+b") as null:
         helper.start([script], (null.fileno(),) * 3)
-    helper.control.recv(1, socket.MSG_PEEK)
-    replies, gone = read_replies(helper.control)
-    assert {type(reply) for reply in replies} <= {NewCode, Exited}
-    assert not gone
+    assert isinstance(helper.reply(), Exited)  # it may have come with the message before
+    assert read_replies(helper.control) == ([], False)
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with mine:
         theirs.send(b"ready\x002")
