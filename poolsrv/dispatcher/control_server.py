@@ -8,9 +8,9 @@ There are at most ``MOST_CLIENTS`` at a time; further ones wait in the kernel's 
 Idle clients are disconnected after ``TIMEOUT`` seconds. Whatever a client sends, it costs at most its own connection.
 
 A question is a line: a word, or an object ``{"request": WORD}``. Some take an argument, a second word (``run ID``).
-ipc/stats.py has the answers. A client may ask again
-on the same connection once it has the answer. A worker that asks gets its next answer after the pause that it should
-keep by itself (worker/status_client.py): however it asks, the dispatcher has time for connections.
+ipc/stats.py has the answers. A client may ask again on the same connection once it has the answer. A worker that asks
+gets its next answer after the pause that it should keep by itself (worker/status_client.py): however it asks, the
+dispatcher has time for connections.
 """
 
 from __future__ import annotations

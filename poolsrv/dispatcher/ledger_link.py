@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ..core.event_loop import EventLoop
-from ..ipc.counted import in_pieces
 from ..ipc.metrics import BUCKETS, COUNTER, HISTOGRAM, Distribution, Series
+from ..ipc.pieces import in_pieces
 from ..ipc.pool_link import PoolLink
 from .ledger import Amount, Ledger
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ..ipc.kept_runs import in_pieces, message_of
+from ..ipc.kept_runs import MOST_IN_MESSAGE, message_of
+from ..ipc.pieces import in_pieces
 from ..ipc.pool_link import PoolLink
 from ..ipc.runs import Run, is_id
 from ..ipc.stats import PROTOCOL, Answer
@@ -69,7 +70,7 @@ class RunBook:
         try:
             if self._link.unread():
                 return
-            for piece in islice(in_pieces(runs), PIECES_AT_A_TIME):
+            for piece in islice(in_pieces(runs, MOST_IN_MESSAGE), PIECES_AT_A_TIME):
                 self._link.send("alive", runs=message_of(piece))
                 for run_id, _, _ in piece:
                     del self._untold[run_id]

@@ -6,15 +6,12 @@ A series is written as ``[key, amount]``. The key is the text that identifies it
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 LONGEST_KEY: Final = 8000  # characters
 MOST_KEYS: Final = 20_000  # of one pool
 MOST_COUNTED: Final = 2**62
 MOST_BUCKETS: Final = 100
-_PIECE: Final = 32_000  # bytes of a message
 
 
 def is_counted(value: object) -> bool:
@@ -55,18 +52,3 @@ def added(one: Any, other: Any) -> Any:
     for bucket, more in other[1]:
         times[bucket] = min(times.get(bucket, 0) + more, MOST_COUNTED)
     return [min(one[0] + other[0], MOST_COUNTED), [[bucket, count] for bucket, count in sorted(times.items())]]
-
-
-def in_pieces(counted: Iterable[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
-    """Split series into lists that fit into a message each."""
-    piece: list[tuple[str, Any]] = []
-    size = 0
-    for one in counted:
-        length = len(json.dumps(one))
-        if piece and size + length > _PIECE:
-            yield piece
-            piece, size = [], 0
-        piece.append(one)
-        size += length
-    if piece:
-        yield piece

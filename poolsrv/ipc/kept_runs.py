@@ -6,8 +6,6 @@ imports it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 MOST_IN_MESSAGE: Final = 64
@@ -15,7 +13,6 @@ LONGEST_TEXT: Final = 60_000  # characters; a record of 12,000 bytes has less
 MOST_OF_A_KIND: Final = 500
 MOST_CHARACTERS: Final = 4_000_000  # of a kind
 _ID_LENGTH: Final = 8
-_PIECE: Final = 32_000  # characters of a message
 
 KeptRun = tuple[str, bool, str]
 
@@ -35,21 +32,6 @@ def _is_run(value: object) -> bool:
         and isinstance(value[2], str)
         and len(value[2]) <= LONGEST_TEXT
     )
-
-
-def in_pieces(runs: Iterable[KeptRun]) -> Iterator[list[KeptRun]]:
-    """Split records into lists that fit into a message each."""
-    piece: list[KeptRun] = []
-    size = 0
-    for run in runs:
-        length = len(json.dumps(run))
-        if piece and (size + length > _PIECE or len(piece) == MOST_IN_MESSAGE):
-            yield piece
-            piece, size = [], 0
-        piece.append(run)
-        size += length
-    if piece:
-        yield piece
 
 
 class Shelf:

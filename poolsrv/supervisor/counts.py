@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..core.event_loop import EventLoop
-from ..ipc.counted import MOST_KEYS, added, in_pieces
+from ..ipc.counted import MOST_KEYS, added
+from ..ipc.pieces import in_pieces
 from .pool import PoolProcess
 from .run_keeper import RunKeeper
 

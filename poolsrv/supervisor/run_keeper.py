@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..core.event_loop import EventLoop
-from ..ipc.kept_runs import Shelf, in_pieces, message_of
+from ..ipc.kept_runs import MOST_IN_MESSAGE, Shelf, message_of
+from ..ipc.pieces import in_pieces
 from .pool import PoolProcess
 
 NEXT_AFTER: Final = 0.02  # seconds to the next piece
@@ -58,7 +59,7 @@ class RunKeeper:
         found = ((run_id, kind, self._shelves[kind].get(run_id)) for run_id, kind in self._untold.items())
         runs = [(run_id, kind, text) for run_id, kind, text in found if text is not None]
         self._untold = {run_id: matters for run_id, matters, _ in runs}  # the others have been dropped meanwhile
-        piece = next(in_pieces(runs), [])
+        piece = next(in_pieces(runs, MOST_IN_MESSAGE), [])
         try:
             if not receiver.link.unread():
                 receiver.link.send("counted", counted=[], runs=message_of(piece))

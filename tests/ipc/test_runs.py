@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from poolsrv.ipc.kept_runs import LONGEST_TEXT, MOST_OF_A_KIND, Shelf, are_runs, in_pieces, message_of
+from poolsrv.ipc.kept_runs import LONGEST_TEXT, MOST_IN_MESSAGE, MOST_OF_A_KIND, Shelf, are_runs, message_of
+from poolsrv.ipc.pieces import in_pieces
 from poolsrv.ipc.runs import LONGEST_RECORD, Run, is_id, new_id, packed
 
 WELL: dict[str, Any] = {"at": 1.0, "took": 0.5, "failed": False, "listener": "www", "program": "/a.sh"}
@@ -73,10 +74,10 @@ def test_what_a_pool_may_tell_of_runs() -> None:
 
 def test_records_travel_in_pieces() -> None:
     runs = [(f"abcdef{number:02}", True, "ü" * 20_000) for number in range(5)]
-    pieces = list(in_pieces(runs))
+    pieces = list(in_pieces(runs, MOST_IN_MESSAGE))
     assert [run for piece in pieces for run in piece] == runs
     assert all(len(json.dumps(message_of(piece))) < 200_000 and are_runs(message_of(piece)) for piece in pieces)
-    assert [len(piece) for piece in in_pieces([("abcdefgh", True, "")] * 100)] == [64, 36]
+    assert [len(piece) for piece in in_pieces([("abcdefgh", True, "")] * 100, MOST_IN_MESSAGE)] == [64, 36]
 
 
 def test_a_shelf_is_bounded_in_number_and_size() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from poolsrv.core.event_loop import EventLoop
-from poolsrv.ipc.counted import added, in_pieces, is_counted
+from poolsrv.ipc.counted import added, is_counted
+from poolsrv.ipc.pieces import in_pieces
 from poolsrv.supervisor.counts import Counts
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, wait_until
