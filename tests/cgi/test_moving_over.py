@@ -18,7 +18,7 @@ import pytest
 from poolsrv.cli.importing.document import Document
 from poolsrv.cli.importing.files import read_services
 from tests.helpers.http import cgi_listener, pool, write_programs
-from tests.helpers.server import TIMEOUT, ServerProcess, wait_until
+from tests.helpers.server import TIMEOUT, ServerProcess, free_port, listens, wait_until
 
 # Where Debian has them; in CI they are installed.
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
@@ -94,21 +94,6 @@ def installed(name: str) -> str:
         assert "CI" not in os.environ, f"{name} is not installed"
         pytest.skip(f"{name} is not installed")
     return program
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.haproxy import HeaderProxy
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_line, wait_until
-from tests.worker.test_proxy_header import LOCAL, TRUSTED, Haproxy
+from tests.worker.test_proxy_header import LOCAL, TRUSTED
 
 pytestmark = pytest.mark.server
 
@@ -183,7 +184,7 @@ def test_a_client_known_while_the_worker_drains_is_served_and_drained(server: Se
 
 
 def test_a_real_haproxy(tmp_path: Any, server: ServerProcess) -> None:
-    proxy = Haproxy(tmp_path, server, ("behind",))
+    proxy = HeaderProxy(tmp_path, server, ("behind",))
     opened: list[socket.socket] = []
 
     def connect(client: str, option: str = "send-proxy") -> socket.socket:

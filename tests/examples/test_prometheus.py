@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -18,7 +17,7 @@ import pytest
 
 from tests.helpers.http import Client
 from tests.helpers.load import Load
-from tests.helpers.server import TIMEOUT, ServerProcess, wait_until
+from tests.helpers.server import TIMEOUT, ServerProcess, free_port, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "prometheus"
 COUNTED = ("_total", "_bucket", "_count", "_sum")
@@ -100,8 +99,7 @@ class Prometheus:
     """A real one that scrapes a server four times a second, with the rules of the example."""
 
     def __init__(self, folder: Path, server: ServerProcess) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._address = f"127.0.0.1:{free_port()}"
         text = (EXAMPLE / "prometheus.yml").read_text().replace("15s", "250ms")
         text = text.replace("127.0.0.1:9187", server.addresses("status")[0])
         file = folder / "prometheus.yml"

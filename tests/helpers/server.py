@@ -238,3 +238,20 @@ def assert_rests(pid: int, seconds: float = 0.6) -> None:
         return context_switches(pid) - switches <= 20 and cpu_ticks(pid) - ticks <= 3
 
     wait_until(rests, "a process that rests")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens at a port of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
+    except ConnectionRefusedError:
+        return False
+    return True

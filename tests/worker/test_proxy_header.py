@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.haproxy import HeaderProxy
 from tests.helpers.http import cgi_listener, write_programs
 from tests.helpers.plugins import ask, listener, nothing_to_read, prompt_client, served, turns
-from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_exactly, wait_until
+from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_exactly
 
 pytestmark = pytest.mark.server
 
@@ -272,43 +273,9 @@ def test_a_client_known_only_while_the_worker_drains_is_told_so(tmp_path: Path) 
 # -- HAProxy
 
 
-class Haproxy:
-    """Real ones in front of the server: for each listener, and each version, a port."""
-
-    def __init__(self, folder: Path, server: ServerProcess, names: tuple[str, ...]) -> None:
-        sections = ["global\n  log stderr local0\n", "defaults\n  mode tcp\n  timeout connect 10s\n"]
-        sections.append("  timeout client 30s\n  timeout server 30s\n")
-        self.ports: dict[tuple[str, str], int] = {}
-        for name in names:
-            for option in ("send-proxy", "send-proxy-v2"):
-                with socket.create_server(("127.0.0.1", 0)) as free:
-                    port = self.ports[name, option] = free.getsockname()[1]
-                address = server.addresses(name)[0]
-                sections.append(f"listen {name}-{option}\n  bind 127.0.0.1:{port}\n  server it {address} {option}\n")
-        file = folder / "haproxy.cfg"
-        file.write_text("".join(sections))
-        self.process = subprocess.Popen(
-            ["haproxy", "-db", "-q", "-f", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_until(self._listens, "HAProxy listens")
-
-    def _listens(self) -> bool:
-        assert self.process.poll() is None, "HAProxy has ended"
-        try:
-            for port in self.ports.values():
-                socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
-        except ConnectionRefusedError:
-            return False
-        return True
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(TIMEOUT)
-
-
 @pytest.fixture(scope="module")
-def haproxy(tmp_path_factory: pytest.TempPathFactory, server: ServerProcess) -> Iterator[Haproxy]:
-    one = Haproxy(tmp_path_factory.mktemp("haproxy"), server, ("who", "cgi"))
+def haproxy(tmp_path_factory: pytest.TempPathFactory, server: ServerProcess) -> Iterator[HeaderProxy]:
+    one = HeaderProxy(tmp_path_factory.mktemp("haproxy"), server, ("who", "cgi"))
     try:
         yield one
     finally:
@@ -316,7 +283,7 @@ def haproxy(tmp_path_factory: pytest.TempPathFactory, server: ServerProcess) -> 
 
 
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
-def test_behind_haproxy(haproxy: Haproxy, option: str) -> None:
+def test_behind_haproxy(haproxy: HeaderProxy, option: str) -> None:
     with socket.create_connection(("127.0.0.1", haproxy.ports["who", option]), TIMEOUT) as sock:
         expected = "{} {} {} {}\n".format(*sock.getsockname(), *sock.getpeername()).encode()
         sock.sendall(b"hello" * 20000)
@@ -325,7 +292,7 @@ def test_behind_haproxy(haproxy: Haproxy, option: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
-def test_curl_haproxy_and_cgi(haproxy: Haproxy, option: str) -> None:
+def test_curl_haproxy_and_cgi(haproxy: HeaderProxy, option: str) -> None:
     url = f"http://127.0.0.1:{haproxy.ports['cgi', option]}/env.sh"
     ran = subprocess.run(
         ["curl", "-sS", "--interface", "127.0.0.9", "-w", "port %{local_port}\n", url, url],
