@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,11 +101,14 @@ def test_a_body_that_was_cut_and_the_client_of_inetd(script: Path) -> None:
 
 
 def test_limits_umask_and_timeout_hold(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaying, "GRACE", 0.3)
+    ready = script.with_name("ready")
+    times = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(times) if ready.exists() else 0)
+    monkeypatch.setattr(replaying, "time", clock)  # it stands still until the program has done all that is asked for
     script.write_text(
-        "#!/bin/sh\nulimit -n; umask; nice; trap '' TERM; sleep 1000 & echo pid $! >&2; exec sleep 1000\n"
+        "#!/bin/sh\nulimit -n; umask; nice; trap '' TERM; sleep 1000 & echo pid $! >&2; : >ready; exec sleep 1000\n"
     )
-    one = capture(script, limits={"RLIMIT_NOFILE": 40, "RLIMIT_NONE": 1, "nice": 2}, umask="0137", timeout=0.3, nice=2)
+    one = capture(script, limits={"RLIMIT_NOFILE": 40, "RLIMIT_NONE": 1, "nice": 2}, umask="0137", timeout=2.0, nice=2)
     done = run(one, {"PATH": os.environ["PATH"]})
     assert done.output.split() == [b"40", b"0137", str(os.nice(0) + 2).encode()]
     assert (done.overdue, done.returncode) == (True, -9)
