@@ -127,6 +127,51 @@ def test_the_steps_of_the_page(machine: Machine) -> None:
     assert machine.run("systemctl show -p Result poolsrv.service") == "Result=success\n"
 
 
+# Clients that connect again and again, until there is a file; it gets how often each outcome has come.
+CONNECTS = """
+import collections, json, pathlib, socket, threading, time
+enough = pathlib.Path("/root/enough")
+outcomes = collections.Counter()
+def connect():
+    while not enough.exists():
+        try:
+            with socket.create_connection(("127.0.0.1", 8080), 30) as sock:
+                sock.sendall(b"hello")
+                sock.shutdown(socket.SHUT_WR)
+                outcomes["answered" if sock.makefile("rb").read() == b"hello" else "cut short"] += 1
+        except OSError as error:
+            outcomes[type(error).__name__] += 1
+        time.sleep(0.005)
+threads = [threading.Thread(target=connect) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+enough.write_text(json.dumps(outcomes))
+"""
+
+
+def test_the_sockets_of_a_template_outlive_its_server(machine: Machine) -> None:
+    """Under a load of connects: stopped and started by systemd, and started by a client."""
+    machine.run("test -x /opt/poolsrv/bin/poolsrv || (python3 -m venv /opt/poolsrv; /opt/poolsrv/bin/pip install .)")
+    machine.run("mkdir -p /etc/poolsrv; systemctl stop poolsrv.socket poolsrv.service || true")
+    machine.run(steps("Under systemd", 2))
+    assert machine.ask(7007, "hello\n") == "hello\n"
+    machine.run(steps("Under systemd", 3))
+    machine.run('systemd-run --unit=load --property=Type=exec python3 -c "$1"', CONNECTS)
+    for _ in range(5):
+        # More than five starts in ten seconds would be too many for systemd.
+        machine.run("systemctl reset-failed poolsrv@www; systemctl restart poolsrv@www")
+        assert machine.ask(8080, "hello\n") == "hello\n"
+    machine.run("systemctl reset-failed poolsrv@www; systemctl stop poolsrv@www")
+    wait_until(lambda: machine.run("systemctl is-active poolsrv@www || true") == "active\n", "a start by a client")
+    machine.run("touch /root/enough; while systemctl --quiet is-active load; do sleep 0.1; done")
+    outcomes = json.loads(machine.run("cat /root/enough"))
+    assert list(outcomes) == ["answered"]
+    assert outcomes["answered"] > 100
+    machine.run("systemctl stop poolsrv@www.socket poolsrv@www")
+
+
 UNIT = """\
 [Service]
 StandardInput=socket

@@ -356,8 +356,11 @@ def test_the_units_are_sound(tmp_path: Path) -> None:
     files = [str(tmp_path / name) for name in ("poolsrv.service", "poolsrv.socket")]
     verified = subprocess.run([program, "verify", *files], capture_output=True, text=True)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
-    instance = [program, "verify", str(tmp_path / "poolsrv@hello.service")]
-    verified = subprocess.run(instance, capture_output=True, text=True)
+    drop_in = tmp_path / "poolsrv@hello.socket.d"
+    drop_in.mkdir()
+    (drop_in / "listen.conf").write_text("[Socket]\nListenStream=8080\n")
+    instances = [str(tmp_path / f"poolsrv@hello.{kind}") for kind in ("service", "socket")]
+    verified = subprocess.run([program, "verify", *instances], capture_output=True, text=True)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
     rated = subprocess.run([program, "security", "--offline=true", files[0]], capture_output=True, text=True)
     level = re.search(r"Overall exposure level for poolsrv\.service: (\S+) OK", rated.stdout)
