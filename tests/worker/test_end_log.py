@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.dispatcher.test_ledger import series
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, receive_line, wait_until
 
@@ -33,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[ServerProcess]:
-    config = pool() + '[log]\nformat = "json"\n'
+    config = pool(control="run/ctl") + '[log]\nformat = "json"\n'
     config += f'[listeners.echo]\nbind = "127.0.0.1:0"\nhandler = "echo"\n{KEYS}\n'
     config += '[listeners.silent]\nbind = "127.0.0.1:0"\nhandler = "echo"\n'
     fail, wait = [str(root / "fail.sh")], [str(root / "wait.sh")]
@@ -87,6 +88,7 @@ def test_a_program_is_logged_with_how_it_ended_and_what_it_used(server: ServerPr
 def test_the_time_that_a_program_has_waited_is_logged(server: ServerProcess) -> None:
     with server.connect("wait") as first, server.connect("wait") as second:
         pid = int(receive_line(first))
+        wait_until(lambda: series(server, "cgi_programs_waiting", listener="wait") == 1, "the second one in the queue")
         first.sendall(b"done\n")
         assert receive_line(first) == b"done\n"
         assert int(receive_line(second)) != pid
