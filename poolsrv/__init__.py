@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # typing, and importlib below, would be imported before t
 if TYPE_CHECKING:
     from .core.event_loop import Timer
     from .core.safe_names import open_for_appending, open_private_folder
+    from .core.sandbox import Sandbox
     from .errors import ConfigError, FrameTooLong, LineTooLong
     from .ipc.captures import Capture
     from .ipc.runs import Run
@@ -39,6 +40,7 @@ __all__ = [
     "LineTooLong",
     "Metrics",
     "Run",
+    "Sandbox",
     "ServerReport",
     "Stream",
     "Timer",
@@ -64,6 +66,7 @@ _MODULES = {
     "LineTooLong": "errors",
     "Metrics": "worker.metrics",
     "Run": "ipc.runs",
+    "Sandbox": "core.sandbox",
     "ServerReport": "worker.status_client",
     "Stream": "net.stream",
     "Timer": "core.event_loop",

@@ -14,6 +14,7 @@ from .environment import SOFTWARE, http_environment, inetd_environment, line_env
 from .line_server import find_script_of_line, refusal
 from .options import Options
 from .programs.runner import ProgramRunner
+from .sandboxing import sandbox_rows
 from .scripts import NoScript, Script, ScriptPaths, find_script
 from .shebang import find_problem
 
@@ -56,6 +57,7 @@ def explain_http(url: str, runner: ProgramRunner, service: Service) -> Rows:
         return
     options = runner.options
     yield from _program(found, options, found.warm and runner.warm.command_for(found) is not None)
+    yield from _sandbox(runner)
     endpoints = _endpoints(parts.port or _SERVER[1], parts.scheme == "https")
     environment = http_environment(
         head,
@@ -85,6 +87,7 @@ def explain_line(line: str, runner: ProgramRunner, paths: ScriptPaths) -> Rows:
         yield "the client gets", refusal(found).decode().rstrip()
         return
     yield from _program(found, options)
+    yield from _sandbox(runner)
     endpoints = _endpoints(_SERVER[1], tls=False)
     yield from _environment(line_environment(endpoints, base=runner.base, fixed=options.environment, software=SOFTWARE))
 
@@ -95,6 +98,7 @@ def explain_inetd(runner: ProgramRunner) -> Rows:
     yield "command", shlex.join(options.program)
     yield from _problem(options.program)
     yield from _limits(options)
+    yield from _sandbox(runner)
     endpoints = _endpoints(_SERVER[1], tls=False)
     yield from _environment(inetd_environment(endpoints, base=runner.base, fixed=options.environment))
 
@@ -150,6 +154,11 @@ def _limits(options: Options) -> Rows:
     for name, value in msgspec.structs.asdict(options.limits).items():
         if value is not None:
             yield f"limits.{name}", str(value)
+
+
+def _sandbox(runner: ProgramRunner) -> Rows:
+    if runner.sandbox is not None:
+        yield from sandbox_rows(runner.sandbox)
 
 
 def _environment(environment: dict[str, str]) -> Rows:

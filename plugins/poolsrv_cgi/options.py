@@ -30,6 +30,8 @@ from poolsrv_http import (
 
 from poolsrv import open_private_folder
 
+from .sandboxing import SandboxOptions, sandbox_problems
+
 __all__ = ["Limits", "Options", "problems"]
 
 Seconds = Annotated[float, Meta(ge=0)]
@@ -72,6 +74,7 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar queue_size: how many requests may wait for one of these to end; further ones are refused (http: 503).
     :ivar queue_timeout: how long a request may wait. 0: no limit.
     :ivar limits: resource limits of each program.
+    :ivar sandbox: what programs may do besides what their user may: "strict", or a table for more than that.
     :ivar stderr_rate: lines of standard error that are logged for a program, per second. 0: no limit.
     :ivar mask: further names of variables, header fields and query parameters whose values are secret, so that
         `poolsrv runs` and captures do not have them: `["X-Session", "pin", "*PRIVATE*"]`.
@@ -127,6 +130,7 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     queue_size: Count = 1000
     queue_timeout: Seconds = 30.0
     limits: Limits = Limits()
+    sandbox: Literal["strict"] | SandboxOptions | None = None
     stderr_rate: Count = 100
     mask: tuple[str, ...] = ()
     capture: Path | None = None
@@ -187,7 +191,7 @@ def problems(options: Options) -> list[tuple[str, str]]:
     """
     return [
         *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *_files(options),
-        *_capture(options), *http_problems(options),
+        *_capture(options), *http_problems(options), *sandbox_problems(options),
     ]  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import struct
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import StartError
-from .libc import last_error, libc, prctl
+from .capabilities import set_capabilities
+from .libc import prctl
 
 _PR_SET_KEEPCAPS = 8  # linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
-_CAPABILITY_VERSION = 0x20080522  # linux/capability.h
-_CAP_DAC_OVERRIDE = 1
+_CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _CAP_DAC_READ_SEARCH = 2
 
 log = logging.getLogger("poolsrv.privileges")
@@ -121,7 +120,7 @@ def _keep_reading() -> None:
     """Keep only the capability to read; where root lacks even that, as in containers, the one to read and write."""
     for kept in (1 << _CAP_DAC_READ_SEARCH, 1 << _CAP_DAC_OVERRIDE, 0):
         with suppress(OSError):
-            _set_capabilities(kept)
+            set_capabilities(kept)
             break
     prctl(_PR_SET_KEEPCAPS, 0)
 
@@ -136,20 +135,9 @@ def stop_reading() -> None:
         return
     _keeps_reading = False
     try:
-        _set_capabilities(0)
+        set_capabilities(0)
     except OSError as error:
         raise StartError(f"can't give up capabilities: {error.strerror}") from None
-
-
-def _set_capabilities(wanted: int) -> None:
-    """Set the effective and the permitted capabilities, all of them below 32 (capset(2)).
-
-    :raises OSError: the kernel refuses.
-    """
-    header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
-    data = struct.pack("6I", wanted, wanted, 0, 0, 0, 0)
-    if libc.capset(header, data) != 0:
-        raise last_error()
 
 
 def _can_go_back() -> bool:

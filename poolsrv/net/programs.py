@@ -29,6 +29,7 @@ from typing import Final, Literal
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.processes import close_on_exec_from, describe_exit, group_of, signal_group
 from ..core.procfs import children_of_this_process
+from ..core.sandbox import Sandbox
 from .descriptor import Owner
 from .orphans import Orphans, start_marked
 from .stream import Pipe, Stream
@@ -181,6 +182,7 @@ class Reaper:
         cwd: str | os.PathLike[str] | None,
         sources: Sequence[int | None],
         limits: Mapping[int, int] | None,
+        sandbox: Sandbox | None,
         owner: Owner,
         on_exit: Callable[[Child], object],
     ) -> Child:
@@ -205,7 +207,9 @@ class Reaper:
                 elif source is not None and not isinstance(source, int):
                     raise ValueError("a program can be given a descriptor, PIPE or None, and its own connection")
             stdin, stdout, stderr = descriptors
-            pid = start_program(argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits)
+            pid = start_program(
+                argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits, sandbox=sandbox
+            )
             child = Child(pid, "program", self._loop, os.fsdecode(argv[0]))
             if sources[1] == PIPE:
                 self._watch_later(child, on_exit)
@@ -329,6 +333,7 @@ def start_program(
     cwd: str | os.PathLike[str] | None,
     descriptors: tuple[int | None, int | None, int | None],
     limits: Mapping[int, int] | None = None,
+    sandbox: Sandbox | None = None,
 ) -> int:
     """Start a program in a process group of its own.
 
@@ -338,6 +343,7 @@ def start_program(
     :param descriptors: what becomes its standard input, output and error, none of them 0, 1 or 2; None: the null
         device.
     :param limits: resource limits (``resource.RLIMIT_*`` to a number), soft and hard; see ``_start_limited``.
+    :param sandbox: what it may do; None: what this process may.
     :returns: its process id.
     :raises OSError: at once, when it can't be started.
     """
@@ -350,7 +356,7 @@ def start_program(
     close_on_exec_from(3)
     spawn = os.posix_spawn if b"/" in os.fsencode(argv[0]) else os.posix_spawnp
     former = _enter(cwd) if cwd is not None else None
-    start = partial(
+    start: Callable[[], int] = partial(
         spawn,
         argv[0],
         list(argv),
@@ -360,6 +366,8 @@ def start_program(
         setsigmask=(),
         setsigdef=_RESET_SIGNALS,
     )
+    if sandbox is not None:
+        start = partial(sandbox.start, start)
     try:
         return start_marked(start if not limits else partial(_start_limited, start, limits))
     finally:

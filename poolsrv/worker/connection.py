@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ
+from ..core.sandbox import Sandbox
 from ..net.addresses import format_peer, peer_name
 from ..net.connector import OutgoingStream
 from ..net.descriptor import CLOSED, CONNECTING, LINGERING, OPEN, Descriptor
@@ -54,21 +55,9 @@ class Connection(Waiting):
     """
 
     __slots__ = (
-        "_call_on_close",
-        "_children",
-        "_ends_programs",
-        "_extra",
-        "_finished_in_time",
-        "_given",
-        "_host",
-        "_local",
-        "_log",
-        "_streams",
-        "id",
-        "opened_at",
-        "peer",
-        "state",
-    )
+        "_call_on_close", "_children", "_ends_programs", "_extra", "_finished_in_time", "_given", "_host", "_local",
+        "_log", "_streams", "id", "opened_at", "peer", "state",
+    )  # fmt: skip
 
     _always_lingers = True
 
@@ -160,6 +149,7 @@ class Connection(Waiting):
         stdout: Connection | int | None = None,
         stderr: Connection | int | None = None,
         limits: Mapping[int, int] | None = None,
+        sandbox: Sandbox | None = None,
     ) -> Child:
         """Start a program in a process group of its own, with only these three descriptors.
 
@@ -168,10 +158,10 @@ class Connection(Waiting):
         reading is paused. ``on_child_exit`` is called when it has ended. The program is ended when the connection is
         reset, aborted, or fails; a plain ``close`` leaves it running.
 
-        :param argv: the program and its arguments.
         :param env: its whole environment; None: nothing but a PATH.
         :param cwd: its working directory; None: the server's.
         :param limits: resource limits, ``{resource.RLIMIT_NOFILE: 64}``; each is both the soft and the hard limit.
+        :param sandbox: None: it may do what its user may.
         :raises OSError: it can't be started, or the connection is closed.
         """
         if self._state != OPEN:
@@ -179,8 +169,8 @@ class Connection(Waiting):
         ends = (stdin, stdout, stderr)
         if any(isinstance(end, Connection) and end is not self for end in ends):
             raise ValueError("a program can be given its own connection only")
-        spawn, on_exit = self._host.reaper.spawn, self._child_exited
-        start: Callable[..., Child] = partial(spawn, argv, env=env, cwd=cwd, limits=limits, owner=self, on_exit=on_exit)
+        spawn = partial(self._host.reaper.spawn, argv, env=env, cwd=cwd, limits=limits, sandbox=sandbox)
+        start: Callable[..., Child] = partial(spawn, owner=self, on_exit=self._child_exited)
         child = self._start_with_this(ends, start) if self in ends else start(sources=ends)
         self._children = [*(self._children or ()), child]
         for stream in (child.stdin, child.stdout, child.stderr):

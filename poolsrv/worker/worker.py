@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.event_loop import READ, EventLoop, Timer
+from ..core.sandbox import Sandbox
 from ..ipc.runs import Run
 from ..net.programs import Child, Reaper
 from .blocking_threads import BlockingThreads
@@ -138,6 +139,7 @@ class Worker:
         stdout: int | None = None,
         stderr: int | None = None,
         limits: Mapping[int, int] | None = None,
+        sandbox: Sandbox | None = None,
     ) -> Child:
         """Start a program that belongs to no connection; as ``Connection.spawn`` otherwise.
 
@@ -151,9 +153,12 @@ class Worker:
         :param cwd: its working directory; None: the server's.
         :param limits: resource limits of the program, ``{resource.RLIMIT_NOFILE: 64}``; each is the soft and the hard
             one.
+        :param sandbox: what it may do; None: what its user may.
         :raises OSError: it can't be started.
         """
-        return self._programs.spawn(argv, env=env, cwd=cwd, sources=(stdin, stdout, stderr), limits=limits)
+        return self._programs.spawn(
+            argv, env=env, cwd=cwd, sources=(stdin, stdout, stderr), limits=limits, sandbox=sandbox
+        )
 
     def reap_orphans_of(self, pid: int) -> None:
         """Reap what a child leaves behind that a plugin has started itself, and what the child's descendants do. To be

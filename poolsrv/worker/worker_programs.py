@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from ..core.sandbox import Sandbox
 from ..net.descriptor import Descriptor
 from ..net.programs import Child, Reaper
 
@@ -35,10 +36,18 @@ class WorkerPrograms:
         cwd: str | os.PathLike[str] | None,
         sources: tuple[int | None, int | None, int | None],
         limits: Mapping[int, int] | None,
+        sandbox: Sandbox | None,
     ) -> Child:
         """Start one; see ``Worker.spawn``."""
         child = self._reaper.spawn(
-            argv, env=env, cwd=cwd, sources=sources, limits=limits, owner=self, on_exit=self._on_exit
+            argv,
+            env=env,
+            cwd=cwd,
+            sources=sources,
+            limits=limits,
+            sandbox=sandbox,
+            owner=self,
+            on_exit=self._on_exit,
         )
         self._streams.update(stream for stream in (child.stdin, child.stdout, child.stderr) if stream is not None)
         return child

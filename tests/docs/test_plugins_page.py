@@ -100,7 +100,9 @@ def test_every_member_of_a_connection_is_on_the_page_as_it_is() -> None:
     assert set(documented("Stream")) >= STREAM_ONLY
 
 
-@pytest.mark.parametrize("name", ["Child", "ClientTls", "Worker", "ServerReport", *METRICS, "Timer", "Handle"])
+@pytest.mark.parametrize(
+    "name", ["Child", "ClientTls", "Sandbox", "Worker", "ServerReport", *METRICS, "Timer", "Handle"]
+)
 def test_every_member_of_the_others_is_on_the_page_as_it_is(name: str) -> None:
     check(getattr(poolsrv, name), name, ENGINE.get(name, set()))
 

@@ -192,6 +192,7 @@ class Spawned:
             cwd=None,
             sources=(PIPE, PIPE, None),
             limits=None,
+            sandbox=None,
             owner=self,
             on_exit=lambda child: self.events.append(f"exit {child.returncode}"),
         )

@@ -15,6 +15,7 @@ HIDDEN = {
     "Child": {"kill", "reaped"},
     "Client": {"drop", "pull", "push"},
     "ClientTls": {"wrap"},
+    "Sandbox": {"start"},
     "Timer": {"callback", "due"},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from poolsrv import Child, Connection, Worker
 from ..environment import base_environment
 from ..options import Limits, Options
 from ..process import Launch, Process
+from ..sandboxing import sandbox_of
 from ..shebang import why_not_started
 from ..warm.pool import WarmPool
 from .capturing import Capturing
@@ -49,6 +51,7 @@ class ProgramRunner:
     :ivar capturing: captures of those that have failed; None without the option.
     :ivar recorder: the records of programs that have ended.
     :ivar warm: the warm interpreters.
+    :ivar sandbox: that of all programs; None without the option.
     """
 
     def __init__(self, options: Options) -> None:
@@ -62,6 +65,7 @@ class ProgramRunner:
         self.first_looks = Deadlines(FIRST_LOOK)
         self._limits = _limits_of(options.limits)
         self._manners = Manners(options) if options.nice or options.umask else None
+        self.sandbox = sandbox_of(options)
         self.times = ProgramTimes()
         masking = Masking(options.mask)
         self.capturing = Capturing(options, masking, self._limits) if options.capture is not None else None
@@ -72,6 +76,8 @@ class ProgramRunner:
     def open(self, worker: Worker) -> None:
         """Prepare a worker, before its first connection."""
         self.worker = worker
+        if self.sandbox is not None:
+            self.sandbox.open()
         for part in (
             self.limiter,
             self.run_timeout,
@@ -88,6 +94,8 @@ class ProgramRunner:
     def close(self) -> None:
         """End what runs warm, in a worker, after its last connection."""
         self.warm.close()
+        if self.sandbox is not None:
+            self.sandbox.close()
         if self.capturing is not None:
             self.capturing.close()
 
@@ -124,11 +132,15 @@ class ProgramRunner:
             stdout=stdout,
             stderr=stderr,
             limits=self._limits,
+            sandbox=self.sandbox,
         )
         try:
             child = start() if self._manners is None else self._manners.start(start)
         except OSError as error:
-            raise OSError(error.errno, why_not_started(error, launch.argv, launch.cwd)) from error
+            why = why_not_started(error, launch.argv, launch.cwd)
+            if error.errno == errno.EACCES and self.sandbox is not None:
+                why += ": perhaps its sandbox lacks `execute` for it, or for its interpreter"
+            raise OSError(error.errno, why) from error
         child.name, child.queued = program.name, program.queued
         self._running[child.pid] = program
         return child

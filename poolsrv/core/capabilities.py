@@ -1,0 +1,35 @@
+"""Capabilities (capabilities(7)): the rights of root, one by one. They belong to a thread, as all credentials do."""
+
+from __future__ import annotations
+
+import struct
+
+from .libc import last_error, libc, prctl
+
+SETGID, SETUID, KILL = 6, 7, 5  # linux/capability.h
+
+_VERSION = 0x20080522
+_PR_SET_SECUREBITS = 28  # linux/prctl.h
+# The user 0 gains nothing by exec, the set changes only by hand, and both stay so.
+_NO_ROOT = 0b1111
+
+
+def set_capabilities(wanted: int) -> None:
+    """Set the effective and the permitted capabilities of this thread, all of them below 32 (capset(2)).
+
+    :param wanted: a bit for each, ``1 << SETUID``.
+    :raises OSError: the kernel refuses.
+    """
+    header = struct.pack("Ii", _VERSION, 0)
+    data = struct.pack("6I", wanted, wanted, 0, 0, 0, 0)
+    if libc.capset(header, data) != 0:
+        raise last_error()
+
+
+def keep_only(wanted: int) -> None:
+    """Give up all others, for this thread and what it starts, for good: as root, what it executes has none at all.
+
+    :raises OSError: the kernel refuses.
+    """
+    prctl(_PR_SET_SECUREBITS, _NO_ROOT)
+    set_capabilities(wanted)

@@ -1,0 +1,167 @@
+"""Programs in a sandbox: what they can't do, and that this process stays as it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poolsrv.core import landlock, system_calls
+from poolsrv.core.sandbox import Sandbox
+from poolsrv.net.programs import start_program
+
+SYSTEM = [path for path in ("/bin", "/lib", "/lib64", "/usr") if os.path.exists(path)]
+PERL = "use Socket; socket(my $s, PF_INET, SOCK_STREAM, 0) or die qq(no socket\\n);"
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., str]]:
+    """``run(script, ...)`` runs a shell script in a sandbox, and returns its output."""
+    made: list[Sandbox] = []
+
+    def run(script: str, **options: Any) -> str:
+        write = [*options.pop("write", ()), "/dev/null"]
+        sandbox = Sandbox(execute=SYSTEM, write=write, **options)
+        made.append(sandbox)
+        reader, writer = os.pipe()
+        pid = start_program(
+            ["/bin/sh", "-c", script], env=None, cwd="/", descriptors=(None, writer, writer), sandbox=sandbox
+        )
+        os.close(writer)
+        with open(reader) as output:
+            text = output.read()
+        os.waitpid(pid, 0)
+        return text.strip()
+
+    yield run
+    for sandbox in made:
+        sandbox.close()
+
+
+def test_files(run: Callable[..., str], tmp_path: Path) -> None:
+    """Only what is allowed is read, changed and executed. What may be changed can't be executed."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        program = tmp_path / name / "x"
+        program.write_text("#!/bin/sh\necho it runs\n")
+        program.chmod(0o755)
+    script = f"""
+        cd {tmp_path}
+        for d in a b c; do
+            head -c 2 $d/x; echo new 2>/dev/null >$d/y && rm $d/y && mv $d/x $d/z && mv $d/z $d/x && echo " changed $d"
+            truncate -s 20 $d/x && echo "cut $d"
+            ls $d; $d/x
+        done 2>/dev/null
+    """
+    assert run(script, read=[tmp_path / "a"], write=[tmp_path / "b"]).split("\n") == [
+        "#!x",  # what can be read
+        "#! changed b",
+        "cut b",
+        "x",
+    ]
+
+
+def test_no_process_but_its_own(run: Callable[..., str]) -> None:
+    """Neither this process, nor a program in another sandbox like its own, can be signalled or looked into."""
+    other = Sandbox(execute=SYSTEM, write=["/dev/null"])
+    pid = start_program(["/bin/sleep", "1000"], env=None, cwd="/", descriptors=(None, None, None), sandbox=other)
+    try:
+        script = """
+            for pid in %s; do
+                kill -0 $pid && echo signals; kill -TERM -- -$pid && echo group
+                head -c 1 /proc/$pid/environ && echo environment; readlink /proc/$pid/fd/0
+            done 2>/dev/null
+            (sleep 1000 & kill -TERM $! && wait $!; echo its own: $?) 2>/dev/null
+        """
+        assert run(script % f"{os.getpid()} {pid}", read=["/proc"]) == f"its own: {128 + signal.SIGTERM}"
+        assert run(f"kill -TERM {pid} && echo it can", isolated=False) == "it can"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        other.close()
+
+
+def test_no_privileges(run: Callable[..., str]) -> None:
+    """Set-user-ID bits do nothing, and no name space gives rights over a copy of the system."""
+    assert run("grep -c 'NoNewPrivs:.1' /proc/self/status", read=["/proc"]) == "1"
+    assert run("grep '^Cap[EPA]' /proc/self/status | grep -vc 0000000000000000", read=["/proc"]) == "0"
+    assert "Operation not permitted" in run("unshare -U true")
+    assert run("unshare -U true && echo it can", system_calls=False) == "it can"
+
+
+@pytest.mark.parametrize(
+    ("ports", "expected"),
+    [({}, "no socket"), ({"connect": None}, "refused"), ({"connect": [1]}, "refused"), ({"connect": [2]}, "denied")],
+)
+def test_tcp(run: Callable[..., str], ports: dict[str, Any], expected: str) -> None:
+    """A program connects only to the ports that are allowed. Without any it has no network sockets at all."""
+    assert expected in run(f"perl -e '{PERL} connect($s, sockaddr_in(1, INADDR_LOOPBACK)) or die $!'", **ports)
+
+
+def test_listening(run: Callable[..., str]) -> None:
+    script = f"perl -e '{PERL} bind($s, sockaddr_in(0, INADDR_LOOPBACK)) or die $!; print qq(bound)'"
+    assert run(script, bind=[0]) == "bound"
+    assert "denied" in run(script, bind=[1])
+
+
+def test_unix_sockets_alone(run: Callable[..., str]) -> None:
+    """Not even UDP, which no rule for ports covers."""
+    script = "perl -MSocket -e 'print socket(my $s, %s, SOCK_DGRAM, 0) ? 1 : 0'"
+    assert [run(script % family) for family in ("PF_UNIX", "PF_INET", "PF_INET6")] == ["1", "0", "0"]
+
+
+def test_this_process_stays_free(run: Callable[..., str], tmp_path: Path) -> None:
+    """Only the thread of the start was restricted, and it has ended."""
+    threads = threading.active_count(), len(os.listdir("/proc/self/task"))
+    assert "NoNewPrivs:\t1" in run("cat /proc/self/status", read=["/proc"])
+    (tmp_path / "file").write_text("x")
+    assert "NoNewPrivs:\t0" in Path("/proc/self/status").read_text()
+    assert (threading.active_count(), len(os.listdir("/proc/self/task"))) == threads
+
+
+def test_what_can_t_be_started_is_an_error_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "x"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    sandbox = Sandbox(execute=SYSTEM, write=["/dev/null"])
+    for path, number in ((program, errno.EACCES), (tmp_path / "none", errno.ENOENT)):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            start_program([str(path)], env=None, cwd="/", descriptors=(None, None, None), sandbox=sandbox)
+    sandbox.close()
+    missing = Sandbox(read=[tmp_path / "none"])
+    with pytest.raises(OSError, match=f"{tmp_path}/none: No such file"):
+        start_program(["/bin/true"], env=None, cwd="/", descriptors=(None, None, None), sandbox=missing)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (0, [("", "this kernel has no Landlock")]),
+        (2, [("", "6.2"), ("connect", "6.7"), ("bind", "6.7"), ("isolated", "6.12")]),
+        (3, [("connect", "6.7"), ("bind", "6.7"), ("isolated", "6.12")]),
+        (5, [("isolated", "6.12")]),
+        (6, []),
+    ],
+)
+def test_what_the_kernel_lacks(monkeypatch: pytest.MonkeyPatch, version: int, expected: list[tuple[str, str]]) -> None:
+    monkeypatch.setattr(landlock, "version", lambda: version)
+    found = list(Sandbox().problems())
+    assert [key for key, _ in found] == [key for key, _ in expected]
+    assert all(words in message for (_, message), (_, words) in zip(found, expected, strict=True))
+    if 0 < version < 6:
+        assert not list(Sandbox(connect=None, bind=None, isolated=False).problems()) or version < 3
+
+
+def test_a_missing_library_and_missing_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(system_calls, "LIBRARY", "libnone.so.2")
+    assert list(Sandbox(write=[tmp_path / "none"]).problems()) == [
+        ("write", f"{tmp_path}/none: No such file or directory"),
+        ("system_calls", "libnone.so.2 is not installed (Debian: libseccomp2)"),
+    ]
+    assert list(Sandbox(system_calls=False).problems()) == []
