@@ -22,6 +22,7 @@ never get into the header that goes to the client.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from poolsrv_http import ResponseHeader
 
@@ -33,6 +34,8 @@ _match_status = re.compile(rb"([1-9][0-9]{2})(?:[ \t]+(.*))?").fullmatch
 _match_length = re.compile(rb"[0-9]{1,18}").fullmatch
 # What no URI contains (RFC 3986 section 2), percent signs that begin no escape included.
 _replace_bad = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^!#-;=?-\[\]_a-z~]").sub
+_MOST_KNOWN = 256  # headers that are remembered
+_LONGEST_KNOWN = 512  # bytes of each
 _HEADER_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 
 # Fields about the connection, which is not the program's (RFC 9110 section 7.6.1), and Status, which becomes the
@@ -103,7 +106,8 @@ class CgiHeaderParser:
         if end.end() > self._max_size:
             raise BadResponse(f"the header is over max_header_size ({self._max_size} bytes)")
         self.surplus = buffer[end.end() :]
-        return _parse(buffer[: end.start()], self._max_fields)
+        header = buffer[: end.start()]
+        return (_known if len(header) <= _LONGEST_KNOWN else _parse)(header, self._max_fields)
 
     def end(self) -> BadResponse:
         """The error of an output that has ended before its header has."""
@@ -144,6 +148,10 @@ def _parse(header: bytes, max_fields: int) -> CgiHeader:
     if hop_by_hop:
         fields = [field for field in fields if field[0].lower() not in hop_by_hop]
     return _header_of(cgi, fields, alone=not others)
+
+
+# Most programs print one header all the time, and many the same.
+_known = lru_cache(_MOST_KNOWN)(_parse)
 
 
 def encoded_location(value: bytes) -> bytes:

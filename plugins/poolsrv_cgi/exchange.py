@@ -5,7 +5,7 @@ The way through, each step called by the one before or by an event:
     begin ── find the program
       │ (the request's body: all of a chunked one, the first part of others)
     admit ── a permit (`max_programs`), or the queue
-      │
+      │ (the worker's other events: programs that many requests ask for at once are started one right after the other)
     start ── environment, program; its input (`RequestBody.relay_to`) and its output (`output`) move by themselves
       │
     end ──── once the client has, or will have, all that it gets
@@ -111,7 +111,7 @@ class Exchange:
 
     __slots__ = (
         "_conn", "_found", "_head", "_origin", "_output", "_program",
-        "_redirects", "_request_body", "_response", "_runner", "_service", "_waiter",
+        "_redirects", "_request_body", "_response", "_runner", "_service", "_to_start", "_waiter",
     )  # fmt: skip
 
     def __init__(self, service: CgiService, request: Request, response: Response) -> None:
@@ -125,6 +125,7 @@ class Exchange:
         self._redirects = 0
         self._found: Script
         self._waiter: Waiter | None = None
+        self._to_start: tuple[Program, Launch] | None = None  # with a permit
         self._program: Program | None = None
         self._output: Output | None = None
 
@@ -147,7 +148,7 @@ class Exchange:
     def _admit(self) -> None:
         limiter = self._runner.limiter
         if limiter.acquire():
-            self._start(0.0)
+            self._start_soon(0.0)
             return
         self._waiter = Waiter(self._granted, self._busy)
         if not limiter.wait(self._waiter):
@@ -156,7 +157,7 @@ class Exchange:
     def _granted(self) -> None:
         waiter, self._waiter = self._waiter, None
         assert waiter is not None
-        self._start(waiter.waited)
+        self._start_soon(waiter.waited)
 
     def _busy(self) -> None:
         self._waiter = None
@@ -165,8 +166,12 @@ class Exchange:
 
     # --- the program
 
-    def _start(self, queued: float) -> None:
-        """Start the program, with a permit that it has waited so many seconds for."""
+    def _start_soon(self, queued: float) -> None:
+        """Start the program at the end of this turn, with a permit that it has waited so many seconds for.
+
+        A start fills the processor's caches with other memory. So answers that are ready do not wait for starts, and
+        all starts of a turn follow one another.
+        """
         found, runner, body = self._found, self._runner, self._request_body
         program = Program(runner, self._conn, found.script_name, self._program_ended)
         program.on_overdue, program.queued = self._overdue, queued
@@ -174,26 +179,30 @@ class Exchange:
         if runner.capturing is not None and not self._redirects and body.length:
             program.body, program.body_length = body.first(runner.capturing.body), body.length
         try:
-            environment = self._environment()
-            stdin = body.source() if not self._redirects else None
-            warm = runner.warm.command_for(found) if found.warm and not found.nph else None
+            launch = Launch(
+                argv=found.argv,
+                environment=self._environment(),
+                cwd=found.directory,
+                stdin=body.source() if not self._redirects else None,
+                stdout=self._conn if found.nph else PIPE,
+                warm=runner.warm.command_for(found) if found.warm and not found.nph else None,
+                real_directory=found.real_directory,
+            )
         except BaseException:
             runner.limiter.release()
             raise
+        self._to_start = program, launch
+        self._conn.call_soon(self._start)
+
+    def _start(self) -> None:
+        if self._to_start is None:  # cancelled
+            return
+        (program, launch), self._to_start = self._to_start, None
+        found, body = self._found, self._request_body
         if found.nph and not body.is_here:
             body.ask()  # once the program has the connection, nothing else writes to it
         try:
-            child = program.start(
-                Launch(
-                    argv=found.argv,
-                    environment=environment,
-                    cwd=found.directory,
-                    stdin=stdin,
-                    stdout=self._conn if found.nph else PIPE,
-                    warm=warm,
-                    real_directory=found.real_directory,
-                )
-            )
+            child = program.start(launch)
         except OSError as error:
             if error.errno != errno.ENOTCONN:  # then the client was faster, and `_cancelled` follows
                 self._conn.log.error("can't start %s: %s", found.filename, error.strerror)
@@ -202,7 +211,7 @@ class Exchange:
         self._program = program
         self._response.hold()
         outcome = self._response.outcome
-        outcome.program, outcome.queued = program.name, queued
+        outcome.program, outcome.queued = program.name, program.queued
         if found.nph:
             self._response.take_over()
         elif child.stdout is not None:
@@ -372,6 +381,9 @@ class Exchange:
         if self._waiter is not None:
             self._runner.limiter.cancel(self._waiter)
             self._waiter = None
+        if self._to_start is not None:
+            self._to_start = None
+            self._runner.limiter.release()
         if self._output is not None:
             self._output.discard()
         program = self._program

@@ -107,28 +107,17 @@ class FramedResponse:
             self.framing = Framing.CLOSE
             keep_alive = False
         self.keep_alive = keep_alive
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, header.reason or REASONS.get(status, b""))]
-        has_date = has_server = False
-        for name, value in header.fields:
-            lines.append(b"%b: %b\r\n" % (name, value))
-            if len(name) == 4:
-                has_date = has_date or name.lower() == b"date"
-            elif len(name) == 6:
-                has_server = has_server or name.lower() == b"server"
-        if not has_date:
-            lines.append(b"Date: %b\r\n" % date)
-        if server and not has_server:
-            lines.append(b"Server: %b\r\n" % server)
+        lines = _lines_of(header, date, server)
         if length is not None:
-            lines.append(b"Content-Length: %d\r\n" % length)
+            lines += b"Content-Length: %d\r\n" % length
         elif self.framing is Framing.CHUNKED:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
+            lines += b"Transfer-Encoding: chunked\r\n"
         if not keep_alive:
-            lines.append(b"Connection: close\r\n")
+            self.head = lines + b"Connection: close\r\n\r\n"
         elif version < (1, 1):
-            lines.append(b"Connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        self.head = b"".join(lines)
+            self.head = lines + b"Connection: keep-alive\r\n\r\n"
+        else:
+            self.head = lines + b"\r\n"
 
     @property
     def wants_body(self) -> bool:
@@ -179,6 +168,24 @@ class FramedResponse:
             self._chunk_open = False
             return b"\r\n"
         return b""
+
+
+@lru_cache(maxsize=32)  # within a second, many responses of a busy server begin alike
+def _lines_of(header: ResponseHeader, date: bytes, server: bytes) -> bytes:
+    """The status line and the fields that do not depend on the framing."""
+    lines = [b"HTTP/1.1 %d %b\r\n" % (header.status, header.reason or REASONS.get(header.status, b""))]
+    has_date = has_server = False
+    for name, value in header.fields:
+        lines.append(b"%b: %b\r\n" % (name, value))
+        if len(name) == 4:
+            has_date = has_date or name.lower() == b"date"
+        elif len(name) == 6:
+            has_server = has_server or name.lower() == b"server"
+    if not has_date:
+        lines.append(b"Date: %b\r\n" % date)
+    if server and not has_server:
+        lines.append(b"Server: %b\r\n" % server)
+    return b"".join(lines)
 
 
 def http_date(now: float | None = None) -> bytes:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import resource
-import threading
+from _thread import _count as _count_threads
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Final
@@ -42,7 +42,7 @@ def start_marked(start: Callable[[], int]) -> int:
 
     :returns: its process id, as ``start`` does.
     """
-    if threading.active_count() > 1:
+    if _count_threads():  # besides the first, whoever has started them
         pid = start()
         mark(pid)
         return pid

@@ -43,6 +43,9 @@ PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are le
 
 _RESET_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
+_DUP2: Final = os.POSIX_SPAWN_DUP2
+_NULL: Final = tuple((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_RDWR, 0) for target in range(3))
+
 UNWATCHED_TIME = 0.05  # seconds for which a program with a pipe for its output has no pidfd
 
 _BELOW_LIMIT = {errno.ENOMEM, errno.EBADF, errno.EAGAIN}  # see _start_limited
@@ -193,44 +196,43 @@ class Reaper:
         :param on_exit: called as ``on_exit(child)`` once it has ended and been reaped.
         :raises OSError: it can't be started.
         """
-        ours: list[int] = []  # this side of each pipe
-        theirs: list[int] = []
-        descriptors = list(sources)
+        stdin, stdout, stderr = sources
+        pipes: list[tuple[int, int] | None] = [None, None, None]  # the program's end of each, and this side
+        started = False
         try:
-            for index, source in enumerate(sources):
-                if source == PIPE:
-                    reader, writer = os.pipe2(os.O_CLOEXEC)
-                    its, own = (reader, writer) if index == 0 else (writer, reader)
-                    theirs.append(its)
-                    ours.append(own)
-                    descriptors[index] = its
-                elif source is not None and not isinstance(source, int):
-                    raise ValueError("a program can be given a descriptor, PIPE or None, and its own connection")
-            stdin, stdout, stderr = descriptors
+            if stdin == PIPE:
+                stdin, writer = os.pipe2(os.O_CLOEXEC)
+                pipes[0] = stdin, writer
+            if stdout == PIPE:
+                reader, stdout = os.pipe2(os.O_CLOEXEC)
+                pipes[1] = stdout, reader
+            if stderr == PIPE:
+                reader, stderr = os.pipe2(os.O_CLOEXEC)
+                pipes[2] = stderr, reader
             pid = start_program(
                 argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits, sandbox=sandbox
             )
-            child = Child(pid, "program", self._loop, os.fsdecode(argv[0]))
-            if sources[1] == PIPE:
+            name = argv[0]
+            child = Child(pid, "program", self._loop, name if type(name) is str else os.fsdecode(name))
+            if pipes[1] is not None:
                 self._watch_later(child, on_exit)
             else:
                 self._watch_or_kill(child, on_exit)
-        except BaseException:
-            for fd in ours:
-                os.close(fd)
-            raise
+            started = True
         finally:
-            for fd in theirs:
-                os.close(fd)
-        ours.reverse()
-        stdin, stdout, stderr = sources
-        if stdin == PIPE:
-            child.stdin = Pipe(self._loop, ours.pop(), owner)
+            for pipe in pipes:
+                if pipe is not None:
+                    os.close(pipe[0])
+                    if not started:
+                        os.close(pipe[1])
+        for_stdin, for_stdout, for_stderr = pipes
+        if for_stdin is not None:
+            child.stdin = Pipe(self._loop, for_stdin[1], owner)
             child.stdin._start()  # the others are watched once a plugin wants to read them
-        if stdout == PIPE:
-            child.stdout = _OutputPipe(self._loop, ours.pop(), owner, partial(self._look_at, pid))
-        if stderr == PIPE:
-            child.stderr = Pipe(self._loop, ours.pop(), owner)
+        if for_stdout is not None:
+            child.stdout = _OutputPipe(self._loop, for_stdout[1], owner, partial(self._look_at, pid))
+        if for_stderr is not None:
+            child.stderr = Pipe(self._loop, for_stderr[1], owner)
         return child
 
     def kill_all(self) -> None:
@@ -347,19 +349,23 @@ def start_program(
     :returns: its process id.
     :raises OSError: at once, when it can't be started.
     """
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
-    for target, source in enumerate(descriptors):
-        if source is None:
-            actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_RDWR, 0))
-        else:
-            actions.append((os.POSIX_SPAWN_DUP2, source, target))
+    stdin, stdout, stderr = descriptors
+    for descriptor in descriptors:
+        if descriptor is not None and not isinstance(descriptor, int):
+            raise ValueError("a program can be given a descriptor, PIPE or None, and its own connection")
+    actions = (
+        _NULL[0] if stdin is None else (_DUP2, stdin, 0),
+        _NULL[1] if stdout is None else (_DUP2, stdout, 1),
+        _NULL[2] if stderr is None else (_DUP2, stderr, 2),
+    )
+    name = argv[0]
     close_on_exec_from(3)
-    spawn = os.posix_spawn if b"/" in os.fsencode(argv[0]) else os.posix_spawnp
+    spawn = os.posix_spawn if (b"/" in name if isinstance(name, bytes) else "/" in name) else os.posix_spawnp
     former = _enter(cwd) if cwd is not None else None
     start: Callable[[], int] = partial(
         spawn,
-        argv[0],
-        list(argv),
+        name,
+        argv if type(argv) is tuple else list(argv),
         {"PATH": DEFAULT_PATH} if env is None else env,
         file_actions=actions,
         setpgroup=0,

@@ -181,8 +181,9 @@ class Stream(Descriptor):
 
     @on_readable.setter
     def on_readable(self, callback: Callable[[Any], object] | None) -> None:
-        self._on_readable = callback
-        self._update()
+        before, self._on_readable = self._on_readable, callback
+        if before is None or callback is None:
+            self._update()
 
     @property
     def on_writable(self) -> Callable[[Any], object] | None:
@@ -853,3 +854,6 @@ class Pipe(Stream):
 
     def _is_socket(self) -> bool:
         return False
+
+    def _reset_at_close(self) -> None:
+        """A pipe has no reset."""

@@ -167,15 +167,17 @@ class Connection(Waiting):
         if self._state != OPEN:
             raise OSError(errno.ENOTCONN, "the connection is closed")
         ends = (stdin, stdout, stderr)
-        if any(isinstance(end, Connection) and end is not self for end in ends):
-            raise ValueError("a program can be given its own connection only")
-        spawn = partial(self._host.reaper.spawn, argv, env=env, cwd=cwd, limits=limits, sandbox=sandbox)
-        start: Callable[..., Child] = partial(spawn, owner=self, on_exit=self._child_exited)
+        for end in ends:
+            if isinstance(end, Connection) and end is not self:
+                raise ValueError("a program can be given its own connection only")
+        on_exit, spawn = self._child_exited, self._host.reaper.spawn
+        start: Callable[..., Child] = partial(
+            spawn, argv, env=env, cwd=cwd, limits=limits, sandbox=sandbox, owner=self, on_exit=on_exit
+        )
         child = self._start_with_this(ends, start) if self in ends else start(sources=ends)
         self._children = [*(self._children or ()), child]
-        for stream in (child.stdin, child.stdout, child.stderr):
-            if stream is not None:
-                self._own(stream)
+        streams = [stream for stream in (child.stdin, child.stdout, child.stderr) if stream is not None]
+        self._streams = [*self._streams, *streams] if self._streams else streams
         return child
 
     def _start_with_this(self, ends: Sequence[Connection | int | None], start: Callable[..., Child]) -> Child:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Self, TypeVar
 
 import msgspec
 
 from ..ipc.metrics import (
-    BOUNDS,
     BUCKETS,
     COUNTER,
     GAUGE,
@@ -126,17 +124,15 @@ class Gauge(_Metric):
 class Histogram(_Metric):
     """How values are distributed: times in seconds, sizes in bytes. The buckets are always the same.
 
-    :ivar sum: of the values that this worker has observed.
-    :ivar counts: how many came into each bucket.
-    :ivar new: values that ``settle`` is still to add; the engine appends its own, which takes less time.
+    :ivar new: values that ``settle`` is still to add, many at once; the engine appends its own.
     """
 
-    __slots__ = ("_told", "_told_sum", "counts", "new", "sum")
+    __slots__ = ("_counts", "_sum", "_told", "_told_sum", "new")
 
     def __init__(self, family: Family) -> None:
         self.new: list[float] = []
-        self.sum = 0.0
-        self.counts = [0] * BUCKETS
+        self._sum = 0.0
+        self._counts = [0] * BUCKETS
         self._told = [0] * BUCKETS
         self._told_sum = 0.0
         self._family = family
@@ -144,7 +140,19 @@ class Histogram(_Metric):
     @property
     def count(self) -> int:
         """How many values this worker has observed."""
-        return sum(self.counts) + len(self.new)
+        return sum(self._counts) + len(self.new)
+
+    @property
+    def sum(self) -> float:
+        """Of the values that this worker has observed."""
+        self.settle()
+        return self._sum
+
+    @property
+    def counts(self) -> list[int]:
+        """How many values came into each bucket."""
+        self.settle()
+        return self._counts
 
     def observe(self, value: float) -> None:
         """Add a value.
@@ -153,25 +161,24 @@ class Histogram(_Metric):
         """
         if not value >= 0:
             raise ValueError(f"{self._family.name}: a histogram takes values from 0 up, not {value!r}")
-        self.counts[bisect_left(BOUNDS, value)] += 1
-        self.sum += value
+        self.new.append(value)
 
     def settle(self) -> None:
         """Add the new values."""
         if self.new:
-            sort_in(self.new, self.counts)
-            self.sum += sum(self.new)
+            sort_in(self.new, self._counts)
+            self._sum += sum(self.new)
             self.new.clear()
 
     def collect(self, index: int, packer: Packer) -> None:
         """For the registry: report what is new."""
         self.settle()
-        if self.counts == self._told:
+        if self._counts == self._told:
             return
-        told, self._told = self._told, list(self.counts)
-        filled = [(bucket, times - told[bucket]) for bucket, times in enumerate(self.counts) if times != told[bucket]]
-        grown = max(_bounded(self.sum - self._told_sum), 0)
-        self._told_sum = self.sum = self._told_sum + grown
+        told, self._told = self._told, list(self._counts)
+        filled = [(bucket, times - told[bucket]) for bucket, times in enumerate(self._counts) if times != told[bucket]]
+        grown = max(_bounded(self._sum - self._told_sum), 0)
+        self._told_sum = self._sum = self._told_sum + grown
         packer.histogram(index, float(grown), filled)
 
 

@@ -31,8 +31,8 @@ class ProgramTimes:
         :param took: seconds of the start itself.
         """
         if self._queue is not None and self._start is not None:
-            self._queue.observe(max(queued, 0.0))
-            self._start.observe(max(took, 0.0))
+            self._queue.observe(queued)
+            self._start.observe(took)
 
     def ended(self, ran: float, failure: str) -> None:
         """Count an end.
@@ -41,7 +41,7 @@ class ProgramTimes:
         :param failure: how the program has failed; empty if it has not.
         """
         if self._run is not None:
-            self._run.observe(max(ran, 0.0))
+            self._run.observe(ran)
         if failure:
             self.failed(failure)
 
