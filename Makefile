@@ -15,7 +15,11 @@ PROCESSES ?= 4
 # The tree of a Debian, which `make test-debian` makes.
 DEBIAN ?= $(CURDIR)/build/debian
 
-.PHONY: help run check test test-all test-debian lint bench bench-quick dist docs screenshots clean
+# Of `make fuzz`: seconds for each target, and which targets; all of them, if none is named.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGET ?=
+
+.PHONY: help run check test test-all test-debian fuzz fuzz-corpus lint bench bench-quick dist docs screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +51,12 @@ test-debian: $(VENV)/dev.stamp $(DEBIAN)/etc/debian_version ## run the steps of 
 $(DEBIAN)/etc/debian_version:
 	mkdir -p "$(dir $(DEBIAN))"
 	mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,python3-venv bookworm "$(DEBIAN)"
+
+fuzz: $(VENV)/fuzz.stamp ## look for inputs that break a rule (FUZZ_SECONDS=60 for each target, FUZZ_TARGET='a b' for these)
+	$(BIN)/python -m tests.fuzz.run --seconds "$(FUZZ_SECONDS)" $(FUZZ_TARGET)
+
+fuzz-corpus: $(VENV)/fuzz.stamp ## keep what `make fuzz` has found, as few inputs as reach all of it
+	$(BIN)/python -m tests.fuzz.run --minimise $(FUZZ_TARGET)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -90,6 +100,11 @@ $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
 # Each process of pytest would compile all tests, at the same time: so that is done before, once, on two CPUs.
 $(VENV)/tests.stamp: $(VENV)/dev.stamp
 	@echo tests/*/ | xargs -n 9 -P 2 env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only -qq >/dev/null || true
+	@touch $@
+
+$(VENV)/fuzz.stamp: $(VENV)/dev.stamp
+	@echo "setting up $(VENV) for fuzzing, once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	@touch $@
 
 $(VENV)/docs.stamp: $(VENV)/bin/python pyproject.toml

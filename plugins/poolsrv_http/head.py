@@ -171,7 +171,7 @@ class RequestParser:
         """
         if not self._buffer:  # nearly always: the whole head in one piece
             end = _find_head_end(data)
-            if end is not None and data[0] != 13:
+            if end is not None and data[0] in _TOKEN_START:
                 stop = end.end()
                 request = self._parse(data[:stop])
                 self.surplus = data[stop:]
@@ -194,7 +194,7 @@ class RequestParser:
             raise RequestError(400, f"no request line begins with {bytes(first[:1])!r}")
         end = _find_head_end(buffer, max(start, self._scanned))
         if end is None:
-            self._check_limits(bytes(buffer[start : start + self._limits.max_head + 1]))
+            self._check_limits(buffer, start)
             self._scanned = max(start, len(buffer) - 2)  # the end may be split: LF CR | LF
             return None
         head, surplus = bytes(buffer[start : end.end()]), bytes(buffer[end.end() :])
@@ -204,28 +204,34 @@ class RequestParser:
         self.surplus = surplus
         return request
 
-    def _check_limits(self, head: bytes) -> None:
-        """Raise if `head`, whole or not, is beyond a limit. Refuses every longer head likewise."""
+    def _check_limits(self, head: bytes | bytearray, start: int = 0) -> None:
+        """Raise if the head that begins at `start`, whole or not, is beyond a limit. Refuses every longer one likewise.
+
+        Looks at the request line alone, for it is called again with every piece of a head.
+        """
         limits = self._limits
-        head = head[: limits.max_head + 1]
+        length = min(len(head) - start, limits.max_head + 1)
         longest = MAX_METHOD_LENGTH + limits.max_target + len(b"  HTTP/1.1\r")
-        line_end = head.find(b"\n", 0, longest + 1)
-        line = head[: line_end if line_end >= 0 else longest]
+        begin = bytes(head[start : start + min(length, longest + 1)])
+        line_end = begin.find(b"\n")
+        line = begin[: line_end if line_end >= 0 else longest]
         method_end = line.find(b" ", 0, MAX_METHOD_LENGTH + 1)
         if method_end < 0 and len(line) > MAX_METHOD_LENGTH:
             known = _match_token(line[:MAX_METHOD_LENGTH])
             raise RequestError(
                 501 if known else 400, f"the method is over {MAX_METHOD_LENGTH} bytes", _printable(line[:100])
             )
-        if line.rfind(b" ") <= method_end:  # the target goes on to the end of the line, as far as it is here
+        if method_end < 0:
+            target_length = 0  # there is none yet
+        elif line.rfind(b" ") == method_end:  # the target goes on to the end of the line, as far as it is here
             target_length = len(line) - method_end - 1
         else:
             target_length = line.rfind(b" ") - method_end - 1
-        if target_length > limits.max_target or (line_end < 0 and len(head) > longest):
+        if target_length > limits.max_target or (line_end < 0 and length > longest):
             raise RequestError(
                 414, f"the target is over max_target_size ({limits.max_target} bytes)", _printable(line[:100])
             )
-        if len(head) > limits.max_head:
+        if length > limits.max_head:
             raise RequestError(431, f"the head is over max_header_size ({limits.max_head} bytes)", _printable(line))
 
     def _parse(self, head: bytes) -> RequestHead:

@@ -282,7 +282,7 @@ class _Client:
             self._wait_for_more()
 
     def _wait_for_more(self) -> None:
-        if self._finished or len(self._asked) >= LONGEST_QUESTION:
+        if self._finished or len(self._asked) > LONGEST_QUESTION:
             self.close()
         else:
             self._loop.modify(self.socket.fileno(), READ)

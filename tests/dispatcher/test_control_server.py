@@ -169,7 +169,7 @@ def test_several_questions_on_one_connection(echo: ServerProcess) -> None:
 @pytest.mark.server
 def test_a_client_with_too_long_a_question_is_disconnected(echo: ServerProcess) -> None:
     with dial(echo) as sock:
-        sock.sendall(b"x" * LONGEST_QUESTION)
+        sock.sendall(b"x" * (LONGEST_QUESTION + 1))
         assert receive_all(sock) == b""
 
 
