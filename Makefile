@@ -18,8 +18,10 @@ DEBIAN ?= $(CURDIR)/build/debian
 # Of `make fuzz`: seconds for each target, and which targets; all of them, if none is named.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?=
+# Of `make fuzz-http`: the seed that it has printed, to repeat its requests.
+FUZZ_SEED ?=
 
-.PHONY: help run check test test-all test-debian fuzz fuzz-corpus lint bench bench-quick dist docs screenshots clean
+.PHONY: help run check test test-all test-debian fuzz fuzz-corpus fuzz-http lint bench bench-quick dist docs screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,6 +59,9 @@ fuzz: $(VENV)/fuzz.stamp ## look for inputs that break a rule (FUZZ_SECONDS=60 f
 
 fuzz-corpus: $(VENV)/fuzz.stamp ## keep what `make fuzz` has found, as few inputs as reach all of it
 	$(BIN)/python -m tests.fuzz.run --minimise $(FUZZ_TARGET)
+
+fuzz-http: $(VENV)/dev.stamp ## give the same requests to poolsrv, h11, Apache and lighttpd (FUZZ_SECONDS, FUZZ_SEED)
+	$(BIN)/python -m tests.fuzz.differential.run --seconds "$(FUZZ_SECONDS)" $(if $(FUZZ_SEED),--seed "$(FUZZ_SEED)")
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
