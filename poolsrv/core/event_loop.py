@@ -231,6 +231,11 @@ class EventLoop:
 
     # --- the end
 
+    def reopen(self) -> None:
+        """After ``close``: be as new. For a loop that was made before a fork, for a child."""
+        self._epoll = select.epoll()
+        self.now = time.monotonic()
+
     def close(self) -> None:
         """Forget everything, and close the epoll descriptor; also in a forked child (see the module's docstring)."""
         self._callbacks.clear()

@@ -7,7 +7,7 @@ connection, which belongs to its parent.
 
 Checking the process in each event would slow down each event. Instead the interpreter calls ``_after_fork`` in the
 child (``os.register_at_fork``). It closes the child's copies of what is shared, and replaces every method of the
-engine's classes, in the child alone, by one that ends the process. The server announces its own forks by ``expected``.
+engine's classes, in the child alone, by one that ends the process. The server's own forks are made by ``fork``.
 
 A C library forks without telling the interpreter. A page of memory that the kernel wipes in a child (MADV_WIPEONFORK,
 madvise(2)) reveals this: ``end_if_copy`` looks at it whenever a process is about to speak for its worker.
@@ -22,8 +22,10 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Final, NoReturn
+
+from . import signals
 
 EXIT_COPY: Final = 5
 
@@ -64,13 +66,12 @@ def end_if_copy(how: str) -> None:
         end_copy(how)
 
 
-@contextmanager
-def expected() -> Iterator[None]:
-    """Mark forks in this block as the server's own: the child calls ``guard`` itself."""
+def fork() -> int:
+    """Fork a process of the server's own: as ``signals.fork``, and the child calls ``guard`` itself."""
     global _expected
     _expected = True
     try:
-        yield
+        return signals.fork()
     finally:
         _expected = False
 

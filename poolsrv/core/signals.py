@@ -21,12 +21,14 @@ import os
 import signal
 import socket
 from _signal import pthread_sigmask as _sigmask  # type: ignore[import-not-found]
-from collections.abc import Iterable
+from _signal import signal as _set_handler
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Final
 
-# signal.pthread_sigmask makes enumeration members of what _signal's returns: for all signals that takes 0.1 ms, in the
-# dispatcher and in the worker at each fork. The worker would write to pages that it shares with the others, too.
+# signal.pthread_sigmask and signal.signal make enumeration members of what _signal's return: for all signals that takes
+# 0.1 ms, in the dispatcher and in the worker at each fork. The worker would write to pages that it shares with the
+# others, too.
 _ALL: Final = tuple(map(int, signal.valid_signals()))
 
 
@@ -45,7 +47,9 @@ class SignalPipe:
         self._pending: list[int] = []
         # In this order: a signal recorded before there is a wakeup descriptor would not wake the loop.
         self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._former = {number: signal.signal(number, self._record) for number in signals}
+        self._former = {}
+        for number in signals:
+            self._former[number] = _set_handler(number, self._record)
 
     def fileno(self) -> int:
         """The descriptor that is readable when a signal has come."""
@@ -70,7 +74,7 @@ class SignalPipe:
         """Restore the former handlers and close the pipe."""
         signal.set_wakeup_fd(self._former_wakeup)
         for number, handler in self._former.items():
-            signal.signal(number, handler)
+            _set_handler(number, handler)
         self._reader.close()
         self._writer.close()
 
@@ -96,6 +100,11 @@ def fork() -> int:
         if pid != 0:
             _sigmask(signal.SIG_SETMASK, former)
     return pid
+
+
+def handle(number: int, handler: Callable[[int, FrameType | None], object] | None) -> None:
+    """Set the handler of a signal; None: the default action."""
+    _set_handler(number, int(signal.SIG_DFL) if handler is None else handler)
 
 
 def unblock() -> None:

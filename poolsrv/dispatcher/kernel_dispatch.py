@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -155,13 +155,13 @@ class KernelDispatch:
         """Tell at which sockets a worker is to accept that is started now."""
         return frozenset(own.number for own in self.sockets if own.is_for(slot))
 
-    def hand_out(self, slot: WorkerSlot) -> list[OwnSocket]:
-        """In the worker's process: return its sockets, copies of the dispatcher's."""
+    def hand_out(self, numbers: Container[int]) -> list[OwnSocket]:
+        """In the worker's process: return its sockets, those with these numbers, as copies of the dispatcher's."""
         # Not dup() of the socket: it may change O_NONBLOCK, which belongs to the open file, for all processes.
         return [
             OwnSocket(own.number, own.listener.number, socket.socket(fileno=os.dup(own.bound.socket.fileno())))
             for own in self.sockets
-            if own.number in slot.own_sockets
+            if own.number in numbers
         ]
 
     def changed(self, slot: WorkerSlot) -> None:

@@ -21,17 +21,15 @@ from functools import partial
 from typing import Final
 
 from ..config.model import APART, MOST_WORKERS
-from ..core import forked_copies, logs, processes, procfs, signals
+from ..core import logs, processes, procfs
 from ..core.event_loop import READ
 from ..core.guarded_loop import GuardedLoop
-from ..core.stack_dump import StackDumpFile
 from ..core.titles import set_title
 from ..core.words import counted
 from ..ipc import figures
 from ..ipc.metrics import MetricsReport
 from ..ipc.told_once import ToldOnce
-from ..ipc.worker_channel import DRAINING, EXIT_START_FAILED, SERVING, DispatcherEnd
-from ..worker.engine_metrics import WorkerMetrics
+from ..ipc.worker_channel import DRAINING, EXIT_START_FAILED, SERVING
 from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
 from . import back_off, recycling
@@ -39,6 +37,7 @@ from .dispatcher import Dispatcher
 from .exclusive import ExclusiveWorkers
 from .hang_watchdog import HangWatchdog
 from .worker_ends import WorkerEnds
+from .worker_forks import WorkerFork, close_others, fork_all
 from .worker_slot import EMPTY, STARTING, WorkerSlot
 
 log = logging.getLogger("poolsrv.pool")
@@ -79,7 +78,6 @@ class WorkerManager:
         self.slots = slots
         self.apart = apart
         self.by_pid: dict[int, WorkerSlot] = {}
-        self._server = server
         self._config = server.config.pool
         self._loop = loop
         self._dispatcher = dispatcher
@@ -94,7 +92,7 @@ class WorkerManager:
         self._watchdog = HangWatchdog(loop, self.by_pid, self._config.hang_timeout, plugins)
         self._memory_check = recycling.MemoryCheck(loop, (slots, apart), self._config.max_worker_memory, self._recycle)
         self._start_errors = ToldOnce()
-        self._metrics = WorkerMetrics(listener.config.name for listener in server.listeners)
+        self._worker = WorkerProcess(server, self._start_errors, dispatcher.is_asked)
         self._was_ready = False
         self._stopping = False
         self._ends = WorkerEnds(server.listeners, dispatcher.ledger)
@@ -120,68 +118,84 @@ class WorkerManager:
         :returns: in a child its worker; in the parent None.
         """
         while self._to_start and not self._stopping:
-            slot = next(filter(self._exclusive.may_start, self._to_start), None)
-            if slot is None:
+            slots = [slot for slot in self._to_start if self._exclusive.may_start(slot)]
+            if not slots:
                 break
-            self._to_start.remove(slot)
+            self._to_start = [slot for slot in self._to_start if slot not in slots]
+            forks: list[WorkerFork] = []
             try:
-                worker = self._start(slot)
+                worker = self._start(slots, forks)
             except Exception:
                 if os.getpid() != self._pid:
                     raise  # in the child
-                log.exception("worker %s could not be started by a fault of the server", slot.label, extra=slot.tags)
-                self._start_later(slot, back_off.LONGEST_DELAY)
+                for one in forks:
+                    if one.pid < 0:
+                        one.close()
+                for slot in slots:
+                    if not slot.pid:
+                        what = "worker %s could not be started by a fault of the server"
+                        log.exception(what, slot.label, extra=slot.tags)
+                        self._start_later(slot, back_off.LONGEST_DELAY)
                 continue
             if worker is not None:
                 return worker
         return None
 
-    def _start(self, slot: WorkerSlot) -> WorkerProcess | None:
-        dump_file = questions = None
-        try:
-            slot.channel = DispatcherEnd(answers=self._dispatcher.is_asked)
-            dump_file = StackDumpFile()
-            questions = self._connect() if slot.index == APART else None
-            if self._dispatcher.kernel is not None:
-                slot.own_sockets = self._dispatcher.kernel.numbers_for(slot)
-            with forked_copies.expected():
-                pid = signals.fork()
-        except OSError as error:
-            if slot.channel is not None:
-                slot.channel.close()
-                slot.channel = None
-            if dump_file is not None:
-                dump_file.close()
-            if questions is not None:
-                questions.close()
-            tags = {"worker": slot.label, "reason": error.strerror}
-            log.error("can't fork worker %s: %s", slot.label, error.strerror, extra=tags)
-            self._start_failed(slot, f"can't be forked: {error.strerror}")
-            return None
-        if pid == 0:
-            return self._become_worker(slot, dump_file, questions)
-        if questions is not None:
-            questions.close()
-        slot.pid, slot.state = pid, STARTING
-        self._dispatcher.ledger.take(slot, MetricsReport(self._metrics.definitions, [], []))
+    def _start(self, slots: Sequence[WorkerSlot], forks: list[WorkerFork]) -> WorkerProcess | None:
+        """Fork workers for these slots.
+
+        :param forks: gets what is about to be forked.
+        :returns: as ``start_due``.
+        """
+        for slot in slots:
+            try:
+                forks.append(WorkerFork(slot, self._dispatcher.is_asked, self._connect))
+            except OSError as error:
+                self._not_forked(slot, error)
+        own = fork_all(forks) if not self._stopping else None  # it gives up if one has failed too often
+        if own is not None:
+            return self._become_worker(own, forks)
+        for one in forks:
+            if one.pid > 0:
+                self._forked(one)
+        for one in forks:
+            if one.pid < 0:
+                one.close()
+            if one.error is not None:
+                self._not_forked(one.slot, one.error)
+        return None
+
+    def _not_forked(self, slot: WorkerSlot, error: OSError) -> None:
+        tags = {"worker": slot.label, "reason": error.strerror}
+        log.error("can't fork worker %s: %s", slot.label, error.strerror, extra=tags)
+        self._start_failed(slot, f"can't be forked: {error.strerror}")
+
+    def _forked(self, one: WorkerFork) -> None:
+        """Enter a worker that has been forked."""
+        slot = one.slot
+        slot.pid, slot.state, slot.channel = one.pid, STARTING, one.channel
+        self.by_pid[slot.pid] = slot
+        self._watchdog.add(slot.pid, one.dump_file)
+        if one.questions is not None:
+            one.questions.close()
+        if self._dispatcher.kernel is not None:
+            slot.own_sockets = self._dispatcher.kernel.numbers_for(slot)
+        self._dispatcher.ledger.take(slot, MetricsReport(self._worker.metrics.definitions, [], []))
         slot.started_at = slot.last_report_at = self._loop.now
         slot.given = 0
         slot.recycle_at = recycling.connection_limit(self._config.recycle_after_connections)
-        self.by_pid[pid] = slot
-        self._watchdog.add(pid, dump_file)
-        self._loop.register(slot.channel.fileno(), READ, partial(self._on_report, slot))
-        return None
+        self._loop.register(one.channel.fileno(), READ, partial(self._on_report, slot))
 
-    def _become_worker(self, slot: WorkerSlot, file: StackDumpFile, questions: socket.socket | None) -> WorkerProcess:
-        """In the child: close what belongs to the dispatcher."""
+    def _become_worker(self, own: WorkerFork, forks: Sequence[WorkerFork]) -> WorkerProcess:
+        """In the child: close what belongs to the dispatcher, or to other workers."""
+        slot, kernel = own.slot, self._dispatcher.kernel
         logs.set_role("worker", slot.label)
         set_title(f"worker {slot.label}")
-        own = self._dispatcher.kernel.hand_out(slot) if self._dispatcher.kernel is not None else []
+        own_sockets = kernel.hand_out(kernel.numbers_for(slot)) if kernel is not None else []
         self.close_inherited()
-        assert slot.channel is not None
-        channel, errors = slot.channel.worker_end(), self._start_errors
-        metrics = self._metrics
-        return WorkerProcess(slot.index, self._server, channel, file.fileno(), errors, metrics, questions, own)
+        close_others(forks, own)
+        self._worker.become(slot.index, own.channel, own.dump_file.fileno(), own.questions, own_sockets)
+        return self._worker
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of all that belongs to the dispatcher."""

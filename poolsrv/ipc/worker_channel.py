@@ -168,13 +168,14 @@ class DispatcherEnd:
         """Return the descriptor that is readable when a report has come."""
         return self._socket.fileno()
 
-    def worker_end(self) -> WorkerEnd:
-        """In the worker, after the fork: close the dispatcher's end, and return the worker's."""
+    def become(self, end: WorkerEnd) -> None:
+        """In the worker, after the fork: close the dispatcher's end, and have the other one be ``end``."""
         self._socket.close()
         if self._admission_sockets is None:
-            return WorkerEnd(self._worker_socket)
-        self._admission_sockets[0].close()
-        return WorkerEnd(self._worker_socket, self._admission_sockets[1])
+            end.open(self._worker_socket)
+        else:
+            self._admission_sockets[0].close()
+            end.open(self._worker_socket, self._admission_sockets[1])
 
     def send(self, connections: Sequence[AcceptedConnection]) -> bool:
         """Send at most ``MAX_PER_MESSAGE`` connections, without blocking.
@@ -275,11 +276,19 @@ class DispatcherEnd:
 class WorkerEnd:
     """The worker's side of its channel.
 
+    :param sockets: as for ``open``; without them it is to be opened by ``DispatcherEnd.become``.
     :ivar grant: ids that have come, for the worker to take; None if there are none.
     """
 
-    def __init__(self, sock: socket.socket, admission_socket: socket.socket | None = None) -> None:
+    def __init__(self, *sockets: socket.socket) -> None:
         self.grant: Grant | None = None
+        self._socket: socket.socket
+        self._admission_socket: socket.socket | None = None
+        if sockets:
+            self.open(*sockets)
+
+    def open(self, sock: socket.socket, admission_socket: socket.socket | None = None) -> None:
+        """Begin to use these sockets."""
         self._socket = sock
         self._admission_socket = admission_socket
 
@@ -299,11 +308,6 @@ class WorkerEnd:
             self.grant = received
             return []
         return received
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether the worker may ask about admission."""
-        return self._admission_socket is not None
 
     def answers_fileno(self) -> int:
         """Return the descriptor that is readable when answers have come, or the dispatcher is gone."""

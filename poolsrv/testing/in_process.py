@@ -128,7 +128,7 @@ class InProcessWorker:
         self.reaper = Reaper(loop)
         self._threads = _Threads(loop, self._guarded)
         self.threads: BlockingThreads = self._threads
-        self.room = DescriptorRoom(loop, -1, lambda: 0)
+        self.room = DescriptorRoom(loop, lambda: 0)
         self.told: ToldOnce = _AlwaysNew()
         self.admission_client: AdmissionClient | None = None
         self.graceful_timeout = server.config.pool.graceful_timeout
@@ -136,6 +136,7 @@ class InProcessWorker:
         self.metrics = WorkerMetrics(listener.config.name for listener in server.listeners)
         self.registry = self.metrics.registry
         self.reopen_logs: list[Callable[[], object]] = []
+        status = self._status_of(server)
         programs = WorkerPrograms(self.reaper, self._program_exited, self.room.doubt)
         self.worker = Worker(
             slot,
@@ -147,11 +148,12 @@ class InProcessWorker:
             reopen_logs=self.reopen_logs,
             metrics=Metrics(self.registry, lambda: running_plugin([self.service])),
             runs=RunSources(),
-            status=self._status_of(server),
+            status=lambda: status,
         )
         self.accepted = 0
         self.plugin = server.listeners[0].hooks.plugins[-1].instance
         self.service = _Service(self, server.listeners[0], server.base)
+        self.service.begin()
         self.resets: set[int] = set()  # ids of connections that the server has reset
         self.stopped = False
         self._witnesses: dict[int, socket] = {}  # of each open connection, a copy of the server's side

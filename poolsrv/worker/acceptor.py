@@ -47,19 +47,18 @@ class OwnSocket(NamedTuple):
 
 
 class Acceptor:
-    """Accepts at a worker's own sockets.
+    """Accepts at a worker's own sockets, if it has any.
 
     :param services: of all listeners.
     :param has_room: whether there are descriptors; otherwise it has seen to it that the worker takes none for a while.
     :param no_room: called with the reason if the system has none.
-    :ivar sockets: until it is closed.
+    :ivar sockets: the worker's; none once it is closed.
     :ivar accepted: connections since the worker's start.
     """
 
     def __init__(
         self,
         loop: EventLoop,
-        sockets: Sequence[OwnSocket],
         services: Sequence[Service],
         reporter: Reporter,
         room: DescriptorRoom,
@@ -68,7 +67,7 @@ class Acceptor:
         no_room: Callable[[str], object],
     ) -> None:
         self._loop = loop
-        self.sockets = list(sockets)
+        self.sockets: list[OwnSocket] = []
         self._services = services
         self._reporter = reporter
         self._room = room

@@ -27,7 +27,10 @@ class AdmissionClient:
         self._channel = channel
         self._reporter = reporter
         self._waiting: dict[int, tuple[Connection, Callable[[], object]]] = {}
-        loop.register(channel.answers_fileno(), READ, self._on_answers)
+
+    def begin(self) -> None:
+        """Begin to receive answers."""
+        self._loop.register(self._channel.answers_fileno(), READ, self._on_answers)
 
     def ask_admission(self, connection: Connection, admitted: Callable[[], object]) -> None:
         """Ask about a connection whose client is now known: ``peer``.

@@ -33,15 +33,15 @@ _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 class DescriptorRoom:
     """The free descriptors of one worker, as far as they are known.
 
-    :param probe: any open descriptor.
     :param of_connections: how many the engine has open for connections: they come back.
+    :ivar probe: any open descriptor.
     :ivar lost: connections that did not fit.
     """
 
-    def __init__(self, loop: EventLoop, probe: int, of_connections: Callable[[], int]) -> None:
+    def __init__(self, loop: EventLoop, of_connections: Callable[[], int]) -> None:
+        self.probe = -1
         self.lost = 0
         self._loop = loop
-        self._probe = probe
         self._of_connections = of_connections
         self._allowance = 0  # connections that may be taken before descriptors are counted again
         self._sure_until = 0.0
@@ -80,7 +80,7 @@ class DescriptorRoom:
 
     def _looks_free(self) -> bool:
         try:
-            lowest = os.dup(self._probe)
+            lowest = os.dup(self.probe)
         except OSError:
             return False
         os.close(lowest)

@@ -27,7 +27,7 @@ class HookSampler:
 
     def __init__(self, loop: EventLoop, services: Sequence[Service]) -> None:
         self._loop = loop
-        self._services = {service.name: service for service in services}
+        self._services = services
         self._timed: dict[str, _TimedHooks] = {}  # made for the first sample
 
     def begin(self) -> None:
@@ -39,7 +39,7 @@ class HookSampler:
             self.begin()  # only timers are due
             return
         if not self._timed:
-            self._timed = {name: _TimedHooks(service) for name, service in self._services.items()}
+            self._timed = {service.name: _TimedHooks(service) for service in self._services}
         for timed in self._timed.values():
             timed.install()
         for fd, _ in events[:MOST_TIMED]:

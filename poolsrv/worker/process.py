@@ -35,6 +35,7 @@ from ..ipc.worker_channel import (
     LOST,
     SERVING,
     STOP_NOW_SIGNAL,
+    DispatcherEnd,
     WorkerEnd,
 )
 from ..net import programs
@@ -46,13 +47,12 @@ from .blocking_threads import BlockingThreads
 from .culprits import add_culprit, running_plugin
 from .descriptor_room import DescriptorRoom, descriptor_limit
 from .engine_metrics import WorkerMetrics
-from .hook_sampler import HookSampler
 from .metrics import Metrics
 from .reporter import Reporter
 from .run_sources import RunSources
 from .service import Service
-from .slow_watch import SlowWatch
 from .status_client import StatusClient
+from .time_watch import TimeWatch
 from .worker import Worker
 from .worker_programs import WorkerPrograms
 
@@ -80,42 +80,32 @@ _GUARDED: Final = (
 class WorkerProcess:
     """The process: its loop, its channel to the dispatcher, and how it ends. ``worker`` is what plugins see of it.
 
-    :param slot: the worker's number in the pool, from 0; or ``APART``.
-    :param hang_file: the descriptor of the file that says where it hangs.
+    The dispatcher makes one before it forks, and never runs it. In each child, it becomes the child's: of what is
+    made before the fork, all processes have the same memory, until one of them writes to it.
+
     :param told: errors of starts that have been logged.
-    :param metrics: those that it has from the start; no other worker of this process has them.
-    :param questions: of the worker apart: a socket on which the dispatcher answers.
-    :param own_sockets: those at which it accepts by itself.
+    :param asks: whether it asks the dispatcher about admission.
     """
 
-    def __init__(
-        self,
-        slot: int,
-        server: ServerSpec,
-        channel: WorkerEnd,
-        hang_file: int,
-        told: ToldOnce,
-        metrics: WorkerMetrics,
-        questions: socket.socket | None = None,
-        own_sockets: Sequence[OwnSocket] = (),
-    ) -> None:
+    def __init__(self, server: ServerSpec, told: ToldOnce, asks: bool) -> None:
         self.loop = loop = EventLoop()
+        loop.close()
         self.reaper = programs.Reaper(loop)
         self.threads = BlockingThreads(loop, self._guarded)
-        self.room = DescriptorRoom(loop, hang_file, self._descriptors_of_connections)
+        self.room = DescriptorRoom(loop, self._descriptors_of_connections)
         self.told = told
-        self.metrics = metrics
+        self.metrics = metrics = WorkerMetrics(listener.config.name for listener in server.listeners)
         pool = server.config.pool
         runs = RunSources(are_kept=pool.control is not None and pool.runs > 0)
         self.graceful_timeout = server.config.pool.graceful_timeout
         self.start_failed = False
-        self._channel = channel
-        self._hang_file = hang_file
+        self._channel = channel = WorkerEnd()
+        self._hang_file = -1
         self._reopen_logs: list[Callable[[], object]] = []
         self._programs = WorkerPrograms(self.reaper, self._program_exited, self.room.doubt)
-        self._status = StatusClient(loop, questions, self._guarded) if questions is not None else None
+        self._status: StatusClient | None = None
         self.worker = Worker(
-            slot,
+            0,
             loop,
             reaper=self.reaper,
             threads=self.threads,
@@ -123,13 +113,11 @@ class WorkerProcess:
             guarded=self._guarded,
             reopen_logs=self._reopen_logs,
             metrics=Metrics(metrics.registry, lambda: running_plugin(self._served)),
-            status=self._status,
+            status=lambda: self._status,
             runs=runs,
         )
         self._signals: signals.SignalPipe | None = None
         self._exit_code = EXIT_OK
-        self._slow_hook = pool.slow_hook
-        self._slow_watch: SlowWatch | None = None
         self._reporter = Reporter(
             loop,
             channel,
@@ -141,16 +129,13 @@ class WorkerProcess:
             runs=runs.collect,
         )
         # Where the PROXY protocol says which client has connected, and limits go by that.
-        self.admission_client = AdmissionClient(loop, channel, self._reporter) if channel.is_answered else None
+        self.admission_client = AdmissionClient(loop, channel, self._reporter) if asks else None
         self._services = [Service(self, listener, server.base) for listener in server.listeners]
-        self._served = [
-            service
-            for service, listener in zip(self._services, server.listeners, strict=True)
-            if listener.config.is_for(slot)
-        ]
+        self._served: list[Service] = []
+        self._watch = TimeWatch(loop, self._served, metrics.engine, pool.slow_hook)
         no_room = self._system_has_no_room
         self._acceptor = Acceptor(
-            loop, own_sockets, self._services, self._reporter, self.room, has_room=self._has_room, no_room=no_room
+            loop, self._services, self._reporter, self.room, has_room=self._has_room, no_room=no_room
         )
         self._accepted = 0
         self._taking = True
@@ -162,22 +147,48 @@ class WorkerProcess:
 
     # --- its life
 
+    def become(
+        self,
+        slot: int,
+        channel: DispatcherEnd,
+        hang_file: int,
+        questions: socket.socket | None,
+        own_sockets: Sequence[OwnSocket],
+    ) -> None:
+        """In a forked child: be its worker.
+
+        :param slot: the worker's number in the pool, from 0; or ``APART``.
+        :param hang_file: the descriptor of the file that says where it hangs.
+        :param questions: of the worker apart: a socket on which the dispatcher answers.
+        :param own_sockets: those at which it accepts by itself.
+        """
+        self.loop.reopen()
+        channel.become(self._channel)
+        self._hang_file = self.room.probe = hang_file
+        self.worker.slot = slot
+        for service in self._services:
+            service.begin()
+            if service.config.is_for(slot):
+                self._served.append(service)
+        self._acceptor.sockets.extend(own_sockets)
+        if questions is not None:
+            self._status = StatusClient(self.loop, questions, self._guarded)
+        if self.admission_client is not None:
+            self.admission_client.begin()
+
     def run(self) -> int:
         """Serve until drained; the exit code."""
         self._signals = signals.SignalPipe(SIGNALS)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signals.handle(signal.SIGCHLD, None)
         hang_file, hooks = self._hang_file, [service.hooks for service in self._served]
-        signal.signal(HANG_SIGNAL, lambda _, frame: add_culprit(hang_file, frame, hooks))
+        signals.handle(HANG_SIGNAL, lambda _, frame: add_culprit(hang_file, frame, hooks))
         faulthandler.register(HANG_SIGNAL, file=hang_file, all_threads=True, chain=True)
         signals.unblock()
         processes.become_subreaper()
         processes.signal_when_parent_dies(signal.SIGCONT)  # a stopped worker could not notice it
         loop = self.loop
         loop.register(self._signals.fileno(), READ, self._on_signal)
-        forked_copies.guard(
-            (WorkerProcess, Worker, *_GUARDED),
-            self._close_inherited,
-        )
+        forked_copies.guard((WorkerProcess, Worker, *_GUARDED), self._close_inherited)
         self.threads.open()
         for service in self._served:
             if service.hooks.on_worker_start is not None:
@@ -190,24 +201,11 @@ class WorkerProcess:
             loop.after_turn = reporter.after_turn_of_acceptor if self._acceptor.sockets else reporter.after_turn
             self._reporter.state = SERVING
             self._reporter.tell(counters=True)
-            self._begin_to_watch()
+            self._watch.begin()
             gc.freeze()
             loop.run()
         self._end()
         return self._exit_code
-
-    def _begin_to_watch(self) -> None:
-        """Watch how long iterations and hooks take."""
-        HookSampler(self.loop, self._served).begin()
-        self.loop.on_long_turn = self._turn_was_long
-        if self._slow_hook:
-            self._slow_watch = SlowWatch(self.loop, self._served, self._slow_hook)
-            self._slow_watch.begin()
-
-    def _turn_was_long(self, took: float) -> None:
-        self.metrics.engine.turn_was_long(self.loop, took, self._slow_hook or float("inf"))
-        if self._slow_watch is not None and took >= self._slow_hook:
-            self._slow_watch.turn_was_long(took)
 
     def _close_inherited(self) -> None:
         """In a copy that a plugin has made: close what is shared with the worker."""

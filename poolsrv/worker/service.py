@@ -113,7 +113,10 @@ class Service:
         if config.connection_lifetime:
             self._deadlines.append(Deadlines(loop, config.connection_lifetime, _always, self._lifetime_over))
         self._concerning: Connection | None = None  # that a notification is being called for
-        hooks.fault_handler = self._notification_failed
+
+    def begin(self) -> None:
+        """In the process that serves: have faults in notifications logged and counted."""
+        self.hooks.fault_handler = self._notification_failed
 
     # --- connections
 

@@ -46,7 +46,7 @@ class Worker:
     :param programs: those that are started here.
     :param reopen_logs: callbacks for when log files are to be opened again; shared with the worker's process.
     :param runs: collects records of program runs.
-    :param status: for the worker apart.
+    :param status: returns what asks for the server's status, in the worker apart.
     :ivar slot: its number in the pool, from 0; a worker that replaces a dead one has the same. -1 for the worker apart.
     :ivar draining: True once it is to end.
     :ivar metrics: where plugins define counters, gauges and histograms.
@@ -64,7 +64,7 @@ class Worker:
         reopen_logs: list[Callable[[], object]],
         metrics: Metrics,
         runs: RunSources,
-        status: AsksForStatus | None = None,
+        status: Callable[[], AsksForStatus | None],
     ) -> None:
         self.slot = slot
         self._status = status
@@ -86,9 +86,10 @@ class Worker:
 
         :raises RuntimeError: the plugin's class does not have ``apart = True``.
         """
-        if self._status is None:
+        status = self._status()
+        if status is None:
             raise RuntimeError("server_report is for handlers whose class has `apart = True`")
-        self._status.ask(done)
+        status.ask(done)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call ``callback()`` in ``seconds``; the timer has ``cancel()``. An exception is logged."""

@@ -389,7 +389,7 @@ def test_a_socket_that_a_worker_has_shut_down_listens_again(pool_of: MakePool, n
 
 def test_an_address_that_is_given_up_refuses_although_a_worker_has_the_socket(pool_of: MakePool) -> None:
     pool = pool_of(2, 2)
-    copies = pool.kernel.hand_out(pool.slots[0]) + pool.kernel.hand_out(pool.slots[1])
+    copies = pool.kernel.hand_out(pool.slots[0].own_sockets | pool.slots[1].own_sockets)
     pool.kernel.close()
     pool.kernel.give_up([])
     pool.connect(1)

@@ -41,13 +41,13 @@ class Entrance:
         self.service = SimpleNamespace(config=ListenerConfig("a", (), "echo", **keys), open=self.opened.append)
         self.acceptor = Acceptor(
             self.loop,
-            [OwnSocket(5, 0, self.listener)],
             [self.service],  # type: ignore[list-item]
             self.reporter,
             SimpleNamespace(accepted=lambda count, fd: self.accepted.append(fd)),  # type: ignore[arg-type]
             has_room=lambda: self.has_room,
             no_room=self.reasons.append,
         )
+        self.acceptor.sockets.append(OwnSocket(5, 0, self.listener))
         self.clients: list[socket.socket] = []
 
     def connect(self, count: int) -> None:

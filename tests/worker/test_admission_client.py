@@ -51,6 +51,7 @@ class Both:
         )
         self.below.after_turn = self.reporter.after_turn
         self.admission_client = AdmissionClient(self.below, self.worker, self.reporter)
+        self.admission_client.begin()
         self.admitted: list[int] = []
         self.last_id = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -196,17 +196,23 @@ def opened() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def room_of(loop: EventLoop, of_connections: Callable[[], int] = lambda: 0) -> DescriptorRoom:
+    room = DescriptorRoom(loop, of_connections)
+    room.probe = 1
+    return room
+
+
 def test_there_is_room_for_a_message_or_there_is_none(loop: EventLoop) -> None:
     used = opened()
     for free, there_is in ((SPARE + MAX_PER_MESSAGE, True), (SPARE + MAX_PER_MESSAGE - 1, False)):
-        room = DescriptorRoom(loop, 1, lambda: 0)
+        room = room_of(loop)
         with limit_above(used, free):
             assert room.is_there() is there_is
 
 
 def test_without_any_descriptor_left_there_is_no_room(loop: EventLoop) -> None:
     """Not even for the folder that is listed to count them."""
-    room = DescriptorRoom(loop, 1, lambda: 0)
+    room = room_of(loop)
     assert room.is_there()
     highest = os.dup(1)
     os.close(highest)
@@ -222,7 +228,7 @@ def test_a_high_number_and_a_failure_have_them_counted(loop: EventLoop) -> None:
         lambda room: room.doubt(OSError(errno.EMFILE, "")),
         lambda room: setattr(room, "_sure_until", 0.0),
     ):
-        room = DescriptorRoom(loop, 1, lambda: 0)
+        room = room_of(loop)
         assert room.is_there()
         highest = os.dup(1)
         os.close(highest)
@@ -235,7 +241,7 @@ def test_a_high_number_and_a_failure_have_them_counted(loop: EventLoop) -> None:
 def test_descriptors_of_connections_are_no_leak(loop: EventLoop) -> None:
     """They come back."""
     connections = 0
-    room = DescriptorRoom(loop, 1, lambda: connections)
+    room = room_of(loop, lambda: connections)
     assert room.is_there()
     with limit_above(opened(), 5):
         room._allowance = 0
@@ -247,7 +253,7 @@ def test_descriptors_of_connections_are_no_leak(loop: EventLoop) -> None:
 
 
 def test_after_a_loss_it_leaks(loop: EventLoop) -> None:
-    room = DescriptorRoom(loop, 1, lambda: 1000)
+    room = room_of(loop, lambda: 1000)
     assert room.is_there()
     room.taken([AcceptedConnection(10, 0, 1, ""), AcceptedConnection(LOST, 0, 2, "")])
     assert room.lost == 1
