@@ -116,21 +116,23 @@ def http_environment(
     :param user: the user that a trusted proxy has authenticated (section 4.1.11), or "".
     :param auth_type: how the proxy did that (section 4.1.1).
     """
-    environment = dict(base)
-    environment["GATEWAY_INTERFACE"] = "CGI/1.1"
-    environment["SERVER_SOFTWARE"] = software
-    environment["SERVER_PROTOCOL"] = "HTTP/1.1" if request.version[1] else "HTTP/1.0"
-    environment["SERVER_NAME"] = host_name(request.host) or _own_name(endpoints)
-    environment["SERVER_PORT"] = _server_port(request, endpoints)
-    environment["REQUEST_METHOD"] = request.method
-    environment["REQUEST_URI"] = request.target
-    environment["QUERY_STRING"] = request.query
-    environment["SCRIPT_NAME"] = script.script_name
-    environment["SCRIPT_FILENAME"] = script.filename
-    environment["DOCUMENT_ROOT"] = document_root
-    # A client of a unix socket has no address, and the value says so: "" or 127.0.0.1 would not be true.
-    environment["REMOTE_ADDR"] = endpoints.remote_address or "unix:"
-    environment["REMOTE_PORT"] = str(endpoints.remote_port)
+    environment = {
+        **base,
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_SOFTWARE": software,
+        "SERVER_PROTOCOL": "HTTP/1.1" if request.version[1] else "HTTP/1.0",
+        "SERVER_NAME": host_name(request.host) or _own_name(endpoints),
+        "SERVER_PORT": _server_port(request, endpoints),
+        "REQUEST_METHOD": request.method,
+        "REQUEST_URI": request.target,
+        "QUERY_STRING": request.query,
+        "SCRIPT_NAME": script.script_name,
+        "SCRIPT_FILENAME": script.filename,
+        "DOCUMENT_ROOT": document_root,
+        # A client of a unix socket has no address, and the value says so: "" or 127.0.0.1 would not be true.
+        "REMOTE_ADDR": endpoints.remote_address or "unix:",
+        "REMOTE_PORT": str(endpoints.remote_port),
+    }
     if endpoints.tls:
         environment["HTTPS"] = "on"
     if script.interpreted:

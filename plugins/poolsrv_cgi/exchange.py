@@ -167,11 +167,7 @@ class Exchange:
     # --- the program
 
     def _start_soon(self, queued: float) -> None:
-        """Start the program at the end of this turn, with a permit that it has waited so many seconds for.
-
-        A start fills the processor's caches with other memory. So answers that are ready do not wait for starts, and
-        all starts of a turn follow one another.
-        """
+        """Start the program at the end of this turn, with a permit that it has waited so many seconds for."""
         found, runner, body = self._found, self._runner, self._request_body
         program = Program(runner, self._conn, found.script_name, self._program_ended)
         program.on_overdue, program.queued = self._overdue, queued
@@ -192,7 +188,7 @@ class Exchange:
             runner.limiter.release()
             raise
         self._to_start = program, launch
-        self._conn.call_soon(self._start)
+        runner.starts.add(self._conn, self._start)
 
     def _start(self) -> None:
         if self._to_start is None:  # cancelled

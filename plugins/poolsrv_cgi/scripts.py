@@ -17,7 +17,8 @@ The file may be exchanged between this and the exec, since the kernel's exec of 
 change directories under `root` while the server runs decides what runs. The script is started by its name under `root`,
 not by the resolved one, as a program that is linked under several names expects.
 
-In the common case this costs four system calls: open, fstat, readlink, close.
+In the common case this costs four system calls: open, fstat, readlink, close. What a path has led to is remembered. For
+a second, one system call then shows that its name still leads to the same file with the same mode (stat).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -38,6 +40,7 @@ __all__ = ["NoScript", "Script", "ScriptPaths", "decode_path", "find_script", "p
 _find_control = re.compile(rb"[\x00-\x1f\x7f]").search
 MAX_KNOWN = 1024  # paths that are remembered
 MAX_KNOWN_PATH = 200  # bytes of each
+LOOK_AFTER = 1.0  # seconds from one examination of such a path to the next
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +83,21 @@ class NoScript(msgspec.Struct, frozen=True):
     status: int
     reason: str
     location: str = ""
+
+
+class Known(msgspec.Struct, gc=False):
+    """What a path has led to.
+
+    :ivar identity: device, inode and mode of the file.
+    :ivar real: its name without symbolic links.
+    :ivar looked_at: when it was examined, monotonic.
+    """
+
+    file: bytes
+    identity: tuple[int, int, int]
+    real: bytes
+    script: Script
+    looked_at: float
 
 
 class Tree:
@@ -138,7 +156,7 @@ class ScriptPaths:
         self.aliases = [
             (os.fsencode("/" + url.strip("/")), os.fsencode(os.path.abspath(file))) for url, file in by_length
         ]
-        self.found: dict[str, tuple[bytes, int, bytes, Script]] = {}
+        self.found: dict[str, Known] = {}
         self.nph = tuple(nph)
         self.warm = warm
 
@@ -167,20 +185,30 @@ def decode_path(path: str) -> bytes | NoScript:
 
 
 def find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
-    """Find the script for a URL path, percent-encoded and without the query (all steps). Costs four system calls.
+    """Find the script for a URL path, percent-encoded and without the query (all steps).
 
     What a path has led to is remembered, and used as long as the file is where it was and what it was.
     """
     known = paths.found.get(path)
     if known is not None:
-        file, mode, real, script = known
         try:
-            if _look_at(file) == (mode, real):
-                return script
+            if _is_unchanged(known):
+                return known.script
         except OSError:
             pass
         del paths.found[path]
     return _find_script(paths, path)
+
+
+def _is_unchanged(known: Known) -> bool:
+    """Raises OSError."""
+    now = time.monotonic()
+    if now - known.looked_at < LOOK_AFTER:
+        status = os.stat(known.file)
+        return (status.st_dev, status.st_ino, status.st_mode) == known.identity
+    known.looked_at = now
+    status, real = _look_at(known.file)
+    return real == known.real and (status.st_dev, status.st_ino, status.st_mode) == known.identity
 
 
 def _find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
@@ -212,7 +240,7 @@ def _examine(
     """Examine `wanted` below the root; `rest` is what follows it in the URL path `decoded`: "", "/", "/more"."""
     file = tree.root + b"/" + wanted if wanted else tree.root
     try:
-        mode, real = _look_at(file)
+        status, real = _look_at(file)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
             split = _script_length(tree.root, wanted)
@@ -221,13 +249,15 @@ def _examine(
         return _refuse(error, file)
     if not _is_inside(real, tree.real_root):
         return NoScript(403, f"{os.fsdecode(file)} is outside of root")
+    mode = status.st_mode
     if stat.S_ISDIR(mode):
         return _directory(paths, tree, file, decoded)
     script = _script(paths, tree.root, file, mode, decoded[: len(decoded) - len(rest)], rest, real=real)
     if 0 < len(remember_as) <= MAX_KNOWN_PATH and isinstance(script, Script):
         if len(paths.found) >= MAX_KNOWN:
             paths.found.clear()
-        paths.found[remember_as] = file, mode, real, script
+        identity = status.st_dev, status.st_ino, mode
+        paths.found[remember_as] = Known(file, identity, real, script, time.monotonic())
     return script
 
 
@@ -237,22 +267,22 @@ def _is_inside(real: bytes, real_root: bytes) -> bool:
 
 def _mode_inside(file: bytes, real_root: bytes) -> int | None:
     """The mode of what `file` leads to; None where that is outside of `real_root`. Raises OSError."""
-    mode, real = _look_at(file)
-    return mode if _is_inside(real, real_root) else None
+    status, real = _look_at(file)
+    return status.st_mode if _is_inside(real, real_root) else None
 
 
-def _look_at(file: bytes) -> tuple[int, bytes]:
-    """The mode of what `file` leads to, and its real name. Raises OSError."""
+def _look_at(file: bytes) -> tuple[os.stat_result, bytes]:
+    """What `file` leads to, and its real name. Raises OSError."""
     descriptor = os.open(file, os.O_PATH | os.O_CLOEXEC)
     try:
-        mode = os.fstat(descriptor).st_mode
+        status = os.fstat(descriptor)
         try:
             real = os.readlink(b"/proc/self/fd/%d" % descriptor)
         except OSError:  # no /proc in this container
             real = os.path.realpath(file)
     finally:
         os.close(descriptor)
-    return mode, real
+    return status, real
 
 
 def _script_length(root: bytes, wanted: bytes) -> int:

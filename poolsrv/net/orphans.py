@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import resource
-from _thread import _count as _count_threads
+import threading
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Final
@@ -42,7 +42,7 @@ def start_marked(start: Callable[[], int]) -> int:
 
     :returns: its process id, as ``start`` does.
     """
-    if _count_threads():  # besides the first, whoever has started them
+    if threading.active_count() > 1:
         pid = start()
         mark(pid)
         return pid

@@ -174,6 +174,35 @@ def test_program_that_vanishes_and_no_access(root: Path, monkeypatch: pytest.Mon
     assert status(root, "/run.sh") == 403
 
 
+def test_what_is_remembered_is_looked_at_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, program = ScriptPaths(root=root), root / "run.sh"
+
+    def answer() -> int:
+        result = find_script(paths, "/run.sh")
+        return 200 if isinstance(result, Script) else result.status
+
+    def answers(expected: int) -> None:
+        assert [answer(), answer()] == [expected, expected]
+
+    answers(200)
+    program.chmod(0o644)
+    answers(403)
+    program.chmod(0o755)
+    answers(200)
+    program.unlink()
+    answers(404)
+    program.symlink_to(tmp_path / "secret.sh")
+    answers(403)
+    program.unlink()
+    add(program)
+    answers(200)
+    # A second later, what a link in the path leads to is known again, even where the file is the same.
+    root.rename(tmp_path / "moved")
+    root.symlink_to(tmp_path / "moved")
+    monkeypatch.setattr("poolsrv_cgi.scripts.LOOK_AFTER", 0.0)
+    answers(403)
+
+
 def test_without_proc(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 3875 section 9.5: containment holds where there is no /proc."""
 

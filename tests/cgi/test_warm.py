@@ -138,7 +138,7 @@ class Helper:
 @pytest.fixture
 def helper() -> Iterator[Helper]:
     started = Helper()
-    assert started.reply() == Ready(2)
+    assert started.reply() == Ready(3)
     yield started
     assert started.close() == 0
 
@@ -292,7 +292,7 @@ SCRIPTS: dict[str, str | bytes] = {
 def shared() -> Iterator[Helper]:
     """One helper for all scripts, which must not see anything of each other either."""
     helper = Helper()
-    assert helper.reply() == Ready(2)
+    assert helper.reply() == Ready(3)
     yield helper
     assert helper.close() == 0
 
@@ -322,7 +322,7 @@ def test_flags(flags: list[str], tmp_path: Path) -> None:
     argv = [write(tmp_path, source)]
     helper = Helper(flags)
     try:
-        assert helper.reply() == Ready(2)
+        assert helper.reply() == Ready(3)
         outcome, expected = helper.run(argv), plainly(argv, flags=flags)
         assert outcome.stdout.splitlines() == expected.stdout.splitlines()
         assert outcome == expected
@@ -365,7 +365,7 @@ def test_streams_that_were_prepared(flags: tuple[str, ...], kinds: bytes, tmp_pa
     )
     helper = Helper(flags)
     try:
-        assert helper.reply() == Ready(2)
+        assert helper.reply() == Ready(3)
         (source_end, feed), (drain, out), (drain_err, err) = os.pipe(), os.pipe(), os.pipe()
         os.write(feed, body)
         os.close(feed)
@@ -414,7 +414,7 @@ def test_modules(tmp_path: Path) -> None:
     write(tmp_path, "import os\nLOADED_BY = os.getpid()", "preloaded.py")
     helper = Helper(modules=["preloaded", "email.message"], path=str(tmp_path))
     try:
-        assert helper.reply() == Ready(2)
+        assert helper.reply() == Ready(3)
         script = write(
             tmp_path,
             "import sys\nbefore = set(sys.modules)\nimport os, preloaded, email.message\n"
@@ -598,7 +598,7 @@ def test_server_gone(tmp_path: Path) -> None:
     """RFC 3875 section 9: when the server is gone, nothing of a script's process group is left."""
     script = write(tmp_path, "import os, time\nos.fork()\nos.write(1, b'x')\ntime.sleep(600)")
     helper = Helper()
-    assert helper.reply() == Ready(2)
+    assert helper.reply() == Ready(3)
     drain, out = os.pipe()
     with open(os.devnull, "r+b") as null, open(drain, "rb") as result:
         helper.start([script], (null.fileno(), out, null.fileno()))
@@ -618,9 +618,9 @@ def test_read_replies(helper: Helper, tmp_path: Path) -> None:
     assert read_replies(helper.control) == ([], False)
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with mine:
-        theirs.send(b"ready\x002")
+        theirs.send(b"ready\x003")
         theirs.close()
-        assert read_replies(mine) == ([Ready(2)], True)
+        assert read_replies(mine) == ([Ready(3)], True)
 
 
 def test_send_run_never_waits() -> None:
@@ -633,9 +633,16 @@ def test_send_run_never_waits() -> None:
 
 def test_messages() -> None:
     """What a message can't express is refused before it is sent."""
-    request = (7, b"/d", [b"/s", b""], b"npp", b"/r", [(1, 2, 3)], {b"A": b"b\xff"})
-    assert marshal.loads(encode_run(7, ["/s", ""], {"A": "b\udcff"}, "/d", [(1, 2, 3)], b"npp", "/r")) == request
-    for argv, environment in ((["/s", "a\0b"], {}), (["/s"], {"A": "\0"}), (["/s"], {"A\0": ""})):
+    request = (7, b"/d", [b"/s", b""], b"npp", b"/r", [(1, 2, 3)], (b"A\0B", b"b\xff\0"))
+    environment = {"A": "b\udcff", "B": ""}
+    assert marshal.loads(encode_run(7, ["/s", ""], environment, "/d", [(1, 2, 3)], b"npp", "/r")) == request
+    assert marshal.loads(encode_run(7, ["/s"], {}, "/d"))[6] is None
+    for argv, environment in (
+        (["/s", "a\0b"], {}),
+        (["/s"], {"A": "\0"}),
+        (["/s"], {"A\0": ""}),
+        (["/s"], {"\0": "\0"}),
+    ):
         with pytest.raises(ValueError, match="NUL"):
             encode_run(1, argv, environment, "/")
     with pytest.raises(ValueError, match="too long"):

@@ -25,6 +25,7 @@ from .manners import Manners
 from .masking import Masking
 from .program import Program
 from .records import Recorder
+from .starts import Starts
 from .timeouts import Deadlines
 from .times import ProgramTimes
 
@@ -44,6 +45,7 @@ class ProgramRunner:
     :ivar base: the environment that all programs have (`base_environment`).
     :ivar limiter: permits of programs, over all workers.
     :ivar stderr_rate: of all programs of this worker together.
+    :ivar starts: of programs that a turn of the loop has brought.
     :ivar run_timeout: of programs, by the option `timeout`.
     :ivar output_timeout: of programs that print nothing.
     :ivar first_looks: at the standard error of each program.
@@ -60,6 +62,7 @@ class ProgramRunner:
         self.worker: Worker
         self.limiter = ProgramLimiter(options.max_programs, options.queue_size, options.queue_timeout)
         self.stderr_rate = LineRate(options.stderr_rate * LISTENER_SHARE)
+        self.starts = Starts()
         self.run_timeout = Deadlines(options.timeout)
         self.output_timeout = StallTimeout(options.output_timeout)
         self.first_looks = Deadlines(FIRST_LOOK)
@@ -80,6 +83,7 @@ class ProgramRunner:
             self.sandbox.open()
         for part in (
             self.limiter,
+            self.starts,
             self.run_timeout,
             self.output_timeout,
             self.first_looks,

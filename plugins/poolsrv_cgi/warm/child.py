@@ -32,7 +32,8 @@ class WarmChild:
     """A script that runs, or is about to, in a child of a fork server; a `Process`.
 
     :param spawn: starts the script cold, with the pipes of `descriptors`.
-    :ivar descriptors: the script's ends of its pipes, until it has started.
+    :ivar descriptors: the script's standard input, output and error, until it has started.
+    :ivar own_descriptors: those of them that are to be closed then: its ends of its pipes.
     """
 
     def __init__(self, worker: Worker, program: WarmProgram, spawn: Callable[[int, int, int], Child]) -> None:
@@ -40,7 +41,8 @@ class WarmChild:
         self.stdout: Stream | None = None
         self.returncode: int | None = None
         self.outlives = False
-        self.descriptors: list[int] = []
+        self.descriptors: tuple[int, int, int] | None = None
+        self.own_descriptors: list[int] = []
         self._worker = worker
         self._program = program
         self._spawn = spawn
@@ -122,9 +124,9 @@ class WarmChild:
         if self._grace is not None:
             self.ended(-signal.SIGTERM, None)
             return
-        stdin, stdout, stderr = self.descriptors
+        assert self.descriptors is not None
         try:
-            self._cold = self._spawn(stdin, stdout, stderr)
+            self._cold = self._spawn(*self.descriptors)
         except OSError as error:
             self._program.log(logging.ERROR, f"can't be started: {error.strerror}")
             self.ended(127, None)
@@ -141,9 +143,10 @@ class WarmChild:
 
     def close_descriptors(self) -> None:
         """Close the script's ends of its pipes."""
-        for fd in self.descriptors:
+        for fd in self.own_descriptors:
             os.close(fd)
-        self.descriptors.clear()
+        self.own_descriptors.clear()
+        self.descriptors = None
 
 
 def _end_of(child: WarmChild) -> int:

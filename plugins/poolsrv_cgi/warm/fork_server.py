@@ -111,10 +111,11 @@ class ForkServer:
 
         :raises OSError: it can't be sent.
         """
-        stdin, stdout, stderr = self.children[number].descriptors
+        descriptors = self.children[number].descriptors
+        assert descriptors is not None
         while self._spares:
             pid, spare = self._spares.popleft()
-            if send_run(spare, message, (stdin, stdout, stderr)):
+            if send_run(spare, message, descriptors):
                 self._given[pid] = number
                 return True
         return False
@@ -124,6 +125,10 @@ class ForkServer:
         wanted = min(AHEAD + len(self._waiting) - len(self._spares) - self._asked, MOST_FORKED)
         if (wanted >= LEAST_FORKED or (self._waiting and not self._asked)) and send_fork(self._control, wanted):
             self._asked += wanted
+
+    def can_run(self) -> bool:
+        """Whether a request can be sent: a child waits for one, or the fork server is well and will make one."""
+        return self.ready and (bool(self._spares) or self.check())
 
     # --- whether it is well
 

@@ -21,8 +21,8 @@ nothing of one in the memory of another's child. Messages are fields separated b
                                         of one child or several: wait status (wait(2)), seconds, seconds, KiB
                      failed 0 TEXT      the helper can't be what it should be, and ends
     to a child       a tuple (marshal): ID, working directory, arguments, the kinds of its descriptors, the directory of
-                     the script without symbolic links or None, limits, environment; with its standard input, output
-                     and error (SCM_RIGHTS)
+                     the script without symbolic links or None, limits, environment (None, or names and values, each
+                     joined by NUL); with its standard input, output and error (SCM_RIGHTS)
     from a child     pid ID PID         it runs, as the leader of its own process group
                      failed ID TEXT     it can't be started
                      code PATH          it has had to compile its script
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-VERSION = 2
+VERSION = 3
 MAX_MESSAGE = 1 << 18  # bytes; the kernel's default for a socket's buffer is less
 MAX_CODES = 256
 MSG_CMSG_CLOEXEC = 0x40000000  # linux/socket.h; Python's socket module does not always have it
@@ -265,7 +265,9 @@ class Helper:
         number, script = 0, self.script
         del self.script  # at the script's end nothing may hold its globals
         try:
-            number, cwd, arguments, kinds, directory, script.limits, environment = marshal.loads(message)
+            number, cwd, arguments, kinds, directory, script.limits, variables = marshal.loads(message)
+            names, values = variables or (b"", b"")
+            environment = dict(zip(names.split(b"\0"), values.split(b"\0"))) if variables else {}  # noqa: B905 (new in 3.10)
             data = ancillary[0][2]  # three numbers, none of them above 65535
             stdin = data[_LOW] | data[_HIGH] << 8
             stdout = data[_LOW + 4] | data[_HIGH + 4] << 8

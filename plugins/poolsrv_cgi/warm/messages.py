@@ -36,13 +36,15 @@ __all__ = [
 ]
 
 HELPER = Path(__file__).with_name("helper.py")
-VERSION = 2
+VERSION = 3
 _MAX_MESSAGE = 1 << 18  # bytes; the most that a child takes
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _MARSHAL_FORMAT = 2  # that all Pythons read alike
 _MOST_FORKED = 64  # children in one message, each with a socket
 _RIGHTS_SIZE = socket.CMSG_SPACE(4 * _MOST_FORKED)
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # combined once: that makes an enumeration's member
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0x40000000)
+_RECEIVE_FLAGS = int(socket.MSG_DONTWAIT) | _CLOEXEC
 
 _match_python = re.compile(r"python(?:3(?:\.[0-9]+)?)?t?").fullmatch
 
@@ -155,12 +157,14 @@ def encode_run(
     :param directory: that of the script, without symbolic links; None where that is not known.
     :raises ValueError: there is a NUL in a value, or it is too long. A cold start may still be possible.
     """
-    if "\0" in "".join((cwd, *argv, *environment, *environment.values())):
-        raise ValueError("a NUL in an argument or variable")
     # As os.fsencode does, which would be called for each of some forty strings.
     encoding, errors = _ENCODING, _ERRORS
+    names, values = "\0".join(environment), "\0".join(environment.values())
+    most = max(len(environment) - 1, 0)
+    if names.count("\0") > most or values.count("\0") > most or "\0" in "".join((cwd, *argv)):
+        raise ValueError("a NUL in an argument or variable")
     arguments = [argument.encode(encoding, errors) for argument in argv]
-    variables = {name.encode(encoding, errors): value.encode(encoding, errors) for name, value in environment.items()}
+    variables = (names.encode(encoding, errors), values.encode(encoding, errors)) if environment else None
     real = directory.encode(encoding, errors) if directory is not None else None
     limited = [tuple(limit) for limit in limits]
     request = request_id, cwd.encode(encoding, errors), arguments, kinds, real, limited, variables
@@ -180,11 +184,13 @@ def send_run(child: int, message: bytes, descriptors: tuple[int, int, int]) -> b
     :raises OSError: the message is too long for the socket (EMSGSIZE).
     """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=child) as requests:
-        try:
-            requests.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except ConnectionError:
-            return False
+    requests = socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, child)
+    try:
+        requests.sendmsg([message], rights, _SEND_FLAGS)
+    except ConnectionError:
+        return False
+    finally:
+        requests.close()
     return True
 
 
@@ -205,7 +211,7 @@ def send_code(control: socket.socket, path: str) -> bool:
 
 def _send(control: socket.socket, message: bytes) -> bool:
     try:
-        control.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        control.send(message, _SEND_FLAGS)
     except OSError:
         return False
     return True
@@ -219,7 +225,7 @@ def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Reply], 
     replies: list[Reply] = []
     for _ in range(limit):
         try:
-            message, ancillary, _, _ = control.recvmsg(65536, _RIGHTS_SIZE, socket.MSG_DONTWAIT | _CLOEXEC)
+            message, ancillary, _, _ = control.recvmsg(65536, _RIGHTS_SIZE, _RECEIVE_FLAGS)
         except (BlockingIOError, InterruptedError):
             return replies, False
         except OSError:

@@ -106,7 +106,7 @@ class WarmPool:
         :raises OSError: there are no descriptors left.
         """
         fork_server = self._fork_server(command)
-        if fork_server is None or not fork_server.ready or not fork_server.check():
+        if fork_server is None or not fork_server.can_run():
             return None
         argv, environment, cwd = launch.argv[-1:], launch.environment, launch.cwd or "/"
         child = WarmChild(self._worker, program, spawn)
@@ -124,16 +124,22 @@ class WarmPool:
         return None
 
     def _open_pipes(self, child: WarmChild, conn: Connection, stdin: Connection | int | None, stderr: int) -> None:
+        own = child.own_descriptors
         if stdin == PIPE:
-            theirs, ours = os.pipe2(os.O_CLOEXEC)
-            child.descriptors.append(theirs)
+            its_stdin, ours = os.pipe2(os.O_CLOEXEC)
+            own.append(its_stdin)
             child.stdin = conn.open_stream(ours)
+        elif isinstance(stdin, int):
+            its_stdin = os.dup(stdin)
+            own.append(its_stdin)
         else:
-            child.descriptors.append(os.dup(stdin if isinstance(stdin, int) else self._null_device()))
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
-        child.descriptors.append(theirs)
+            its_stdin = self._null_device()
+        ours, its_stdout = os.pipe2(os.O_CLOEXEC)
+        own.append(its_stdout)
         child.stdout = conn.open_stream(ours)
-        child.descriptors.append(os.dup(stderr))
+        its_stderr = os.dup(stderr)
+        own.append(its_stderr)
+        child.descriptors = its_stdin, its_stdout, its_stderr
 
     def _fork_server(self, command: tuple[str, ...]) -> ForkServer | None:
         """The fork server of an interpreter, started if need be; None where there is none at the moment."""
