@@ -21,7 +21,7 @@ FUZZ_TARGET ?=
 # Of `make fuzz-http`: the seed that it has printed, to repeat its requests.
 FUZZ_SEED ?=
 
-.PHONY: help run check test test-all test-debian fuzz fuzz-corpus fuzz-http lint bench bench-quick dist docs screenshots clean
+.PHONY: help run check test test-all test-debian test-nodes fuzz fuzz-corpus fuzz-http lint bench bench-quick dist docs screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,10 @@ fuzz-corpus: $(VENV)/fuzz.stamp ## keep what `make fuzz` has found, as few input
 
 fuzz-http: $(VENV)/dev.stamp ## give the same requests to poolsrv, h11, Apache and lighttpd (FUZZ_SECONDS, FUZZ_SEED)
 	$(BIN)/python -m tests.fuzz.differential.run --seconds "$(FUZZ_SECONDS)" $(if $(FUZZ_SEED),--seed "$(FUZZ_SEED)")
+
+test-nodes: $(VENV)/dev.stamp ## three nodes behind HAProxy, in networks of their own (needs root, haproxy, wrk and iproute2; minutes)
+	@$(COMPILE)
+	POOLSRV_NODES=1 $(BIN)/python -m pytest tests/examples/test_nodes.py $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .

@@ -37,9 +37,10 @@ handler = "status"
 
 
 def of_these(nodes: dict[str, ServerProcess], port: int) -> str:
-    """The example's configuration with other addresses, and checks ten times as often."""
+    """The example's configuration with other addresses, without an agent, and with checks ten times as often."""
     text = EXAMPLE.read_text().replace("bind 10.0.0.2:80", f"bind 127.0.0.1:{port}")
     text = text.replace("port 9187 inter 1s", "inter 100ms").replace("timeout check 1s", "timeout check 10s")
+    text = re.sub(r".*(stats socket|agent-check|server c ).*\n", "", text)
     for name, node in nodes.items():
         www, status = node.addresses("www")[0], node.addresses("status")[0]
         text, count = re.subn(rf"server {name} \S+", f"server {name} {www} port {status.rpartition(':')[2]}", text)

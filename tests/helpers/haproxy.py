@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from re import Pattern
 
@@ -15,14 +15,14 @@ class Haproxy:
     """One with this configuration, until ``close``. It listens when this has returned.
 
     :param ports: at which it is to listen.
+    :param prefix: a program with arguments that becomes the command that follows them.
     """
 
-    def __init__(self, folder: Path, config: str, ports: Iterable[int]) -> None:
+    def __init__(self, folder: Path, config: str, ports: Iterable[int], prefix: Sequence[str] = ()) -> None:
         file = folder / "haproxy.cfg"
         file.write_text(config)
-        self._process = subprocess.Popen(
-            ["haproxy", "-db", "-f", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        command = [*prefix, "haproxy", "-db", "-f", str(file)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -40,6 +40,11 @@ class Haproxy:
     def _listens(self, ports: Iterable[int]) -> bool:
         assert self._process.poll() is None, f"HAProxy has ended: {self._lines}"
         return all(map(listens, ports))
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return "".join(list(self._lines))
 
     def wait_for(self, pattern: Pattern[str]) -> None:
         """Wait until a line that it has logged matches."""

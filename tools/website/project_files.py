@@ -18,6 +18,7 @@ REPOSITORY = "https://github.com/poolsrv/poolsrv/blob/main"
 MARKDOWN = ("CHANGELOG.md", "bench/README.md", "bench/results/results.md")
 SAMPLE = "poolsrv.toml"
 LANGUAGES = {".py": "python", ".toml": "toml", ".sh": "sh", ".service": "ini", ".socket": "ini", ".md": "markdown"}
+LANGUAGES |= {".yaml": "yaml", ".yml": "yaml"}
 LONGEST = 1 << 16  # bytes of a file that is shown
 _SKIPPED = {"__pycache__", "build", "dist"}
 _LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]*)(#[^)\s]*)?(\))")
