@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..ipc.kept_runs import MOST_IN_MESSAGE, message_of
+from ..ipc.kept_runs import MOST_IN_MESSAGE, KeptRuns, message_of
 from ..ipc.pieces import in_pieces
 from ..ipc.pool_link import PoolLink
 from ..ipc.runs import Run, is_id
@@ -24,22 +24,21 @@ _decode: Final = msgspec.json.Decoder(Run).decode
 
 
 class RunBook:
-    """Keeps the latest records, and apart from them the latest that matter: a flood does not push failures out.
+    """Keeps the latest records.
 
     :param most: how many of each kind are kept.
     :param link: to the supervisor, which keeps them over a reload or a crash; None if it does not.
     """
 
     def __init__(self, most: int, link: PoolLink | None = None) -> None:
-        self._most = most
         self._link = link
-        self._kept: dict[bool, dict[str, Run]] = {True: {}, False: {}}
+        self._kept: KeptRuns[Run] = KeptRuns(most)
         self._untold: dict[str, Run] = {}
 
     def take(self, runs: Iterable[Run]) -> None:
         """Enter what a worker has reported."""
         for run in runs:
-            if self._enter(run) and self._link is not None:
+            if self._kept.add(run.id, run.matters, run) and self._link is not None:
                 self._untold[run.id] = run
         while len(self._untold) > MOST_UNTOLD:
             others = (run_id for run_id, run in self._untold.items() if not run.matters)
@@ -49,18 +48,10 @@ class RunBook:
         """Enter what the supervisor has kept of other pools."""
         for _, _, text in fields.get("runs") or ():
             try:
-                self._enter(_decode(text))
+                run = _decode(text)
             except (msgspec.MsgspecError, ValueError):
-                pass  # a later version's, after a downgrade; or a pool's that could not be trusted
-
-    def _enter(self, run: Run) -> bool:
-        kept = self._kept[run.matters]
-        if not self._most or any(run.id in one for one in self._kept.values()):
-            return False
-        kept[run.id] = run
-        if len(kept) > self._most:
-            del kept[next(iter(kept))]
-        return True
+                continue  # a later version's, after a downgrade; or a pool's that could not be trusted
+            self._kept.add(run.id, run.matters, run)
 
     def tell(self) -> None:
         """Tell the supervisor what is new: some pieces, if it has read all before, so that others find room."""
@@ -86,12 +77,12 @@ class RunBook:
 
     def answer(self) -> Answer:
         """Answer ``runs`` on the control socket: all that is kept, the latest end last."""
-        runs = [run.summary() for kept in self._kept.values() for run in kept.values()]
+        runs = [run.summary() for run in self._kept.records()]
         return Answer(PROTOCOL, runs=sorted(runs, key=lambda run: run.at + run.took))
 
     def answer_one(self, run_id: str) -> Answer:
         """Answer ``run ID``."""
-        for kept in self._kept.values():
-            if run_id in kept:
-                return Answer(PROTOCOL, runs=[kept[run_id]])
+        found = self._kept.get(run_id)
+        if found is not None:
+            return Answer(PROTOCOL, runs=[found[1]])
         return Answer(PROTOCOL, runs=[]) if is_id(run_id) else Answer(PROTOCOL, error="expected run ID")

@@ -1,12 +1,13 @@
-"""Records of runs as they travel over the pool link: the supervisor keeps them without understanding them.
+"""Records of runs, as the dispatcher and the supervisor keep them, and as they travel between the two.
 
-A record is ``[id, matters, text]``; the text is the record's JSON. Standard library only, because the supervisor
-imports it.
+The supervisor keeps records without understanding them. On the pool link, one is ``[id, matters, text]``; the text is
+the record's JSON. Standard library only, because the supervisor imports it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
 
 MOST_IN_MESSAGE: Final = 64
 LONGEST_TEXT: Final = 60_000  # characters; a record of 12,000 bytes has less
@@ -15,6 +16,7 @@ MOST_CHARACTERS: Final = 4_000_000  # of a kind
 _ID_LENGTH: Final = 8
 
 KeptRun = tuple[str, bool, str]
+Record = TypeVar("Record")
 
 
 def are_runs(value: object) -> bool:
@@ -34,33 +36,49 @@ def _is_run(value: object) -> bool:
     )
 
 
-class Shelf:
-    """The latest records of one kind."""
+class KeptRuns(Generic[Record]):
+    """The latest records by their IDs, and apart from them the latest that matter: a flood does not push failures out.
 
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._characters = 0
+    :param most: how many of each kind are kept.
+    :param most_size: of all records of a kind.
+    :param size: tells the size of one.
+    """
 
-    def __contains__(self, run_id: str) -> bool:
-        return run_id in self._texts
+    def __init__(self, most: int, most_size: int = 0, size: Callable[[Record], int] = lambda record: 0) -> None:
+        self._most = most
+        self._most_size = most_size
+        self._size = size
+        self._kinds: dict[bool, dict[str, Record]] = {True: {}, False: {}}  # by whether they matter; the oldest first
+        self._sizes = {True: 0, False: 0}
 
-    def put(self, run_id: str, text: str) -> None:
-        """Keep a record; the oldest ones make room. An ID that is there keeps its record."""
-        if run_id in self._texts:
-            return
-        self._texts[run_id] = text
-        self._characters += len(text)
-        while len(self._texts) > MOST_OF_A_KIND or self._characters > MOST_CHARACTERS:
-            oldest = next(iter(self._texts))
-            self._characters -= len(self._texts.pop(oldest))
+    def add(self, run_id: str, matters: bool, record: Record) -> bool:
+        """Keep a record; the oldest ones of its kind make room.
 
-    def get(self, run_id: str) -> str | None:
-        """Return a record's text, if it still is there."""
-        return self._texts.get(run_id)
+        :returns: False if none are kept, or if there is one with this ID, which stays.
+        """
+        if not self._most or self.get(run_id) is not None:
+            return False
+        kind = self._kinds[matters]
+        kind[run_id] = record
+        self._sizes[matters] += self._size(record)
+        while len(kind) > self._most or self._sizes[matters] > self._most_size:
+            self._sizes[matters] -= self._size(kind.pop(next(iter(kind))))
+        return True
+
+    def get(self, run_id: str) -> tuple[bool, Record] | None:
+        """Return whether a record matters, and the record, if it still is there."""
+        for matters, kind in self._kinds.items():
+            if run_id in kind:
+                return matters, kind[run_id]
+        return None
 
     def ids(self) -> list[str]:
-        """The IDs, the oldest first."""
-        return list(self._texts)
+        """The IDs, of each kind the oldest first."""
+        return [run_id for kind in self._kinds.values() for run_id in kind]
+
+    def records(self) -> list[Record]:
+        """The records, in the same order."""
+        return [record for kind in self._kinds.values() for record in kind.values()]
 
 
 def message_of(pieces: list[KeptRun]) -> list[list[Any]]:

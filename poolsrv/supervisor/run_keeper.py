@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..core.event_loop import EventLoop
-from ..ipc.kept_runs import MOST_IN_MESSAGE, Shelf, message_of
+from ..ipc.kept_runs import MOST_CHARACTERS, MOST_IN_MESSAGE, MOST_OF_A_KIND, KeptRuns, message_of
 from ..ipc.pieces import in_pieces
 from .pool import PoolProcess
 
@@ -18,20 +18,20 @@ NEXT_AFTER: Final = 0.02  # seconds to the next piece
 
 
 class RunKeeper:
-    """The latest records of all pools. Those that matter, of failed and slow runs, are kept apart from the others."""
+    """The latest records of all pools."""
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
-        self._shelves = {True: Shelf(), False: Shelf()}
+        self._kept: KeptRuns[str] = KeptRuns(MOST_OF_A_KIND, MOST_CHARACTERS, len)
         self._receiver: PoolProcess | None = None
-        self._untold: dict[str, bool] = {}  # IDs, and whether they matter
+        self._untold: list[str] = []  # IDs
         self._next_due = False
 
     def tell(self, pool: PoolProcess) -> None:
         """Tell this pool, from now on, of the runs of others."""
         if pool is not self._receiver:
             self._receiver = pool
-            self._untold = {run_id: kind for kind, shelf in self._shelves.items() for run_id in shelf.ids()}
+            self._untold = self._kept.ids()
         self._send()
 
     def taken(self, pool: PoolProcess, fields: dict[str, Any]) -> None:
@@ -40,33 +40,31 @@ class RunKeeper:
         if not runs:
             return
         for run_id, matters, text in runs:
-            if run_id not in self._shelves[matters]:
-                self._shelves[matters].put(run_id, text)
-                if pool is not self._receiver and self._receiver is not None:
-                    self._untold[run_id] = matters
+            is_new = self._kept.add(run_id, matters, text)
+            if is_new and pool is not self._receiver and self._receiver is not None:
+                self._untold.append(run_id)
         self._send()
 
     def ended(self, pool: PoolProcess) -> None:
         """A pool has ended."""
         if pool is self._receiver:
             self._receiver = None
-            self._untold = {}
+            self._untold = []
 
     def _send(self) -> None:
         receiver = self._receiver
         if receiver is None or not self._untold or self._next_due:
             return
-        found = ((run_id, kind, self._shelves[kind].get(run_id)) for run_id, kind in self._untold.items())
-        runs = [(run_id, kind, text) for run_id, kind, text in found if text is not None]
-        self._untold = {run_id: matters for run_id, matters, _ in runs}  # the others have been dropped meanwhile
+        found = [(run_id, self._kept.get(run_id)) for run_id in self._untold]
+        runs = [(run_id, *kept) for run_id, kept in found if kept is not None]  # others have been dropped meanwhile
         piece = next(in_pieces(runs, MOST_IN_MESSAGE), [])
         try:
             if not receiver.link.unread():
                 receiver.link.send("counted", counted=[], runs=message_of(piece))
-                for run_id, _, _ in piece:
-                    del self._untold[run_id]
+                runs = runs[len(piece) :]
         except OSError:
             pass  # later
+        self._untold = [run_id for run_id, _, _ in runs]
         if self._untold:
             self._next_due = True
             self._loop.call_later(NEXT_AFTER, self._send_next)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from poolsrv.ipc.kept_runs import LONGEST_TEXT, MOST_IN_MESSAGE, MOST_OF_A_KIND, Shelf, are_runs, message_of
+from poolsrv.ipc.kept_runs import LONGEST_TEXT, MOST_IN_MESSAGE, KeptRuns, are_runs, message_of
 from poolsrv.ipc.pieces import in_pieces
 from poolsrv.ipc.runs import LONGEST_RECORD, Run, is_id, new_id, packed
 
@@ -80,13 +80,23 @@ def test_records_travel_in_pieces() -> None:
     assert [len(piece) for piece in in_pieces([("abcdefgh", True, "")] * 100, MOST_IN_MESSAGE)] == [64, 36]
 
 
-def test_a_shelf_is_bounded_in_number_and_size() -> None:
-    shelf = Shelf()
-    for number in range(2 * MOST_OF_A_KIND):
-        shelf.put(f"{number:08}", "text")
-        shelf.put(f"{number:08}", "another")
-    assert shelf.ids()[0] == f"{MOST_OF_A_KIND:08}"
-    assert shelf.get(shelf.ids()[-1]) == "text"
+def test_records_are_bounded_in_number_and_size() -> None:
+    kept: KeptRuns[str] = KeptRuns(500, 4_000_000, len)
+    for number in range(1000):
+        assert kept.add(f"{number:08}", False, "text")
+        assert not kept.add(f"{number:08}", True, "another")
+    assert kept.ids() == [f"{number:08}" for number in range(500, 1000)]
+    assert kept.get("00000999") == (False, "text")
+    assert kept.get("00000499") is None
     for number in range(200):
-        shelf.put(f"large{number:03}", "x" * LONGEST_TEXT)
-    assert len(shelf.ids()) == 66
+        kept.add(f"large{number:03}", False, "x" * LONGEST_TEXT)
+    assert len(kept.ids()) == 66
+
+
+def test_those_that_matter_are_kept_apart() -> None:
+    kept: KeptRuns[int] = KeptRuns(3)
+    for number in range(100):
+        kept.add(f"{number:08}", number < 2, number)
+    assert kept.records() == [0, 1, 97, 98, 99]
+    none: KeptRuns[int] = KeptRuns(0)
+    assert not none.add("abcdefgh", True, 1)
