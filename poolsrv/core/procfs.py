@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from . import reserve
+
 # Places in /proc/PID/stat, counted from the first field after the name.
 _STATE, _PARENT, _USER_TIME, _SYSTEM_TIME, _CHILD_USER_TIME, _CHILD_SYSTEM_TIME = 0, 1, 11, 12, 13, 14
 _START_TIME, _RESIDENT = 19, 21
@@ -22,7 +24,14 @@ def children_of_this_process() -> set[int]:
 
 
 def children_of(parent: int) -> set[int]:
-    """Return the pids of all children of a process; none if it is gone."""
+    """Return the pids of all children of a process; none if it is gone.
+
+    :raises OSError: no descriptor is left to look with, and no reserve (reserve.py).
+    """
+    return reserve.use(lambda: _children_of(parent))
+
+
+def _children_of(parent: int) -> set[int]:
     children: set[int] = set()
     try:
         for task in os.listdir(f"/proc/{parent}/task"):
@@ -57,11 +66,15 @@ def _stat(pid: int) -> tuple[bytes, list[bytes]]:
 
     :raises OSError: the process is gone, or no descriptor is left to look with.
     """
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        text = file.read()
+    text = reserve.use(lambda: _read(f"/proc/{pid}/stat"))
     # The name is in parentheses, and may itself contain any character: the last parenthesis ends it.
     name, _, rest = text.partition(b"(")[2].rpartition(b")")
     return name, rest.split()
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")  # per second, of CPU time and start times

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, Final
 
 from ..config.model import APART, SERVED_APART
-from ..core import forked_copies, logs, privileges, processes, signals
+from ..core import forked_copies, logs, privileges, processes, reserve, signals
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.guarded_loop import GuardedLoop
 from ..core.hang_signal import HANG_SIGNAL
@@ -161,6 +161,7 @@ class DispatcherProcess:
 
     def _begin(self) -> None:
         processes.become_subreaper()
+        reserve.keep()
         self._has_batch_policy = _schedule(os.SCHED_OTHER, os.SCHED_BATCH)
         self._loop.register(self._signals.fileno(), READ, self._on_signal)
         self._loop.register(self._link.fileno(), READ, self._on_link)

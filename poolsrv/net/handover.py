@@ -14,9 +14,10 @@ import os
 from collections.abc import Callable, Container
 from typing import Final
 
+from ..core import reserve
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.processes import group_of
-from ..core.procfs import children_of, children_of_this_process, is_alive
+from ..core.procfs import children_of, is_alive
 
 FIRST_LOOK: Final = 0.05  # seconds; each next one comes after twice the time
 LONGEST_LOOK: Final = 1.0
@@ -109,25 +110,33 @@ class Handover:
                 pid = to_look_at.pop()
                 if self._has_it(pid):
                     return pid
-                to_look_at.extend(children_of(pid))
+                to_look_at.extend(_children(pid))
             # One of them may have ended meanwhile, and have left behind another one that has not been looked at.
             left_behind, before = self._left_behind(), left_behind
             left_behind -= before
         return 0
 
     def _left_behind(self) -> set[int]:
-        return {pid for pid in children_of_this_process() if pid not in self._others}
+        return {pid for pid in _children(os.getpid()) if pid not in self._others}
 
     def _has_it(self, pid: int) -> bool:
         folder = f"/proc/{pid}/fd"
         try:
-            names = os.listdir(folder)
+            names = reserve.use(lambda: os.listdir(folder))
         except PermissionError:
             # A set-user-ID program. What is in the program's own group is taken for one that has it.
             return group_of(pid) == self._group and is_alive(pid)
         except OSError:
             return False
         return any(_link_of(f"{folder}/{name}") == self._link for name in names)
+
+
+def _children(pid: int) -> set[int]:
+    """Its children; none where no descriptor is left to look with."""
+    try:
+        return children_of(pid)
+    except OSError:
+        return set()
 
 
 def _link_of(path: str) -> str:

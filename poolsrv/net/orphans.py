@@ -24,6 +24,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Final
 
+from ..core import reserve
 from ..core.event_loop import EventLoop
 
 SWEEP_INTERVAL: Final = 0.2  # seconds between two looks for dead orphans, while there may be any
@@ -71,7 +72,7 @@ def mark(pid: int) -> None:
 def is_marked(pid: int) -> bool:
     """Whether a process, dead or alive, is a program of this process, or descends from one."""
     try:
-        limits = Path(f"/proc/{pid}/limits").read_bytes()
+        limits = reserve.use(Path(f"/proc/{pid}/limits").read_bytes)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False
     words = limits.partition(b"Max file locks")[2].split(None, 1)
@@ -116,6 +117,9 @@ class Orphans:
                 self._reap()
         except ChildProcessError:  # there are no children
             return
+        except OSError as error:
+            if error.errno not in reserve.NONE_LEFT:
+                raise
         self.look()
 
     def _reap(self) -> None:

@@ -127,7 +127,10 @@ class Child:
         while a process is left in it, which is an adopted child of this process by then."""
         if self.returncode is None:
             return True
-        return self.role == "program" and any(group_of(pid) == self.pid for pid in children_of_this_process())
+        try:
+            return self.role == "program" and any(group_of(pid) == self.pid for pid in children_of_this_process())
+        except OSError:  # no descriptors are left: it can't be told, and another's group must not be ended
+            return False
 
     def reaped(self, returncode: int, rusage: resource.struct_rusage | None) -> None:
         """Record how it ended; called by the part of the engine that has waited for it."""

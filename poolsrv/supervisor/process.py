@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from ..core import logs, processes, signals
+from ..core import logs, processes, reserve, signals
 from ..core.event_loop import READ, Timer
 from ..core.guarded_loop import GuardedLoop
 from ..core.listening_sockets import ListeningSocket
@@ -110,6 +110,7 @@ class Supervisor:
         :returns: the exit code.
         """
         processes.become_subreaper()
+        reserve.keep()
         self._loop.register(self._signals.fileno(), READ, self._on_signal)
         signals.unblock()
         self._start()
