@@ -41,7 +41,7 @@ __all__ = ["CgiService", "Exchange"]
 if TYPE_CHECKING:
     from poolsrv_http import FileService
 
-RETRY_AFTER = 5  # seconds that a client is asked to wait where too many programs run
+RETRY_AFTER = 5  # seconds that a client is asked to wait where too many programs run, or there are no descriptors left
 
 
 class CgiService:
@@ -359,7 +359,7 @@ class Exchange:
         location = found.location
         if location and self._head.query:
             location = f"{location}?{self._head.query}"
-        self._answer(found.status, location=location)
+        self._answer(found.status, location=location, retry_after=RETRY_AFTER if found.status == 503 else None)
 
     def _answer(self, status: int, *, location: str = "", retry_after: float | None = None) -> None:
         """Answer without a program."""

@@ -38,6 +38,8 @@ from poolsrv_http import decode_path as decoded_path
 __all__ = ["NoScript", "Script", "ScriptPaths", "decode_path", "find_script", "prefix_of", "resolve_line"]
 
 _find_control = re.compile(rb"[\x00-\x1f\x7f]").search
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be there
 MAX_KNOWN = 1024  # paths that are remembered
 MAX_KNOWN_PATH = 200  # bytes of each
 LOOK_AFTER = 1.0  # seconds from one examination of such a path to the next
@@ -75,7 +77,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
 class NoScript(msgspec.Struct, frozen=True):
     """The reason why no script answers a path: the server does.
 
-    :ivar status: 204 (`OPTIONS *`), 301 (a directory without its slash), 400, 403 or 404.
+    :ivar status: 204 (`OPTIONS *`), 301 (a directory without its slash), 400, 403, 404, or 503 (no descriptors
+        or no memory left to look).
     :ivar reason: one line for the log; it may name files, so it is not for the client.
     :ivar location: with 301 the path to send the client to, percent-encoded, without query.
     """
@@ -312,8 +315,7 @@ def _directory(paths: ScriptPaths, tree: Tree, file: bytes, decoded: bytes) -> S
     try:
         mode = _mode_inside(index, tree.real_root)
     except OSError as error:
-        status = 403 if error.errno in (errno.EACCES, errno.EPERM) else 404
-        return NoScript(status, f"{os.fsdecode(index)}: {error.strerror}")
+        return _refuse(error, index)
     if mode is None:
         return NoScript(403, f"{os.fsdecode(index)} is outside of root")
     if not decoded.endswith(b"/"):
@@ -326,7 +328,8 @@ def _alias(paths: ScriptPaths, file: bytes, name: bytes, rest: bytes) -> Script 
     try:
         mode = os.stat(file).st_mode
     except OSError as error:
-        return NoScript(404, f"alias {os.fsdecode(name)}: {os.fsdecode(file)}: {error.strerror}")
+        status = 503 if error.errno in _NO_ROOM else 404
+        return NoScript(status, f"alias {os.fsdecode(name)}: {os.fsdecode(file)}: {error.strerror}")
     root = paths.trees[0].root if paths.trees else b"/nonexistent"
     return _script(paths, root, file, mode, name, rest, any_suffix=True)
 
@@ -369,8 +372,8 @@ def _script(
 
 
 def _refuse(error: OSError, file: bytes) -> NoScript:
-    """The refusal for an error: 403 where permission is missing, else 404."""
-    status = 403 if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP) else 404
+    """The refusal for an error: 403 where permission is missing, 503 where the server lacks something, else 404."""
+    status = 403 if error.errno in _FORBIDDEN else 503 if error.errno in _NO_ROOM else 404
     return NoScript(status, f"{os.fsdecode(file)}: {error.strerror}")
 
 

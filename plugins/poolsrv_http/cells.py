@@ -27,6 +27,7 @@ class SharedCells:
     """
 
     def __init__(self) -> None:
+        self._file = -1
         self._file = os.memfd_create("poolsrv-cells", os.MFD_CLOEXEC)
         os.ftruncate(self._file, _CELL.size * _CELLS)
         self._cells = mmap.mmap(self._file, _CELL.size * _CELLS)
@@ -35,7 +36,8 @@ class SharedCells:
         self.own = 0
 
     def __del__(self) -> None:
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
 
     def open(self) -> None:
         """Take a cell, in a worker.

@@ -23,7 +23,7 @@ from poolsrv_http import HttpOptions, HttpPlugin, Request, Response
 
 from poolsrv import ConfigError, Connection, ServerReport, Worker, hookimpl
 
-from .event_stream import EventStream
+from .event_stream import RETRY_AFTER, EventStream
 from .page_answer import PageAnswer
 
 __all__ = ["Status"]
@@ -107,8 +107,9 @@ class Status(HttpPlugin):
             return
 
         def encoded(future: Future[tuple[bytes, str]]) -> None:
-            if future.exception() is not None:
-                response.error(500)
+            if isinstance(future.exception(), OSError):  # no thread could be started: too many processes
+                response.error(503, retry_after=RETRY_AFTER)
+                return
             body, content_type = future.result()
             response.respond(200, body, {"Content-Type": content_type, **FRESH})
 

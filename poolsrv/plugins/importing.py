@@ -99,10 +99,14 @@ def _in_one_line(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     """The line that raised it, of the plugin or of a library of its: not of the standard library or the engine."""
-    import sysconfig  # only a plugin with an error needs it
+    try:
+        import sysconfig  # only a plugin with an error needs it
 
-    standard = sysconfig.get_path("stdlib")
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        standard = sysconfig.get_path("stdlib")
+        frames = traceback.extract_tb(error.__traceback__)
+    except OSError:  # no descriptors are left, which may be the very error
+        return ""
+    for frame in reversed(frames):
         packaged = "site-packages" in frame.filename or "dist-packages" in frame.filename
         is_engine = frame.filename.startswith((_ENGINE, "<frozen"))
         if is_engine or (frame.filename.startswith(standard) and not packaged):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,7 @@ class BlockingThreads:
         self._pool: ThreadPoolExecutor | None = None
         self._calls: deque[tuple[str, Callable[[], object]]] = deque()
         self._event: int | None = None
+        self._is_closed = False
 
     def open(self) -> None:
         """Have the loop notice calls, earlier ones included."""
@@ -48,12 +50,25 @@ class BlockingThreads:
             os.eventfd_write(event, 1)
 
     def submit(self, function: Callable[[], Any], done: Callable[[Future[Any]], object]) -> None:
-        """Call ``function()`` in a thread, then ``done(future)`` in the loop."""
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # most plugins never need it
+        """Call ``function()`` in a thread, then ``done(future)`` in the loop.
 
+        If no thread can be started, the limit of processes having been reached, the future has an OSError (EAGAIN).
+        """
+        from concurrent.futures import Future, ThreadPoolExecutor  # most plugins never need it
+
+        if self._pool is None:
             self._pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
-        future = self._pool.submit(function)
+        future: Future[Any] = Future()
+        try:
+            call = self._pool.submit(_run, function, future)
+            call.add_done_callback(lambda call: call.cancelled() and future.cancel())
+        except RuntimeError as error:
+            if self._is_closed:
+                raise
+            # The call may be in the queue of the pool all the same. It is not to run after all: it has failed.
+            if future.cancel():
+                future = Future()
+                future.set_exception(OSError(errno.EAGAIN, str(error)))
         future.add_done_callback(lambda future: self.call_soon(partial(done, future), "done"))
 
     def close(self, wait: bool = False) -> None:
@@ -61,6 +76,7 @@ class BlockingThreads:
 
         :param wait: whether to wait for those that run, and to give everything back: for a process that lives on.
         """
+        self._is_closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=wait, cancel_futures=True)
         if wait and self._event is not None:
@@ -73,3 +89,15 @@ class BlockingThreads:
         os.eventfd_read(self._event)
         for _ in range(len(self._calls)):
             self._guarded(*self._calls.popleft())
+
+
+def _run(function: Callable[[], Any], future: Future[Any]) -> None:
+    """Call it, in a thread, unless the call has been cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function()
+    except BaseException as error:  # noqa: BLE001 - it is told in the loop
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -107,7 +107,8 @@ class Waiting(Stream):
     ) -> None:
         """Call ``function(*args)`` in the worker's small thread pool; it must not touch the connection.
 
-        :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then.
+        :param done: called in the loop as ``done(future)``; dropped if the connection is gone by then. If no thread
+            could be started (too many processes), the future has an OSError (EAGAIN).
         """
         self._holds += 1
         self._host.threads.submit(partial(function, *args), partial(self._blocking_done, done))

@@ -127,7 +127,10 @@ class Worker:
     def run_blocking(
         self, function: Callable[..., Any], *args: Any, done: Callable[[Future[Any]], object] | None = None
     ) -> None:
-        """Call ``function(*args)`` in the worker's small thread pool, then ``done(future)`` in the loop."""
+        """Call ``function(*args)`` in the worker's small thread pool, then ``done(future)`` in the loop.
+
+        If no thread can be started (too many processes), the future has an OSError (EAGAIN).
+        """
         self._threads.submit(partial(function, *args), partial(_blocking_done, done))
 
     def spawn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,22 @@ def test_what_is_remembered_is_looked_at_again(root: Path, tmp_path: Path, monke
     root.symlink_to(tmp_path / "moved")
     monkeypatch.setattr("poolsrv_cgi.scripts.LOOK_AFTER", 0.0)
     answers(403)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_no_room_to_look_is_no_404(root: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """RFC 9110 section 15.5.5: 404 says that there is nothing. A server out of descriptors does not know that."""
+    assert status(root, "/nothing") == 404
+
+    def refuse(*args: object, **kwargs: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert status(root, "/run.sh") == 503
+    assert status(root, "/sub/", index="run.cgi") == 503
+    answer = find_script_of_line(ScriptPaths(root=root), b"run.sh\n", arguments=False)
+    assert isinstance(answer, NoScript)
+    assert refusal(answer) == b"refused: the program can't be started\r\n"
 
 
 def test_without_proc(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

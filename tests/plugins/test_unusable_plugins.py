@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -79,6 +80,22 @@ def test_an_import_that_fails_is_one_line_with_its_place(module: str, message: s
     assert errors(tmp_path, 'handler = "bad"') == [
         f'listeners.www.handler: the plugin "bad" (bad:Bad, of bad 1.0) {message}'
     ]
+
+
+def test_a_plugin_that_finds_no_descriptors_is_an_error_although_none_are_left_to_say_where(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site, "bad", {"bad": "bad:Bad"}, "raise OSError(24, 'Too many open files')")
+    monkeypatch.setitem(sys.modules, "sysconfig", NoDescriptors("sysconfig"))
+    (message,) = errors(tmp_path, 'handler = "bad"')
+    assert message.endswith(" can't be imported: OSError: [Errno 24] Too many open files")
+
+
+class NoDescriptors(ModuleType):
+    """A module whose file can't be opened."""
+
+    def get_path(self, name: str) -> str:
+        raise OSError(24, "Too many open files")
 
 
 def test_an_entry_point_that_refers_to_a_module_is_an_error(site: Path, tmp_path: Path) -> None:

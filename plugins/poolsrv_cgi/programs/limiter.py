@@ -32,11 +32,13 @@ class SharedSemaphore:
     """
 
     def __init__(self, permits: int) -> None:
-        self._event = os.eventfd(permits, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._event = -1
         self._cells = SharedCells()
+        self._event = os.eventfd(permits, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __del__(self) -> None:
-        os.close(self._event)
+        if self._event >= 0:
+            os.close(self._event)
 
     def fileno(self) -> int:
         """The descriptor that is readable while there are permits."""

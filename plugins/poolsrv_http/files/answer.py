@@ -19,11 +19,11 @@ from .listing import LISTING_FIELDS, listing
 from .media_types import MediaTypes
 from .ranges import Multipart, parse_ranges
 from .transfer import Part, Transfer
-from .tree import Directory, File, FileError, Tree, Trees, is_hidden
+from .tree import Directory, File, FileError, Tree, Trees, is_hidden, refusal
 
 __all__ = ["Answer", "Site", "find"]
 
-RETRY_AFTER: Final = 5  # seconds, where there are no descriptors left
+RETRY_AFTER: Final = 5  # seconds, where there are no descriptors or threads left
 NEIGHBOURS: Final = {"br": b".br", "gzip": b".gz"}  # by preference
 
 
@@ -126,8 +126,8 @@ class Answer:
         try:
             body = page.result()
         except OSError as error:
-            status = 403 if isinstance(error, PermissionError) else 404
-            self._refuse(status, f"the directory of {os.fsdecode(self._path)}: {error.strerror}")
+            refused = refusal(error, b"the directory of " + self._path)
+            self._refuse(refused.status, str(refused))
             return
         self._response.respond(200, body, LISTING_FIELDS)
 

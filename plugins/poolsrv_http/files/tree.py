@@ -26,13 +26,13 @@ __all__ = ["Directory", "File", "FileError", "Tree", "Trees", "is_hidden"]
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WELL_KNOWN: Final = b"/.well-known"
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
-_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
 
 class FileError(Exception):
     """No file answers.
 
-    :ivar status: 403, 404, 500, or 503 where there are no descriptors left.
+    :ivar status: 403, 404, 500, or 503 where there are no descriptors, no memory or no threads left.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -98,7 +98,7 @@ class Tree:
         try:
             return self._open(name)
         except OSError as error:
-            raise _refusal(error, name) from None
+            raise refusal(error, name) from None
 
     def neighbour(self, file: File, suffix: bytes) -> File | None:
         """Open the precompressed form of a file; None where there is none that is of use."""
@@ -195,7 +195,8 @@ def is_hidden(path: bytes) -> bool:
     return b"/." in (path[len(_WELL_KNOWN) :] if is_below(path, _WELL_KNOWN) else path)
 
 
-def _refusal(error: OSError, name: bytes) -> FileError:
+def refusal(error: OSError, name: bytes) -> FileError:
+    """What an error means for the client."""
     text = f"{os.fsdecode(name)}: {error.strerror}"
     if error.errno in _FORBIDDEN:
         return FileError(403, text)
