@@ -54,9 +54,7 @@ class InetdServer:
             self._limiter.cancel(conn.state)
 
     def on_drain(self, conn: Connection) -> None:
-        """Let the program finish; close a connection that still waits for one."""
-        if isinstance(conn.state, Waiter):
-            conn.close("drain")
+        """Let the program finish. A connection that waits for one still gets it, or a reload would lose it."""
 
     def _start(self, conn: Connection) -> None:
         runner, argv = self._runner, self._runner.options.program

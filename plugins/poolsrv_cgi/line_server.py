@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 
 import msgspec
 from poolsrv_http import endpoints_of
@@ -24,6 +25,8 @@ from .programs.runner import ProgramRunner
 from .scripts import NoScript, Script, ScriptPaths, resolve_line
 
 __all__ = ["LineServer", "find_script_of_line", "refusal"]
+
+DRAIN_WAIT = 2.0  # seconds that a client gets for its line, once the worker is to end; HTTP's is the same
 
 
 class LineServer:
@@ -78,9 +81,10 @@ class LineServer:
             self._limiter.cancel(conn.state)
 
     def on_drain(self, conn: Connection) -> None:
-        """Close a connection whose line has not come: it has nothing to finish."""
+        """Close a connection whose line does not come soon. One that is on its way is served: else a reload would lose
+        it."""
         if conn.state is None:
-            conn.close("drain")
+            conn.call_later(DRAIN_WAIT, partial(_close_if_silent, conn))
 
     def _start(self, conn: Connection, found: Script, line: bytes) -> None:
         runner = self._runner
@@ -105,6 +109,11 @@ class LineServer:
             )
         except OSError as error:
             _refuse(conn, b"refused: the program can't be started\r\n", f"{found.filename}: {error.strerror}")
+
+
+def _close_if_silent(conn: Connection) -> None:
+    if conn.state is None:
+        conn.close("drain")
 
 
 def _ended(program: Program) -> None:
@@ -156,4 +165,6 @@ def refusal(found: NoScript) -> bytes:
         return b"refused: not a valid request\r\n"
     if found.reason.startswith("arguments"):
         return b"refused: arguments are not allowed\r\n"
+    if found.status == 503:
+        return b"refused: the program can't be started\r\n"
     return b"refused: no such program\r\n"
