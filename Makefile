@@ -18,6 +18,8 @@ DEBIAN ?= $(CURDIR)/build/debian
 # Of `make fuzz`: seconds for each target, and which targets; all of them, if none is named.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?=
+# Tests against a model, which `make fuzz` runs for longer than `make test`.
+MODELS = tests/net/test_stream_model.py tests/dispatcher/test_books_model.py
 # Of `make fuzz-http`: the seed that it has printed, to repeat its requests.
 FUZZ_SEED ?=
 
@@ -54,7 +56,8 @@ $(DEBIAN)/etc/debian_version:
 	mkdir -p "$(dir $(DEBIAN))"
 	mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,python3-venv bookworm "$(DEBIAN)"
 
-fuzz: $(VENV)/fuzz.stamp ## look for inputs that break a rule (FUZZ_SECONDS=60 for each target, FUZZ_TARGET='a b' for these)
+fuzz: $(VENV)/fuzz.stamp ## look for inputs and orders of events that break a rule (FUZZ_SECONDS=60 for each target, FUZZ_TARGET='a b' for these)
+	$(if $(FUZZ_TARGET),,HYPOTHESIS_PROFILE=deep FUZZ_SECONDS="$(FUZZ_SECONDS)" $(BIN)/python -m pytest -n 2 $(MODELS))
 	$(BIN)/python -m tests.fuzz.run --seconds "$(FUZZ_SECONDS)" $(FUZZ_TARGET)
 
 fuzz-corpus: $(VENV)/fuzz.stamp ## keep what `make fuzz` has found, as few inputs as reach all of it

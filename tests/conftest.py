@@ -21,7 +21,8 @@ from tests.helpers.server import ServerProcess, children_of, open_descriptors, w
 
 # On a busy machine anything may take long.
 settings.register_profile("poolsrv", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("poolsrv")
+settings.register_profile("deep", settings.get_profile("poolsrv"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "poolsrv"))
 
 
 @pytest.hookimpl(trylast=True)

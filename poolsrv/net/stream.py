@@ -444,8 +444,8 @@ class Stream(Descriptor):
                 self._loop.at_end_of_turn(self._finish_close)
                 if self.eof:
                     return  # nothing will come, and it is watched no longer than this turn
-            elif self._interest >= 0:
-                self._loop.set_callback(self._fd, self._callback())
+            if self._interest >= 0:
+                self._loop.set_callback(self._fd, self._callback())  # an event may be next in this turn
             self._update()
         elif self._state == CONNECTING:
             if self._out is None:

@@ -460,7 +460,7 @@ def test_what_the_kernel_does_not_take_is_kept_and_written_later(pair: Pair) -> 
 
 
 def test_nothing_is_read_while_congested(pair: Pair) -> None:
-    size = pair.keep()
+    size = pair.congest()
     pair.peer.send(b"hello")
     pair.turns(10)
     assert pair.stream.bytes_in == 0
@@ -537,6 +537,15 @@ def test_a_close_in_a_callback_takes_effect_after_it(pair: Pair) -> None:
     pair.peer.send(b"x")
     pair.until(lambda: pair.peer.end == "eof")
     assert (pair.calls, pair.peer.received) == (["CLOSING"], b"answer")
+
+
+def test_what_comes_in_the_turn_of_a_close_is_thrown_away(pair: Pair) -> None:
+    """Another connection's plugin may close it, and its event be the next in this turn."""
+    pair.peer.send(b"late")
+    wait_readable(pair.stream._fileno())
+    pair.stream.close("bye")
+    pair.turns()
+    assert (pair.calls, pair.took, pair.state) == ([], b"", "LINGERING")
 
 
 @pytest.mark.parametrize(("sends", "state"), [(False, "CLOSED"), (True, "LINGERING")])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -107,6 +108,7 @@ def main() -> int:
     parser.add_argument("--only", choices=[*SERVERS, "h11"], action="append", default=[])
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers have to end, too
     names = [name for name in SERVERS if name in (options.only or SERVERS)]
     comparison = asyncio.run(compare(options.seconds, options.seed, options.number, names))
     comparison.report()

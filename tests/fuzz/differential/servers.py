@@ -74,6 +74,9 @@ class Backend:
         with suppress(OSError, h11.ProtocolError):
             while not isinstance(event := server.next_event(), h11.EndOfMessage):
                 if event is h11.NEED_DATA:
+                    if server.they_are_waiting_for_100_continue:
+                        go_on = h11.InformationalResponse(status_code=100, headers=[])
+                        writer.write(server.send(go_on) or b"")
                     server.receive_data(await reader.read(65536))
                 elif isinstance(event, h11.Request):
                     seen = [event.method.decode(), event.target.decode("latin-1")]
