@@ -57,7 +57,7 @@ def explain_http(url: str, runner: ProgramRunner, service: Service) -> Rows:
         return
     options = runner.options
     yield from _program(found, options, found.warm and runner.warm.command_for(found) is not None)
-    yield from _sandbox(runner)
+    yield from _confinement(runner)
     endpoints = _endpoints(parts.port or _SERVER[1], parts.scheme == "https")
     environment = http_environment(
         head,
@@ -87,7 +87,7 @@ def explain_line(line: str, runner: ProgramRunner, paths: ScriptPaths) -> Rows:
         yield "the client gets", refusal(found).decode().rstrip()
         return
     yield from _program(found, options)
-    yield from _sandbox(runner)
+    yield from _confinement(runner)
     endpoints = _endpoints(_SERVER[1], tls=False)
     yield from _environment(line_environment(endpoints, base=runner.base, fixed=options.environment, software=SOFTWARE))
 
@@ -98,7 +98,7 @@ def explain_inetd(runner: ProgramRunner) -> Rows:
     yield "command", shlex.join(options.program)
     yield from _problem(options.program)
     yield from _limits(options)
-    yield from _sandbox(runner)
+    yield from _confinement(runner)
     endpoints = _endpoints(_SERVER[1], tls=False)
     yield from _environment(inetd_environment(endpoints, base=runner.base, fixed=options.environment))
 
@@ -156,7 +156,10 @@ def _limits(options: Options) -> Rows:
             yield f"limits.{name}", str(value)
 
 
-def _sandbox(runner: ProgramRunner) -> Rows:
+def _confinement(runner: ProgramRunner) -> Rows:
+    for name in ("user", "group"):
+        if (value := getattr(runner.options, name)) is not None:
+            yield name, str(value)
     if runner.sandbox is not None:
         yield from sandbox_rows(runner.sandbox)
 

@@ -74,6 +74,9 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar queue_size: how many requests may wait for one of these to end; further ones are refused (http: 503).
     :ivar queue_timeout: how long a request may wait. 0: no limit.
     :ivar limits: resource limits of each program.
+    :ivar user: the user of the programs, by name or number; not set: the server's. Only a server that was started as
+        root can have it.
+    :ivar group: their group; not set: the user's own.
     :ivar sandbox: what programs may do besides what their user may: "strict", or a table for more than that.
     :ivar stderr_rate: lines of standard error that are logged for a program, per second. 0: no limit.
     :ivar mask: further names of variables, header fields and query parameters whose values are secret, so that
@@ -130,6 +133,8 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
     queue_size: Count = 1000
     queue_timeout: Seconds = 30.0
     limits: Limits = Limits()
+    user: str | int | None = None
+    group: str | int | None = None
     sandbox: Literal["strict"] | SandboxOptions | None = None
     stderr_rate: Count = 100
     mask: tuple[str, ...] = ()
@@ -191,7 +196,7 @@ def problems(options: Options) -> list[tuple[str, str]]:
     """
     return [
         *_wrong_protocol(options), *_paths(options), *_names(options), *_patterns(options), *_files(options),
-        *_capture(options), *http_problems(options), *sandbox_problems(options),
+        *_user(options), *_capture(options), *http_problems(options), *sandbox_problems(options),
     ]  # fmt: skip
 
 
@@ -305,6 +310,16 @@ def _capture(options: Options) -> Iterator[tuple[str, str]]:
         os.close(open_private_folder(str(options.capture)))
     except OSError as error:
         yield "capture", f"{options.capture}: {error.strerror}"
+
+
+def _user(options: Options) -> Iterator[tuple[str, str]]:
+    """What the engine does not check, which reads both keys before it loads the plugin."""
+    if options.user is None and options.group is None:
+        return
+    if options.warm:
+        yield "warm", "can't be combined with `user` or `group`: warm interpreters run as the server's user"
+    if options.nice:
+        yield "nice", "can't be combined with `user` or `group`: only root can change the priority of others' processes"
 
 
 def _is_suffix(suffix: str) -> bool:

@@ -39,6 +39,7 @@ class ListenerDraft:
     :ivar settings: what a command's arguments set, and is not one of the listener's own keys.
     :ivar marks: of those ``fields`` that plugins have set, not the file: which one, in words.
     :ivar apart: whether its handler is to have a worker of its own.
+    :ivar programs: the user of its programs; None: the pool's.
     :ivar server_tls: its certificates, read; None without TLS, or if they have errors.
     """
 
@@ -54,6 +55,7 @@ class ListenerDraft:
         self.settings: list[Setting] = []
         self.marks: dict[str, str] = {}
         self.apart = False
+        self.programs: Identity | None = None
         self.server_tls: ServerTls | None = None
 
     @property
@@ -84,6 +86,7 @@ class Draft:
     :ivar base: its directory, absolute: relative paths are relative to it.
     :ivar text: the file's text.
     :ivar document: the TOML document.
+    :ivar uid: the user that reads it.
     :ivar pool: the correct keys of ``[pool]``, and ``identity``; ``limits`` and ``log`` likewise.
     """
 
@@ -99,6 +102,7 @@ class Draft:
         self.limits: dict[str, Any] = {}
         self.log: dict[str, Any] = {}
         self.listeners: list[ListenerDraft] = []
+        self.uid = os.geteuid()
 
     @property
     def identity(self) -> Identity | None:
@@ -119,7 +123,7 @@ class Draft:
         """
         if self.problems:
             raise self.problems.error(self.document)
-        pool = _finish_pool(self.pool)
+        pool = _finish_pool(self.pool, any(listener.programs for listener in self.listeners))
         shares = pool.workers == 1 or not any(listener.fields.get("exclusive") for listener in self.listeners)
         listeners = tuple(_finish_listener(listener, pool, shares) for listener in self.listeners)
         place = os.path.abspath(self.path) if self.is_file else str(self.path)
@@ -136,13 +140,13 @@ def _is_about_identity(key: Key) -> bool:
     return names[0] in ("user", "group") or nearest(names[0], TABLES) == "pool"
 
 
-def _finish_pool(fields: Mapping[str, Any]) -> PoolConfig:
+def _finish_pool(fields: Mapping[str, Any], has_program_users: bool) -> PoolConfig:
     decided = dict(fields)
     if fields.get("workers", "auto") == "auto":
         decided["workers"] = cgroups.usable()
     if fields.get("no_new_privs") is None:
         identity = fields.get("identity")
-        decided["no_new_privs"] = identity is not None and identity.uid is not None
+        decided["no_new_privs"] = (identity is not None and identity.uid is not None) or has_program_users
     return PoolConfig(**decided)
 
 
@@ -161,4 +165,6 @@ def _finish_listener(listener: ListenerDraft, pool: PoolConfig, shares: bool) ->
     if fields.get("workers") is not None:
         # With "auto" the machine decides how many workers there are: a listener that wants more gets all of them.
         fields["workers"] = min(fields["workers"], pool.workers - fields.get("first_worker", 0))
-    return ListenerConfig(name=listener.name, plugin_options=listener.tables, apart=listener.apart, **fields)
+    return ListenerConfig(
+        name=listener.name, plugin_options=listener.tables, apart=listener.apart, programs=listener.programs, **fields
+    )

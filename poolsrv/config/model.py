@@ -168,8 +168,8 @@ class TlsTable(msgspec.Struct, frozen=True):
 
 
 class ListenerConfig(msgspec.Struct, frozen=True):
-    """One table ``[listeners.NAME]``. All members but ``name``, ``plugin_options``, ``first_worker`` and ``apart`` are
-    its keys.
+    """One table ``[listeners.NAME]``. Its keys are all members but ``name``, ``plugin_options``, ``first_worker``,
+    ``apart`` and ``programs``.
 
     :ivar name: NAME.
     :ivar bind: the addresses that it listens on, at least one.
@@ -209,6 +209,7 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     :ivar first_worker: the number of the first worker that serves it.
     :ivar apart: a worker of its own serves it, which serves no other listeners than such: its handler is to answer
         whatever the others do.
+    :ivar programs: the user and group of its programs; None: the pool's.
     """
 
     name: str
@@ -246,6 +247,7 @@ class ListenerConfig(msgspec.Struct, frozen=True):
     plugin_options: Mapping[str, Mapping[str, Any]] = {}
     first_worker: int = 0
     apart: bool = False
+    programs: Identity | None = None
 
     def is_for(self, worker: int) -> bool:
         """Whether the worker with this number, from 0, or ``APART``, serves the listener."""
@@ -273,7 +275,7 @@ class Config(msgspec.Struct, frozen=True):
 POOL_KEYS = keys(PoolTable)
 LIMITS_KEYS = keys(LimitsConfig)
 LOG_KEYS = keys(LogConfig)
-_NO_KEYS = ("name", "plugin_options", "first_worker", "apart")
+_NO_KEYS = ("name", "plugin_options", "first_worker", "apart", "programs")
 LISTENER_KEYS = tuple(key for key in keys(ListenerConfig) if key not in _NO_KEYS)
 # Keys for which the handler's class may have a default. The others are not a protocol's business, or are needed before
 # any plugin is imported.

@@ -184,6 +184,10 @@ def _read_listener(draft: Draft, name: str, table: Mapping[str, Any]) -> Listene
         if access in own:
             _read_networks(draft, listener, access, own[access])
     _read_plugins(draft, listener)
+    if not {"user", "group"}.isdisjoint(listener.tables.get("cgi", ())):
+        from . import program_users  # few listeners have them
+
+        program_users.read(draft, listener)
     return listener
 
 

@@ -65,6 +65,11 @@ class Sandbox:
         self._rules = -1
         self._pid = 0  # of the process that has opened it
 
+    def arguments(self) -> dict[str, object]:
+        """What another process needs to make the same."""
+        names = ("read", "write", "execute", "connect", "bind", "isolated", "system_calls")
+        return {name: getattr(self, name) for name in names}
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """What this machine lacks for it: the parameter, or an empty string, and a message."""
         version = landlock.version()

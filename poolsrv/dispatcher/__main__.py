@@ -131,14 +131,14 @@ def _serve_config(
         else:
             config = draft.finish()
             _log_as(config, fields["log_level"])
-            place = startup.take_place(config, link, held, fields["about"])
+            place = startup.take_place(config, link, held, fields)
             processes.signal_when_parent_dies(signal.SIGTERM)  # a change of user has cleared it
     server = loader.load_plugins(draft)
     if fields["version"] != pool_link.VERSION:
         _refuse_exclusive(server)
     if place is None:  # so that errors of plugins are found before anything is bound
         _log_as(server.config, fields["log_level"])
-        place = startup.take_place(server.config, link, held, fields["about"])
+        place = startup.take_place(server.config, link, held, fields)
     else:
         bound.apply_again(place.bound, server.config.listeners)
     for warning in (*warnings, *exposure.warnings(server.config)):

@@ -74,6 +74,7 @@ class DispatcherProcess:
         control = place.control
         self._server = server
         self._link = link
+        self._spawner = place.spawner
         self._hang_file = hang_file
         self._has_served = False
         self._alive_interval = place.alive_interval
@@ -171,6 +172,9 @@ class DispatcherProcess:
             self._close_in_copy,
         )
         self._send_alive()
+        if self._spawner is not None:
+            self._workers.spared.add(self._spawner.pid)
+            self._spawner.watch(self._loop, self._spawner_gone)
         self._workers.begin()
         if self._stats is not None:
             self._stats.begin()
@@ -310,6 +314,12 @@ class DispatcherProcess:
             log.info("the new pool has failed: this one starts its exclusive workers again")
             self._workers.granted()
 
+    def _spawner_gone(self) -> None:
+        """Stop, so that the supervisor starts another pool with another spawner: only root can start one."""
+        log.error("the spawner has ended: another pool is needed")
+        self._exit_code = 1
+        self._stop("no spawner")
+
     def _reopen_logs(self) -> None:
         """Reopen the logs of this process and of every worker."""
         logs.reopen()
@@ -388,6 +398,8 @@ class DispatcherProcess:
         self._update_ledger()
         self._ledger_link.tell()
         self._runs.tell_all()
+        if self._spawner is not None:
+            self._spawner.end(self._loop, self._workers.reap)
         processes.kill_until_none(self._loop, STOP_NOW_MARGIN, self._workers.reap)
         self._loop.close()
 
@@ -406,6 +418,8 @@ def run_server(server: ServerSpec, place: Place, link: PoolLink, start: Mapping[
     privileges.stop_reading()
     privileges.enter(server.config.pool.chdir)
     link.setblocking(False)
+    if place.spawner is not None:
+        server = place.spawner.launch_for(server)
     outcome = DispatcherProcess(server, place, link, start, hang_file).run()
     if isinstance(outcome, int):
         return outcome

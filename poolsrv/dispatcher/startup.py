@@ -6,9 +6,7 @@ import logging
 import os
 import resource
 from collections.abc import Mapping
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config.model import Config, LimitsConfig, PoolConfig
 from ..core import privileges, processes
@@ -20,30 +18,35 @@ from .bound import Bound
 from .descriptor_limits import check_descriptor_limit
 from .shares import Shares
 
+if TYPE_CHECKING:
+    from .spawner_process import SpawnerProcess
+
 log = logging.getLogger("poolsrv.pool")
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(NamedTuple):
     """What a pool has before any plugin is loaded.
 
     :ivar bound: the sockets of each listener.
     :ivar control: the control socket.
     :ivar path: the config file's absolute path; or the command whose arguments are the config.
     :ivar alive_interval: seconds between two signs of life that the supervisor expects.
+    :ivar spawner: starts programs as their own users; None if there are none.
     """
 
     bound: list[list[Bound]]
     control: Bound | None
     path: str
     alive_interval: float
+    spawner: SpawnerProcess | None
 
 
-def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocket], about: Mapping[str, Any]) -> Place:
+def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocket], start: Mapping[str, Any]) -> Place:
     """Do all that may need root, then drop privileges.
 
     :param link: to the supervisor, blocking.
     :param held: the listening sockets that the supervisor holds, by key.
-    :param about: what the supervisor says of itself.
+    :param start: the supervisor's message at the start.
     :raises StartError: an address can't be bound, or the limit of open descriptors is too low.
     :raises EOFError: the supervisor is gone, or does not want the pool any more.
     """
@@ -52,11 +55,16 @@ def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocke
     check_descriptor_limit(config)
     processes.close_on_exec_from(3)
     bound, control, alive_interval = _agree_on_sockets(
-        config, link, held, Shares(config.pool, bool(about.get("shares")))
+        config, link, held, Shares(config.pool, bool(start["about"].get("shares")))
     )
+    spawner = None
+    if any(listener.programs for listener in config.listeners):
+        from . import spawner_process  # few pools have one
+
+        spawner = spawner_process.start(config, start["log_level"])
     _drop_privileges(config.pool)
     _keep_private(config.limits)
-    return Place(bound, control, config.place, alive_interval)
+    return Place(bound, control, config.place, alive_interval, spawner)
 
 
 def _agree_on_sockets(

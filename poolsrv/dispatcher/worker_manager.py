@@ -58,6 +58,7 @@ class WorkerManager:
     :param close_inherited: in a forked child: closes what is the dispatcher's, and not known here.
     :param connect: makes a connection on which the worker apart can ask, and returns its end.
     :ivar by_pid: the workers that run, those that leave their slot included.
+    :ivar spared: other children of the dispatcher that are not to be killed.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class WorkerManager:
         self.slots = slots
         self.apart = apart
         self.by_pid: dict[int, WorkerSlot] = {}
+        self.spared: set[int] = set()
         self._config = server.config.pool
         self._loop = loop
         self._dispatcher = dispatcher
@@ -142,11 +144,7 @@ class WorkerManager:
         return None
 
     def _start(self, slots: Sequence[WorkerSlot], forks: list[WorkerFork]) -> WorkerProcess | None:
-        """Fork workers for these slots.
-
-        :param forks: gets what is about to be forked.
-        :returns: as ``start_due``.
-        """
+        """Fork workers for these slots; returns as ``start_due``. ``forks`` gets what is about to be forked."""
         for slot in slots:
             try:
                 forks.append(WorkerFork(slot, self._dispatcher.is_asked, self._connect))
@@ -273,7 +271,7 @@ class WorkerManager:
     # --- exclusive listeners
 
     def _has_leftovers(self) -> bool:
-        return bool(procfs.children_of_this_process() - self.by_pid.keys())
+        return bool(procfs.children_of_this_process() - self.by_pid.keys() - self.spared)
 
     def granted(self) -> None:
         """Start the exclusive workers: no other pool has any."""
@@ -356,7 +354,7 @@ class WorkerManager:
                 self._loop.guarded(self._worker_ended, slot, status, rusage)
         if any_ended:
             # Dead workers' programs are this process's children now (subreaper); the end of each brings the next.
-            processes.kill_children(self.by_pid.keys())
+            processes.kill_children({*self.by_pid, *self.spared})
             self._loop.guarded(self._exclusive.tell_released)
 
     def _worker_stopped(self, slot: WorkerSlot, stopped: bool) -> None:

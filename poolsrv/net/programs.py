@@ -24,7 +24,7 @@ import resource
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.processes import close_on_exec_from, describe_exit, group_of, signal_group
@@ -212,15 +212,8 @@ class Reaper:
             if stderr == PIPE:
                 reader, stderr = os.pipe2(os.O_CLOEXEC)
                 pipes[2] = stderr, reader
-            pid = start_program(
-                argv, env=env, cwd=cwd, descriptors=(stdin, stdout, stderr), limits=limits, sandbox=sandbox
-            )
-            name = argv[0]
-            child = Child(pid, "program", self._loop, name if type(name) is str else os.fsdecode(name))
-            if pipes[1] is not None:
-                self._watch_later(child, on_exit)
-            else:
-                self._watch_or_kill(child, on_exit)
+            how = {"env": env, "cwd": cwd, "limits": limits, "sandbox": sandbox}
+            child = self._start(argv, (stdin, stdout, stderr), on_exit, ends_with_output=pipes[1] is not None, **how)
             started = True
         finally:
             for pipe in pipes:
@@ -233,9 +226,23 @@ class Reaper:
             child.stdin = Pipe(self._loop, for_stdin[1], owner)
             child.stdin._start()  # the others are watched once a plugin wants to read them
         if for_stdout is not None:
-            child.stdout = _OutputPipe(self._loop, for_stdout[1], owner, partial(self._look_at, pid))
+            child.stdout = _OutputPipe(self._loop, for_stdout[1], owner, partial(self._look_at, child.pid))
         if for_stderr is not None:
             child.stderr = Pipe(self._loop, for_stderr[1], owner)
+        return child
+
+    def _start(
+        self,
+        argv: Sequence[str],
+        descriptors: tuple[int | None, int | None, int | None],
+        on_exit: Callable[[Child], object],
+        ends_with_output: bool,
+        **how: Any,
+    ) -> Child:
+        pid = start_program(argv, descriptors=descriptors, **how)
+        name = argv[0]
+        child = Child(pid, "program", self._loop, name if type(name) is str else os.fsdecode(name))
+        (self._watch_later if ends_with_output else self._watch_or_kill)(child, on_exit)
         return child
 
     def kill_all(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
-from ..config import reader
+from ..config import program_users, reader
 from ..config.checks import check_pool_limits, check_trusted_proxies
 from ..config.decoder import keys
 from ..config.describe import own_first, unknown, unknown_option
@@ -60,6 +60,8 @@ def load_plugins(draft: Draft, given: Mapping[str, object] | None = None) -> Ser
     loaded = [loader.load(listener) for listener in draft.listeners]
     for listener in draft.listeners:
         check_pool_limits(draft, listener)
+        if listener.programs or "cgi" in listener.options:
+            program_users.check(draft, listener)
     config = draft.finish()
     return ServerSpec(
         config,

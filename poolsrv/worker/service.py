@@ -70,7 +70,7 @@ class Service:
         self._owner = owner
         self.worker = owner.worker
         self.loop = loop = owner.loop
-        self.reaper = owner.reaper
+        self.reaper = owner.reaper if listener.launch is None else listener.launch(owner.reaper, loop)
         self.threads = owner.threads
         self.config = config
         self.name = config.name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -14,10 +15,14 @@ if TYPE_CHECKING:
     from ..net.tls import ServerTls
 
 
+Launch: TypeAlias = Callable[..., Any]  # of the worker's ``Reaper`` and its loop: a ``Reaper``
+
+
 class ListenerSpec(msgspec.Struct, frozen=True):
     """A listener with its plugins.
 
     :ivar server_tls: where it has TLS.
+    :ivar launch: makes, in a worker, what starts its programs; None: the worker starts them itself.
     :ivar half_close: the config's, or else the handler's attribute ``half_close``, or else ``"finish"``.
     """
 
@@ -25,6 +30,7 @@ class ListenerSpec(msgspec.Struct, frozen=True):
     hooks: Hooks
     half_close: HalfClose
     server_tls: ServerTls | None
+    launch: Launch | None = None
 
 
 class ServerSpec(msgspec.Struct, frozen=True):

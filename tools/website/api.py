@@ -15,7 +15,7 @@ HIDDEN = {
     "Child": {"kill", "reaped"},
     "Client": {"drop", "pull", "push"},
     "ClientTls": {"wrap"},
-    "Sandbox": {"start"},
+    "Sandbox": {"arguments", "start"},
     "Timer": {"callback", "due"},
 }
 

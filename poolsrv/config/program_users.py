@@ -1,0 +1,94 @@
+"""The users of programs: ``user`` and ``group`` in the table of a plugin that runs programs.
+
+They are read with the file, as root if the server was started so, and before any plugin is imported: what the spawner
+may become is decided here, by what root has read, and never by what a plugin, or the pool later, says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..core.privileges import Identity
+from ..core.words import quoted
+
+if TYPE_CHECKING:
+    from .draft import Draft, ListenerDraft
+    from .model import Config
+
+PLUGIN = "cgi"  # the one whose table has such keys
+
+
+def read(draft: Draft, listener: ListenerDraft) -> None:
+    """Read them. What is no name and no number is left to the plugin's own check of its options."""
+    from . import identity  # pwd and grp are for few servers
+
+    table = listener.tables.get(PLUGIN, {})
+    uid, gid, name = None, None, ""
+    for key in ("user", "group"):
+        wanted = table.get(key)
+        if isinstance(wanted, bool) or not isinstance(wanted, str | int):
+            continue
+        try:
+            if key == "group":
+                gid = identity.group_of(wanted)
+                continue
+            uid, gid, name = identity.user_of(wanted)
+            if uid == 0:
+                raise ValueError("programs can't be given root's rights, expected an ordinary user")
+            if gid is None and "group" not in table:
+                raise ValueError(f"user {uid} is not in the user database, expected `group` beside it")
+            if uid < 0:
+                raise ValueError(f"got {uid}, expected a user's name or number")
+        except ValueError as error:
+            draft.problems.add((*listener.key, PLUGIN, key), str(error))
+            return
+    if (uid, gid) != (None, None):
+        listener.programs = Identity(uid, gid, name)
+
+
+def check(draft: Draft, listener: ListenerDraft) -> None:
+    """The server has to be root to start programs as another user; once the plugins' options are known."""
+    key = (*listener.key, PLUGIN, "user")
+    programs = listener.programs
+    options = listener.options.get(PLUGIN)
+    if programs is None:
+        for name in ("user", "group"):
+            if getattr(options, name, None) is not None and not draft.problems:
+                message = "can only be set in a config file, which root reads before plugins are imported"
+                draft.problems.add((*key[:-1], name), message)
+        return
+    if draft.uid == 0:
+        return
+    if programs.uid not in (None, draft.uid) or programs.gid not in (None, os.getgid()):
+        wanted = quoted(programs.name) if programs.name else programs.uid
+        who = f"programs as user {wanted}" if programs.uid is not None else f"programs with group {programs.gid}"
+        message = f"only root can run {who}, and this is user {draft.uid}: expected poolsrv to be started as root"
+        draft.problems.add(key if programs.uid is not None else (*key[:-1], "group"), message)
+
+
+def users(config: Config) -> dict[str, tuple[int, int, list[int]]]:
+    """Which user, group and groups the programs of each listener have, where these are not the pool's own."""
+    return dict(_users(config))
+
+
+def _users(config: Config) -> Iterator[tuple[str, tuple[int, int, list[int]]]]:
+    own = pool_user(config)
+    for listener in config.listeners:
+        programs: Any = listener.programs
+        if programs is None or os.geteuid() != 0:
+            continue
+        uid = own[0] if programs.uid is None else programs.uid
+        gid = own[1] if programs.gid is None else programs.gid
+        if (uid, gid) != own:
+            yield listener.name, (uid, gid, os.getgrouplist(programs.name, gid) if programs.name else [gid])
+
+
+def pool_user(config: Config) -> tuple[int, int]:
+    """The pool's user and group, also while this process is root."""
+    found = config.pool.identity or Identity(None, None)
+    return (
+        os.getuid() if found.uid is None else found.uid,
+        os.getgid() if found.gid is None else found.gid,
+    )

@@ -1,0 +1,105 @@
+"""The spawner, as the dispatcher sees it: started while this process is root, and ended with the pool."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from ..config import program_users
+from ..config.model import Config
+from ..core.event_loop import HANGUP, EventLoop
+from ..errors import StartError
+from ..ipc.pool_link import PoolLink
+from ..worker.launched_programs import LaunchedPrograms
+from ..worker.spec import ServerSpec
+
+END = 4.0  # seconds that it has to end, with all launchers
+# What a Python needs to find its modules. Nothing else of the environment is the spawner's business.
+VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE")
+
+
+class SpawnerProcess:
+    """Starts it.
+
+    :ivar pid: 0 once it has been reaped.
+    :raises StartError: it can't be started.
+    """
+
+    def __init__(self, config: Config, level: str | None) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.link = PoolLink(ours)
+        self._users = program_users.users(config)
+        settings = config.log.settings(config.pool.identity)
+        try:
+            theirs.set_inheritable(True)
+            self.pid = os.posix_spawn(sys.executable, _command(theirs.fileno()), _environment())
+            self.link.send(
+                "table",
+                users=self._users,
+                pool_user=program_users.pool_user(config)[0],
+                no_new_privs=config.pool.no_new_privs,
+                log=settings | ({"level": level} if level else {}),
+            )
+        except OSError as error:
+            raise StartError(f"can't start the spawner: {error.strerror}") from None
+        finally:
+            theirs.close()
+
+    def watch(self, loop: EventLoop, gone: Callable[[], object]) -> None:
+        """Call ``gone()`` if it ends before it is told to."""
+
+        def on_event(mask: int) -> None:
+            if mask & HANGUP:
+                loop.unregister(self.link.fileno())
+                gone()
+
+        loop.register(self.link.fileno(), 0, on_event)
+
+    def launch_for(self, server: ServerSpec) -> ServerSpec:
+        """Have the workers start the programs of its listeners by launchers."""
+        return msgspec.structs.replace(
+            server,
+            listeners=tuple(
+                msgspec.structs.replace(
+                    listener, launch=partial(LaunchedPrograms, spawner=self.link, listener=listener.config.name)
+                )
+                if listener.config.name in self._users
+                else listener
+                for listener in server.listeners
+            ),
+        )
+
+    def end(self, loop: EventLoop, reap: Callable[[], object]) -> None:
+        """End it, after the workers, and wait for that.
+
+        :param reap: reaps children of this process.
+        """
+        self.link.close()
+        deadline = loop.now + END
+        while os.path.exists(f"/proc/{self.pid}") and loop.now < deadline:
+            loop.turn(0.02)
+            reap()
+
+
+def start(config: Config, level: str | None) -> SpawnerProcess | None:
+    """Start the spawner, if the config names users for programs, and this process is root.
+
+    :raises StartError: it can't be started.
+    """
+    return SpawnerProcess(config, level) if program_users.users(config) else None
+
+
+def _command(fd: int) -> list[str]:
+    # The current directory is searched first only if this process was started so, by "-m" in a checkout.
+    safe = [] if sys.path and sys.path[0] in ("", os.getcwd()) else ["-P"]
+    return [sys.executable, *safe, "-c", "from poolsrv.spawner.process import main; main()", str(fd)]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name in VARIABLES or name.startswith("PYTHON")}

@@ -1,0 +1,1 @@
+"""The spawner's processes: they start the programs that run as another user than the pool."""

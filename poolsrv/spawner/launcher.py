@@ -1,0 +1,143 @@
+"""A launcher: it starts the programs of one listener for one worker, as their user, and tells the worker how they end.
+
+The socket to the worker is that of a `PoolLink`. The worker asks one thing at a time and waits for the answer:
+
+    from the worker  start ARGV ENV CWD GIVEN LIMITS UMASK SANDBOX
+                                        GIVEN says which of the three descriptors come with it; the others are null
+                     end PID GRACE      TERM to the program's group, and KILL later
+                     kill PID
+    to the worker    started PID
+                     failed ERRNO TEXT  it can't be started
+                     ended PID STATUS USAGE
+
+A launcher has its programs' user and no capability. Whatever a worker sends, it signals only its own children, and
+starts only what that user may. It ends with its worker, and kills all that it has started or adopted.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ..core import processes
+from ..core.event_loop import READ, EventLoop
+from ..core.sandbox import Sandbox
+from ..ipc.pool_link import BadMessage, Message, PoolLink
+from ..net.programs import Child, Reaper
+
+log = logging.getLogger("poolsrv.spawner")
+
+END = 2.0  # seconds for all to end
+MOST_SANDBOXES = 16
+
+
+class Launcher:
+    """The process.
+
+    :param sock: to the worker; it tells who has sent what (SO_PASSCRED).
+    :param worker: its pid; messages from any other process are refused.
+    """
+
+    def __init__(self, sock: socket.socket, worker: int) -> None:
+        self._link = PoolLink(sock)
+        self._worker = worker
+        self._loop = EventLoop()
+        self._reaper = Reaper(self._loop)
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._is_over = False
+
+    def run(self) -> None:
+        """Run until the worker is gone."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        processes.become_subreaper()
+        self._loop.register(self._link.fileno(), READ, lambda _: self._receive())
+        while not self._is_over:
+            self._loop.turn()
+        self._loop.unregister(self._link.fileno())
+        processes.kill_until_none(self._loop, END, processes.reap_all)
+
+    def _receive(self) -> None:
+        try:
+            message = self._link.receive()
+        except (EOFError, BadMessage):
+            self._is_over = True
+            return
+        assert message is not None  # it was readable
+        acts: dict[str, Callable[[Message], object]] = {"start": self._start, "end": self._end, "kill": self._kill}
+        try:
+            if message.sender is None or message.sender.pid != self._worker or message.kind not in acts:
+                log.error("a message that is not its worker's")
+                self._is_over = True
+                return
+            acts[message.kind](message)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.error("a message that is wrong: %r", error)
+            self._is_over = True
+        finally:
+            message.close()
+
+    def _start(self, message: Message) -> None:
+        fields, fds = message.fields, iter(message.fds)
+        sources = [next(fds) if is_given else None for is_given in fields["given"]]
+        umask = os.umask(fields["umask"])
+        try:
+            child = self._reaper.spawn(
+                fields["argv"],
+                env=fields["env"],
+                cwd=fields["cwd"],
+                sources=sources,
+                limits={int(number): value for number, value in fields["limits"].items()},
+                sandbox=self._sandbox(fields["sandbox"]),
+                owner=None,  # type: ignore[arg-type]  # of pipes, of which it makes none
+                on_exit=self._ended,
+            )
+        except OSError as error:
+            self._say("failed", errno=error.errno or errno.EINVAL, text=error.strerror or str(error))
+        else:
+            self._say("started", pid=child.pid)
+        finally:
+            os.umask(umask)
+
+    def _sandbox(self, described: dict[str, Any] | None) -> Sandbox | None:
+        if described is None:
+            return None
+        key = json.dumps(described)
+        sandbox = self._sandboxes.get(key)
+        if sandbox is None:
+            if len(self._sandboxes) >= MOST_SANDBOXES:
+                raise ValueError("too many sandboxes")
+            sandbox = self._sandboxes[key] = Sandbox(**described)
+        return sandbox
+
+    def _ended(self, child: Child) -> None:
+        self._say("ended", pid=child.pid, status=child.returncode, usage=list(child.rusage) if child.rusage else None)
+
+    def _end(self, message: Message) -> None:
+        self._child(message).terminate(float(message.fields["grace"]))
+
+    def _kill(self, message: Message) -> None:
+        self._child(message).kill()
+
+    def _child(self, message: Message) -> Child:
+        """A program that runs; or one that has ended, of whose group something may be left."""
+        pid = int(message.fields["pid"])
+        if pid <= 1:
+            raise ValueError(f"no program has the number {pid}")
+        child = self._reaper.running.get(pid)
+        if child is None:
+            child = Child(pid, "program", self._loop)
+            child.returncode = 0
+        return child
+
+    def _say(self, kind: str, **fields: Any) -> None:
+        try:
+            self._link.send(kind, **fields)
+        except OSError:
+            self._is_over = True

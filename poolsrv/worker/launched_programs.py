@@ -1,0 +1,190 @@
+"""Starts the programs of a listener as their own user, by a launcher (spawner/launcher.py).
+
+To the rest of the worker they are like its own: started at once or not at all, told to end, reported when they have.
+The worker waits for a launcher's answer. One that does not answer has been stopped, by a program of its user: then it
+is given up, with all its programs, and the next start gets another one.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..core.event_loop import READ, EventLoop
+from ..core.sandbox import Sandbox
+from ..ipc.pool_link import BadMessage, Message, PoolLink
+from ..net.programs import Child, Reaper
+
+log = logging.getLogger("poolsrv.children")
+
+ANSWER_TIMEOUT = 10.0  # seconds
+
+
+class LaunchedChild(Child):
+    """A program that a launcher has started."""
+
+    __slots__ = ("_programs",)
+
+    def __init__(self, pid: int, loop: EventLoop, name: str, programs: LaunchedPrograms) -> None:
+        Child.__init__(self, pid, "program", loop, name)
+        self._programs = programs
+
+    def terminate(self, grace: float = 5.0) -> None:
+        self._programs.tell("end", pid=self.pid, grace=grace)
+
+    def kill(self) -> None:
+        self._programs.tell("kill", pid=self.pid)
+
+
+class LaunchedPrograms(Reaper):
+    """The programs of one listener in a worker.
+
+    :param reaper: of the worker, which waits for all of them at its end.
+    :param spawner: the link to the spawner.
+    :param listener: the listener's name, which is all that the spawner wants to know.
+    """
+
+    def __init__(self, reaper: Reaper, loop: EventLoop, spawner: PoolLink, listener: str) -> None:
+        Reaper.__init__(self, loop)
+        self.running = reaper.running
+        self._spawner = spawner
+        self._listener = listener
+        self._link: PoolLink | None = None
+        self._own: dict[int, tuple[Child, Callable[[Child], object]]] = {}
+        self._later: deque[Message] = deque()  # what came before an answer
+
+    def open(self) -> PoolLink:
+        """Have a launcher, if there is none.
+
+        :raises OSError: the spawner is gone.
+        """
+        if self._link is not None:
+            return self._link
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # before a message is sent
+        try:
+            self._spawner.send("launch", [theirs.fileno()], listener=self._listener)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.settimeout(ANSWER_TIMEOUT)
+        self._link = link = PoolLink(ours)
+        self._loop.register(link.fileno(), READ, lambda _: self._receive())
+        return link
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """Tell the launcher, if there still is one."""
+        if self._link is not None:
+            try:
+                self._link.send(kind, **fields)
+            except OSError as error:
+                self._lost(f"does not listen: {error.strerror or error}")
+
+    def close_inherited(self) -> None:
+        """In a copy of the worker: close its copy of the socket."""
+        if self._link is not None:
+            self._link.close()
+
+    def _start(
+        self,
+        argv: Sequence[str],
+        descriptors: tuple[int | None, int | None, int | None],
+        on_exit: Callable[[Child], object],
+        ends_with_output: bool,
+        **how: Any,
+    ) -> Child:
+        env: Mapping[str, str] | None = how["env"]
+        cwd: str | os.PathLike[str] | None = how["cwd"]
+        sandbox: Sandbox | None = how["sandbox"]
+        os.umask(umask := os.umask(0o077))
+        pid = self._ask(
+            [fd for fd in descriptors if fd is not None],
+            argv=[os.fsdecode(word) for word in argv],
+            env=None if env is None else dict(env),
+            cwd=None if cwd is None else os.fspath(cwd),
+            given=[fd is not None for fd in descriptors],
+            limits=dict(how["limits"] or {}),
+            umask=umask,
+            sandbox=None if sandbox is None else sandbox.arguments(),
+        )
+        child = LaunchedChild(pid, self._loop, os.fsdecode(argv[0]), self)
+        self.running[pid] = child
+        self._own[pid] = child, on_exit
+        return child
+
+    def _ask(self, fds: Sequence[int], **fields: Any) -> int:
+        """Have a program started.
+
+        :returns: its pid.
+        :raises OSError: it can't be started.
+        """
+        link = self.open()
+        try:
+            link.send("start", fds, **fields)
+            while (message := link.receive()) is not None:
+                if message.kind == "started":
+                    return int(message.fields["pid"])
+                if message.kind == "failed":
+                    raise OSError(message.fields["errno"], f"{message.fields['text']}")
+                self._later.append(message)
+                self._loop.at_end_of_turn(self._take_later)
+        except TimeoutError:
+            self._lost("does not answer: a program of its user may have stopped it")
+        except (EOFError, BadMessage, KeyError, ValueError) as error:
+            self._lost(f"has ended{f': {error}' if str(error) else ''}")
+        raise OSError(errno.ECHILD, "its user's launcher has been lost, see the log")
+
+    def _receive(self) -> None:
+        if self._link is None:
+            return
+        try:
+            message = self._link.receive()
+        except (EOFError, BadMessage, OSError):
+            self._lost("has ended")
+            return
+        if message is not None:
+            self._take(message)
+
+    def _take_later(self) -> None:
+        while self._later:
+            self._take(self._later.popleft())
+
+    def _take(self, message: Message) -> None:
+        if message.kind == "ended":
+            usage = message.fields["usage"]
+            self._ended(
+                int(message.fields["pid"]),
+                int(message.fields["status"]),
+                resource.struct_rusage(usage) if usage is not None else None,
+            )
+
+    def _ended(self, pid: int, status: int, usage: resource.struct_rusage | None) -> None:
+        child, on_exit = self._own.pop(pid, (None, None))
+        if child is not None and on_exit is not None:
+            del self.running[pid]
+            child.reaped(status, usage)
+            on_exit(child)
+
+    def _lost(self, why: str) -> None:
+        """The launcher is gone, or as good as that, and so are its programs: the spawner kills what is left."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        log.error("%s: the launcher of its programs %s", self._listener, why)
+        self._loop.unregister(link.fileno())
+        self._loop.at_end_of_turn(link.close)
+        self._loop.at_end_of_turn(self._end_lost)
+
+    def _end_lost(self) -> None:
+        self._take_later()
+        for pid in list(self._own):
+            self._ended(pid, -signal.SIGKILL, None)

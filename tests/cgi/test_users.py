@@ -1,0 +1,249 @@
+"""The options `user` and `group`: programs as users of their own, on a server that root has started."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pwd
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from poolsrv_cgi.options import Options, problems
+
+from poolsrv.config import program_users, reader
+from poolsrv.config.errors import ConfigErrors
+from poolsrv.core.capabilities import KILL, SETGID, SETUID
+from poolsrv.plugins import loader
+from tests.helpers.http import Client, cgi_listener, pool, write_programs
+from tests.helpers.server import ServerProcess, children_of, is_alive, wait_until
+from tests.helpers.strangers import ROOT, open_tmp
+
+Serve = Callable[..., ServerProcess]
+__all__ = ["open_tmp"]
+
+PROGRAMS = {
+    "id.sh": """printf 'Content-Type: text/plain\\n\\n'
+        id -un; id -gn; id -G; grep -c '^Cap[EPA].*:.0*$' /proc/self/status; grep -c 'NoNewPrivs:.1' /proc/self/status
+        ulimit -n; cat""",
+    "forth.sh": "printf 'Content-Type: text/plain\\n\\n'; for pid; do kill -0 $pid 2>/dev/null && echo $pid; done",
+    "signal.sh": """printf 'Content-Type: text/plain\\n\\n'
+        for pid in $(echo "$QUERY_STRING" | tr + ' '); do
+            kill -0 $pid && echo "signals $pid"; head -c 1 /proc/$pid/environ && echo "reads $pid"
+        done 2>/dev/null
+        echo done""",
+    "stay.sh": """setsid sleep 1000 </dev/null >/dev/null 2>&1 &
+        printf 'Content-Type: text/plain\\n\\n%s %s\\n' $$ $!; sleep 1000""",
+    "status.sh": "printf 'Content-Type: text/plain\\n\\n'; exit 7",
+    "launcher.sh": "kill -$QUERY_STRING $PPID; sleep 1000",
+    "line.sh": "id -un",
+    "broken": "#!/no/such/interpreter\n",
+}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="poolsrv-test-") as name:
+        Path(name).chmod(0o755)
+        write_programs(Path(name).resolve(), PROGRAMS)
+        yield Path(name).resolve()
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    log = tmp_path_factory.mktemp("log") / "access"
+    config = pool(user="daemon") + cgi_listener(root=folder, user="games", limits={"open_files": 77}, timeout=600.0)
+    config += cgi_listener("short", root=folder, user="games", timeout=0.5)
+    config += cgi_listener("group", root=folder, group="games")
+    config += cgi_listener("nobody", root=folder, user="nobody", sandbox="strict")
+    config += cgi_listener("line", root=folder, user="games", protocol="line")
+    config += cgi_listener("inetd", program=["/usr/bin/id", "-un"], user="games", protocol="inetd")
+    config += cgi_listener("plain", root=folder)
+    log.parent.chmod(0o777)
+    server = ServerProcess(config, tmp_path_factory.mktemp("server")).wait_ready()
+    yield server
+    server.close()
+
+
+def get(server: ServerProcess, target: str, listener: str = "www", body: bytes | None = None) -> tuple[int, str]:
+    with Client(server, listener) as client:
+        answer = client.get(target, method="GET" if body is None else "POST", body=body)
+    return answer.status, answer.body.decode()
+
+
+def pids_from(client: Client) -> list[int]:
+    """What `stay.sh` prints, in its first chunk: its own pid, and that of what it has left its group with."""
+    size = b""
+    while not size.endswith(b"\r\n"):
+        size += client.take(1)
+    return list(map(int, client.take(int(size, 16)).split()))
+
+
+def spawner_of(server: ServerProcess) -> int:
+    (pid,) = [pid for pid in children_of(server.dispatcher_pid) if pid not in server.worker_pids()]
+    return pid
+
+
+def status_of(pid: int, field: str) -> str:
+    return re.search(rf"^{field}:\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+
+
+@ROOT
+@pytest.mark.server
+def test_programs_have_their_user(server: ServerProcess) -> None:
+    """With its groups, without capabilities and without a way to more; with their input, limits and sandbox."""
+    games = pwd.getpwnam("games")
+    groups = " ".join(map(str, os.getgrouplist("games", games.pw_gid)))
+    assert get(server, "/id.sh", body=b"the body") == (200, f"games\ngames\n{groups}\n3\n1\n77\nthe body")
+    assert get(server, "/id.sh", "group")[1].split()[:2] == ["daemon", "games"]
+    assert get(server, "/id.sh", "nobody")[1].split()[0] == "nobody"
+    assert get(server, "/id.sh", "plain")[1].split()[0] == "daemon"
+    assert server.exchange("line", b"line.sh\n") == b"games\n"
+    assert server.exchange("inetd", b"") == b"games\n"
+
+
+@ROOT
+@pytest.mark.server
+def test_who_may_do_what(server: ServerProcess) -> None:
+    """The pool has its user, the spawner three capabilities, a launcher none; a program reaches none of them."""
+    get(server, "/status.sh")
+    spawner = spawner_of(server)
+    kept = f"{1 << SETUID | 1 << SETGID | 1 << KILL:016x}"
+    for set_of in ("CapPrm", "CapEff"):
+        assert status_of(spawner, set_of) == kept
+        assert {status_of(pid, set_of) for pid in (*children_of(spawner), *server.worker_pids())} == {"0" * 16}
+    assert status_of(spawner, "NoNewPrivs") == "1"
+    assert {status_of(pid, "Uid").split()[0] for pid in children_of(spawner)} <= {
+        str(pwd.getpwnam(name).pw_uid) for name in ("games", "daemon", "nobody")
+    }
+    others = [server.pid, server.dispatcher_pid, spawner, *server.worker_pids()]
+    query = "+".join(map(str, others))
+    assert get(server, f"/signal.sh?{query}") == (200, "done\n")
+    assert get(server, f"/signal.sh?{query}", "plain")[1] != "done\n"  # these have the pool's user
+
+
+@ROOT
+@pytest.mark.server
+def test_what_can_t_be_started(server: ServerProcess) -> None:
+    assert get(server, "/broken")[0] == 500
+    server.wait_for_line(r"can't start .*/broken: its interpreter /no/such/interpreter .* does not exist")
+    assert get(server, "/status.sh")[0] == 200  # the launcher goes on
+
+
+@ROOT
+@pytest.mark.server
+def test_their_end(server: ServerProcess) -> None:
+    """By a timeout, with the whole group; and with their client."""
+    with Client(server, "short") as client:
+        client.request("/stay.sh")
+        client.head()
+        pid = pids_from(client)[0]
+        wait_until(lambda: not is_alive(pid), "the end by the timeout")
+    with Client(server) as client:
+        client.request("/stay.sh")
+        client.head()
+        pid = pids_from(client)[0]
+        assert is_alive(pid)
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    wait_until(lambda: not is_alive(pid), "the end with the client")
+
+
+@ROOT
+@pytest.mark.server
+def test_a_launcher_that_is_killed_is_replaced(server: ServerProcess) -> None:
+    """A program can kill the launcher, which has its user. That ends its own requests in this worker, and no others."""
+    with Client(server) as client:
+        client.request("/stay.sh")
+        client.head()
+        pids = pids_from(client)
+        assert get(server, "/launcher.sh?KILL")[0] in (500, 502)  # before it has said that it has started it, or after
+        server.wait_for_line(r"www: the launcher of its programs has ended")
+        wait_until(lambda: not any(map(is_alive, pids)), "the end of what the launcher had started")
+    assert get(server, "/id.sh")[0] == 200
+
+
+@ROOT
+@pytest.mark.server
+@pytest.mark.parametrize("which", ["worker", "dispatcher", "spawner", "stop"])
+def test_nothing_is_left_behind(serve: Serve, folder: Path, which: str) -> None:
+    """Whichever process is killed, or if the server stops: programs end, even those in sessions of their own."""
+    server = serve(pool(user="daemon", graceful_timeout=0.0) + cgi_listener(root=folder, user="games"))
+    spawner = spawner_of(server)
+    with Client(server) as client:
+        client.request("/stay.sh")
+        client.head()
+        pids = pids_from(client)
+        assert all(map(is_alive, pids))
+        if which == "stop":
+            assert server.stop() == 0
+        else:
+            former = {"worker": server.worker_pids()[0], "dispatcher": server.dispatcher_pid, "spawner": spawner}[which]
+            os.kill(former, signal.SIGKILL)
+            server.wait_for_line(" ready: " if which != "worker" else r"worker 0 \(pid \d+\) serves", count=2)
+        wait_until(lambda: not any(map(is_alive, pids)), "the end of programs")
+    if which != "stop":
+        assert get(server, "/id.sh")[1].startswith("games\n")
+    wait_until(lambda: which == "worker" or not is_alive(spawner), "the end of the spawner")
+
+
+@ROOT
+@pytest.mark.server
+def test_reload(serve: Serve, folder: Path) -> None:
+    """Each pool has the users of the config that root has read at its start. A bad user changes nothing."""
+    server = serve(pool(user="daemon") + cgi_listener(root=folder, user="games"))
+    assert get(server, "/id.sh")[1].startswith("games\n")
+    server.file.write_text(pool(user="daemon") + cgi_listener(root=folder, user="nobody"))
+    server.reload()
+    assert get(server, "/id.sh")[1].startswith("nobody\n")
+    server.file.write_text(pool(user="daemon") + cgi_listener(root=folder, user="gamess"))
+    server.signal(signal.SIGHUP)
+    server.wait_for_line(r'www\.cgi\.user: no user "gamess" on this machine, .* \(did you mean "games"\?\)')
+    assert get(server, "/id.sh")[1].startswith("nobody\n")
+
+
+def errors(tmp_path: Path, **options: Any) -> list[str]:
+    file = tmp_path / "poolsrv.toml"
+    file.write_text(cgi_listener(root=tmp_path, **options))
+    problems: list[str] = []
+    try:
+        loader.load_plugins(reader.read(file))
+    except ConfigErrors as found:
+        problems = [str(problem).removeprefix(f"{file}: listeners.www.cgi.") for problem in found.problems]
+    gc.collect()  # the plugin has descriptors
+    return problems
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    (unknown,) = errors(tmp_path, user="nobodyy")
+    assert re.fullmatch(r'user: no user "nobodyy" on this machine, .*\(did you mean "nobody"\?\)', unknown)
+    assert errors(tmp_path, user="root") == ["user: programs can't be given root's rights, expected an ordinary user"]
+    assert errors(tmp_path, user=3000000) == [
+        "user: user 3000000 is not in the user database, expected `group` beside it"
+    ]
+    (wrong,) = errors(tmp_path, user=["games"])
+    assert wrong.startswith("user: got a list, expected a string or a whole number")
+    assert [key for key, _ in problems(Options(root=tmp_path, user="games", warm=True))] == ["warm"]
+
+
+def test_only_root_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an ordinary user it is an error of the config, with its place; one's own user is fine."""
+    monkeypatch.setattr(os, "geteuid", lambda: 45001)
+    (found,) = errors(tmp_path, user="games")
+    assert found == (
+        'user: only root can run programs as user "games", and this is user 45001:'
+        " expected poolsrv to be started as root"
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("games").pw_uid)
+    monkeypatch.setattr(os, "getgid", lambda: pwd.getpwnam("games").pw_gid)
+    assert errors(tmp_path, user="games") == []
+
+
+def test_the_pool_s_own_user_needs_no_spawner(tmp_path: Path) -> None:
+    file = tmp_path / "poolsrv.toml"
+    file.write_text('[pool]\nuser = "games"\n' + cgi_listener(root=tmp_path, user="games"))
+    assert program_users.users(reader.read(file).finish()) == {}

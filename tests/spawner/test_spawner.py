@@ -1,0 +1,164 @@
+"""The spawner and its launchers, spoken to as a pool that has been taken over would."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poolsrv.ipc.pool_link import PoolLink
+from tests.helpers.strangers import ROOT
+
+pytestmark = ROOT
+USER = pwd.getpwnam("games")
+LOG: dict[str, Any] = {"level": "error", "format": "text", "file": None, "owner": None}
+
+
+class Spawner:
+    """A spawner, for the pool of a user, which is this process.
+
+    :param pool_user: who it is told the pool's user is.
+    """
+
+    def __init__(self, pool_user: int, log: Path) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        theirs.set_inheritable(True)
+        command = [sys.executable, "-c", "from poolsrv.spawner.process import main; main()", str(theirs.fileno())]
+        output = [(os.POSIX_SPAWN_OPEN, 2, str(log), os.O_WRONLY | os.O_CREAT, 0o600)]
+        self.pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=output)
+        theirs.close()
+        self.link = PoolLink(ours)
+        users = {"www": [USER.pw_uid, USER.pw_gid, [USER.pw_gid]]}
+        self.link.send("table", users=users, pool_user=pool_user, no_new_privs=True, log=LOG)
+
+    def launcher(self, name: object, kind: str = "launch", count: int = 1) -> PoolLink:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.link.send(kind, [theirs.fileno()] * count, listener=name)
+        theirs.close()
+        ours.settimeout(30)
+        return PoolLink(ours)
+
+    def close(self) -> None:
+        self.link.close()
+        os.waitpid(self.pid, 0)
+
+
+@pytest.fixture
+def spawner(tmp_path: Path) -> Iterator[Spawner]:
+    spawner = Spawner(os.getuid(), tmp_path / "log")
+    yield spawner
+    spawner.close()
+
+
+def start(launcher: PoolLink, *argv: str, **changes: Any) -> str:
+    """Ask for a program; what the launcher answers, or ``"gone"``."""
+    fields: dict[str, Any] = {
+        "argv": argv,
+        "env": None,
+        "cwd": "/",
+        "given": [False] * 3,
+        "limits": {},
+        "umask": 0o22,
+        "sandbox": None,
+    }
+    launcher.send("start", **(fields | changes))
+    try:
+        message = launcher.receive()
+    except EOFError:
+        return "gone"
+    assert message is not None
+    return message.kind
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"name": "root"}, {"name": 0}, {"name": None}, {"name": ["www"]},
+        {"name": "www", "kind": "table"}, {"name": "www", "kind": "become"}, {"name": "www", "count": 2},
+    ],
+)  # fmt: skip
+def test_the_pool_gets_no_other_user(spawner: Spawner, asked: dict[str, Any]) -> None:
+    """It can name a listener that root has named, and nothing else. The spawner goes on."""
+    refused = spawner.launcher(**asked)
+    assert start(refused, "/bin/true") == "gone"
+    refused.close()
+    launcher = spawner.launcher("www")
+    assert start(launcher, "/bin/true") == "started"
+    launcher.close()
+
+
+def test_only_the_pool_can_ask(tmp_path: Path) -> None:
+    spawner = Spawner(USER.pw_uid, tmp_path / "log")
+    launcher = spawner.launcher("www")
+    assert start(launcher, "/bin/true") == "gone"
+    launcher.close()
+    spawner.close()
+
+
+def test_the_table_comes_once_and_from_root(tmp_path: Path) -> None:
+    """A later one changes nothing."""
+    spawner = Spawner(os.getuid(), tmp_path / "log")
+    spawner.link.send("table", users={"www": [0, 0, [0]]}, pool_user=0, no_new_privs=False, log=LOG)
+    launcher = spawner.launcher("www")
+    reader, writer = os.pipe()
+    launcher.send(
+        "start", [writer], argv=["/usr/bin/id", "-u"], env=None, cwd="/", given=[False, True, False], limits={},
+        umask=0, sandbox=None,
+    )  # fmt: skip
+    os.close(writer)
+    with open(reader) as output:
+        assert int(output.read()) == USER.pw_uid
+    launcher.close()
+    spawner.close()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ("start", {}), ("start", {"argv": 7}), ("end", {"pid": "x", "grace": 1}), ("become", {}),
+        ("kill", {"pid": None}), ("kill", {"pid": 0}),
+    ],
+)  # fmt: skip
+def test_a_launcher_ends_at_what_it_does_not_understand(spawner: Spawner, message: tuple[str, dict[str, Any]]) -> None:
+    launcher = spawner.launcher("www")
+    launcher.send(message[0], **message[1])
+    with pytest.raises(EOFError):
+        launcher.receive()
+    launcher.close()
+
+
+def test_a_launcher_signals_only_its_own(spawner: Spawner) -> None:
+    """Not this process, nor a program of the same user that another launcher has started."""
+    first, second = spawner.launcher("www"), spawner.launcher("www")
+    # The second one has replaced the first: a worker has one for each listener.
+    assert start(first, "/bin/true") == "gone"
+    assert start(second, "/bin/sleep", "1000") == "started"
+    for pid in (os.getpid(), spawner.pid, os.getppid()):
+        second.send("kill", pid=pid)
+        second.send("end", pid=pid, grace=0)
+    assert start(second, "/no/such/program") == "failed"
+    first.close()
+    second.close()
+
+
+def test_another_process_can_t_speak_for_a_worker(spawner: Spawner) -> None:
+    """A copy of the worker has its descriptors, but not its pid."""
+    launcher = spawner.launcher("www")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            launcher.send("start", argv=["/bin/true"])
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    with pytest.raises(EOFError):
+        launcher.receive()
+    launcher.close()
