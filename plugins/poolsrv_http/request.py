@@ -14,33 +14,56 @@ __all__ = ["Request"]
 class Request:
     """One request. Its head has passed every check of RFC 9112.
 
-    :ivar method: as sent, case kept.
-    :ivar target: path and query as sent, without scheme and host.
-    :ivar path: the path of the target, still percent-encoded; "*" for `OPTIONS *`.
-    :ivar query: what follows "?", not decoded; "" also where there is no "?".
-    :ivar version: (1, 0) or (1, 1).
-    :ivar headers: name in lower case to value, both bytes; repeated fields are joined (RFC 9110 section 5.3).
-    :ivar host: host and port that the request is for, b"" where unknown.
     :ivar origin: where it comes from, as a trusted proxy says.
     :ivar body: the body, empty where there is none.
     :ivar conn: the connection.
     :ivar head: all of the above as one frozen structure.
     """
 
-    __slots__ = ("body", "conn", "head", "headers", "host", "method", "origin", "path", "query", "target", "version")
+    __slots__ = ("body", "conn", "head", "origin")
 
     def __init__(self, conn: Connection, head: RequestHead, origin: Origin, body: RequestBody) -> None:
         self.conn = conn
         self.head = head
         self.origin = origin
         self.body = body
-        self.method = head.method
-        self.target = head.target
-        self.path = head.path
-        self.query = head.query
-        self.version = head.version
-        self.headers = head.headers
-        self.host = head.host
+
+    # Few handlers ask for all of these.
+
+    @property
+    def method(self) -> str:
+        """As sent, case kept."""
+        return self.head.method
+
+    @property
+    def target(self) -> str:
+        """Path and query as sent, without scheme and host."""
+        return self.head.target
+
+    @property
+    def path(self) -> str:
+        """The path of the target, still percent-encoded; "*" for `OPTIONS *`."""
+        return self.head.path
+
+    @property
+    def query(self) -> str:
+        """What follows "?", not decoded; "" also where there is no "?"."""
+        return self.head.query
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(1, 0) or (1, 1)."""
+        return self.head.version
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """Name in lower case to value, both bytes; repeated fields are joined (RFC 9110 section 5.3)."""
+        return self.head.headers
+
+    @property
+    def host(self) -> bytes:
+        """Host and port that the request is for, b"" where unknown."""
+        return self.head.host
 
     def header(self, name: str) -> str | None:
         """A header field's value, bytes above 127 as ISO 8859-1; None where it was not sent.

@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop
 from ..errors import FrameTooLong, LineTooLong
-from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, Descriptor, Owner
+from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, UNWATCHED, Descriptor, Owner
 from .file_sender import FileSender
 from .relay import Mover, Relay
 from .transport import RAW
@@ -182,8 +182,19 @@ class Stream(Descriptor):
     @on_readable.setter
     def on_readable(self, callback: Callable[[Any], object] | None) -> None:
         before, self._on_readable = self._on_readable, callback
-        if before is None or callback is None:
+        if before is not None and callback is not None:
+            return  # it is watched for the same events
+        untouched = self._interest == UNWATCHED and self._state == OPEN and self._out is None and not self._in
+        if untouched and callback is not None and not self.eof and not self._paused and self._is_plain():
+            self._interest = READ
+            self._reading = True
+            self._loop.register(self._fd, READ, self._on_event)
+        else:
             self._update()
+
+    def _is_plain(self) -> bool:
+        """Whether it has no relay, and no transport but the plain one."""
+        return self._transport is RAW and self._relay_in is None and self._relay_out is None
 
     @property
     def on_writable(self) -> Callable[[Any], object] | None:
