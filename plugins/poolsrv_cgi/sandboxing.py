@@ -33,6 +33,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     :ivar bind: the TCP ports that they may listen on; true: all.
     :ivar isolated: whether a program can signal no process but those that it has started.
     :ivar system_calls: "strict": without those that no CGI program needs; "all".
+    :ivar private_tmp: bytes of an empty /tmp that each program has for itself, in memory; 0: none. With `user` only.
     """
 
     read: tuple[Path, ...] = ()
@@ -42,6 +43,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     bind: Ports = ()
     isolated: bool = True
     system_calls: Literal["strict", "all"] = "strict"
+    private_tmp: Annotated[int, Meta(ge=0)] = 0
 
 
 class Programs(Protocol):
@@ -50,6 +52,9 @@ class Programs(Protocol):
     @property
     def sandbox(self) -> Literal["strict"] | SandboxOptions | None:
         """The option itself."""
+
+    @property
+    def user(self) -> str | int | None: ...
 
     @property
     def root(self) -> Path | None: ...
@@ -85,6 +90,7 @@ def sandbox_of(options: Programs) -> Sandbox | None:
         bind=_ports(wanted.bind),
         isolated=wanted.isolated,
         system_calls=wanted.system_calls == "strict",
+        private_tmp=wanted.private_tmp,
     )
 
 
@@ -95,8 +101,18 @@ def sandbox_problems(options: Programs) -> Iterator[tuple[str, str]]:
         return
     if options.warm:
         yield "warm", "can't be combined with `sandbox`: scripts that run warm are copies of one process"
+    if sandbox.private_tmp:
+        yield from _tmp_problems(options, sandbox)
     for key, message in sandbox.problems():
         yield f"sandbox.{key}" if key else "sandbox", message
+
+
+def _tmp_problems(options: Programs, sandbox: Sandbox) -> Iterator[tuple[str, str]]:
+    if options.user is None:
+        yield "sandbox.private_tmp", "takes a launcher to mount it, expected `user` beside the sandbox"
+    for path in (*sandbox.read, *sandbox.write, *sandbox.execute):
+        if Path(path).is_relative_to("/tmp"):
+            yield "sandbox.private_tmp", f"hides {path}, expected another place for that"
 
 
 def sandbox_rows(sandbox: Sandbox) -> Iterator[tuple[str, str]]:
@@ -107,6 +123,7 @@ def sandbox_rows(sandbox: Sandbox) -> Iterator[tuple[str, str]]:
         yield f"sandbox.{name}", ", ".join(getattr(sandbox, name))
     yield "sandbox.isolated", "yes" if sandbox.isolated else "no"
     yield "sandbox.system_calls", "strict" if sandbox.system_calls else "all"
+    yield "sandbox.private_tmp", f"{sandbox.private_tmp} bytes" if sandbox.private_tmp else "none"
 
 
 def _ports(ports: Ports) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ import struct
 
 from .libc import last_error, libc, prctl
 
-SETGID, SETUID, KILL = 6, 7, 5  # linux/capability.h
+KILL, SETGID, SETUID, SYS_ADMIN = 5, 6, 7, 21  # linux/capability.h
 
 _VERSION = 0x20080522
 _PR_SET_SECUREBITS = 28  # linux/prctl.h

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 from . import landlock
+from . import private_tmp as own_tmp
 from .capabilities import keep_only
 from .libc import prctl
 from .system_calls import Filter
@@ -41,6 +42,8 @@ class Sandbox:
         sockets.
     :ivar system_calls: whether calls that no CGI program needs are forbidden, such as those to trace, to mount and to
         make name spaces. If ``connect`` and ``bind`` are both empty, all sockets but unix sockets are forbidden too.
+    :ivar private_tmp: bytes of an empty /tmp of its own, in memory, which it may write to; 0: it has none. Only where
+        the config gives the listener's programs a user of their own.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Sandbox:
         bind: Iterable[int] | None = (),
         isolated: bool = True,
         system_calls: bool = True,
+        private_tmp: int = 0,
     ) -> None:
         self.read = _names(read)
         self.write = _names(write)
@@ -61,13 +65,14 @@ class Sandbox:
         self.bind = None if bind is None else tuple(bind)
         self.isolated = isolated
         self.system_calls = system_calls
+        self.private_tmp = private_tmp
         self._filter: Filter | None = None
         self._rules = -1
         self._pid = 0  # of the process that has opened it
 
     def arguments(self) -> dict[str, object]:
         """What another process needs to make the same."""
-        names = ("read", "write", "execute", "connect", "bind", "isolated", "system_calls")
+        names = ("read", "write", "execute", "connect", "bind", "isolated", "system_calls", "private_tmp")
         return {name: getattr(self, name) for name in names}
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -100,6 +105,9 @@ class Sandbox:
             except OSError as error:
                 yield "system_calls", str(error.strerror)
 
+        if self.private_tmp and (why := own_tmp.why_not()):
+            yield "private_tmp", f"this machine allows no user and mount name spaces: {why}"
+
     def open(self) -> None:
         """Open what it names, in the process that starts the programs. ``start`` does so otherwise.
 
@@ -117,7 +125,7 @@ class Sandbox:
             self._pid = 0
             os.close(self._rules)
 
-    def _make_rules(self) -> int:
+    def _make_rules(self, writable: tuple[str, ...] = ()) -> int:
         devices = landlock.DEVICE_CONTROL if landlock.version() >= landlock.DEVICES_SINCE[0] else 0
         tcp = (landlock.CONNECT_TCP if self.connect is not None else 0) | (
             landlock.BIND_TCP if self.bind is not None else 0
@@ -128,7 +136,7 @@ class Sandbox:
         try:
             for paths, rights in (
                 (self.read, landlock.READ),
-                (self.write, landlock.READ | landlock.WRITE | devices),
+                ((*self.write, *writable), landlock.READ | landlock.WRITE | devices),
                 (self.execute, landlock.READ | landlock.EXECUTE),
             ):
                 for path in paths:
@@ -152,7 +160,15 @@ class Sandbox:
         if os.geteuid() == 0:
             keep_only(0)
         prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        landlock.restrict_thread(self._rules)
+        if self.private_tmp:
+            own_tmp.mount_for_thread(self.private_tmp)
+            rules = self._make_rules((own_tmp.PATH,))  # each mount is another directory
+            try:
+                landlock.restrict_thread(rules)
+            finally:
+                os.close(rules)
+        else:
+            landlock.restrict_thread(self._rules)
         if self._filter is not None:
             self._filter.apply_to_thread()
         return start()

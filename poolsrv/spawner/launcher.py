@@ -25,7 +25,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..core import processes
+from ..core import private_tmp, processes
 from ..core.event_loop import READ, EventLoop
 from ..core.sandbox import Sandbox
 from ..ipc.pool_link import BadMessage, Message, PoolLink
@@ -50,6 +50,7 @@ class Launcher:
         self._loop = EventLoop()
         self._reaper = Reaper(self._loop)
         self._sandboxes: dict[str, Sandbox] = {}
+        self._has_name_space = False
         self._is_over = False
 
     def run(self) -> None:
@@ -113,7 +114,11 @@ class Launcher:
         if sandbox is None:
             if len(self._sandboxes) >= MOST_SANDBOXES:
                 raise ValueError("too many sandboxes")
-            sandbox = self._sandboxes[key] = Sandbox(**described)
+            sandbox = Sandbox(**described)
+            if sandbox.private_tmp and not self._has_name_space:
+                private_tmp.become_able()
+                self._has_name_space = True
+            self._sandboxes[key] = sandbox
         return sandbox
 
     def _ended(self, child: Child) -> None:

@@ -14,7 +14,7 @@ from poolsrv_cgi.options import Options, problems
 from poolsrv_cgi.sandboxing import SandboxOptions, sandbox_of
 
 from poolsrv import Sandbox
-from poolsrv.core import landlock
+from poolsrv.core import landlock, private_tmp
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess
 
@@ -140,6 +140,20 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "version", lambda: 0)
     ((key, message),) = found(root=tmp_path, sandbox="strict")
     assert (key, "no Landlock" in message) == ("sandbox", True)
+
+
+def test_mistakes_about_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a user, programs elsewhere, and a machine that allows it."""
+    monkeypatch.setattr(private_tmp, "why_not", lambda: "")
+    wanted = SandboxOptions(private_tmp=1000, read=(Path("/tmp"),))
+    messages = found(root=Path("/usr/bin"), sandbox=wanted)
+    assert [key for key, _ in messages] == ["sandbox.private_tmp"] * 2
+    assert [message.split(", expected")[0] for _, message in messages] == ["takes a launcher to mount it", "hides /tmp"]
+    monkeypatch.setattr(private_tmp, "why_not", lambda: "Operation not permitted")
+    ((key, message),) = found(root=Path("/usr/bin"), user="games", sandbox=SandboxOptions(private_tmp=1000))
+    assert (key, message) == (
+        "sandbox.private_tmp", "this machine allows no user and mount name spaces: Operation not permitted"
+    )  # fmt: skip
 
 
 def test_what_programs_may_do(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from poolsrv_cgi.options import Options, problems
 
 from poolsrv.config import program_users, reader
 from poolsrv.config.errors import ConfigErrors
-from poolsrv.core.capabilities import KILL, SETGID, SETUID
+from poolsrv.core.capabilities import KILL, SETGID, SETUID, SYS_ADMIN
 from poolsrv.plugins import loader
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, children_of, is_alive, wait_until
@@ -46,6 +46,11 @@ PROGRAMS = {
 }
 
 
+TMP = """printf 'Content-Type: text/plain\\n\\n'
+    ls -A /tmp; echo hello >/tmp/file; cat /tmp/file; head -c 200000 /dev/zero 2>/dev/null >/tmp/big || echo full
+    echo x 2>/dev/null >/var/tmp/none || echo nowhere else; stat -c %U /tmp/file /etc/passwd"""
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     with TemporaryDirectory(prefix="poolsrv-test-") as name:
@@ -55,7 +60,15 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def elsewhere() -> Iterator[Path]:
+    """A folder of programs that is not below /tmp."""
+    with TemporaryDirectory(prefix="poolsrv-test-", dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield write_programs(Path(name).resolve(), {"tmp.sh": TMP})
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, elsewhere: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("log") / "access"
     config = pool(user="daemon") + cgi_listener(root=folder, user="games", limits={"open_files": 77}, timeout=600.0)
     config += cgi_listener("short", root=folder, user="games", timeout=0.5)
@@ -64,6 +77,7 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     config += cgi_listener("line", root=folder, user="games", protocol="line")
     config += cgi_listener("inetd", program=["/usr/bin/id", "-un"], user="games", protocol="inetd")
     config += cgi_listener("plain", root=folder)
+    config += cgi_listener("tmp", root=elsewhere, user="games", sandbox={"private_tmp": 100000})
     log.parent.chmod(0o777)
     server = ServerProcess(config, tmp_path_factory.mktemp("server")).wait_ready()
     yield server
@@ -109,6 +123,16 @@ def test_programs_have_their_user(server: ServerProcess) -> None:
 
 @ROOT
 @pytest.mark.server
+def test_a_tmp_of_its_own(server: ServerProcess) -> None:
+    """Each program finds /tmp empty, may fill it up to its size, and leaves nothing in the real one."""
+    before = set(os.listdir("/tmp"))
+    for _ in range(2):
+        assert get(server, "/tmp.sh", "tmp") == (200, "hello\nfull\nnowhere else\ngames\nnobody\n")
+    assert "file" not in set(os.listdir("/tmp")) - before
+
+
+@ROOT
+@pytest.mark.server
 def test_who_may_do_what(server: ServerProcess) -> None:
     """The pool has its user, the spawner three capabilities, a launcher none; a program reaches none of them."""
     get(server, "/status.sh")
@@ -116,13 +140,17 @@ def test_who_may_do_what(server: ServerProcess) -> None:
     kept = f"{1 << SETUID | 1 << SETGID | 1 << KILL:016x}"
     for set_of in ("CapPrm", "CapEff"):
         assert status_of(spawner, set_of) == kept
-        assert {status_of(pid, set_of) for pid in (*children_of(spawner), *server.worker_pids())} == {"0" * 16}
+        others = {pid: os.readlink(f"/proc/{pid}/ns/user") for pid in (*children_of(spawner), *server.worker_pids())}
+        here = [pid for pid, space in others.items() if space == os.readlink("/proc/self/ns/user")]
+        assert {status_of(pid, set_of) for pid in here} == {"0" * 16}
+        # A launcher that mounts may do that in a name space of its own, over nothing else.
+        assert {status_of(pid, set_of) for pid in others if pid not in here} <= {f"{1 << SYS_ADMIN:016x}"}
     assert status_of(spawner, "NoNewPrivs") == "1"
     assert {status_of(pid, "Uid").split()[0] for pid in children_of(spawner)} <= {
         str(pwd.getpwnam(name).pw_uid) for name in ("games", "daemon", "nobody")
     }
-    others = [server.pid, server.dispatcher_pid, spawner, *server.worker_pids()]
-    query = "+".join(map(str, others))
+    of_the_server = [server.pid, server.dispatcher_pid, spawner, *server.worker_pids()]
+    query = "+".join(map(str, of_the_server))
     assert get(server, f"/signal.sh?{query}") == (200, "done\n")
     assert get(server, f"/signal.sh?{query}", "plain")[1] != "done\n"  # these have the pool's user
 

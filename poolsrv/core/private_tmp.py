@@ -1,0 +1,74 @@
+"""A /tmp of a program's own, in memory: nobody else sees it, and it is gone with the program.
+
+A mount name space (mount_namespaces(7)) belongs to a thread and is inherited by what the thread starts. Only a process
+with a user name space of its own may make one without being root; there it is the only user, and every other user's
+files look like nobody's.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .capabilities import SYS_ADMIN, set_capabilities
+from .dumpable import set_dumpable
+from .libc import last_error, libc
+
+_CLONE_NEWNS = 0x00020000  # linux/sched.h
+_CLONE_NEWUSER = 0x10000000
+_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 0x4000, 0x40000  # linux/mount.h
+
+PATH = "/tmp"
+
+
+def become_able() -> None:
+    """Make this process, which has one thread, able to give its threads a /tmp of their own.
+
+    :raises OSError: the kernel refuses.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    set_dumpable(True)  # or else it may not write to its own files in /proc
+    try:
+        if libc.unshare(_CLONE_NEWUSER) < 0:
+            raise last_error()
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+        set_capabilities(1 << SYS_ADMIN)  # over this name space alone: it mounts, and nothing else
+    finally:
+        set_dumpable(False)
+
+
+def mount_for_thread(size: int) -> None:
+    """Give this thread, and what it starts, an empty /tmp.
+
+    :param size: bytes that it holds at most.
+    :raises OSError: the kernel refuses.
+    """
+    if libc.unshare(_CLONE_NEWNS) < 0:
+        raise last_error()
+    if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) < 0:
+        raise last_error()
+    options = f"mode=1777,size={size}".encode()
+    if libc.mount(b"tmpfs", PATH.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, options) < 0:
+        raise last_error()
+
+
+def why_not() -> str:
+    """Why this machine does not allow it; empty if it does. Tried in a forked process."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)  # as the programs, not as root
+            become_able()
+            mount_for_thread(4096)
+        except OSError as error:
+            os.write(writer, (error.strerror or "refused").encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        answer = file.read()
+    os.waitpid(pid, 0)
+    return answer.decode()
