@@ -14,6 +14,8 @@ COMPILE = $(BIN)/python -m compileall -q poolsrv plugins tools
 PROCESSES ?= 4
 # The tree of a Debian, which `make test-debian` makes.
 DEBIAN ?= $(CURDIR)/build/debian
+# The compiled wheel, and a checkout with its packages: `make test-compiled`.
+COMPILED := build/compiled
 
 # Of `make fuzz`: seconds for each target, and which targets; all of them, if none is named.
 FUZZ_SECONDS ?= 60
@@ -23,7 +25,7 @@ MODELS = tests/net/test_stream_model.py tests/dispatcher/test_books_model.py tes
 # Of `make fuzz-http`: the seed that it has printed, to repeat its requests.
 FUZZ_SEED ?=
 
-.PHONY: help run check test test-all test-debian test-nodes fuzz fuzz-corpus fuzz-http lint bench bench-quick dist docs screenshots clean
+.PHONY: help run check test test-compiled test-all test-debian test-nodes fuzz fuzz-corpus fuzz-http lint bench bench-quick dist docs screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +39,24 @@ check: $(VENV)/run.stamp ## set up, then check the sample poolsrv.toml
 test: $(VENV)/tests.stamp ## set up, then run the tests (ARGS='-k name' for some, ARGS='-m "not server"' for the quick ones)
 	@$(COMPILE)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal $(ARGS)
+
+test-compiled: $(COMPILED)/tests.stamp ## build the compiled wheel, then run the same tests on it (needs a C compiler; ARGS as with test)
+	cd $(COMPILED)/checkout && POOLSRV_TESTS_EXPECT=compiled env -u PYTHONDONTWRITEBYTECODE \
+		$(CURDIR)/$(VENV)-compiled/bin/python -m pytest -n $(PROCESSES) --dist worksteal $(ARGS)
+
+# In a virtual environment of its own. The wheel is made again when something of it has changed.
+$(COMPILED)/wheel.stamp: $(BIN)/python pyproject.toml $(shell find poolsrv plugins tools -name '*.py' -o -name '*.html')
+	rm -rf $(COMPILED)/wheel && mkdir -p $(COMPILED)/wheel
+	POOLSRV_COMPILE=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w $(COMPILED)/wheel .
+	test -x $(VENV)-compiled/bin/python || "$(PYTHON)" -m venv $(VENV)-compiled
+	for wheel in $(COMPILED)/wheel/*.whl; do \
+		$(VENV)-compiled/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$$wheel" && \
+		$(VENV)-compiled/bin/python -m pip install --quiet --disable-pip-version-check "$$wheel[test,lint]" || exit 1; done
+	@touch $@
+
+$(COMPILED)/tests.stamp: $(COMPILED)/wheel.stamp $(shell find tests docs examples bench tools -type f -not -path '*/.venv/*' -not -path '*/build/*' -not -name '*.pyc' | grep -v ' ')
+	$(VENV)-compiled/bin/python -m tools.compiled_checkout $(COMPILED)/checkout
+	@touch $@
 
 test-all: ## run the tests on every installed Python from 3.11 on (PYTHONS='a b' for these)
 	@seen=; failed=; for p in $(PYTHONS); do \
@@ -88,10 +108,11 @@ docs: $(VENV)/docs.stamp ## build the site of the documentation in build/site, a
 screenshots: $(VENV)/dev.stamp ## take the pictures of the documentation again (needs chromium; a minute)
 	$(BIN)/python -m tools.screenshots
 
-dist: $(VENV)/dist.stamp ## build sdist and wheel in dist/, and check them in an empty environment
+dist: $(VENV)/dist.stamp ## build sdist, wheel and compiled wheel in dist/, and check them in empty environments (needs a C compiler)
 	rm -rf dist
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1580601600)}"; \
-	$(BIN)/python -m build --outdir dist && $(BIN)/python -m tools.check_dist dist
+	$(BIN)/python -m build --outdir dist && \
+	POOLSRV_COMPILE=1 $(BIN)/python -m build --wheel --outdir dist && $(BIN)/python -m tools.check_dist dist
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "poolsrv needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }

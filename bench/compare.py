@@ -28,6 +28,8 @@ examples:
   compare.py . .                              a checkout against itself: how noisy the machine is
   compare.py . . --python .venv/bin/python --python .venv-3.14/bin/python
                                               two versions of Python
+  compare.py . . --python .venv/bin/python --python .venv-compiled/bin/python
+                                              plain Python and the compiled wheel (make test-compiled ARGS=--co)
 
 Each round measures BASE and then NEW, which gives one ratio, NEW to BASE; the table has the median of the ratios. A
 first pair of runs, a tenth as long, doesn't count. A difference that is smaller than the spread is noise.

@@ -14,7 +14,7 @@ from harness import environment, report
 from harness.cases import Case, all_cases
 from harness.environment import BUILD, RESULTS, say
 from harness.measure import RunFailed, Sample, Settings
-from harness.peers import POOLSRV
+from harness.peers import COMPILED, POOLSRV
 from harness.report import COLUMNS, Outcome
 from harness.servers import Cores, NotAvailable, Peer, cpus, prepare_process
 
@@ -140,6 +140,8 @@ def main() -> int:
     try:
         environment.compile_programs()
         environment.make_venv()
+        if any(peer.name.startswith(COMPILED) for peers in chosen.values() for peer in peers):
+            environment.make_compiled_venv()
         if not arguments.no_install:
             wanted = {program for peers in chosen.values() for peer in peers for program in peer.programs}
             environment.install_packages(

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.core.text import encodable
-from tests.helpers import server_mark, wheels
+from tests.helpers import kinds, server_mark, wheels
 from tests.helpers.puppet import install_puppet
 from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
 
@@ -23,6 +23,12 @@ from tests.helpers.server import ServerProcess, children_of, open_descriptors, w
 settings.register_profile("poolsrv", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("deep", settings.get_profile("poolsrv"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "poolsrv"))
+
+
+def pytest_sessionstart() -> None:
+    """Test what is meant to be tested, the sources or the compiled wheel, or nothing."""
+    if wrong := kinds.others():
+        raise pytest.UsageError(f"the tests expect {kinds.EXPECTED}: {', '.join(wrong)}")
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,7 +1,8 @@
-"""``python -m tools.check_dist FOLDER``: whether the sdist and the wheel in a folder can be given to users.
+"""``python -m tools.check_dist FOLDER``: whether the sdist and the two wheels in a folder can be given to users.
 
-The sdist builds the same wheel as the source tree. The tools of PyPI accept both. Each link of the README leads to a
-file of the sdist. In an empty environment, the wheel installs a server that serves, man pages, and completion.
+The sdist builds the same pure wheel as the source tree. The tools of PyPI accept all of them. Each link of the README
+leads to a file of the sdist. In an empty environment, each wheel installs a server that serves, man pages, and
+completion, and says whether it is compiled. The compiled one has all that the pure one has.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from email.parser import BytesParser
 from pathlib import Path
 from zipfile import ZipFile
 
+from .compiled import FILES, LIBRARY
 from .links import anchors_of
 
 ROOT = Path(__file__).parents[1]
@@ -42,13 +44,16 @@ def main() -> None:
     """Check, and exit with 1 and the reason if anything is wrong."""
     folder = Path(sys.argv[1])
     (sdist,) = folder.glob("*.tar.gz")
-    (wheel,) = folder.glob("*.whl")
+    (wheel,) = folder.glob("*-py3-none-any.whl")
+    (compiled,) = set(folder.glob("*.whl")) - {wheel}
     with tempfile.TemporaryDirectory(prefix="poolsrv-dist-") as name:
         scratch = Path(name)
         try:
             _say("the tools of PyPI")
-            _run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
-            _run(Path(sys.executable).parent / "check-wheel-contents", f"--toplevel={','.join(packages())}", wheel)
+            _run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel, compiled)
+            for each, names in ((wheel, packages()), (compiled, [*packages(), LIBRARY])):
+                _run(Path(sys.executable).parent / "check-wheel-contents", f"--toplevel={','.join(names)}", each)
+            check_compiled(compiled, wheel)
             with tarfile.open(sdist) as archive:
                 archive.extractall(scratch, filter="data")
             tree = scratch / sdist.name.removesuffix(".tar.gz")
@@ -57,16 +62,35 @@ def main() -> None:
             _say("the wheel of the source tree is that of the sdist")
             _check_same_wheel(wheel, scratch / "again")
             _say("an empty environment")
-            _check_installed(wheel, tree, scratch / "environment")
+            _check_installed(wheel, "pure Python", tree, scratch / "environment")
+            _say("another one, for the compiled wheel")
+            _check_installed(compiled, "compiled", tree, scratch / "compiled")
         except NotRight as error:
             sys.exit(f"{folder}: {error}")
-    _say(f"well: {sdist.name}, {wheel.name}")
+    _say(f"well: {sdist.name}, {wheel.name}, {compiled.name}")
 
 
 def packages() -> list[str]:
     """The packages that pyproject.toml puts into the wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return [Path(folder).name for folder in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
+
+
+def check_compiled(compiled: Path, wheel: Path) -> None:
+    """Check that the compiled wheel is the pure one with its modules compiled, and nothing else.
+
+    :raises NotRight: it is not.
+    """
+    with ZipFile(compiled) as archive, ZipFile(wheel) as pure:
+        names, expected = set(archive.namelist()), set(pure.namelist())
+        if missing := expected - names:
+            raise NotRight(f"{compiled.name} has no {', '.join(sorted(missing))}")
+        changed = [name for name in expected if name.endswith(".py") and archive.read(name) != pure.read(name)]
+        if changed:
+            raise NotRight(f"{compiled.name} has another {', '.join(sorted(changed))} than {wheel.name}")
+    more = {name.partition(".")[0] for name in names - expected}
+    if more != {LIBRARY, *(file.removesuffix(".py") for file in FILES)}:
+        raise NotRight(f"{compiled.name} has these compiled modules: {', '.join(sorted(more))}")
 
 
 def description(wheel: Path) -> str:
@@ -107,12 +131,12 @@ def _check_same_wheel(wheel: Path, folder: Path) -> None:
         )
 
 
-def _check_installed(wheel: Path, tree: Path, folder: Path) -> None:
+def _check_installed(wheel: Path, kind: str, tree: Path, folder: Path) -> None:
     venv.create(folder, with_pip=True)
     _run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
     program = folder / "bin" / "poolsrv"
     version = wheel.name.split("-")[1]
-    if (shown := _run(program, "--version")) != f"poolsrv {version}\n":
+    if (shown := _run(program, "--version")) != f"poolsrv {version}\n{kind}\n":
         raise NotRight(f"poolsrv --version: got {shown!r}")
     _run(program, "check", "--config", tree / "poolsrv.toml")
     _check_server(program, folder)

@@ -9,6 +9,7 @@ from .measure import Sample, Settings
 from .peers import (
     BARE,
     CLASSIC,
+    COMPILED,
     FORKING,
     GEVENT,
     POOLSRV,
@@ -50,7 +51,8 @@ BULK_COLUMNS = ["mib_per_second", "core_ms_per_gib", "busy_percent", "errors"]
 CGI_COLUMNS = ["rate", "core_us", "cpu_us", "p50_us", "p99_us", "pss_mib", "errors"]
 
 POOLSRV_ONE = poolsrv()
-ECHO_PEERS = [CLASSIC, POOLSRV_ONE, BARE, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED]
+POOLSRV_COMPILED = poolsrv(COMPILED, compiled=True)
+ECHO_PEERS = [CLASSIC, POOLSRV_ONE, POOLSRV_COMPILED, BARE, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED]
 POOLSRV_FOUR = poolsrv("poolsrv, 4 workers", workers=4)
 LONG_QUEUE = program("classic pool, long queue", "classic_pool", 1, 4096)
 BURST_PEERS = [CLASSIC, LONG_QUEUE, POOLSRV_ONE, POOLSRV_FOUR, BARE, UVLOOP, PROTOCOL, GEVENT, TWISTED]
@@ -90,7 +92,7 @@ def _connect() -> list[Case]:
                 BARE,
             ]
             if workers == 1:
-                peers += [UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED, FORKING]
+                peers += [POOLSRV_COMPILED, UVLOOP, PROTOCOL, STREAMS, GEVENT, TWISTED, FORKING]
             if width > 1:
                 peers.insert(1, program("classic pool, long queue", "classic_pool", workers, 4096))
             cases.append(
@@ -127,7 +129,11 @@ def _ways() -> list[Case]:
     for workers, run in ((1, _accept), (2, _accept), (4, _accept), (2, _accept_on_all_cores)):
         spread = run is _accept_on_all_cores
         ways = ("round-robin", "least-connections", "kernel")
-        peers = [poolsrv(f"poolsrv, {way}", workers=workers, dispatch=way) for way in ways]
+        peers = [
+            poolsrv(f"{name}, {way}", workers=workers, dispatch=way, compiled=name == COMPILED)
+            for name in (POOLSRV, COMPILED)
+            for way in ways
+        ]
         where = (
             "Server and load share all cores, and take turns on them."
             if spread

@@ -68,8 +68,16 @@ class Checkout:
             last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
             raise NotComparable(f"{self.python} can't import poolsrv ({last}); {hint}")
         found = Path(done.stdout.strip()).resolve()
-        if not found.is_relative_to(self.folder / "poolsrv"):
+        if not found.is_relative_to(self.folder / "poolsrv") and not self._is_installed_in(found.parent):
             raise NotComparable(f"{self.python} imports {found}, not {self.folder}/poolsrv; {hint}")
+
+    def _is_installed_in(self, package: Path) -> bool:
+        """Whether a package has been installed from this checkout, as it is now: pure, or compiled."""
+        files = sorted((self.folder / "poolsrv").rglob("*.py"))
+        copies = [package / file.relative_to(self.folder / "poolsrv") for file in files]
+        return all(
+            copy.is_file() and copy.read_bytes() == file.read_bytes() for file, copy in zip(files, copies, strict=True)
+        )
 
     def commit(self) -> str:
         """The commit as git describes it, or an empty string where git knows none."""

@@ -14,6 +14,7 @@ BUILD = BENCH / "build"
 RESULTS = BENCH / "results"
 VENV = BENCH / ".venv"
 PYTHON = VENV / "bin" / "python"
+COMPILED_VENV = BENCH / ".venv-compiled"
 
 STATIC = {"cgi_static", "cgi_big"}  # CGI programs: without a dynamic linker, the server's cost is what remains
 PROGRAMS = ["load", "echo_min", "classic_pool", "passing_pool", "spawn_loop", "cgi_loop", "cgi_static", "cgi_big"]
@@ -102,6 +103,25 @@ def make_venv() -> None:
             say(f"  not installed, the peers that need it will be missing: {complaint}")
         else:
             stamp.write_text(wanted)
+
+
+def make_compiled_venv() -> None:
+    """bench/.venv-compiled with the compiled wheel of this checkout. What can't be made is reported."""
+    sources = sorted(file for folder in ("poolsrv", "plugins") for file in (REPO / folder).rglob("*.py"))
+    stamp = COMPILED_VENV / "poolsrv.stamp"
+    wanted = _fingerprint(REPO / "pyproject.toml", REPO / "tools" / "compiled.py", *sources)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    say("making bench/.venv-compiled, which takes a minute or two")
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(COMPILED_VENV)], check=True)
+    command = [str(COMPILED_VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "."]
+    environment = {**os.environ, "POOLSRV_COMPILE": "1"}
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        shutil.rmtree(COMPILED_VENV)
+        say(f"  not made, the compiled peers will be missing: {done.stderr.strip().splitlines()[-1:]}")
+    else:
+        stamp.write_text(wanted)
 
 
 def has_module(name: str) -> bool:

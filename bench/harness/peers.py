@@ -4,10 +4,11 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .environment import BENCH, BUILD, PYTHON, VENV, which
+from .environment import BENCH, BUILD, COMPILED_VENV, PYTHON, VENV, which
 from .servers import Launch, NotAvailable, Peer
 
 POOLSRV = "poolsrv"
+COMPILED = "poolsrv, compiled"  # the compiled wheel of this checkout
 
 
 def poolsrv_config(
@@ -36,21 +37,29 @@ def poolsrv_config(
     return "\n".join(lines) + "\n"
 
 
-def poolsrv_command(directory: Path, config: str) -> list[str]:
+def poolsrv_command(directory: Path, config: str, *, compiled: bool = False) -> list[str]:
     """The command that a user would type; writes the config into the directory."""
-    program = VENV / "bin" / "poolsrv"
+    venv = COMPILED_VENV if compiled else VENV
+    program = venv / "bin" / "poolsrv"
     if not program.exists():
-        raise NotAvailable("not installed in bench/.venv")
+        raise NotAvailable(f"not installed in bench/{venv.name}")
     (directory / "poolsrv.toml").write_text(config)
     return [str(program), "--config", "poolsrv.toml"]
 
 
-def poolsrv(name: str = POOLSRV, *, workers: int = 1, dispatch: str = "round-robin", plugins: int = 0) -> Peer:
+def poolsrv(
+    name: str = POOLSRV,
+    *,
+    workers: int = 1,
+    dispatch: str = "round-robin",
+    plugins: int = 0,
+    compiled: bool = False,
+) -> Peer:
     """poolsrv with its bundled echo handler."""
 
     def launch(directory: Path, port: int) -> Launch:
         config = poolsrv_config(port, workers=workers, dispatch=dispatch, plugins=plugins)
-        return Launch([poolsrv_command(directory, config)], ready_line=True)
+        return Launch([poolsrv_command(directory, config, compiled=compiled)], ready_line=True)
 
     return Peer(name, launch)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .environment import BUILD, PYTHON, which
-from .peers import POOLSRV, poolsrv_command, poolsrv_config
+from .peers import COMPILED, POOLSRV, poolsrv_command, poolsrv_config
 from .servers import Launch, Peer
 
 WEB_USER = "www-data"
@@ -46,14 +46,14 @@ def make_programs(directory: Path) -> Path:
     return programs
 
 
-def _poolsrv(warm: bool) -> Callable[[Path, int], Launch]:
+def _poolsrv(warm: bool, *, compiled: bool = False) -> Callable[[Path, int], Launch]:
     def launch(directory: Path, port: int) -> Launch:
         make_programs(directory)
         options = {"protocol": '"http"', "root": '"cgi-bin"', "prefix": '"/cgi-bin/"'}
         if warm:
             options["warm"] = "true"
         config = poolsrv_config(port, handler="cgi", options=options)
-        return Launch([poolsrv_command(directory, config)], ready_line=True)
+        return Launch([poolsrv_command(directory, config, compiled=compiled)], ready_line=True)
 
     return launch
 
@@ -167,6 +167,7 @@ def web_servers(*, warm: bool = False, stdlib: bool = True) -> list[Peer]:
     peers = [
         Peer("lighttpd", _lighttpd, programs=frozenset({"lighttpd"})),
         Peer(POOLSRV, _poolsrv(False)),
+        Peer(COMPILED, _poolsrv(False, compiled=True)),
         Peer("poolsrv, warm", _poolsrv(True)),
         Peer("Apache, mod_cgid", _apache, programs=frozenset({"apache2"}), hides_cpu=True),
         Peer("nginx, fcgiwrap", _nginx, programs=frozenset({"nginx", "fcgiwrap"}), hides_cpu=True),

@@ -16,6 +16,7 @@ import click
 
 from ..core import logs
 from ..core.words import did_you_mean, quoted
+from . import version
 from .config_option import config_option, is_from_command_line
 from .output import EXIT_USAGE
 from .suggesting import is_config, meant_config
@@ -144,7 +145,14 @@ class _Group(click.Group):
     help="The lowest level that is logged, in place of log.level.",
 )
 @click.option("--dev", is_flag=True, help="Reload when the config or files of its plugins change (needs watchfiles).")
-@click.version_option(package_name="poolsrv", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=version.show,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def cli(ctx: click.Context, config: Path | None, log_level: str | None, dev: bool) -> None:
     logs.set_up(log_level or "info")

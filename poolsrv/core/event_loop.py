@@ -21,20 +21,23 @@ import select
 import time
 from collections.abc import Callable
 from itertools import count
+from typing import Final
 
-READ = select.EPOLLIN
-WRITE = select.EPOLLOUT
-ERROR = select.EPOLLERR
-HANGUP = select.EPOLLHUP
-PEER_FINISHED = select.EPOLLRDHUP
-ONCE = select.EPOLLONESHOT  # with another one: until ``modify``, only the first event is reported
+from .native import mypyc_attr
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+ERROR: Final = select.EPOLLERR
+HANGUP: Final = select.EPOLLHUP
+PEER_FINISHED: Final = select.EPOLLRDHUP
+ONCE: Final = select.EPOLLONESHOT  # with another one: until ``modify``, only the first event is reported
 
 Callback = Callable[[], object]
 EventCallback = Callable[[int], object]
 
 # Events taken by one wait: this limits how long an iteration can be, and so how late a timer.
-MAX_EVENTS = 512
-MAX_WAIT = 3600.0  # seconds; epoll takes its timeout in a C int of milliseconds
+MAX_EVENTS: Final = 512
+MAX_WAIT: Final = 3600.0  # seconds; epoll takes its timeout in a C int of milliseconds
 
 
 class Timer:
@@ -54,6 +57,7 @@ class Timer:
             self._loop._count_cancelled()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class EventLoop:
     """The loop of a process; the module's docstring has its rules.
 
@@ -153,7 +157,7 @@ class EventLoop:
     def wait(self, longest: float = MAX_WAIT) -> list[tuple[int, int]]:
         """Wait for events or for the next timer; return the events as ``(descriptor, mask)``."""
         if self._put_off:
-            longest = 0
+            longest = 0.0
         elif self._timers:
             longest = self._until_next_timer(longest)
         events = self._epoll.poll(longest, MAX_EVENTS)
@@ -205,7 +209,7 @@ class EventLoop:
             self.on_long_turn(now - self.now)
         left = timers[0][0] - now
         if left <= 0:
-            return 0
+            return 0.0
         return left if left < longest else longest
 
     def _call_timers(self) -> None:

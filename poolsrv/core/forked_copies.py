@@ -8,6 +8,8 @@ connection, which belongs to its parent.
 Checking the process in each event would slow down each event. Instead the interpreter calls ``_after_fork`` in the
 child (``os.register_at_fork``). It closes the child's copies of what is shared, and replaces every method of the
 engine's classes, in the child alone, by one that ends the process. The server's own forks are made by ``fork``.
+Compiled methods call each other without looking at the class. So what is closed there must also be left in a state in
+which they do nothing more (``Descriptor._abandon``), and where they are told of an exception they ask ``end_if_made``.
 
 A C library forks without telling the interpreter. A page of memory that the kernel wipes in a child (MADV_WIPEONFORK,
 madvise(2)) reveals this: ``end_if_copy`` looks at it whenever a process is about to speak for its worker.
@@ -28,6 +30,7 @@ from typing import Any, Final, NoReturn
 from . import signals
 
 EXIT_COPY: Final = 5
+_METHODS: Final = (types.FunctionType, types.MethodDescriptorType)  # the second: compiled ones
 
 log = logging.getLogger("poolsrv.plugins")
 
@@ -38,6 +41,8 @@ _MADV_WIPEONFORK: Final = 18  # linux/mman.h, since Linux 4.14
 original: Final = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 with suppress(OSError):
     original.madvise(_MADV_WIPEONFORK)
+
+is_copy = False  # this process is a copy that was not expected
 
 _guard: tuple[tuple[type, ...], Callable[[], object]] | None = None
 _expected = False
@@ -66,6 +71,12 @@ def end_if_copy(how: str) -> None:
         end_copy(how)
 
 
+def end_if_made(how: str) -> None:
+    """End this process if the interpreter has forked it as a copy of the one that called ``guard``."""
+    if is_copy:
+        end_copy(how)
+
+
 def fork() -> int:
     """Fork a process of the server's own: as ``signals.fork``, and the child calls ``guard`` itself."""
     global _expected
@@ -91,12 +102,13 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork() -> None:
-    global _guard
+    global _guard, is_copy
     if _guard is None:
         return
     (classes, shed), _guard = _guard, None  # a copy of the copy has nothing to close
     if _expected:
         return
+    is_copy = True
     with suppress(Exception):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _after_fork_in_parent()
@@ -104,7 +116,7 @@ def _after_fork() -> None:
         shed()
     for cls in _with_derived(classes):
         for name, member in list(vars(cls).items()):
-            if isinstance(member, types.FunctionType) and not name.startswith("__"):
+            if isinstance(member, _METHODS) and not name.startswith("__"):
                 _replace(cls, name)
 
 

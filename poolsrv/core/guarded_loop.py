@@ -13,13 +13,12 @@ import select
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 from .event_loop import ERROR, HANGUP, EventCallback, EventLoop
 from .words import counted
 
-REST: Final = 1.0  # seconds
-LOG_INTERVAL: Final = 10.0  # seconds between two lines about faults in one place; the others are counted
+REST = 1.0  # seconds
+LOG_INTERVAL = 10.0  # seconds between two lines about faults in one place; the others are counted
 
 
 class GuardedLoop(EventLoop):

@@ -26,11 +26,18 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from ..core import forked_copies
 from ..core.event_loop import READ, EventLoop, Timer
 from ..core.libc import libc
+from ..core.native import mypyc_attr
+from .guarded_calls import guarded_call
 from .transport import RAW, SharedTransport, Transport
 
-CONNECTING, OPEN, CLOSING, LINGERING, CLOSED = range(5)
+CONNECTING: Final = 0
+OPEN: Final = 1
+CLOSING: Final = 2
+LINGERING: Final = 3
+CLOSED: Final = 4
 STATE_NAMES: Final = ("CONNECTING", "OPEN", "CLOSING", "LINGERING", "CLOSED")
 
 # Each state with those that may come next. A stream begins as CONNECTING or as OPEN.
@@ -45,11 +52,11 @@ MOVES: Final = {
 # In the place of an interest: not registered. READ and WRITE are not in it.
 UNWATCHED: Final = -8
 
-RESET_AT_CLOSE = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
-_UNSPECIFIED = bytes(16)  # struct sockaddr with AF_UNSPEC
+RESET_AT_CLOSE: Final = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
+_UNSPECIFIED: Final = bytes(16)  # struct sockaddr with AF_UNSPEC
 
 
-class IllegalMove(RuntimeError):
+class IllegalMove(Exception):
     """The engine has tried a move that the table of states does not have: a bug of its own."""
 
     def __init__(self, before: int, after: int) -> None:
@@ -72,11 +79,12 @@ class Owner(Protocol):
         """Whether the connection is open."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Descriptor:
     """The base of ``Stream``, which says which events are wanted and what to do with them.
 
-    For the engine: ``_start``, ``_await_opening``, ``_stage_over``, ``_end``, ``_close_descriptor``, ``_guarded``,
-    ``_is_connecting``, ``_is_open`` and ``_is_closed``.
+    For the engine: ``_start``, ``_await_opening``, ``_stage_over``, ``_end``, ``_close_descriptor``, ``_abandon``,
+    ``_guarded``, ``_is_connecting``, ``_is_open`` and ``_is_closed``.
 
     :param fd: the descriptor, which belongs to this object from now on; a socket's, unless ``_is_socket`` says
         otherwise. -1: there is none.
@@ -292,6 +300,13 @@ class Descriptor:
             pass  # what close(2) reports here is the peer's reset, once more
         self._fd = -1  # the number is soon another's
 
+    def _abandon(self) -> None:
+        """In a copy of the process: close its copy of the descriptor, and do nothing more."""
+        self._state = CLOSED
+        self._interest = UNWATCHED
+        self._reading = False
+        self._close_descriptor()
+
     def _tell_closed(self) -> None:
         """Tell the plugins that it is closed."""
         raise NotImplementedError
@@ -352,11 +367,9 @@ class Descriptor:
 
     def _guarded(self, what: str, callback: Callable[..., object], *arguments: object) -> None:
         """Call a plugin's callback; what it raises ends the connection that this belongs to, and nothing else."""
-        try:
-            callback(*arguments)
-        except BaseException as error:  # noqa: BLE001 - a plugin's sys.exit() is its own fault too
-            self._fault(what, error)
+        guarded_call(self, what, callback, arguments)
 
     def _fault(self, what: str, error: BaseException) -> None:
+        forked_copies.end_if_made(what)
         if self._owner is not None:
             self._owner._fault(what, error)

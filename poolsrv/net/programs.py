@@ -186,7 +186,7 @@ class Reaper:
         *,
         env: Mapping[str, str] | None,
         cwd: str | os.PathLike[str] | None,
-        sources: Sequence[int | None],
+        sources: Sequence[Any],
         limits: Mapping[int, int] | None,
         sandbox: Sandbox | None,
         owner: Owner,
@@ -198,6 +198,7 @@ class Reaper:
         :param owner: of this side of each ``PIPE``.
         :param on_exit: called as ``on_exit(child)`` once it has ended and been reaped.
         :raises OSError: it can't be started.
+        :raises ValueError: a source is something else.
         """
         stdin, stdout, stderr = sources
         pipes: list[tuple[int, int] | None] = [None, None, None]  # the program's end of each, and this side

@@ -52,6 +52,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop
+from ..core.native import mypyc_attr
 from ..errors import FrameTooLong, LineTooLong
 from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, UNWATCHED, Descriptor, Owner
 from .file_sender import FileSender
@@ -83,6 +84,7 @@ _init_descriptor: Final = Descriptor.__init__
 BytesLike = bytes | bytearray | memoryview
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Stream(Descriptor):
     """A stream of bytes to and from somewhere: a pipe to a program, an outgoing connection.
 
@@ -127,9 +129,6 @@ class Stream(Descriptor):
 
     _linger_until: float  # in LINGERING only
     _lingered: int  # bytes thrown away since the latest look
-
-    # Whether close() waits for the peer to close even where nothing from it is waiting to be read.
-    _always_lingers = False
 
     def __init__(self, loop: EventLoop, fd: int, owner: Owner | None = None) -> None:
         _init_descriptor(self, loop, fd, owner)
@@ -575,7 +574,7 @@ class Stream(Descriptor):
 
     def _throws_away(self) -> bool:
         """Whether what comes in CLOSING is to be read and thrown away, while there is something to be written."""
-        return self._always_lingers and not self.eof
+        return self._always_lingers() and not self.eof
 
     def _on_hangup(self, mask: int) -> None:
         """An error or a hang-up while nobody reads: a reset, or both directions are finished."""
@@ -731,13 +730,17 @@ class Stream(Descriptor):
         try:
             goes_on = bool(self._read(self._fd, RECV_SIZE))
         except BlockingIOError:
-            goes_on = self._always_lingers
+            goes_on = self._always_lingers()
         except OSError:
             goes_on = False
         if goes_on:
             self._start_lingering()
         else:
             self._end(self._reason)
+
+    def _always_lingers(self) -> bool:
+        """Whether to wait for the peer to close even where nothing from it is waiting to be read."""
+        return False
 
     def _start_lingering(self) -> None:
         try:
@@ -771,6 +774,10 @@ class Stream(Descriptor):
             self.eof = self.reset = True
             self._error = error
             self._end("reset")
+
+    def _abandon(self) -> None:
+        self._in, self._pos, self._out = b"", 0, None
+        Descriptor._abandon(self)
 
     def _on_ended(self) -> None:
         self.congested = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -58,15 +59,16 @@ class Transport(Protocol):
 class RawTransport:
     """The bytes as they are. It has no state: all streams share one."""
 
-    __slots__ = ()
+    __slots__ = ("read", "write")
 
     can_splice: Final = True
     is_plain: Final = True
     ready: Final = False
     tls: Final = None
 
-    read = staticmethod(os.read)
-    write = staticmethod(os.write)
+    def __init__(self) -> None:
+        self.read: Callable[[int, int], bytes] = os.read
+        self.write: Callable[[int, Any], int] = os.write
 
     def finish(self) -> None:
         """Nothing to tell: the end of the socket's stream is the end."""

@@ -83,8 +83,6 @@ class WatchedConnection(Connection):
 
 
 class _Service(Service):
-    connection_type = WatchedConnection
-
     def _log_fault(self, plugin: str, hook: str, connection: Connection | None, error: BaseException) -> None:
         assert isinstance(self._owner, InProcessWorker)
         self._owner.faults.append(Fault(plugin, hook, None if connection is None else connection.id, error))
@@ -152,7 +150,7 @@ class InProcessWorker:
         )
         self.accepted = 0
         self.plugin = server.listeners[0].hooks.plugins[-1].instance
-        self.service = _Service(self, server.listeners[0], server.base)
+        self.service = _Service(self, server.listeners[0], server.base, WatchedConnection)
         self.service.begin()
         self.resets: set[int] = set()  # ids of connections that the server has reset
         self.stopped = False

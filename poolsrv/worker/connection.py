@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from ..core import forked_copies
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ
+from ..core.native import mypyc_attr
 from ..core.sandbox import Sandbox
 from ..net.addresses import format_peer, peer_name
 from ..net.connector import OutgoingStream
@@ -40,6 +42,7 @@ KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a conne
 _init_stream: Final = Stream.__init__  # as in stream.py
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Connection(Waiting):
     """One client's connection, as a plugin sees it; see ``Stream`` for the members that both have.
 
@@ -58,8 +61,6 @@ class Connection(Waiting):
         "_call_on_close", "_children", "_ends_programs", "_extra", "_finished_in_time", "_given", "_host", "_local",
         "_log", "_streams", "id", "opened_at", "peer", "state",
     )  # fmt: skip
-
-    _always_lingers = True
 
     def __init__(self, host: Host[Connection], fd: int, number: int, peer: tuple[str, int]) -> None:
         _init_stream(self, host.loop, fd)
@@ -351,7 +352,7 @@ class Connection(Waiting):
     def _close_inherited(self) -> None:
         """In a copy of the worker: close its copies of the descriptors."""
         for stream in (self, *(self._streams or ())):
-            stream._close_descriptor()
+            stream._abandon()
 
     def _at_eof(self) -> None:
         Stream._at_eof(self)
@@ -392,6 +393,7 @@ class Connection(Waiting):
         Stream._on_hangup(self, mask)
 
     def _fault(self, what: str, error: BaseException) -> None:
+        forked_copies.end_if_made(what)
         self._host.log_fault(what, self, error)
         self._fail()
 
@@ -409,13 +411,6 @@ class Connection(Waiting):
     def abort(self, reason: str = "") -> None:
         self._ends_programs = True
         super().abort(reason)
-
-    def _give_up_on(self, reason: str) -> None:
-        """The client has not sent, or not taken, anything in time."""
-        if self._out is not None:
-            self.abort(reason)
-        else:
-            self.close(reason)
 
     def _connection_lost(self, error: OSError) -> None:
         self._ends_programs = True

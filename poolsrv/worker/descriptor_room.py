@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..core.event_loop import EventLoop
+from ..core.native import mypyc_attr
 from ..ipc.worker_channel import LOST, MAX_PER_MESSAGE, AcceptedConnection
 
 SPARE: Final = 16  # kept free for what plugins open
@@ -30,6 +31,7 @@ PROBE_EVERY: Final = 0.002  # seconds
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class DescriptorRoom:
     """The free descriptors of one worker, as far as they are known.
 

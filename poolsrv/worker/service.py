@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..core.native import mypyc_attr
 from ..core.throttle import Throttle
 from ..ipc.worker_channel import AcceptedConnection
 from ..net.access_list import AccessList, number_of
@@ -56,18 +57,25 @@ class ServiceOwner(Protocol):
         """The descriptor of the connection with this id has been closed."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Service:
     """One listener, in each worker.
 
     :param listener: its config, its plugins, its TLS.
     :param base: the config file's directory, against which the paths of unix sockets count.
+    :param connection_type: of connections without TLS.
     """
 
-    connection_type: type[Connection] = Connection  # without TLS
-
-    def __init__(self, owner: ServiceOwner, listener: ListenerSpec, base: Path) -> None:
+    def __init__(
+        self,
+        owner: ServiceOwner,
+        listener: ListenerSpec,
+        base: Path,
+        connection_type: type[Connection] = Connection,
+    ) -> None:
         config, hooks = listener.config, listener.hooks
         self._owner = owner
+        self._connection_type = connection_type
         self.worker = owner.worker
         self.loop = loop = owner.loop
         self.reaper = owner.reaper if listener.launch is None else listener.launch(owner.reaper, loop)
@@ -126,7 +134,7 @@ class Service:
         if type(peer) is not tuple or len(peer) != 2:
             peer = client_name(peer)
         if self._server_tls is None:
-            connection = self.connection_type(self, accepted.fd, number, peer)
+            connection = self._connection_type(self, accepted.fd, number, peer)
         else:
             connection = self._open_over_tls(accepted.fd, number, peer, self._server_tls)
         self.connections[number] = connection

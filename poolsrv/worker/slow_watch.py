@@ -7,6 +7,10 @@ seen. At the end of an iteration it notices that it was a long one, from a readi
 
 While nothing happens the thread sleeps, without a wake-up, until the loop has events again.
 
+Where the engine is compiled, its functions have no frames. Then the function that runs the loop stands for the loop.
+What is called is told by those that stay in plain Python for that (net/guarded_calls.py, worker/hooks.py), and the
+listener by a connection among the plugin's own variables.
+
 A call is a frame. The thread that drops the last reference to a frame runs the destructors of its variables, which may
 be a plugin's. So the watching thread keeps the frames that it has seen until the loop's thread has released them.
 """
@@ -27,6 +31,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import pluggy
 
 from ..core.event_loop import EventLoop
+from .connection import Connection
 from .culprits import frames_from
 from .hooks import HOOK_NAMES, Hooks, owner
 from .metrics import PluginOf
@@ -40,11 +45,13 @@ LOOKS: Final = 3  # within slow_hook: a call that takes as long is seen at least
 LOOKS_UNTIL_SLEEP: Final = 10  # at a loop that does nothing
 MOST_FRAMES: Final = 6  # that are shown
 _ENGINE: Final = (str(Path(__file__).parent.parent) + os.sep, str(Path(pluggy.__file__).parent) + os.sep)
-_WAIT: Final = EventLoop.wait.__code__
-_DISPATCH: Final = EventLoop.dispatch.__code__
+# Of the loop; None where it is compiled, and has no frames.
+_WAIT: Final = getattr(EventLoop.wait, "__code__", None)
+_DISPATCH: Final = getattr(EventLoop.dispatch, "__code__", None)
 # Functions of the engine that call plugins, and the hook; others have it in a variable.
 _CALLERS: Final = {"_on_event": "on_readable", "_begin": "on_connection_init"}
 _VARIABLES: Final = ("what", "hook")
+_WITHOUT_FRAMES: Final = "on_readable"  # what compiled code calls by itself, besides functions with a hook's name
 
 
 class WatchedListener(Protocol):
@@ -87,6 +94,7 @@ class SlowWatch:
         self._limit = limit
         self._period = limit / LOOKS
         self._thread = 0
+        self._runner: FrameType | None = None  # runs a compiled loop
         self._calls: list[_Call] = []  # of this iteration
         self._looked_at = self._cpu = 0.0
         self._busy = allocate_lock()  # held while the thread is to sleep
@@ -98,6 +106,8 @@ class SlowWatch:
         self._loop.before_next_turn(self._start)
 
     def _start(self, events: object) -> None:
+        if _DISPATCH is None:
+            self._runner = sys._getframe(1)
         # Signals are for the loop's thread: it is to be interrupted by them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -167,11 +177,11 @@ class SlowWatch:
 
     def _is_waiting(self) -> bool:
         frame = sys._current_frames().get(self._thread)
-        return frame is None or frame.f_code is _WAIT
+        return frame is None or frame.f_code is _WAIT or frame is self._runner
 
     def _look(self) -> None:
         frames = frames_from(sys._current_frames().get(self._thread))
-        depth = _outermost_of_plugin(frames)
+        depth = self._outermost_of_plugin(frames)
         if depth is None:
             return
         now = time.monotonic()
@@ -194,7 +204,7 @@ class SlowWatch:
         self._loop.at_end_of_turn(self._let_go)
 
     def _identify(self, call: _Call, frames: Sequence[FrameType], depth: int) -> None:
-        hook, listener = _caller(frames, depth)
+        hook, listener = self._caller(frames, depth)
         listeners = [one for one in self._listeners if one.name == listener] or self._listeners
         found = owner(frames[: depth + 1], listeners)
         if found is None and len(listeners) == 1 and len(listeners[0].hooks.plugins) == 1:
@@ -215,33 +225,43 @@ class SlowWatch:
             extra={"listener": call.listener, "plugin": call.plugin, "hook": call.hook, "reason": where},
         )
 
+    # --- frames
 
-def _outermost_of_plugin(frames: Sequence[FrameType]) -> int | None:
-    """The place of the outermost frame that is not the engine's, within an iteration of the loop."""
-    turn = next((place for place, frame in enumerate(frames) if frame.f_code is _DISPATCH), 0)
-    for depth in range(turn - 1, -1, -1):
-        if not frames[depth].f_code.co_filename.startswith(_ENGINE):
-            return depth
-    return None
+    def _is_loop(self, frame: FrameType) -> bool:
+        return frame is self._runner or frame.f_code is _DISPATCH
 
+    def _outermost_of_plugin(self, frames: Sequence[FrameType]) -> int | None:
+        """The place of the outermost frame that is not the engine's, within an iteration of the loop."""
+        turn = next((place for place, frame in enumerate(frames) if self._is_loop(frame)), 0)
+        for depth in range(turn - 1, -1, -1):
+            if not frames[depth].f_code.co_filename.startswith(_ENGINE):
+                return depth
+        return None
 
-def _caller(frames: Sequence[FrameType], depth: int) -> tuple[str, str]:
-    """The hook or the callback that is being called, and the connection's listener; empty if there is none."""
-    name = frames[depth].f_code.co_name
-    hook = name if name in HOOK_NAMES else ""
-    listener = ""
-    for frame in frames[depth + 1 :]:
-        code = frame.f_code
-        if code is _DISPATCH:
-            break
-        if not hook:
+    def _caller(self, frames: Sequence[FrameType], depth: int) -> tuple[str, str]:
+        """The hook or the callback that is being called, and the connection's listener; empty if there is none."""
+        name = frames[depth].f_code.co_name
+        hook = name if name in HOOK_NAMES else ""
+        listener = ""
+        for frame in frames[depth + 1 :]:
+            if self._is_loop(frame):
+                break
             variables = frame.f_locals
-            said = next((variables[one] for one in _VARIABLES if isinstance(variables.get(one), str)), "")
-            hook = _CALLERS.get(code.co_name) or said
-        if not listener:
-            found = getattr(frame.f_locals.get("self"), "listener", None)
-            listener = found if isinstance(found, str) else ""
-    return hook or name, listener
+            if not hook:
+                said = next((variables[one] for one in _VARIABLES if isinstance(variables.get(one), str)), "")
+                hook = _CALLERS.get(frame.f_code.co_name) or said
+            if not listener:
+                found = getattr(variables.get("self", variables.get("owner")), "listener", None)
+                listener = found if isinstance(found, str) else ""
+        if self._runner is not None:
+            hook = hook or _WITHOUT_FRAMES
+            listener = listener or _listener_of(frames[depth])
+        return hook or name, listener
+
+
+def _listener_of(frame: FrameType) -> str:
+    """That of the connection that a plugin's function has been given."""
+    return next((value.listener for value in frame.f_locals.values() if isinstance(value, Connection)), "")
 
 
 def _place(frame: FrameType) -> str:

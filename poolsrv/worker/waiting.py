@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ..core.native import mypyc_attr
 from ..net.descriptor import CLOSED, CONNECTING, OPEN
 from ..net.stream import Stream
 
@@ -20,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Waiting(Stream):
     """The part of ``Connection`` that keeps it open, and calls back later."""
 
@@ -48,6 +50,16 @@ class Waiting(Stream):
             self._host.first_byte_times.append(self._loop.now - self._accepted_at)
         elif self._interest >= 0 and self._state == OPEN:
             self._loop.set_callback(self._fd, self._on_first_event)
+
+    def _give_up_on(self, reason: str) -> None:
+        """The client has not sent, or not taken, anything in time."""
+        if self._out is not None:
+            self.abort(reason)
+        else:
+            self.close(reason)
+
+    def _always_lingers(self) -> bool:
+        return True
 
     # --- staying open
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from poolsrv.core import logs
+from tests.helpers import kinds
 from tests.helpers.distributions import install
 
 ROOT = Path(__file__).parents[2]
@@ -199,7 +200,7 @@ def test_help_has_commands_config_signals_and_exit_codes() -> None:
 def test_version() -> None:
     result = poolsrv("--version")
     assert (result.returncode, result.stderr) == (0, "")
-    assert re.fullmatch(r"poolsrv \d+\.\d+\.\d+\n", result.stdout)
+    assert re.fullmatch(rf"poolsrv \d+\.\d+\.\d+\n{kinds.EXPECTED}\n", result.stdout)
 
 
 def test_the_sample_config_is_right() -> None:

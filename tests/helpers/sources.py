@@ -5,6 +5,14 @@ from __future__ import annotations
 import ast
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+
+
+def docstring(module: ModuleType) -> str:
+    """A module's docstring; a compiled one has it in its source alone."""
+    assert module.__file__ is not None
+    folder, _, name = module.__file__.rpartition("/")
+    return ast.get_docstring(ast.parse(Path(folder, f"{name.partition('.')[0]}.py").read_text()), clean=False) or ""
 
 
 @cache

@@ -73,7 +73,9 @@ class Subject(Stream):
     """A stream that lingers, as a connection does."""
 
     __slots__ = ()
-    _always_lingers = True
+
+    def _always_lingers(self) -> bool:
+        return True
 
 
 class Peer:

@@ -22,6 +22,7 @@ from poolsrv.net.stream import HIGH_WATER, LINGER_LEAST, LINGER_LOOK, LINGER_TIM
 from poolsrv.net.tls import ClientTls
 from poolsrv.net.tls_transport import Handshake, TlsTransport
 from tests.helpers.certificates import Certificates
+from tests.helpers.sources import docstring
 from tests.helpers.streams import (
     Connecting,
     Owner,
@@ -98,7 +99,7 @@ def test_only_the_moves_of_the_table_are_possible(loop: EventLoop, before: int, 
 
 
 def test_the_table_of_the_docstring_is_the_code_s() -> None:
-    text = stream_module.__doc__ or ""
+    text = docstring(stream_module)
     for before, afters in MOVES.items():
         for after in afters:
             names = (STATE_NAMES[before], STATE_NAMES[after])
@@ -552,7 +553,7 @@ def test_what_comes_in_the_turn_of_a_close_is_thrown_away(pair: Pair) -> None:
 def test_what_is_no_connection_lingers_only_for_a_peer_that_has_sent_more(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, sends: bool, state: str
 ) -> None:
-    monkeypatch.setattr(Subject, "_always_lingers", False)
+    monkeypatch.setattr(Subject, "_always_lingers", lambda stream: False)
     pair.stream.pause_reading()
     if sends:
         pair.peer.send(b"x")

@@ -4,19 +4,48 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from poolsrv.config.model import ListenerConfig
 from poolsrv.core.event_loop import EventLoop
-from poolsrv.ipc.worker_channel import MAX_PER_MESSAGE, AcceptedConnection, DispatcherEnd, Grant, Report, WorkerEnd
+from poolsrv.ipc.worker_channel import (
+    MAX_ACCEPTED_PER_REPORT,
+    MAX_PER_MESSAGE,
+    AcceptedConnection,
+    DispatcherEnd,
+    Grant,
+    Report,
+    WorkerEnd,
+)
 from poolsrv.net.access_list import parse as network
-from poolsrv.worker import reporter as reporting
 from poolsrv.worker.acceptor import Acceptor, OwnSocket
+from poolsrv.worker.descriptor_room import DescriptorRoom
 from poolsrv.worker.reporter import Reporter
+from poolsrv.worker.service import Service as RealService
+
+
+class Service(RealService):
+    """Keeps what it is given."""
+
+    def __init__(self, config: ListenerConfig, opened: Callable[[AcceptedConnection], object]) -> None:
+        self.config = config
+        self.opened = opened
+
+    def open(self, accepted: AcceptedConnection) -> None:
+        self.opened(accepted)
+
+
+class Room(DescriptorRoom):
+    """Keeps the descriptors that it hears of."""
+
+    def __init__(self) -> None:
+        self.heard_of: list[int] = []
+
+    def accepted(self, count: int, fd: int) -> None:
+        self.heard_of.append(fd)
 
 
 class Entrance:
@@ -29,7 +58,7 @@ class Entrance:
         self.opened: list[AcceptedConnection] = []
         self.has_room = True
         self.reasons: list[str] = []
-        self.accepted: list[int] = []  # descriptors that the room has heard of
+        self.room = Room()
         self.above = DispatcherEnd()
         self.reporter = Reporter(
             self.loop,
@@ -38,12 +67,12 @@ class Entrance:
             hang_timeout=0.0,
             counters=lambda: (0, 0, 0, 0, 0),
         )
-        self.service = SimpleNamespace(config=ListenerConfig("a", (), "echo", **keys), open=self.opened.append)
+        self.service = Service(ListenerConfig("a", (), "echo", **keys), self.opened.append)
         self.acceptor = Acceptor(
             self.loop,
-            [self.service],  # type: ignore[list-item]
+            [self.service],
             self.reporter,
-            SimpleNamespace(accepted=lambda count, fd: self.accepted.append(fd)),  # type: ignore[arg-type]
+            self.room,
             has_room=lambda: self.has_room,
             no_room=self.reasons.append,
         )
@@ -92,7 +121,7 @@ def test_it_accepts_once_it_has_been_granted_ids_and_as_many_as_these(entrance: 
     assert {(one.listener, one.peer) for one in entrance.opened} == {
         (0, client.getsockname()) for client in entrance.clients
     }
-    assert entrance.accepted  # descriptors
+    assert entrance.room.heard_of  # descriptors
 
 
 def test_it_takes_no_more_at_a_time_than_a_message_would_bring(entrance: Entrance) -> None:
@@ -183,23 +212,21 @@ def test_a_connection_is_reported_before_a_plugin_sees_it(entrance: Entrance) ->
         entrance.opened.append(accepted)
         seen.append(reports(entrance))
 
-    entrance.service.open = serve
+    entrance.service.opened = serve
     entrance.acceptor.granted(Grant(1, 100))
     entrance.connect(1)
     assert entrance.turns() == [1]
     assert [one.accepted for one in seen[0]] == [[(5, 1)]]
 
 
-def test_what_is_said_of_a_connection_comes_after_its_accept(
-    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reporting, "MAX_ACCEPTED_PER_REPORT", 2)
-    for number in (5, 6, 5, 6, 5):
+def test_what_is_said_of_a_connection_comes_after_its_accept(entrance: Entrance) -> None:
+    most = [(5, 1), (6, 1)] * (MAX_ACCEPTED_PER_REPORT // 2)
+    for number, _ in (*most, *most, (5, 1)):
         entrance.reporter.has_accepted(number, 1)
     entrance.reporter.closed += [1, 5]
     entrance.reporter.asked.append((5, ("192.0.2.1", 7)))
     entrance.reporter.tell()
     first, second, third = reports(entrance)
-    assert [one.accepted for one in (first, second, third)] == [[(5, 1), (6, 1)], [(5, 1), (6, 1)], [(5, 1)]]
+    assert [one.accepted for one in (first, second, third)] == [most, most, [(5, 1)]]
     assert [one.closed for one in (first, second, third)] == [[], [], [1, 5]]
     assert [len(one.asked) for one in (first, second, third)] == [0, 0, 1]
