@@ -225,7 +225,7 @@ def test_a_node_that_is_killed_loses_its_own_requests_alone(cluster: Cluster) ->
         cluster.nodes["b"].kill()
         killed_at = time.monotonic()
         load.wait_for(200)
-        cluster.haproxy.wait_for(re.compile("Server poolsrv/b is DOWN"))
+        wait_until(lambda: cluster.states()["b"]["status"].startswith("DOWN"), "the end of b")
         before = load.wait_for(200)
         assert load.shares(before).keys() == {"a", "c"}
         requests, failures = wrk.end()
@@ -243,6 +243,24 @@ def test_a_node_that_is_killed_loses_its_own_requests_alone(cluster: Cluster) ->
     posts = [name for names in begun.values() for name in names if name.startswith("post-")]
     assert len(posts) == len(set(posts)), "a POST was done twice"
     assert requests > 50
+
+
+def test_a_machine_that_vanishes_loses_its_own_requests_alone(cluster: Cluster) -> None:
+    cluster.start(*NODES)
+    with closing(TaggedLoad(cluster.balancer, BALANCER, "/work.sh")) as load:
+        load.wait_for(100)
+        cluster.balancer.unplug("b")
+        wait_until(lambda: cluster.states()["b"]["status"].startswith("DOWN"), "the end of b")
+        down_at = time.monotonic()
+        wait_until(lambda: not load.waiting_since_before(down_at), "an end of all requests of that time")
+        before = load.wait_for(200)
+        assert load.shares(before).keys() == {"a", "c"}
+    assert len(load.failures) <= 8, load.failures  # one for each client
+    assert all(each.began < down_at for each in load.failures), load.failures
+    # HAProxy may send a GET to another node, but no POST.
+    assert not {each.name for each in load.failures if each.method == "POST"} & {
+        name for node in "ac" for name in (cluster.nodes[node].folder / "begun").read_text().split()
+    }
 
 
 def break_the_server(sources: Path) -> None:

@@ -131,6 +131,10 @@ class Machine:
             self._init.wait(TIMEOUT)
             self._init = None
 
+    def unplug(self, name: str) -> None:
+        """Take the cable of a machine out of this one's bridge: what is sent to it is lost, and nothing says so."""
+        self._ip("link", "set", f"to-{name}", "down")
+
     def close(self) -> None:
         """End it, with its network."""
         self.kill()

@@ -38,6 +38,7 @@ class TaggedLoad:
 
     def __init__(self, machine: Machine, address: str, path: str, clients: int = 8) -> None:
         self.outcomes: list[Outcome] = []
+        self._waiting: dict[str, float] = {}
         self._machine = machine
         self._address = address
         self._path = path
@@ -57,6 +58,7 @@ class TaggedLoad:
 
     def _once(self, connection: http.client.HTTPConnection, name: str, method: str) -> Outcome:
         began, failure, body = time.monotonic(), "", ""
+        self._waiting[name] = began
         try:
             connection.request(method, self._path, b"x" * 100 if method == "POST" else None, {"X-Request-Id": name})
             response = connection.getresponse()
@@ -68,6 +70,7 @@ class TaggedLoad:
         except (OSError, http.client.HTTPException) as error:
             failure = repr(error)
             connection.close()
+        del self._waiting[name]
         return Outcome(name, method, began, failure, body)
 
     @property
@@ -83,6 +86,10 @@ class TaggedLoad:
         before = len(self.outcomes)
         wait_until(lambda: len(self.outcomes) >= before + more, f"{more} more requests")
         return before
+
+    def waiting_since_before(self, moment: float) -> list[str]:
+        """The requests without an answer that began before a moment."""
+        return [name for name, began in self._waiting.copy().items() if began < moment]
 
     def close(self) -> None:
         self._stop.set()
