@@ -51,9 +51,9 @@ class Spawner:
         os.waitpid(self.pid, 0)
 
 
-@pytest.fixture
-def spawner(tmp_path: Path) -> Iterator[Spawner]:
-    spawner = Spawner(os.getuid(), tmp_path / "log")
+@pytest.fixture(scope="module")
+def spawner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawner]:
+    spawner = Spawner(os.getuid(), tmp_path_factory.mktemp("spawner") / "log")
     yield spawner
     spawner.close()
 
