@@ -7,6 +7,7 @@ process dumps its stack when it is asked to (core/stack_dump.py).
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import gc
 import logging
@@ -37,10 +38,12 @@ log = logging.getLogger("poolsrv.dispatcher")
 
 EXIT_FAILED = 1  # at run time
 EXIT_CONFIG = 2
+_SCARCITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC})  # no fault of the engine
 
 
 def main() -> NoReturn:
     """Serve as the supervisor says. Never returns: it ends the process."""
+    pid = os.getpid()
     set_dumpable(False)  # exec resets it
     gc.disable()  # as in poolsrv/__main__.py; process.py enables it
     link = PoolLink(socket.socket(fileno=int(sys.argv[1])))
@@ -60,6 +63,10 @@ def main() -> NoReturn:
         code = _fail(link, EXIT_FAILED, str(error).splitlines())
     except EOFError:
         code = EXIT_FAILED  # the supervisor is gone
+    except OSError as error:
+        if error.errno not in _SCARCITY or os.getpid() != pid:  # a worker does not speak for the pool
+            raise
+        code = _fail(link, EXIT_FAILED, [f"can't start the pool: {error.strerror}"])
     logging.shutdown()
     # An exit in order must not be cut short by a signal that comes while the interpreter shuts down.
     os._exit(code)
@@ -170,9 +177,16 @@ def _log_as(config: Config, level: str | None) -> None:
 
 
 def _receive_start(link: PoolLink) -> tuple[Message, dict[str, ListeningSocket]]:
+    """Receive what the supervisor says at first, and the sockets that stand.
+
+    :raises StartError: there are not enough descriptors for them.
+    """
     held: dict[str, ListeningSocket] = {}
     while True:
-        message = link.receive()
+        try:
+            message = link.receive()
+        except pool_link.BadMessage as error:
+            raise StartError(f"the supervisor's sockets can't be taken over: {error}") from None
         assert message is not None  # the link blocks
         for one in pool_link.received_sockets(message):
             held[one.key] = one
