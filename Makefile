@@ -25,7 +25,7 @@ MODELS = tests/net/test_stream_model.py tests/dispatcher/test_books_model.py tes
 # Of `make fuzz-http`: the seed that it has printed, to repeat its requests.
 FUZZ_SEED ?=
 
-.PHONY: help run check test test-compiled test-all test-debian test-nodes fuzz fuzz-corpus fuzz-http lint bench bench-quick dist docs screenshots clean
+.PHONY: help run check test test-compiled test-all test-debian test-nodes chaos soak fuzz fuzz-corpus fuzz-http lint bench bench-quick dist docs screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -89,6 +89,14 @@ fuzz-http: $(VENV)/dev.stamp ## give the same requests to poolsrv, h11, Apache a
 test-nodes: $(VENV)/dev.stamp ## three nodes behind HAProxy, in networks of their own (needs root, haproxy, wrk and iproute2; minutes)
 	@$(COMPILE)
 	POOLSRV_NODES=1 $(BIN)/python -m pytest tests/examples/test_nodes.py $(ARGS)
+
+chaos: $(VENV)/dev.stamp ## disturb a server under load for ten minutes, and judge it (CHAOS_SECONDS, CHAOS_SEED; best as root)
+	@$(COMPILE)
+	CHAOS_SECONDS="$(CHAOS_SECONDS)" CHAOS_SEED="$(CHAOS_SEED)" $(BIN)/python -m tools.chaos
+
+soak: $(VENV)/dev.stamp ## serve a million requests of all kinds, and compare memory (SOAK_REQUESTS; hours)
+	@$(COMPILE)
+	SOAK_REQUESTS="$(SOAK_REQUESTS)" $(BIN)/python -m tools.chaos.soak
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
