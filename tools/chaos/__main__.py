@@ -27,6 +27,8 @@ from .site import Variant
 from .stage import Stage, clients_of, staged
 from .verdict import Check, Run, judge_run
 
+REHEARSED = 5  # reloads before the first measurement
+
 
 async def disturb(stage: Stage, plan: Plan, disturber: Disturber) -> None:
     """Let all of the plan happen, each event at its time, while the clients go on."""
@@ -49,9 +51,11 @@ async def run(plan: Plan) -> bool:
         disturber = Disturber(stage.server, stage.site, stage.limits, nuisances, baseline)
         disturber.damage.dispatches.append((0.0, plan.dispatch))
         # After kernel dispatch the supervisor keeps the sockets of as many workers as there ever were.
+        # And it needs most memory while several pools drain at a time, under load; what it has needed once, it keeps.
         await stage.warm_up()
-        for variant in (Variant("kernel", workers=4), baseline):
-            await disturber.apply(variant, Trouble("reload", 0.0))
+        async with clients_of(stage.load, plan.seed + 1):
+            for variant in (Variant("kernel", workers=4), *[baseline] * REHEARSED):
+                await disturber.apply(variant, Trouble("reload", 0.0))
         await stage.warm_up()
         await stage.settled()
         first = stage.measure()
