@@ -21,7 +21,7 @@ COMPILED := build/compiled
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?=
 # Tests against a model, which `make fuzz` runs for longer than `make test`.
-MODELS = tests/dispatcher/test_books_model.py tests/dispatcher/test_kernel_model.py
+MODELS = tests/net/test_stream_model.py tests/dispatcher/test_books_model.py tests/dispatcher/test_kernel_model.py
 # Of `make fuzz-http`: the seed that it has printed, to repeat its requests.
 FUZZ_SEED ?=
 

@@ -70,7 +70,7 @@ class Side:
     def _on_readable(self, stream: Any) -> None:
         assert "close" not in self.calls
         assert stream._state == OPEN
-        assert not self.paused or stream.eof  # a relay that has met the end has it told
+        assert not self.paused or stream.eof  # the end that a relay has met is told: nothing else would close the stream
         self.eof_called += stream.eof
         self.calls.append("readable")
         match self.policy:
@@ -363,23 +363,27 @@ class Streams(RuleBasedStateMachine):
         self.each_side_is_right()
         self.what_comes_in_is_whole_and_in_order()
         self.check_that_it_rests()
-        if side.gone or side.ended == "abort" or self.is_lossy:
+        if side.gone or side.ended == "abort" or self.is_lossy or self.is_cut_short():
             return
         assert side.peer.received == side.given
         if not side.ended:
-            assert self.consumed == len(side.sent) or side.leaves or side.finished
+            assert self.is_relayed() or self.consumed == len(side.sent) or side.leaves
             assert side.state == (CLOSED if side.finished else OPEN)
             assert side.peer.end == ("eof" if side.finished or side.stream._sends_eof else "")
 
     def has_settled(self) -> bool:
         side = self.side
-        if side.gone or side.ended == "abort" or self.is_lossy or self.target.stream._state != OPEN or self.target.gone:
+        if side.gone or side.ended == "abort" or self.is_lossy or self.is_cut_short():
             return True
         if side.ended or side.stream._state in (CLOSING, LINGERING):
             return len(side.peer.received) == len(side.given)
         is_all_in = (side.stream.bytes_in == len(side.sent) and self.relay_from < 0) or self.is_relayed()
         is_all_out = len(side.peer.received) == len(side.given)
         return is_all_in and is_all_out and (not side.finished or side.stream._state == CLOSED)
+
+    def is_cut_short(self) -> bool:
+        """Whether there is a relay, to a target that takes no more: what has got there can't be told."""
+        return self.relay_from >= 0 and (self.target.stream._state != OPEN or self.target.gone)
 
     def is_relayed(self) -> bool:
         return self.relay_from >= 0 and len(self.target.peer.received) == len(self.side.sent) - len(self.side.taken)
