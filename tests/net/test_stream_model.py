@@ -70,7 +70,7 @@ class Side:
     def _on_readable(self, stream: Any) -> None:
         assert "close" not in self.calls
         assert stream._state == OPEN
-        assert not self.paused or stream.eof  # the end that a relay has met is told: nothing else would close the stream
+        assert not self.paused or stream.eof  # the end that a relay has met is told: or nothing would close it
         self.eof_called += stream.eof
         self.calls.append("readable")
         match self.policy:
