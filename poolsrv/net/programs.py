@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from ..core.event_loop import READ, EventLoop, Timer
+from ..core.native import mypyc_attr
 from ..core.processes import close_on_exec_from, describe_exit, group_of, signal_group
 from ..core.procfs import children_of_this_process
 from ..core.sandbox import Sandbox
@@ -38,7 +39,6 @@ log = logging.getLogger("poolsrv.children")
 
 PIPE: Final = -1  # in the place of a descriptor: a pipe, of which this side is a Stream
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-
 PROGRAM_GRACE: Final = 2.0  # seconds from TERM to KILL for programs that are left when their worker ends
 
 _RESET_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -47,10 +47,10 @@ _DUP2: Final = os.POSIX_SPAWN_DUP2
 _NULL: Final = tuple((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_RDWR, 0) for target in range(3))
 
 UNWATCHED_TIME = 0.05  # seconds for which a program with a pipe for its output has no pidfd
-
 _BELOW_LIMIT = {errno.ENOMEM, errno.EBADF, errno.EAGAIN}  # see _start_limited
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Child:
     """A program that a plugin started, or (in the dispatcher) a worker of the pool.
 
@@ -167,6 +167,7 @@ class _OutputPipe(Pipe):
             on_end()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Reaper:
     """Waits for the programs of one worker, and calls back when one has been reaped.
 

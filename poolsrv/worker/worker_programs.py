@@ -39,6 +39,9 @@ class WorkerPrograms:
         sandbox: Sandbox | None,
     ) -> Child:
         """Start one; see ``Worker.spawn``."""
+        for source in sources:
+            if source is not None and not isinstance(source, int):
+                raise ValueError("a program can be given a descriptor, PIPE or None")
         child = self._reaper.spawn(
             argv,
             env=env,

@@ -37,7 +37,12 @@ def test_the_reference_has_every_key_with_its_default(schema: type[msgspec.Struc
         documented[row[0]] = row[1]
     in_words = {"bind": "required", "handler": "required", "workers": "all", "half_close": "the handler's"}
     in_words |= dict.fromkeys(("user", "umask", "chdir", "open_files", "core_size"), "as it was started")
-    in_words |= {"no_new_privs": "`true` with `user`", "group": "the user's", "alpn": "`[]`", "sni": "`[]`"}
+    in_words |= {
+        "no_new_privs": "`true` with `user`, here or in a `cgi` table",
+        "group": "the user's",
+        "alpn": "`[]`",
+        "sni": "`[]`",
+    }
     in_words |= {
         "socket_mode": "as the umask has it",
         "plugins": "`[]`",

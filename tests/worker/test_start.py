@@ -11,6 +11,7 @@ from poolsrv.ipc.told_once import ToldOnce
 from poolsrv.testing.loading import load
 from poolsrv.worker.hooks import log_fault
 from poolsrv.worker.process import WorkerProcess
+from tests.helpers.kinds import is_compiled
 from tests.helpers.plugins import ask, listener, served
 
 # Functions of poolsrv, each counted once; there are 63. If more are needed, see whether the dispatcher can do what is
@@ -54,7 +55,8 @@ def test_few_functions_run_until_a_worker_rests(tmp_path: Path) -> None:
     with served(tmp_path, MODULE, listener("lists")) as server, server.connect("lists") as client:
         ran = ask(client, b"?\n").decode().split()
     assert "worker/process.py:WorkerProcess.run" in ran  # it has been watched
-    assert ran[-1] == "core/event_loop.py:EventLoop.wait"
+    if not is_compiled:  # a profile function sees no compiled call
+        assert ran[-1] == "core/event_loop.py:EventLoop.wait"
     assert len(ran) <= MOST_FUNCTIONS, "\n".join(ran)
 
 
