@@ -20,6 +20,7 @@ import tomllib
 import urllib.request
 import venv
 from email.parser import BytesParser
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -51,7 +52,7 @@ def main() -> None:
         try:
             _say("the tools of PyPI")
             _run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel, compiled)
-            for each, names in ((wheel, packages()), (compiled, [*packages(), LIBRARY])):
+            for each, names in ((wheel, packages()), (compiled, [*packages(), LIBRARY + EXTENSION_SUFFIXES[0]])):
                 _run(Path(sys.executable).parent / "check-wheel-contents", f"--toplevel={','.join(names)}", each)
             check_compiled(compiled, wheel)
             with tarfile.open(sdist) as archive:
