@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -90,6 +91,17 @@ def in_the_foreground() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folders_of_other_pytests() -> Iterator[None]:
+    """A pytest that a test starts has its folders elsewhere. Each start makes the root of these private, and a test of
+    this one may just need it to be open to another user.
+    """
+    with TemporaryDirectory(prefix="poolsrv-pytest-") as name:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = name
+        yield
+        del os.environ["PYTEST_DEBUG_TEMPROOT"]
 
 
 @pytest.fixture(autouse=True)
