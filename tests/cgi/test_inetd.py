@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.dispatcher.test_ledger import series
 from tests.helpers.http import cgi_listener, pool, write_programs
 from tests.helpers.plugins import reset
 from tests.helpers.server import ServerProcess, is_alive, receive_all, receive_exactly, receive_line, wait_until
@@ -166,13 +167,15 @@ def test_max_programs(serve: Callable[..., ServerProcess], root: Path) -> None:
 
 def test_a_worker_that_stops_lets_programs_finish(serve: Callable[..., ServerProcess], root: Path) -> None:
     options: dict[str, Any] = {"protocol": "inetd", "program": [str(root / "wait.sh")], "max_programs": 1}
-    server = serve(pool() + cgi_listener("wait", **options))
+    server = serve(pool(control="run/ctl") + cgi_listener("wait", **options))
     with server.connect("wait") as sock, server.connect("wait") as waiting:
         receive_line(sock)
+        wait_until(lambda: series(server, "cgi_programs_waiting", listener="wait") == 1, "the one that waits")
         server.signal(signal.SIGTERM)
-        assert receive_all(waiting) == b""
-        sock.sendall(b"\n")
-        assert receive_all(sock) == b"end\n"
+        server.wait_for_line(r"stopping")
+        for client in (sock, waiting):
+            client.sendall(b"\n")
+            assert receive_all(client).endswith(b"end\n")
     assert server.wait() == 0
 
 

@@ -279,7 +279,8 @@ def test_a_worker_holds_no_copy_of_it(serve: Serve) -> None:
     with dial(server) as sock:
         sock.sendall(b"x\n")
         assert receive_line_of(sock)
-        os.kill(server.worker_pids()[0], signal.SIGKILL)  # the next one is forked with a client there
+        pid = int(server.wait_for_line(r"worker 0 \(pid (\d+)\) serves")[1])
+        os.kill(pid, signal.SIGKILL)  # the next one is forked with a client there
         server.wait_for_line(r"worker 0 \(pid \d+\) serves", count=2)
         assert server.stop() == 0
         assert sock.recv(1) == b""
