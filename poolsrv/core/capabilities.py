@@ -9,7 +9,7 @@ from .libc import last_error, libc, prctl
 KILL, SETGID, SETUID, SYS_ADMIN = 5, 6, 7, 21  # linux/capability.h
 
 _VERSION = 0x20080522
-_PR_SET_SECUREBITS = 28  # linux/prctl.h
+_PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 28, 38  # linux/prctl.h
 # The user 0 gains nothing by exec, the set changes only by hand, and both stay so.
 _NO_ROOT = 0b1111
 
@@ -33,3 +33,11 @@ def keep_only(wanted: int) -> None:
     """
     prctl(_PR_SET_SECUREBITS, _NO_ROOT)
     set_capabilities(wanted)
+
+
+def gain_no_more() -> None:
+    """Keep this thread and what it starts from gaining privileges by set-user-ID bits (PR_SET_NO_NEW_PRIVS), for good.
+
+    :raises OSError: the kernel refuses.
+    """
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)

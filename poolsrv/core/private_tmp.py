@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from .capabilities import SYS_ADMIN, set_capabilities
+from .copy_of_process import answer_of_copy
 from .dumpable import set_dumpable
 from .libc import last_error, libc
 
@@ -55,20 +56,15 @@ def mount_for_thread(size: int) -> None:
 
 def why_not() -> str:
     """Why this machine does not allow it; empty if it does. Tried in a forked process."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def attempt() -> str:
         try:
             if os.geteuid() == 0:
                 os.setresuid(65534, 65534, 65534)  # as the programs, not as root
             become_able()
             mount_for_thread(4096)
         except OSError as error:
-            os.write(writer, (error.strerror or "refused").encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as file:
-        answer = file.read()
-    os.waitpid(pid, 0)
-    return answer.decode()
+            return error.strerror or "refused"
+        return ""
+
+    return answer_of_copy(attempt)

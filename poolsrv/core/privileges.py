@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import StartError
-from .capabilities import set_capabilities
+from .capabilities import gain_no_more, set_capabilities
+from .copy_of_process import answer_of_copy
 from .libc import prctl
 
 _PR_SET_KEEPCAPS = 8  # linux/prctl.h
-_PR_SET_NO_NEW_PRIVS = 38
 _CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _CAP_DAC_READ_SEARCH = 2
 
@@ -100,20 +100,12 @@ def become_for_imports(identity: Identity) -> str:
 
 def _first_unreadable(identity: Identity, folders: Iterable[str]) -> str:
     """Ask the kernel, in a child process that becomes that user."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            become(identity)
-            found = next((folder for folder in folders if not os.access(folder, os.R_OK | os.X_OK)), "")
-            os.write(writer, os.fsencode(found))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as file:
-        answer = file.read()
-    os.waitpid(pid, 0)
-    return os.fsdecode(answer)
+
+    def look() -> str:
+        become(identity)
+        return next((folder for folder in folders if not os.access(folder, os.R_OK | os.X_OK)), "")
+
+    return answer_of_copy(look)
 
 
 def _keep_reading() -> None:
@@ -154,7 +146,7 @@ def forbid_new() -> None:
     :raises StartError: the kernel refuses.
     """
     try:
-        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        gain_no_more()
     except OSError as error:
         raise StartError(f"can't set no_new_privs: {error.strerror}") from None
 

@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from . import landlock
 from . import private_tmp as own_tmp
-from .capabilities import keep_only
-from .libc import prctl
+from .capabilities import gain_no_more, keep_only
 from .system_calls import Filter
 
-_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 _EXPECTED = "expected Linux 6.2 or newer, with landlock in /sys/kernel/security/lsm"
 _WITHOUT = {
     landlock.FILES_SINCE: "files",
@@ -104,7 +102,6 @@ class Sandbox:
                 Filter(network=True)
             except OSError as error:
                 yield "system_calls", str(error.strerror)
-
         if self.private_tmp and (why := own_tmp.why_not()):
             yield "private_tmp", f"this machine allows no user and mount name spaces: {why}"
 
@@ -159,7 +156,7 @@ class Sandbox:
     def _start(self, start: Callable[[], int]) -> int:
         if os.geteuid() == 0:
             keep_only(0)
-        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        gain_no_more()
         if self.private_tmp:
             own_tmp.mount_for_thread(self.private_tmp)
             rules = self._make_rules((own_tmp.PATH,))  # each mount is another directory

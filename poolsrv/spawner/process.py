@@ -23,10 +23,9 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..core import logs, processes
-from ..core.capabilities import KILL, SETGID, SETUID, keep_only, set_capabilities
+from ..core.capabilities import KILL, SETGID, SETUID, gain_no_more, keep_only, set_capabilities
 from ..core.dumpable import set_dumpable
 from ..core.event_loop import READ, EventLoop
-from ..core.libc import prctl
 from ..core.titles import set_title
 from ..ipc.pool_link import BadMessage, Message, PoolLink
 from .launcher import Launcher
@@ -37,7 +36,6 @@ WORKER_GONE = 5.0  # seconds that a launcher has to end after its worker
 LAUNCHERS = 8192  # at most
 END = 2.0  # seconds for all to end
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
-_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
 
 class Spawner:
@@ -199,7 +197,7 @@ def main() -> NoReturn:
     processes.become_subreaper()
     kept = 1 << SETUID | 1 << SETGID | 1 << KILL
     if table.fields["no_new_privs"]:
-        prctl_no_new_privs()
+        gain_no_more()
         keep_only(kept)
     else:
         set_capabilities(kept)  # programs may gain privileges by set-user-ID bits: nothing of that is given up for them
@@ -214,8 +212,3 @@ def main() -> NoReturn:
     finally:
         logging.shutdown()
         os._exit(code)
-
-
-def prctl_no_new_privs() -> None:
-    """Set no_new_privs, for this process and all that it starts."""
-    prctl(_PR_SET_NO_NEW_PRIVS, 1)
