@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from poolsrv.config.model import ListenerConfig
-from poolsrv.core.event_loop import EventLoop
 from poolsrv.dispatcher.admission import AdmissionControl
-from poolsrv.dispatcher.dispatcher import Dispatcher
-from poolsrv.dispatcher.listener import Listener
-from poolsrv.dispatcher.worker_slot import CONDEMNED, STARTING, WorkerSlot
+from poolsrv.dispatcher.worker_slot import CONDEMNED, STARTING
 from poolsrv.ipc.metrics import BUCKETS, Definition, MetricsReport
 from poolsrv.ipc.worker_channel import (
     DRAINING,
@@ -24,11 +20,9 @@ from poolsrv.ipc.worker_channel import (
     MAX_ASKED_PER_REPORT,
     MAX_CLOSED_PER_REPORT,
     SERVING,
-    AcceptedConnection,
-    DispatcherEnd,
     Report,
-    WorkerEnd,
 )
+from tests.helpers.books import Books
 from tests.helpers.plugins import ask, listener, served
 from tests.helpers.server import ServerProcess, assert_rests, is_alive, wait_until
 
@@ -40,7 +34,7 @@ def with_metrics(defined: Any, numbers: Any = (), histograms: Any = ()) -> Repor
     return Report(0, [], None, None, [], MetricsReport(defined, list(numbers), list(histograms)))
 
 
-class Pair:
+class Pair(Books):
     """Two workers of a listener with limits per source, behind a proxy; their ends are in this process.
 
     The first has taken the connections 1 to 3; 4 and 5 wait for it, each in a message of its own. It has asked about 1,
@@ -48,19 +42,9 @@ class Pair:
     """
 
     def __init__(self) -> None:
-        self.loop = EventLoop()
-        self.slots = [WorkerSlot(index, state=STARTING, pid=1000 + index) for index in range(2)]
         config = ListenerConfig("p", (), "p", proxy_protocol=True, max_per_source=10)
         plain = ListenerConfig("q", (), "q", max_per_source=10)
-        self.listeners = [Listener(self.loop, i, one, [], self.slots) for i, one in enumerate((config, plain))]
-        self.dispatcher = Dispatcher(self.loop, self.listeners, self.slots)
-        self.killed: list[WorkerSlot] = []
-        self.dispatcher.kill_worker = self.killed.append
-        self.workers: list[WorkerEnd] = []
-        for slot in self.slots:
-            slot.channel = DispatcherEnd(answers=True)
-            assert slot.channel._admission_sockets is not None
-            self.workers.append(WorkerEnd(slot.channel._worker_socket, slot.channel._admission_sockets[1]))
+        super().__init__([config, plain])
         for index in range(2):
             self.say(Report(0, [], SERVING, None), index)
         first, second = self.slots
@@ -76,41 +60,6 @@ class Pair:
         self.say(Report(1, [], None, None), 1)
         first.state = SERVING
         assert (list(first.connections), list(first.waiting), list(second.connections)) == ([1, 3, 4, 5], [4, 5], [6])
-
-    def give(self, *numbers: int) -> None:
-        for number in numbers:
-            self.listeners[0].counts.open += 1
-            fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            self.listeners[0].unassigned.append(AcceptedConnection(fd, 0, number, ("127.0.0.1", number)))
-        self.dispatcher.resume()
-
-    def take(self, index: int) -> list[int]:
-        taken = []
-        while handed := self.workers[index].receive():
-            for connection in handed:
-                os.close(connection.fd)
-                taken.append(connection.id)
-        return taken
-
-    def say(self, report: Report, index: int = 0) -> bool:
-        assert self.workers[index].report(report)
-        return self.dispatcher.on_report(self.slots[index])
-
-    def write(self, data: bytes, *descriptors: int) -> bool:
-        """Send bytes in the place of a report."""
-        socket.send_fds(self.workers[0]._socket, [data], descriptors)
-        return self.dispatcher.on_report(self.slots[0])
-
-    def close(self) -> None:
-        for index in range(2):
-            with suppress(EOFError, OSError):  # it was shut down, or its worker is gone
-                self.take(index)
-        self.dispatcher.drop_unassigned()
-        for slot in self.slots:
-            if slot.channel is not None:
-                slot.channel.close()
-        self.loop.turn(0)
-        self.loop.close()
 
 
 @pytest.fixture
