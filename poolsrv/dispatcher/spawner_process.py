@@ -13,12 +13,14 @@ import msgspec
 from ..config import program_users
 from ..config.model import Config
 from ..core.event_loop import HANGUP, EventLoop
+from ..core.interpreter_command import command_for
 from ..errors import StartError
 from ..ipc.pool_link import PoolLink
 from ..worker.launched_programs import LaunchedPrograms
 from ..worker.spec import ServerSpec
 
 END = 4.0  # seconds that it has to end, with all launchers
+_START = "from poolsrv.spawner.process import main; main()"
 # What a Python needs to find its modules. Nothing else of the environment is the spawner's business.
 VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE")
 
@@ -38,7 +40,7 @@ class SpawnerProcess:
         settings = config.log.settings(config.pool.identity)
         try:
             theirs.set_inheritable(True)
-            self.pid = os.posix_spawn(sys.executable, _command(theirs.fileno()), _environment())
+            self.pid = os.posix_spawn(sys.executable, command_for(_START, theirs.fileno()), _environment())
             self.link.send(
                 "table",
                 users=self._users,
@@ -93,12 +95,6 @@ def start(config: Config, level: str | None) -> SpawnerProcess | None:
     :raises StartError: it can't be started.
     """
     return SpawnerProcess(config, level) if program_users.users(config) else None
-
-
-def _command(fd: int) -> list[str]:
-    # The current directory is searched first only if this process was started so, by "-m" in a checkout.
-    safe = [] if sys.path and sys.path[0] in ("", os.getcwd()) else ["-P"]
-    return [sys.executable, *safe, "-c", "from poolsrv.spawner.process import main; main()", str(fd)]
 
 
 def _environment() -> dict[str, str]:

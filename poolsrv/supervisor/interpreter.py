@@ -16,6 +16,7 @@ import sys
 
 from ..core.hang_signal import HANG_SIGNAL, dump_file
 from ..core.held_signals import OF_A_POOL
+from ..core.interpreter_command import command_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # What the service manager tells the supervisor alone. core/systemd.py takes it out of the environment, but later.
 FOR_THE_SUPERVISOR = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+# As "-m poolsrv.dispatcher", but without runpy, whose import takes 5 ms, and without garbage collection while the
+# modules are imported, which takes 9.
+_START = "import gc; gc.disable(); from poolsrv.dispatcher.__main__ import main; main()"
 
 
 class PoolInterpreter:
@@ -62,20 +66,10 @@ def _spawn(link: int, hang_file: int, inherited: Sequence[int]) -> int:
             os.set_inheritable(fd, True)
         return os.posix_spawn(
             sys.executable,
-            _command(link, hang_file),
+            command_for(_START, link, hang_file),
             {name: value for name, value in os.environ.items() if name not in FOR_THE_SUPERVISOR},
             file_actions=[(os.POSIX_SPAWN_CLOSE, fd) for fd in inherited],
             setsigmask=(*OF_A_POOL, HANG_SIGNAL),  # until it handles them
         )
     finally:
         os.close(hang_file)
-
-
-def _command(*fds: int) -> list[str]:
-    """Build the command line of a pool: the same interpreter, which looks for poolsrv where this one has found it."""
-    # "-c" has the current directory searched first, as it was for this process only if it was started by "-m".
-    safe = [] if sys.path and sys.path[0] in ("", os.getcwd()) else ["-P"]
-    # As "-m poolsrv.dispatcher", but without runpy, whose import takes 5 ms, and without garbage collection while the
-    # modules are imported, which takes 9.
-    start = "import gc; gc.disable(); from poolsrv.dispatcher.__main__ import main; main()"
-    return [sys.executable, *safe, "-c", start, *map(str, fds)]
