@@ -73,7 +73,6 @@ def stray_pid(path: Path) -> int:
     [
         ((), os.SCHED_BATCH, os.SCHED_OTHER),
         (("chrt", "--batch", "0"), os.SCHED_BATCH, os.SCHED_BATCH),
-        (("chrt", "--idle", "0"), os.SCHED_IDLE, os.SCHED_IDLE),
     ],
 )
 def test_the_dispatcher_does_not_interrupt_workers(

@@ -15,7 +15,8 @@ class Certificates:
         self.folder = folder
         for name in ("ca", "otherca"):
             files = ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
-            extension = ["-addext", "basicConstraints=critical,CA:TRUE"]
+            # Python verifies strictly from 3.13 on: an authority has to say that it signs certificates.
+            extension = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]
             self._run("req", "-x509", *NEW_KEY, "-days", "30", "-subj", f"/CN={name}", *extension, *files)
         (folder / "index.txt").write_text("")
         (folder / "ca.cnf").write_text(
