@@ -24,8 +24,8 @@ _MODULES = {
         "transport",
     ),
     "worker": (
-        *("acceptor", "connection", "deadlines", "descriptor_room", "reporter", "service", "tls_connection"),
-        "waiting",
+        *("acceptor", "connection", "deadlines", "descriptor_room", "newcomers", "reporter", "service"),
+        *("tls_connection", "waiting"),
     ),
 }
 FILES = tuple(f"poolsrv/{package}/{name}.py" for package, names in _MODULES.items() for name in names)

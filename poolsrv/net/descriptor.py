@@ -85,10 +85,6 @@ class Descriptor:
 
     For the engine: ``_start``, ``_await_opening``, ``_stage_over``, ``_end``, ``_close_descriptor``, ``_abandon``,
     ``_guarded``, ``_is_connecting``, ``_is_open`` and ``_is_closed``.
-
-    :param fd: the descriptor, which belongs to this object from now on; a socket's, unless ``_is_socket`` says
-        otherwise. -1: there is none.
-    :param owner: the connection that it belongs to; None: it is one.
     """
 
     __slots__ = (
@@ -111,25 +107,23 @@ class Descriptor:
         "_write",
     )
 
-    def __init__(self, loop: EventLoop, fd: int, owner: Owner | None) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._made: socket.socket | None = None  # see _sock
-        self._owner = owner
-        self._transport: Transport = RAW
-        self._read: Callable[[int, int], bytes] = os.read  # as RAW has them
-        self._write: Callable[[int, Any], int] = os.write
-        self._state = OPEN
-        self._interest = UNWATCHED
-        self._reading = False  # READ is in _interest
-        self._on_ready_list = False
-        self._opening = False  # a stage before OPEN gets the events
-        self._timer: Timer | None = None  # of such a stage, or of LINGERING
-        self._shared = False  # a program has a copy of the descriptor
-        self._error: BaseException | None = None  # that ended it
-        self._reason = ""  # of its end
-        if fd >= 0:
-            os.set_blocking(fd, False)
+    # Stream sets them: a constructor here would cost every new connection another call.
+    _loop: EventLoop
+    _fd: int
+    _made: socket.socket | None  # see _sock
+    _owner: Owner | None
+    _transport: Transport
+    _read: Callable[[int, int], bytes]  # as the transport has them
+    _write: Callable[[int, Any], int]
+    _state: int
+    _interest: int
+    _reading: bool  # READ is in _interest; of a new connection that is not watched yet: it will be
+    _on_ready_list: bool
+    _opening: bool  # a stage before OPEN gets the events
+    _timer: Timer | None  # of such a stage, or of LINGERING
+    _shared: bool  # a program has a copy of the descriptor
+    _error: BaseException | None  # that ended it
+    _reason: str  # of its end
 
     def _move(self, state: int) -> None:
         """Go to another state.
@@ -167,6 +161,7 @@ class Descriptor:
             elif wanted:
                 self._loop.register(self._fd, wanted, self._callback())
             else:
+                self._reading = False
                 return
             self._interest = wanted
             self._reading = wanted & READ != 0
@@ -281,6 +276,10 @@ class Descriptor:
     def _release(self) -> None:
         """At the end of the turn in which it ended: tell, and close the descriptor."""
         self._tell_closed()
+        self._shut_down_and_close()
+        self._closed()
+
+    def _shut_down_and_close(self) -> None:
         if self._shared:
             # A program, or what it left behind, has a copy: closing this one alone would not tell the peer.
             try:
@@ -288,7 +287,6 @@ class Descriptor:
             except OSError:
                 pass  # the peer was faster
         self._close_descriptor()
-        self._closed()
 
     def _close_descriptor(self) -> None:
         try:

@@ -78,9 +78,6 @@ LINGER_LEAST: Final = 2048  # bytes that have to come from one look to the next
 
 READABLE: Final = READ | ERROR | HANGUP  # each of them makes recv(2) return at once
 
-# Looked up once: an attribute of an imported class takes long, and a new connection needs this one.
-_init_descriptor: Final = Descriptor.__init__
-
 BytesLike = bytes | bytearray | memoryview
 
 
@@ -94,6 +91,9 @@ class Stream(Descriptor):
 
     For the engine: what ``RelayEnd`` has, ``_close_if_done`` (for what has held it) and ``_is_held``.
 
+    :param fd: the descriptor, which belongs to this object from now on; a socket's, unless ``_is_socket`` says
+        otherwise. -1: there is none.
+    :param owner: the connection that it belongs to; None: it is one.
     :ivar eof: the peer has finished sending, and all its bytes have been offered to ``on_readable``.
     :ivar reset: the peer has reset the connection, or is gone; then ``eof`` is True too.
     :ivar congested: more than 256 KiB wait to be written; it ends when less than 64 KiB do.
@@ -131,7 +131,19 @@ class Stream(Descriptor):
     _lingered: int  # bytes thrown away since the latest look
 
     def __init__(self, loop: EventLoop, fd: int, owner: Owner | None = None) -> None:
-        _init_descriptor(self, loop, fd, owner)
+        self._loop = loop  # this and what follows is of Descriptor
+        self._fd = fd
+        self._owner = owner
+        self._transport = RAW
+        self._read = os.read  # as RAW has them
+        self._write = os.write
+        self._state = OPEN
+        self._interest = UNWATCHED
+        self._made = self._timer = self._error = None
+        self._reading = self._on_ready_list = self._opening = self._shared = False
+        self._reason = ""
+        if fd >= 0:
+            os.set_blocking(fd, False)
         self._in: bytes | bytearray = b""
         self._pos = 0  # where in _in the next byte is; 0 where _in is empty, and never 0 in a bytearray
         # A separator, the number of the buffer's first byte in the stream, and where in the buffer to look on for it.
@@ -160,11 +172,11 @@ class Stream(Descriptor):
             self._transport is RAW
             and self._on_readable is not None
             and self._out is None
-            and not (self._paused or self.eof)
+            and not (self._in or self._paused or self.eof)
             and self._relay_in is None
             and self._relay_out is None
         ):
-            # As below, for a stream that nothing has been done with yet: it is to be read.
+            # As below, for a stream that has nothing unusual: it is to be read.
             self._interest = READ
             self._reading = True
             self._loop.register(self._fd, READ, self._on_event)
@@ -452,8 +464,8 @@ class Stream(Descriptor):
                     self._loop.at_end_of_turn(relay.pump)  # it ends once nothing is in transit
             if self._out is None and self._relay_out is None:
                 self._loop.at_end_of_turn(self._finish_close)
-                if self.eof:
-                    return  # nothing will come, and it is watched no longer than this turn
+                if self.eof or self._interest < 0:
+                    return  # nothing will come, or is to be noticed in this turn: the next step is at its end
             if self._interest >= 0:
                 self._loop.set_callback(self._fd, self._callback())  # an event may be next in this turn
             self._update()
@@ -752,7 +764,8 @@ class Stream(Descriptor):
         if self._interest < 0:
             self._loop.register(self._fd, READ, self._on_event_lingering)
         else:
-            self._loop.modify(self._fd, READ)
+            if self._interest != READ:
+                self._loop.modify(self._fd, READ)
             self._loop.set_callback(self._fd, self._on_event_lingering)
         self._interest = READ
         self._linger_until = self._loop.now + LINGER_TIME

@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 
 from ..core.event_loop import EventLoop
 from ..ipc.told_once import ToldOnce
-from ..ipc.worker_channel import AcceptedConnection
 from ..net.programs import PROGRAM_GRACE, Child, Reaper
 from ..worker.admission_client import AdmissionClient
 from ..worker.blocking_threads import BlockingThreads
@@ -167,7 +166,7 @@ class InProcessWorker:
         """Serve a connection; None if it has ended already."""
         self.accepted += 1
         self._witnesses[number] = sock.dup()
-        self.service.open(AcceptedConnection(sock.detach(), 0, number, peer, self.loop.now))
+        self.service.open(sock.detach(), number, peer, self.loop.now)
         return self.service.connections.get(number)
 
     def witness(self, number: int) -> socket | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ..config.model import has_to_ask
 from ..core import forked_copies
 from ..core.event_loop import READ, EventLoop
-from ..ipc.worker_channel import MAX_PER_MESSAGE, AcceptedConnection, Grant
+from ..ipc.worker_channel import MAX_PER_MESSAGE, Grant
 from ..net.accepting import OF_THE_CONNECTION, Arrivals, close_with_reset
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name
@@ -186,7 +186,7 @@ class Acceptor:
                             reporter.tell()
                     else:
                         untold += 1
-                    serve(AcceptedConnection(fd, listener, number, peer, now))
+                    serve(fd, number, peer, now)
                 if alone or count == MAX_PER_MESSAGE or not self._polls:
                     break
         finally:

@@ -28,7 +28,6 @@ from ..net.half_close import finished_in_time
 from ..net.handover import Handover
 from ..net.programs import Child
 from ..net.stream import Pipe, Stream
-from ..net.transport import RAW
 from .connection_log import logger_of
 from .waiting import Waiting
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 
 KILL_GRACE: Final = 5.0  # seconds from TERM to KILL for the programs of a connection that has failed
-_init_stream: Final = Stream.__init__  # as in stream.py
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -63,7 +61,7 @@ class Connection(Waiting):
     )  # fmt: skip
 
     def __init__(self, host: Host[Connection], fd: int, number: int, peer: tuple[str, int]) -> None:
-        _init_stream(self, host.loop, fd)
+        Stream.__init__(self, host.loop, fd)
         self._holds = self._own_holds = 0  # these three are of Waiting
         self._timers = None
         self._host = host
@@ -309,15 +307,7 @@ class Connection(Waiting):
             if ended:
                 self._call_on_close = host.closer_after_ended_chain()
         if self._interest < 0 and self._state == OPEN:
-            self._start()
-            if self._reading:
-                self._on_event(READ)  # most clients speak first, and it is here by now: saves an iteration of the loop
-                if self._transport is not RAW and self._transport.ready:
-                    self._look_again()
-                if self.bytes_in:
-                    host.first_byte_times.append(self._loop.now - self._accepted_at)
-                elif self._interest >= 0 and self._state == OPEN:
-                    self._loop.set_callback(self._fd, self._on_first_event)
+            self._read_first()
 
     def _look_at_input(self, size: int) -> bytes:
         """What has come, at most ``size`` bytes; it stays with the kernel.
@@ -430,7 +420,18 @@ class Connection(Waiting):
         if self._call_on_close is not None:
             self._host.tell_closed(self._call_on_close, self, self._reason)
 
-    def _closed(self) -> None:
+    def _release(self) -> None:
+        # As the base does it, without the calls that most connections have no need of.
+        if self._call_on_close is not None or self._streams or self._ends_programs:
+            self._tell_closed()
+        if self._made is None:
+            try:
+                os.close(self._fd)
+            except OSError:
+                pass  # as in _close_descriptor
+            self._fd = -1
+        else:
+            self._shut_down_and_close()
         if self._given:
             for child in list(self._given):
                 self._last_copy_closed(child)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from ..core.event_loop import EventLoop
 from ..net.programs import Child, Reaper
 from .blocking_threads import BlockingThreads
+from .newcomers import Newcomers
 from .worker import Worker
 
 C = TypeVar("C", contravariant=True)  # Connection
@@ -32,6 +33,7 @@ class Host(Protocol[C]):
     on_writable: Callable[..., Any] | None
     on_connection_close: Callable[..., Any] | None
     first_byte_times: list[float]  # of each connection, in seconds from its accept
+    newcomers: Newcomers
 
     def closer_after_ended_chain(self) -> Callable[..., Any] | None:
         """The caller of ``on_connection_close`` for the plugins that have been told of the latest connection."""

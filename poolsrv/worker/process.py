@@ -330,7 +330,7 @@ class WorkerProcess:
                 self._reporter.closed.append(accepted.id)
             else:
                 self._accepted += 1
-                services[accepted.listener].open(accepted)
+                services[accepted.listener].open(accepted.fd, accepted.id, accepted.peer, accepted.accepted_at)
         if room.lost:
             self._give_way()
         return True

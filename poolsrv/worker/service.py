@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.native import mypyc_attr
 from ..core.throttle import Throttle
-from ..ipc.worker_channel import AcceptedConnection
+from ..ipc.worker_channel import PeerAddress
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name, format_peer
 from ..net.programs import Child
@@ -17,6 +17,7 @@ from .connection import Connection
 from .deadlines import Deadlines
 from .end_log import EndLog
 from .hooks import Caller
+from .newcomers import Newcomers
 from .proxy_header import ProxyHeaders
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Service:
         self.on_writable = hooks.on_writable
         self.on_connection_close = hooks.on_connection_close
         self.connections: dict[int, Connection] = {}
+        self.newcomers = Newcomers(loop)
         self.bytes_in = 0  # of closed connections
         self.bytes_out = 0
         self.metrics = owner.metrics.of_listener[config.name]
@@ -128,17 +130,21 @@ class Service:
 
     # --- connections
 
-    def open(self, accepted: AcceptedConnection) -> None:
-        """Make a connection of what has been accepted, and begin to serve it."""
-        number, peer = accepted.id, accepted.peer
+    def open(self, fd: int, number: int, peer: PeerAddress, accepted_at: float) -> None:
+        """Make a connection of what has been accepted, and begin to serve it.
+
+        :param number: its id.
+        :param peer: the client's address, as accept(2) gives it.
+        :param accepted_at: in seconds of ``time.monotonic``.
+        """
         if type(peer) is not tuple or len(peer) != 2:
             peer = client_name(peer)
         if self._server_tls is None:
-            connection = self._connection_type(self, accepted.fd, number, peer)
+            connection = self._connection_type(self, fd, number, peer)
         else:
-            connection = self._open_over_tls(accepted.fd, number, peer, self._server_tls)
+            connection = self._open_over_tls(fd, number, peer, self._server_tls)
         self.connections[number] = connection
-        connection._accepted_at = accepted_at = accepted.accepted_at
+        connection._accepted_at = accepted_at
         self.hand_over_times.append(self.loop.now - accepted_at)
         if not self._sweep_due and self._idle_timeout:
             self._sweep_in(self._idle_timeout)

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ..core.event_loop import READ
 from ..core.native import mypyc_attr
 from ..net.descriptor import CLOSED, CONNECTING, OPEN
 from ..net.stream import Stream
+from ..net.transport import RAW
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -40,6 +42,39 @@ class Waiting(Stream):
     def _awaits_first_byte(self) -> bool:
         """Whether nothing has come for a plugin yet, although it reads. A TLS handshake does not count."""
         return self.bytes_in == 0 and (self._state == CONNECTING or (self._state == OPEN and self._reading))
+
+    def _read_first(self) -> None:
+        """Read for the first time, and have the loop watch. Most clients speak first, and it is here by now: that saves
+        an iteration of the loop."""
+        if self._transport is RAW and not self._paused and self._on_readable is not None and self._relay_in is None:
+            # Before it is watched: the kernel does less for a descriptor that is registered with nothing to read.
+            self._reading = True
+            self._on_event(READ)
+        else:
+            self._start()
+            if not self._reading:
+                return
+            self._on_event(READ)
+            if self._transport.ready:
+                self._look_again()
+        if self.bytes_in:
+            host = self._host
+            host.first_byte_times.append(self._loop.now - self._accepted_at)
+            if self._interest < 0 and self._state == OPEN:
+                host.newcomers.add(self)
+        elif self._state == OPEN:
+            if self._interest < 0:
+                self._start()
+            self._loop.set_callback(self._fd, self._on_first_event)
+
+    def _end_or_be_watched(self) -> bool:
+        """At the end of its first iteration: whether its end has come. If not, it is watched from now on."""
+        if self._interest < 0 and self._state == OPEN:
+            if self._reading:
+                self._on_event(READ)
+            if self._interest < 0 and self._state == OPEN:
+                self._start()
+        return self._state == CLOSED
 
     def _on_first_event(self, mask: int) -> None:
         """In the place of ``_callback()`` until the client's first byte has come."""

@@ -34,8 +34,8 @@ class Service(RealService):
         self.config = config
         self.opened = opened
 
-    def open(self, accepted: AcceptedConnection) -> None:
-        self.opened(accepted)
+    def open(self, fd: int, number: int, peer: Any, accepted_at: float) -> None:
+        self.opened(AcceptedConnection(fd, 0, number, peer, accepted_at))
 
 
 class Room(DescriptorRoom):
