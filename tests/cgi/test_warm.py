@@ -138,7 +138,7 @@ class Helper:
 @pytest.fixture
 def helper() -> Iterator[Helper]:
     started = Helper()
-    assert started.reply() == Ready(3)
+    assert started.reply() == Ready(4)
     yield started
     assert started.close() == 0
 
@@ -292,7 +292,7 @@ SCRIPTS: dict[str, str | bytes] = {
 def shared() -> Iterator[Helper]:
     """One helper for all scripts, which must not see anything of each other either."""
     helper = Helper()
-    assert helper.reply() == Ready(3)
+    assert helper.reply() == Ready(4)
     yield helper
     assert helper.close() == 0
 
@@ -322,7 +322,7 @@ def test_flags(flags: list[str], tmp_path: Path) -> None:
     argv = [write(tmp_path, source)]
     helper = Helper(flags)
     try:
-        assert helper.reply() == Ready(3)
+        assert helper.reply() == Ready(4)
         outcome, expected = helper.run(argv), plainly(argv, flags=flags)
         assert outcome.stdout.splitlines() == expected.stdout.splitlines()
         assert outcome == expected
@@ -365,7 +365,7 @@ def test_streams_that_were_prepared(flags: tuple[str, ...], kinds: bytes, tmp_pa
     )
     helper = Helper(flags)
     try:
-        assert helper.reply() == Ready(3)
+        assert helper.reply() == Ready(4)
         (source_end, feed), (drain, out), (drain_err, err) = os.pipe(), os.pipe(), os.pipe()
         os.write(feed, body)
         os.close(feed)
@@ -414,7 +414,7 @@ def test_modules(tmp_path: Path) -> None:
     write(tmp_path, "import os\nLOADED_BY = os.getpid()", "preloaded.py")
     helper = Helper(modules=["preloaded", "email.message"], path=str(tmp_path))
     try:
-        assert helper.reply() == Ready(3)
+        assert helper.reply() == Ready(4)
         script = write(
             tmp_path,
             "import sys\nbefore = set(sys.modules)\nimport os, preloaded, email.message\n"
@@ -598,7 +598,7 @@ def test_server_gone(tmp_path: Path) -> None:
     """RFC 3875 section 9: when the server is gone, nothing of a script's process group is left."""
     script = write(tmp_path, "import os, time\nos.fork()\nos.write(1, b'x')\ntime.sleep(600)")
     helper = Helper()
-    assert helper.reply() == Ready(3)
+    assert helper.reply() == Ready(4)
     drain, out = os.pipe()
     with open(os.devnull, "r+b") as null, open(drain, "rb") as result:
         helper.start([script], (null.fileno(), out, null.fileno()))
@@ -618,9 +618,9 @@ def test_read_replies(helper: Helper, tmp_path: Path) -> None:
     assert read_replies(helper.control) == ([], False)
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with mine:
-        theirs.send(b"ready\x003")
+        theirs.send(b"ready\x004")
         theirs.close()
-        assert read_replies(mine) == ([Ready(3)], True)
+        assert read_replies(mine) == ([Ready(4)], True)
 
 
 def test_send_run_never_waits() -> None:

@@ -27,6 +27,7 @@ from .messages import (
     Short,
     Started,
     helper_argv,
+    helper_environment,
     read_replies,
     send_code,
     send_fork,
@@ -77,7 +78,9 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
         try:
-            self._process = worker.spawn(helper_argv(command, modules), env=environment, stdin=theirs.fileno())
+            self._process = worker.spawn(
+                helper_argv(command, modules), env=helper_environment(environment), stdin=theirs.fileno()
+            )
         except BaseException:
             ours.close()
             raise

@@ -20,7 +20,8 @@ nothing of one in the memory of another's child. Messages are fields separated b
                      exit PID STATUS UTIME STIME MAXRSS ...
                                         of one child or several: wait status (wait(2)), seconds, seconds, KiB
                      failed 0 TEXT      the helper can't be what it should be, and ends
-    to a child       a tuple (marshal): ID, working directory, arguments, the kinds of its descriptors, the directory of
+    to a child       LENGTH of the next message, if that is longer than 8192 bytes
+                     a tuple (marshal): ID, working directory, arguments, the kinds of its descriptors, the directory of
                      the script without symbolic links or None, limits, environment (None, or names and values, each
                      joined by NUL); with its standard input, output and error (SCM_RIGHTS)
     from a child     pid ID PID         it runs, as the leader of its own process group
@@ -62,14 +63,15 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType, TracebackType
     from typing import Any, NoReturn
 
-    from . import interpreter
+    from . import interpreter, memory, rehearsal
 
     Code = tuple[tuple[int, ...], CodeType]
 else:
     import _signal
 
-VERSION = 3
+VERSION = 4
 MAX_MESSAGE = 1 << 18  # bytes; the kernel's default for a socket's buffer is less
+MAX_UNANNOUNCED = 8192  # bytes of a request; a longer one follows a message that has its length
 MAX_CODES = 256
 MSG_CMSG_CLOEXEC = 0x40000000  # linux/socket.h; Python's socket module does not always have it
 PR_SET_DUMPABLE = 4  # linux/prctl.h
@@ -89,6 +91,8 @@ def load_neighbour(name: str) -> "ModuleType":
 
 if not TYPE_CHECKING:
     interpreter = load_neighbour("interpreter")
+    memory = load_neighbour("memory")
+    rehearsal = load_neighbour("rehearsal")
 
 _fresh = interpreter.Interpreter(_main_attributes)
 _encoding, _errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
@@ -124,6 +128,21 @@ class Script:
             self.code, self.compiled = found and found[1], found is not None
         finally:
             os.close(file)
+
+    def begin(self) -> None:
+        """Set limits; end the process where they can't be set, or the script can't be read."""
+        try:
+            for limit in self.limits:
+                resource.setrlimit(limit[0], (limit[1], limit[2]))
+            if self.code is None:
+                open(self.path, "rb").close()
+        except ValueError as error:
+            os.write(2, os.fsencode(f"{self.path}: resource limit: {error}\n"))
+            os._exit(127)
+        except OSError as error:
+            reason = f"[Errno {error.errno}] {error.strerror}"
+            os.write(2, os.fsencode(f"{sys.executable}: can't open file {self.path!r}: {reason}\n"))
+            os._exit(2)
 
     def run(self) -> None:
         """Run the script, in the child, whatever it may raise."""
@@ -161,12 +180,14 @@ class Helper:
         self.codes: dict[str, Code] = {}
         self.script = Script()  # each child's own
         self.null = os.open(os.devnull, os.O_RDWR)
+        self.resource_is_known = False  # whether a MODULE has imported it
         self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # a byte for each SIGCHLD
-        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
-        _signal.set_wakeup_fd(self.wakeup[1], warn_on_full_buffer=False)
+        self.child_is_dumpable = True
 
     def serve(self) -> "Script":
         """Serve until the server is gone, then end the process. Returns only in a child, with what it is to run."""
+        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
+        _signal.set_wakeup_fd(self.wakeup[1], warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self.control.fileno(), select.POLLIN)
         poll.register(self.wakeup[0], select.POLLIN)
@@ -256,8 +277,12 @@ class Helper:
         """
         self.children.clear()  # the helper's to end, not this one's
         try:
-            message, ancillary, _, _ = requests.recvmsg(MAX_MESSAGE, _RIGHTS_SIZE, MSG_CMSG_CLOEXEC)
-        except OSError:
+            message, ancillary, _, _ = requests.recvmsg(MAX_UNANNOUNCED, _RIGHTS_SIZE, MSG_CMSG_CLOEXEC)
+            if not ancillary:  # a large buffer is a mapping of its own, to be made and removed
+                message, ancillary, _, _ = requests.recvmsg(
+                    min(int(message), MAX_MESSAGE), _RIGHTS_SIZE, MSG_CMSG_CLOEXEC
+                )
+        except (OSError, ValueError):
             message = b""
         if not message:
             os._exit(0)
@@ -285,7 +310,7 @@ class Helper:
             cause = getattr(error, "filename", None) or b""
             self.say("failed", number, f"{getattr(error, 'strerror', error)}: {os.fsdecode(cause)}")
             os._exit(0)
-        _set_dumpable(True)
+        _set_dumpable(self.child_is_dumpable)
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.setpgid(0, 0)
@@ -301,6 +326,8 @@ class Helper:
     def reap(self) -> None:
         """Report every child that has ended."""
         fields: list[object] = ["exit"]
+        if not self.resource_is_known:
+            sys.modules["resource"] = resource  # `os.wait4` imports it
         while self.children:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == 0:
@@ -308,6 +335,8 @@ class Helper:
             if pid in self.children:
                 self.children.remove(pid)
                 fields += (pid, status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
+        if not self.resource_is_known:
+            del sys.modules["resource"]  # no script has it unless it imports it
         if len(fields) > 1:
             self.say(*fields)
 
@@ -369,6 +398,14 @@ def prepare() -> Helper:
             os._exit(1)
     _fresh.prepare()
     interpreter.freeze()
+    helper.resource_is_known = "resource" in sys.modules
+    code = _identity(__file__), compile(rehearsal.SOURCE, __file__, "exec", dont_inherit=True)
+    try:
+        rehearsal.rehearse(Helper, _fresh, interpreter, (__file__, code))
+    except OSError:
+        pass  # children learn it by themselves
+    memory.put_code_into_huge_pages()
+    interpreter.freeze()
     return helper
 
 
@@ -376,20 +413,10 @@ if __name__ == "__main__":
     _globals = globals()
     _helper = prepare()
     _known_modules = interpreter.modules_known()
+    _end = interpreter.end
     _script = _helper.serve()  # from here on, this is a child
     _status = 0
-    try:
-        for _limit in _script.limits:
-            resource.setrlimit(_limit[0], (_limit[1], _limit[2]))
-        if _script.code is None:
-            open(_script.path, "rb").close()
-    except ValueError as _error:
-        os.write(2, os.fsencode(f"{_script.path}: resource limit: {_error}\n"))
-        os._exit(127)
-    except OSError as _error:
-        _reason = f"[Errno {_error.errno}] {_error.strerror}"
-        os.write(2, os.fsencode(f"{sys.executable}: can't open file {_script.path!r}: {_reason}\n"))
-        os._exit(2)
+    _script.begin()
     try:
         _script.run()
     except SystemExit as _exit:
@@ -401,5 +428,7 @@ if __name__ == "__main__":
         sys.excepthook = _without_this_file
         raise
     del _script
-    interpreter.end_quickly(_status, _known_modules)
+    _quick = _end(_status, _known_modules)
+    if _quick is not None:
+        os._exit(_quick)
     sys.exit(_status)

@@ -191,31 +191,34 @@ def modules_known() -> "set[str]":
     return set(() if any(map(_may_have_handlers, sys.modules)) else sys.modules)
 
 
-def end_quickly(status: int, known: "set[str]") -> None:
-    """End a child after its script, as the interpreter would. Returns if the interpreter had better do that itself.
+def end(status: int, known: "set[str]", *, rehearsal: bool = False) -> "int | None":
+    """Do in a child, after its script, what the interpreter would. None if the interpreter had better do that itself.
 
     :param known: from `modules_known`, before the script.
+    :param rehearsal: what modules have the interpreter do at its end stays to be done.
+    :returns: the status to end the process with.
     """
     new = _new_modules(known)
     for name in new:
         if _may_have_handlers(name):
-            return
+            return None
     try:
-        if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()
-        if "atexit" in sys.modules:
-            sys.modules["atexit"]._run_exitfuncs()
+        if not rehearsal:
+            if "threading" in sys.modules:
+                sys.modules["threading"]._shutdown()
+            if "atexit" in sys.modules:
+                sys.modules["atexit"]._run_exitfuncs()
         _flush(sys.stdout)
         _flush(sys.stderr)
     except BaseException:  # noqa: BLE001 (of stdout: the interpreter meets it again, and says so)
-        return
+        return None
     _destroy_modules([sys.modules.pop(name, None) for name in new])
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             _flush(stream)
         except Exception:  # noqa: BLE001 (closed, detached, or no stream at all)
             status = 120 if stream is sys.stdout else status
-    os._exit(status)
+    return status
 
 
 def _new_modules(known: "set[str]") -> "list[str]":

@@ -27,6 +27,7 @@ __all__ = [
     "decode_replies",
     "encode_run",
     "helper_argv",
+    "helper_environment",
     "python_command",
     "read_replies",
     "send_code",
@@ -36,8 +37,9 @@ __all__ = [
 ]
 
 HELPER = Path(__file__).with_name("helper.py")
-VERSION = 3
+VERSION = 4
 _MAX_MESSAGE = 1 << 18  # bytes; the most that a child takes
+_MAX_UNANNOUNCED = 8192  # bytes that a child is ready for
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _MARSHAL_FORMAT = 2  # that all Pythons read alike
 _MOST_FORKED = 64  # children in one message, each with a socket
@@ -139,6 +141,14 @@ def helper_argv(command: Sequence[str], modules: Iterable[str] = ()) -> list[str
     return [*command, str(HELPER), *modules]
 
 
+def helper_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment to start a helper with.
+
+    The dynamic linker then binds functions at the start, not in each child (ld.so(8)). Scripts don't get it.
+    """
+    return {"LD_BIND_NOW": "1", **environment}
+
+
 def encode_run(
     request_id: int,
     argv: Sequence[str],
@@ -186,6 +196,8 @@ def send_run(child: int, message: bytes, descriptors: tuple[int, int, int]) -> b
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
     requests = socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, child)
     try:
+        if len(message) > _MAX_UNANNOUNCED:
+            requests.send(b"%d" % len(message), _SEND_FLAGS)
         requests.sendmsg([message], rights, _SEND_FLAGS)
     except ConnectionError:
         return False
