@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 
 from . import landlock
@@ -39,7 +40,9 @@ class Sandbox:
     :ivar isolated: whether it can neither signal processes that it has not started, nor connect to their abstract unix
         sockets.
     :ivar system_calls: whether calls that no CGI program needs are forbidden, such as those to trace, to mount and to
-        make name spaces. If ``connect`` and ``bind`` are both empty, all sockets but unix sockets are forbidden too.
+        make name spaces, and those for which Landlock has no rule: to limit or slow down other processes; to change
+        modes and times of files, where it may change no file; to listen, without ``bind``. If ``connect`` and ``bind``
+        are both empty, all sockets but unix sockets are forbidden too.
     :ivar private_tmp: bytes of an empty /tmp of its own, in memory, which it may write to; 0: it has none. Only where
         the config gives the listener's programs a user of their own.
     """
@@ -99,7 +102,7 @@ class Sandbox:
                     yield parameter, f"{path}: {error.strerror}"
         if self.system_calls:
             try:
-                Filter(network=True)
+                self._make_filter()
             except OSError as error:
                 yield "system_calls", str(error.strerror)
         if self.private_tmp and (why := own_tmp.why_not()):
@@ -113,7 +116,7 @@ class Sandbox:
         if self._pid == os.getpid():
             return
         if self.system_calls:
-            self._filter = Filter(network=self.connect != () or self.bind != ())
+            self._filter = self._make_filter()
         self._pid, self._rules = os.getpid(), self._make_rules()
 
     def close(self) -> None:
@@ -121,6 +124,14 @@ class Sandbox:
         if self._pid == os.getpid():
             self._pid = 0
             os.close(self._rules)
+
+    def _make_filter(self) -> Filter:
+        return Filter(
+            network=self.connect != () or self.bind != (),
+            listens=self.bind != (),
+            has_ports=self.connect is not None or self.bind is not None,
+            changes_files=bool(self.private_tmp) or not all(map(_is_device, self.write)),
+        )
 
     def _make_rules(self, writable: tuple[str, ...] = ()) -> int:
         devices = landlock.DEVICE_CONTROL if landlock.version() >= landlock.DEVICES_SINCE[0] else 0
@@ -198,6 +209,13 @@ def in_a_thread(call: Callable[[], int]) -> int:
 
 def _names(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     return tuple(os.fspath(path) for path in paths)
+
+
+def _is_device(path: str) -> bool:
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _allow(rules: int, path: str, rights: int) -> None:

@@ -4,6 +4,9 @@ other processes, needs. libseccomp builds it.
 It is a list of what is forbidden, like flatpak's, from which most of it comes: a list of what is allowed would break
 programs with each new version of a C library. A forbidden call fails with EPERM, as if the user lacked the right.
 
+Landlock's rules are of the usual ways only: of connect(2), but not of a send that connects too; of signals, but not of
+resource limits, which kill as well. The filter closes the other ways, so that what Landlock forbids is forbidden.
+
 The filter belongs to a thread and is inherited by what the thread starts.
 """
 
@@ -34,10 +37,25 @@ _FORBIDDEN: Final = """
 _NAME_SPACES: Final = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW*
 _TERMINAL_INPUT: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
+# What changes a file without opening it for writing: mode, owner, times, attributes. By number what libraries of some
+# years ago do not know: fchmodat2, setxattrat, removexattrat, file_setattr.
+_FILES: Final = """
+    chmod fchmod fchmodat chown lchown fchown fchownat chown32 lchown32 fchown32
+    utime utimes futimesat utimensat utimensat_time64
+    setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+"""
+_NEWER_OF_FILES: Final = (452, 463, 466, 469)
+_FILE_CONTROL: Final = (0x40086602, 0x401C5820, 0x40806685)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, FS_IOC_ENABLE_VERITY
+_FAST_OPEN: Final = 0x20000000  # MSG_FASTOPEN
+# Of sockets that are no TCP to the kernel's rules for ports, and may be TCP on the network: SCTP, and from SMC on those
+# that have no number in IP, as MPTCP.
+_SCTP, _SMC = 132, 256
+_IOPRIO_WHO_PROCESS: Final = 1
+
 # seccomp.h
 _ALLOW: Final = 0x7FFF0000
 _ERRNO: Final = 0x00050000
-_GREATER_OR_EQUAL, _MASKED_EQUAL = 5, 7
+_NOT_EQUAL, _GREATER_OR_EQUAL, _MASKED_EQUAL = 1, 5, 7
 _OPTIMISE: Final = 8  # SCMP_FLTATR_CTL_OPTIMIZE
 _UNKNOWN: Final = -1
 
@@ -63,11 +81,14 @@ class Filter:
     """A filter that is ready to be applied.
 
     :param network: whether the program may open network sockets. Otherwise it can open unix sockets alone.
+    :param listens: whether it may listen at all, where it may open network sockets.
+    :param has_ports: whether rules for TCP ports hold for it.
+    :param changes_files: whether there are files that it may change.
     :raises OSError: libseccomp is missing, or too old.
     """
 
-    def __init__(self, network: bool) -> None:
-        self._code = _build(network)
+    def __init__(self, *, network: bool, listens: bool, has_ports: bool, changes_files: bool) -> None:
+        self._code = _build(network, listens, has_ports, changes_files)
         self._program = _Program(len(self._code) // _INSTRUCTION, self._code)
 
     def apply_to_thread(self) -> None:
@@ -79,7 +100,7 @@ class Filter:
             raise last_error()
 
 
-def _build(network: bool) -> bytes:
+def _build(network: bool, listens: bool, has_ports: bool, changes_files: bool) -> bytes:
     try:
         library = ctypes.CDLL(LIBRARY, use_errno=True)
     except OSError:
@@ -97,7 +118,14 @@ def _build(network: bool) -> bytes:
             builder.forbid("clone", [_Comparison(0, _MASKED_EQUAL, flag, flag)])
         for request in _TERMINAL_INPUT:
             builder.forbid("ioctl", [_Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, request)])
+        builder.forbid_other_processes()
+        if not changes_files:
+            builder.forbid_changes_of_files()
         builder.forbid_sockets((socket.AF_UNIX, socket.AF_INET, socket.AF_INET6) if network else (socket.AF_UNIX,))
+        if network and has_ports:
+            builder.forbid_ways_around_ports()
+        if network and not listens:
+            builder.forbid("listen")
         return builder.export()
     finally:
         library.seccomp_release(context)
@@ -109,8 +137,8 @@ class _Builder:
         self._context = context
         library.seccomp_attr_set(context, _OPTIMISE, ctypes.c_uint32(2))  # a tree instead of a list; since 2.5
 
-    def forbid(self, name: str, when: Sequence[_Comparison] = (), error: int = errno.EPERM) -> None:
-        number = self._library.seccomp_syscall_resolve_name(name.encode())
+    def forbid(self, name: str | int, when: Sequence[_Comparison] = (), error: int = errno.EPERM) -> None:
+        number = name if isinstance(name, int) else self._library.seccomp_syscall_resolve_name(name.encode())
         if number == _UNKNOWN:
             raise OSError(errno.ENOSYS, f"{LIBRARY} is too old: it does not know {name}")
         comparisons = (_Comparison * len(when))(*when)
@@ -118,8 +146,33 @@ class _Builder:
             self._library.seccomp_rule_add_array(
                 self._context, ctypes.c_uint32(_ERRNO | error), number, ctypes.c_uint(len(when)), comparisons
             ),
-            name,
+            f"{name}",
         )
+
+    def forbid_other_processes(self) -> None:
+        """Forbid what ends or starves a process of the same user without a signal. What names no process is allowed."""
+        self.forbid("prlimit64", [_Comparison(0, _NOT_EQUAL, 0), _Comparison(2, _NOT_EQUAL, 0)])  # 2: the new limit
+        for of_threads in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
+            self.forbid(of_threads, [_Comparison(0, _NOT_EQUAL, 0)])
+        for name, process in (("setpriority", os.PRIO_PROCESS), ("ioprio_set", _IOPRIO_WHO_PROCESS)):
+            self.forbid(name, [_Comparison(0, _NOT_EQUAL, process)])
+            self.forbid(name, [_Comparison(1, _NOT_EQUAL, 0)])
+
+    def forbid_changes_of_files(self) -> None:
+        """Forbid to change files that have not been opened for writing."""
+        for name in _FILES.split():
+            self.forbid(name)
+        for number in _NEWER_OF_FILES:
+            self.forbid(number)
+        for request in _FILE_CONTROL:
+            self.forbid("ioctl", [_Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, request)])
+
+    def forbid_ways_around_ports(self) -> None:
+        """Forbid to connect by a send, and sockets for which there are no rules."""
+        for name, flags in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
+            self.forbid(name, [_Comparison(flags, _MASKED_EQUAL, _FAST_OPEN, _FAST_OPEN)])
+        self.forbid("socket", [_Comparison(2, _MASKED_EQUAL, 0xFFFFFFFF, _SCTP)], errno.EPROTONOSUPPORT)
+        self.forbid("socket", [_Comparison(2, _GREATER_OR_EQUAL, _SMC)], errno.EPROTONOSUPPORT)
 
     def forbid_sockets(self, but: Iterable[int]) -> None:
         """Forbid all but these families of sockets."""

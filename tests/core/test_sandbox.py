@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,76 @@ def test_no_process_but_its_own(run: Callable[..., str]) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         other.close()
+
+
+def test_no_process_but_its_own_without_a_signal(run: Callable[..., str]) -> None:
+    """Limits, priority, scheduling: each can end or starve a process of the same user. Its own are its own."""
+    other = Sandbox(execute=SYSTEM, write=["/dev/null"])  # where this process is root: one without capabilities
+    pid = start_program(["/bin/sleep", "1000"], env=None, cwd="/", descriptors=(None, None, None), sandbox=other)
+    try:
+        script = f"""
+            for pid in {pid} $$; do
+                prlimit --pid $pid --cpu=1000 && echo limits $pid
+            done 2>/dev/null
+            {{ renice -n 5 -p {pid} && echo priority
+            chrt --idle -p 0 {pid} && echo scheduling
+            taskset -p 1 {pid} | grep new
+            ionice -c 3 -p {pid} && echo input; }} 2>/dev/null
+            prlimit --cpu=100 nice -n 1 chrt --batch 0 ionice -c 3 taskset 1 echo its own
+        """
+        assert run(script, read=["/proc"]) == "its own"
+        assert f"limits {pid}\n" in run(script, read=["/proc"], system_calls=False)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        other.close()
+
+
+def test_nothing_about_files(run: Callable[..., str], tmp_path: Path) -> None:
+    """Neither mode, owner, times nor attributes, not even of a file of its user: unless it may write to some file."""
+    file = tmp_path / "file"
+    file.write_text("x")
+    file.chmod(0o600)
+    before = file.stat()
+    script = f"""
+        {{ chmod 666 {file} && echo mode; chown {os.getuid()} {file} && echo owner
+        touch -d 2000-01-01 {file} && echo times
+        perl -e 'syscall(452, -100, "{file}", 438, 0) == 0 and print "mode\n"'
+        perl -e 'open(my $f, "<", "{file}"); chmod(0666, $f) and print "mode\n"'; }} 2>/dev/null
+    """
+    assert run(script, read=[tmp_path]) == ""
+    after = file.stat()
+    assert (after.st_mode, after.st_mtime_ns, after.st_ctime_ns) == (
+        before.st_mode, before.st_mtime_ns, before.st_ctime_ns
+    )  # fmt: skip
+    assert "mode\nowner\ntimes" in run(script, write=[tmp_path])
+
+
+@pytest.mark.parametrize("call", ["send(S, 1, 0x20000000, $to)", "connect(S, $to)"])
+@pytest.mark.parametrize("protocol", [0, 262])  # TCP, MPTCP
+def test_no_way_around_the_ports(run: Callable[..., str], call: str, protocol: int) -> None:
+    """Linux checks ports in connect(2), and of TCP alone. TCP Fast Open connects by a send, and MPTCP becomes TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        script = f"""perl -MSocket -e '
+            my $to = sockaddr_in({port}, INADDR_LOOPBACK);
+            socket(S, PF_INET, SOCK_STREAM, {protocol}) and {call} and print "connected"' """
+        assert run(script, connect=[1]) == ""
+        server.settimeout(0.0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+        if not protocol:
+            assert run(script, connect=[port]) == ("connected" if call.startswith("connect") else "")
+            assert run(script, connect=None, bind=None) == "connected"
+
+
+def test_no_port_that_the_kernel_chooses(run: Callable[..., str]) -> None:
+    """listen(2) without bind(2) takes one, and Linux checks only bind(2)."""
+    script = f"perl -e '{PERL} listen($s, 1) or die $!; print qq(listens)'"
+    assert "listens" not in run(script, connect=[1])
+    assert run(script, connect=[1], bind=[1]) == "listens"
+    unix = "perl -MSocket -e 'socket(my $s, PF_UNIX, SOCK_STREAM, 0); listen($s, 1) and print 1'"
+    assert run(unix) == ""  # EINVAL: it has no name
 
 
 def test_no_privileges(run: Callable[..., str]) -> None:
