@@ -101,11 +101,15 @@ def reap_all() -> None:
         pass
 
 
-def reaped() -> Iterator[tuple[int, int]]:
-    """Reap every child that has ended; for each its pid and its wait status."""
+def reaped(stopped: bool = False) -> Iterator[tuple[int, int]]:
+    """Reap every child that has ended; for each its pid and its wait status.
+
+    :param stopped: tell of those too that have been stopped by a signal since the last call.
+    """
+    options = os.WNOHANG | os.WUNTRACED if stopped else os.WNOHANG
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, options)
         except ChildProcessError:
             return
         if pid == 0:

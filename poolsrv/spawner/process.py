@@ -10,6 +10,9 @@ user's rights alone.
 
 The spawner keeps three capabilities: to change user and groups, and to kill what launchers leave behind. It reads no
 file and executes nothing. A launcher ends with its worker; the spawner makes sure of that. It ends with the pool.
+
+A launcher's programs have its user, so they can stop it by a signal, and its worker waits for its answers: while one
+listener's program did that, the worker would serve no listener. So a launcher that has been stopped is killed.
 """
 
 from __future__ import annotations
@@ -35,7 +38,11 @@ log = logging.getLogger("poolsrv.spawner")
 WORKER_GONE = 5.0  # seconds that a launcher has to end after its worker
 LAUNCHERS = 8192  # at most
 END = 2.0  # seconds for all to end
-IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+# And in launchers. A terminal sends TSTP, TTIN and TTOU, which stop: here that is no program's doing.
+IGNORED = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1),
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+)
 
 
 class Spawner:
@@ -151,9 +158,14 @@ class Spawner:
                 os.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
-        """Reap what has ended. What launchers have left is killed."""
+        """Reap what has ended. What launchers have left is killed, and so is a launcher that has been stopped."""
         any_ended = False
-        for pid, _ in processes.reaped():
+        for pid, status in processes.reaped(stopped=True):
+            if os.WIFSTOPPED(status):
+                if pid in self._launchers:
+                    log.error("%s: a launcher has been stopped by a signal: killing it", self._launchers[pid][1])
+                    os.kill(pid, signal.SIGKILL)
+                continue
             any_ended = True
             self._launchers.pop(pid, None)
         if any_ended:

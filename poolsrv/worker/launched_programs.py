@@ -1,8 +1,8 @@
 """Starts the programs of a listener as their own user, by a launcher (spawner/launcher.py).
 
 To the rest of the worker they are like its own: started at once or not at all, told to end, reported when they have.
-The worker waits for a launcher's answer. One that does not answer has been stopped, by a program of its user: then it
-is given up, with all its programs, and the next start gets another one.
+The worker waits for a launcher's answer. One that has ended, or does not answer, is given up with all its programs, and
+the next start gets another one. (A program of its user can stop it; then the spawner kills it.)
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class LaunchedPrograms(Reaper):
                 self._later.append(message)
                 self._loop.at_end_of_turn(self._take_later)
         except TimeoutError:
-            self._lost("does not answer: a program of its user may have stopped it")
+            self._lost("does not answer")
         except (EOFError, BadMessage, KeyError, ValueError) as error:
             self._lost(f"has ended{f': {error}' if str(error) else ''}")
         raise OSError(errno.ECHILD, "its user's launcher has been lost, see the log")

@@ -58,24 +58,21 @@ def spawner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawner]:
     spawner.close()
 
 
+START: dict[str, Any] = {
+    "env": None, "cwd": "/", "given": [False] * 3, "limits": {}, "umask": 0o22, "sandbox": None
+}  # fmt: skip
+
+
 def start(launcher: PoolLink, *argv: str, **changes: Any) -> str:
     """Ask for a program; what the launcher answers, or ``"gone"``."""
-    fields: dict[str, Any] = {
-        "argv": argv,
-        "env": None,
-        "cwd": "/",
-        "given": [False] * 3,
-        "limits": {},
-        "umask": 0o22,
-        "sandbox": None,
-    }
-    launcher.send("start", **(fields | changes))
+    launcher.send("start", **START | {"argv": argv} | changes)
     try:
-        message = launcher.receive()
+        while (message := launcher.receive()) is not None:
+            if message.kind != "ended":  # of an earlier one
+                return message.kind
     except EOFError:
-        return "gone"
-    assert message is not None
-    return message.kind
+        pass
+    return "gone"
 
 
 @pytest.mark.parametrize(
@@ -161,4 +158,16 @@ def test_another_process_can_t_speak_for_a_worker(spawner: Spawner) -> None:
     os.waitpid(pid, 0)
     with pytest.raises(EOFError):
         launcher.receive()
+    launcher.close()
+
+
+def test_a_stopped_launcher_is_killed(spawner: Spawner) -> None:
+    """Its programs can stop it. Its worker would wait for its answer, and serve nobody meanwhile."""
+    launcher = spawner.launcher("www")
+    assert start(launcher, "/bin/sh", "-c", "kill -TSTP $PPID; exec sleep 1000") == "started"
+    assert start(launcher, "/bin/true") == "started"  # nothing has come of that
+    launcher.send("start", **START | {"argv": ["/bin/sh", "-c", "kill -STOP $PPID; sleep 1000"]})
+    with pytest.raises(EOFError):
+        while launcher.receive() is not None:
+            pass
     launcher.close()
