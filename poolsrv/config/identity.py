@@ -7,6 +7,8 @@ import pwd
 
 from ..core.words import did_you_mean, quoted
 
+_HIGHEST = 2**32 - 2  # of users and groups; the next one means "unchanged" to the kernel (setresuid(2))
+
 
 def user_of(wanted: str | int) -> tuple[int, int | None, str]:
     """Look up a user.
@@ -16,6 +18,8 @@ def user_of(wanted: str | int) -> tuple[int, int | None, str]:
         with None and an empty name.
     :raises ValueError: there is no such user; the message says what was expected.
     """
+    if isinstance(wanted, int):
+        _check(wanted)
     try:
         entry = pwd.getpwuid(wanted) if isinstance(wanted, int) else pwd.getpwnam(wanted)
     except KeyError:
@@ -33,7 +37,7 @@ def group_of(wanted: str | int) -> int:
     :raises ValueError: there is no such group; the message says what was expected.
     """
     if isinstance(wanted, int):
-        return wanted
+        return _check(wanted)
     try:
         return grp.getgrnam(wanted).gr_gid
     except KeyError:
@@ -41,3 +45,9 @@ def group_of(wanted: str | int) -> int:
         raise ValueError(
             f"no group {quoted(wanted)} on this machine, expected a group's name or number{known}"
         ) from None
+
+
+def _check(number: int) -> int:
+    if not 0 <= number <= _HIGHEST:
+        raise ValueError(f"got {number}, expected a name or a number from 0 to {_HIGHEST}")
+    return number

@@ -39,8 +39,6 @@ def read(draft: Draft, listener: ListenerDraft) -> None:
                 raise ValueError("programs can't be given root's rights, expected an ordinary user")
             if gid is None and "group" not in table:
                 raise ValueError(f"user {uid} is not in the user database, expected `group` beside it")
-            if uid < 0:
-                raise ValueError(f"got {uid}, expected a user's name or number")
         except ValueError as error:
             draft.problems.add((*listener.key, PLUGIN, key), str(error))
             return
