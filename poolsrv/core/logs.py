@@ -16,6 +16,7 @@ to its record.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -46,6 +47,9 @@ _role = "poolsrv"
 _worker: int | str | None = None
 _handler: _Handler | None = None
 
+# Called with the descriptor once the log file has been opened again: for processes that could not do that themselves.
+followers: Final[list[Callable[[int], object]]] = []
+
 
 def set_up(
     level: str = "info", format: str = "text", file: str | None = None, owner: Sequence[int] | None = None
@@ -75,6 +79,20 @@ def reopen() -> None:
     """Open the log file again, after it has been renamed. If that fails, the old file is kept, and says so."""
     if isinstance(_handler, _File):
         _handler.reopen()
+        for follow in list(followers):
+            follow(_handler.fileno())
+
+
+def take_over(fd: int) -> None:
+    """Write to this open file from now on, in place of the log file: another process has opened that again.
+
+    :raises ValueError: it is no file that is written to at its end.
+    """
+    is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+    if not is_file or not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+        raise ValueError("no log file")
+    if isinstance(_handler, _File):
+        _handler.take_over(fd)
 
 
 def set_role(role: str, worker: int | str | None = None) -> None:
@@ -253,9 +271,15 @@ class _File(_Handler):
             log.error("can't reopen the log %s: %s; going on with the old file", self._path, error.strerror)
             self._complain(f"can't reopen the log {self._path}: {error.strerror}; going on with the old file")
             return
-        os.dup2(fd, self._fd, inheritable=False)  # at once, for threads too
+        self.take_over(fd)
         os.close(fd)
+
+    def take_over(self, fd: int) -> None:
+        os.dup2(fd, self._fd, inheritable=False)  # at once, for threads too
         self._torn = False
+
+    def fileno(self) -> int:
+        return self._fd
 
     def _failed(self, error: OSError) -> bool:
         if not self._lost:

@@ -12,6 +12,7 @@ import msgspec
 
 from ..config import program_users
 from ..config.model import Config
+from ..core import logs
 from ..core.event_loop import HANGUP, EventLoop
 from ..core.interpreter_command import command_for
 from ..errors import StartError
@@ -19,6 +20,7 @@ from ..ipc.pool_link import PoolLink
 from ..worker.launched_programs import LaunchedPrograms
 from ..worker.spec import ServerSpec
 
+ROOM = 65536  # bytes that wait for the spawner, at most, if it is told of a log file
 END = 4.0  # seconds that it has to end, with all launchers
 _START = "from poolsrv.spawner.process import main; main()"
 # What a Python needs to find its modules. Nothing else of the environment is the spawner's business.
@@ -62,6 +64,14 @@ class SpawnerProcess:
                 gone()
 
         loop.register(self.link.fileno(), 0, on_event)
+        process = os.getpid()
+        # Not in the workers, which are forked from this process.
+        logs.followers.append(lambda fd: self._pass_log(fd) if os.getpid() == process else None)
+
+    def _pass_log(self, fd: int) -> None:
+        """Have it write to the log file that this process has opened again; unless it does not listen."""
+        if self.link.unread() < ROOM:
+            self.link.send("log", [fd])
 
     def launch_for(self, server: ServerSpec) -> ServerSpec:
         """Have the workers start the programs of its listeners by launchers."""

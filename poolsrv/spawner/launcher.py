@@ -6,6 +6,7 @@ The socket to the worker is that of a `PoolLink`. The worker asks one thing at a
                                         GIVEN says which of the three descriptors come with it; the others are null
                      end PID GRACE      TERM to the program's group, and KILL later
                      kill PID
+                     log                with its descriptor: the log file, which has been opened again
     to the worker    started PID
                      failed ERRNO TEXT  it can't be started
                      ended PID STATUS USAGE
@@ -25,7 +26,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..core import private_tmp, processes
+from ..core import logs, private_tmp, processes
 from ..core.event_loop import READ, EventLoop
 from ..core.sandbox import Sandbox
 from ..ipc.pool_link import BadMessage, Message, PoolLink
@@ -71,7 +72,9 @@ class Launcher:
             self._is_over = True
             return
         assert message is not None  # it was readable
-        acts: dict[str, Callable[[Message], object]] = {"start": self._start, "end": self._end, "kill": self._kill}
+        acts: dict[str, Callable[[Message], object]] = {
+            "start": self._start, "end": self._end, "kill": self._kill, "log": _log
+        }  # fmt: skip
         try:
             if message.sender is None or message.sender.pid != self._worker or message.kind not in acts:
                 log.error("a message that is not its worker's")
@@ -146,3 +149,9 @@ class Launcher:
             self._link.send(kind, **fields)
         except OSError:
             self._is_over = True
+
+
+def _log(message: Message) -> None:
+    """Write to another log file from now on."""
+    (fd,) = message.fds
+    logs.take_over(fd)

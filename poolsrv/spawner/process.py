@@ -3,7 +3,8 @@
 Theory. The pool drops its privileges for good, so it can't start a program as another user. What can has to be a
 process apart, and little: the dispatcher starts the spawner while it still is root, before any plugin is imported, and
 tells it which listener's programs run as which user, as root has read that in the config. From then on the pool can ask
-for one thing only: a launcher for a listener, by its name. A *launcher* is forked, becomes that listener's user for
+for one thing only: a launcher for a listener, by its name. (It can also pass on the log file that it has opened again,
+which the spawner has no right to.) A *launcher* is forked, becomes that listener's user for
 good, without any capability, and starts programs for one worker, over a socket that the worker has passed on
 (launcher.py). So no request of a worker is ever read by a privileged process, and a fault in reading one has that
 user's rights alone.
@@ -38,6 +39,7 @@ log = logging.getLogger("poolsrv.spawner")
 WORKER_GONE = 5.0  # seconds that a launcher has to end after its worker
 LAUNCHERS = 8192  # at most
 END = 2.0  # seconds for all to end
+REFUSED = "the pool has asked for what it can't have"
 # And in launchers. A terminal sends TSTP, TTIN and TTOU, which stop: here that is no program's doing.
 IGNORED = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1),
@@ -94,12 +96,25 @@ class Spawner:
                 continue
             if message is None:
                 return None
+            launcher = None
             try:
-                launcher = self._launch(message)
+                if message.kind == "log":
+                    self._log(message)
+                else:
+                    launcher = self._launch(message)
             finally:
                 message.close()
             if launcher is not None:
                 return launcher
+
+    def _log(self, message: Message) -> None:
+        """Write to another log file from now on."""
+        try:
+            if message.sender is None or message.sender.uid != self._pool_user or len(message.fds) != 1:
+                raise ValueError
+            logs.take_over(message.fds[0])
+        except ValueError:
+            log.error(REFUSED)
 
     def _launch(self, message: Message) -> Launcher | None:
         """Fork a launcher. The socket that came with the message is the launcher's way to its worker."""
@@ -112,7 +127,7 @@ class Spawner:
             or name not in self._users
             or len(message.fds) != 1
         ):
-            log.error("the pool has asked for what it can't have")
+            log.error(REFUSED)
             return None
         for pid, former in self._launchers.items():
             if former == (sender.pid, name):

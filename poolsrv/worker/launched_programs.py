@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..core import logs
 from ..core.event_loop import READ, EventLoop
 from ..core.sandbox import Sandbox
 from ..ipc.pool_link import BadMessage, Message, PoolLink
@@ -78,14 +79,19 @@ class LaunchedPrograms(Reaper):
             theirs.close()
         ours.settimeout(ANSWER_TIMEOUT)
         self._link = link = PoolLink(ours)
+        if self._pass_log not in logs.followers:
+            logs.followers.append(self._pass_log)
         self._loop.register(link.fileno(), READ, lambda _: self._receive())
         return link
 
-    def tell(self, kind: str, **fields: Any) -> None:
+    def _pass_log(self, fd: int) -> None:
+        self.tell("log", [fd])
+
+    def tell(self, kind: str, fds: Sequence[int] = (), **fields: Any) -> None:
         """Tell the launcher, if there still is one."""
         if self._link is not None:
             try:
-                self._link.send(kind, **fields)
+                self._link.send(kind, fds, **fields)
             except OSError as error:
                 self._lost(f"does not listen: {error.strerror or error}")
 

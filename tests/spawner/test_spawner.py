@@ -25,9 +25,11 @@ class Spawner:
     """A spawner, for the pool of a user, which is this process.
 
     :param pool_user: who it is told the pool's user is.
+    :param log: its standard error.
+    :param file: its log file.
     """
 
-    def __init__(self, pool_user: int, log: Path) -> None:
+    def __init__(self, pool_user: int, log: Path, file: Path | None = None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         theirs.set_inheritable(True)
@@ -37,7 +39,8 @@ class Spawner:
         theirs.close()
         self.link = PoolLink(ours)
         users = {"www": [USER.pw_uid, USER.pw_gid, [USER.pw_gid]]}
-        self.link.send("table", users=users, pool_user=pool_user, no_new_privs=True, log=LOG)
+        settings = LOG | {"file": file and str(file)}
+        self.link.send("table", users=users, pool_user=pool_user, no_new_privs=True, log=settings)
 
     def launcher(self, name: object, kind: str = "launch", count: int = 1) -> PoolLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -170,3 +173,25 @@ def test_a_stopped_launcher_is_killed(spawner: Spawner) -> None:
     start(launcher, "/bin/sh", "-c", "kill -STOP $PPID; exec sleep 1000")
     wait_until(lambda: start(launcher, "/bin/true") == "gone", "the launcher's end")
     launcher.close()
+
+
+def test_the_log_is_opened_again(tmp_path: Path) -> None:
+    """By the pool, which passes it on: neither the spawner nor a launcher may open it. Nothing else passes for it."""
+    old, new, other = tmp_path / "old", tmp_path / "new", tmp_path / "other"
+    spawner = Spawner(os.getuid(), tmp_path / "stderr", old)
+    launcher = spawner.launcher("www")
+    assert start(launcher, "/bin/true") == "started"
+    with new.open("a") as file, other.open("w") as wrong:
+        for link in (spawner.link, launcher):
+            link.send("log", [file.fileno()])
+        spawner.link.send("log", [wrong.fileno()])
+        spawner.link.send("log")
+        assert start(launcher, "/bin/true") == "started"
+        launcher.send("log", [wrong.fileno()])
+    assert start(launcher, "/bin/true") == "gone"
+    launcher.close()
+    spawner.close()
+    assert (old.read_text(), other.read_text()) == ("", "")
+    lines = new.read_text().splitlines()
+    assert len([line for line in lines if "spawner[" in line and "what it can't have" in line]) == 2
+    assert len([line for line in lines if "launcher www[" in line and "a message that is wrong" in line]) == 1
