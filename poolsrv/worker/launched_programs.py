@@ -26,6 +26,7 @@ from ..net.programs import Child, Reaper
 log = logging.getLogger("poolsrv.children")
 
 ANSWER_TIMEOUT = 10.0  # seconds
+_WRONG = (KeyError, TypeError, ValueError)  # what a message that is none raises
 
 
 class LaunchedChild(Child):
@@ -136,42 +137,70 @@ class LaunchedPrograms(Reaper):
         link = self.open()
         try:
             link.send("start", fds, **fields)
-            while (message := link.receive()) is not None:
+            while (message := self._next(link)) is not None:
                 if message.kind == "started":
-                    return int(message.fields["pid"])
+                    return self._new(_number(message.fields["pid"], least=2))
                 if message.kind == "failed":
-                    raise OSError(message.fields["errno"], f"{message.fields['text']}")
+                    raise OSError(_number(message.fields["errno"]), f"{message.fields['text']}")
                 self._later.append(message)
                 self._loop.at_end_of_turn(self._take_later)
         except TimeoutError:
             self._lost("does not answer")
-        except (EOFError, BadMessage, KeyError, ValueError) as error:
-            self._lost(f"has ended{f': {error}' if str(error) else ''}")
+        except EOFError:
+            self._lost("has ended")
+        except (BadMessage, *_WRONG) as error:
+            self._lost(f"sends what is wrong: {error!r}")
         raise OSError(errno.ECHILD, "its user's launcher has been lost, see the log")
+
+    def _new(self, pid: int) -> int:
+        """Check that it is no running program's; one that had this number may have ended just now.
+
+        :raises ValueError: it is.
+        """
+        if pid in self.running:
+            self._take_later()
+        if pid in self.running:
+            raise ValueError(f"process {pid} is another program's")
+        return pid
 
     def _receive(self) -> None:
         if self._link is None:
             return
         try:
-            message = self._link.receive()
+            message = self._next(self._link)
         except (EOFError, BadMessage, OSError):
             self._lost("has ended")
             return
         if message is not None:
             self._take(message)
 
+    @staticmethod
+    def _next(link: PoolLink) -> Message | None:
+        """Receive a message. No descriptor belongs to it.
+
+        :raises EOFError: as ``PoolLink.receive``.
+        :raises BadMessage: likewise.
+        :raises OSError: likewise.
+        """
+        message = link.receive()
+        if message is not None:
+            message.close()
+        return message
+
     def _take_later(self) -> None:
         while self._later:
             self._take(self._later.popleft())
 
     def _take(self, message: Message) -> None:
-        if message.kind == "ended":
-            usage = message.fields["usage"]
-            self._ended(
-                int(message.fields["pid"]),
-                int(message.fields["status"]),
-                resource.struct_rusage(usage) if usage is not None else None,
-            )
+        if message.kind != "ended":
+            return
+        try:
+            pid, status = _number(message.fields["pid"], least=2), _number(message.fields["status"])
+            usage = _usage(message.fields["usage"])
+        except _WRONG as error:
+            self._lost(f"sends what is wrong: {error!r}")
+            return
+        self._ended(pid, status, usage)
 
     def _ended(self, pid: int, status: int, usage: resource.struct_rusage | None) -> None:
         child, on_exit = self._own.pop(pid, (None, None))
@@ -194,3 +223,21 @@ class LaunchedPrograms(Reaper):
         self._take_later()
         for pid in list(self._own):
             self._ended(pid, -signal.SIGKILL, None)
+
+
+def _number(value: Any, least: int = -(2**31)) -> int:
+    """Check a number that has 32 bits.
+
+    :raises ValueError: it has not, or is too low.
+    """
+    if type(value) is not int or not least <= value < 2**31:
+        raise ValueError(f"{value!r:.100} is no such number")
+    return value
+
+
+def _usage(value: Any) -> resource.struct_rusage | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or [type(one) for one in value] != [float] * 2 + [int] * 14:
+        raise ValueError("no usage")
+    return resource.struct_rusage(value)
