@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 
 from .libc import last_error, libc, prctl
@@ -12,6 +13,17 @@ _VERSION = 0x20080522
 _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 28, 38  # linux/prctl.h
 # The user 0 gains nothing by exec, the set changes only by hand, and both stay so.
 _NO_ROOT = 0b1111
+
+
+def permitted() -> int:
+    """Return the permitted capabilities of this thread, those below 32 (capget(2)): a bit for each.
+
+    :raises OSError: the kernel refuses.
+    """
+    data = ctypes.create_string_buffer(24)
+    if libc.capget(struct.pack("Ii", _VERSION, 0), data) != 0:
+        raise last_error()
+    return int(struct.unpack("6I", data.raw)[1])
 
 
 def set_capabilities(wanted: int) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from ..config import program_users
 from ..config.model import Config
-from ..core import logs
+from ..core import capabilities, logs
 from ..core.event_loop import HANGUP, EventLoop
 from ..core.interpreter_command import command_for
 from ..errors import StartError
@@ -21,6 +21,7 @@ from ..worker.launched_programs import LaunchedPrograms
 from ..worker.spec import ServerSpec
 
 ROOM = 65536  # bytes that wait for the spawner, at most, if it is told of a log file
+NEEDED = {"SETUID": capabilities.SETUID, "SETGID": capabilities.SETGID, "KILL": capabilities.KILL}
 END = 4.0  # seconds that it has to end, with all launchers
 _START = "from poolsrv.spawner.process import main; main()"
 # What a Python needs to find its modules. Nothing else of the environment is the spawner's business.
@@ -104,7 +105,16 @@ def start(config: Config, level: str | None) -> SpawnerProcess | None:
 
     :raises StartError: it can't be started.
     """
-    return SpawnerProcess(config, level) if program_users.users(config) else None
+    if not program_users.users(config):
+        return None
+    had = capabilities.permitted()
+    missing = [f"CAP_{name}" for name, number in NEEDED.items() if not had & 1 << number]
+    if missing:
+        raise StartError(
+            f"this machine, or the service manager, gives root no {' and no '.join(missing)}:"
+            " the option `user` of programs needs CAP_SETUID, CAP_SETGID and CAP_KILL"
+        )
+    return SpawnerProcess(config, level)
 
 
 def _environment() -> dict[str, str]:

@@ -221,6 +221,17 @@ def test_nothing_is_left_behind(serve: Serve, folder: Path) -> None:
 
 @ROOT
 @pytest.mark.server
+def test_root_without_a_capability(serve: Serve, folder: Path) -> None:
+    """In a container, or with a CapabilityBoundingSet= of systemd: it says which."""
+    config = pool(user="daemon") + cgi_listener(root=folder, user="games")
+    server = serve(config, ready=False, prefix=("setpriv", "--bounding-set=-kill"))
+    assert server.wait() == 1
+    (line,) = server.lines
+    assert "no CAP_KILL: the option `user` of programs needs CAP_SETUID, CAP_SETGID and CAP_KILL" in line
+
+
+@ROOT
+@pytest.mark.server
 def test_reload(serve: Serve, folder: Path) -> None:
     """Each pool has the users of the config that root has read at its start. A bad user changes nothing."""
     server = serve(pool(user="daemon") + cgi_listener(root=folder, user="games"))
