@@ -1,8 +1,8 @@
 """Drops privileges: a server that is started as root binds its addresses, and then becomes another user.
 
-The order matters: supplementary groups first, then the group, then the user, each of them for good (the saved id too,
-setresuid(2)). Then an attempt to become root again must fail. The kernel drops the capabilities itself when all user
-ids change from 0 (capabilities(7)).
+The order matters: first what belongs to root's session (sessions.py), then supplementary groups, the group, and the
+user, each of them for good (the saved id too, setresuid(2)). Then an attempt to become root again must fail. The kernel
+drops the capabilities itself when all user ids change from 0 (capabilities(7)).
 
 Plugins are imported after that. If Python itself, or an installed package, is in a folder that only root can enter, one
 capability is kept until the plugins are imported: to read.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import StartError
+from . import sessions
 from .capabilities import gain_no_more, set_capabilities
 from .copy_of_process import answer_of_copy
 from .libc import prctl
@@ -63,6 +64,8 @@ def become(identity: Identity, keep_reading: bool = False) -> None:
             return
         key = "pool.user" if uid != os.getuid() else "pool.group"
         raise StartError(f"{key}: only root can become another user, and this is user {os.getuid()}")
+    if uid != 0:
+        sessions.leave()
     try:
         if identity.name:
             os.initgroups(identity.name, gid)

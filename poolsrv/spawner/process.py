@@ -26,7 +26,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from ..core import logs, processes
+from ..core import logs, processes, sessions
 from ..core.capabilities import KILL, SETGID, SETUID, gain_no_more, keep_only, set_capabilities
 from ..core.dumpable import set_dumpable
 from ..core.event_loop import READ, EventLoop
@@ -192,6 +192,7 @@ def become(uid: int, gid: int, groups: list[int]) -> None:
 
     :raises OSError: the kernel refuses.
     """
+    sessions.leave()
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
