@@ -64,9 +64,13 @@ def main() -> NoReturn:
     except EOFError:
         code = EXIT_FAILED  # the supervisor is gone
     except OSError as error:
-        if error.errno not in _SCARCITY or os.getpid() != pid:  # a worker does not speak for the pool
+        if error.errno not in _SCARCITY:
             raise
-        code = _fail(link, EXIT_FAILED, [f"can't start the pool: {error.strerror}"])
+        if os.getpid() == pid:
+            code = _fail(link, EXIT_FAILED, [f"can't start the pool: {error.strerror}"])
+        else:  # a worker that has just been forked; it does not speak for the pool
+            log.error("can't start: %s", error.strerror)
+            code = EXIT_FAILED
     logging.shutdown()
     # An exit in order must not be cut short by a signal that comes while the interpreter shuts down.
     os._exit(code)

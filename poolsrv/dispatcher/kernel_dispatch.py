@@ -21,7 +21,6 @@ grant a worker hears that the pool serves: before that, it could lose what it ha
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
@@ -156,10 +155,12 @@ class KernelDispatch:
         return frozenset(own.number for own in self.sockets if own.is_for(slot))
 
     def hand_out(self, numbers: Container[int]) -> list[OwnSocket]:
-        """In the worker's process: return its sockets, those with these numbers, as copies of the dispatcher's."""
-        # Not dup() of the socket: it may change O_NONBLOCK, which belongs to the open file, for all processes.
+        """In the worker's process: take its sockets, those with these numbers, away from what was the dispatcher's.
+
+        They are not copied: there may be no descriptor left for a copy.
+        """
         return [
-            OwnSocket(own.number, own.listener.number, socket.socket(fileno=os.dup(own.bound.socket.fileno())))
+            OwnSocket(own.number, own.listener.number, socket.socket(fileno=own.bound.socket.detach()))
             for own in self.sockets
             if own.number in numbers
         ]

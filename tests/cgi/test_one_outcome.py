@@ -90,7 +90,7 @@ def test_a_body_that_stands_still_after_the_response(server: ServerProcess) -> N
         assert client.response().body == b"ok"
         assert client.is_closed()
     lines = outcome(server, "body", before, 200)
-    assert len(lines) == 1
+    assert len(lines) == 1, server.log
     assert "body_timeout" in lines[0]
 
 

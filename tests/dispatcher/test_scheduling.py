@@ -10,7 +10,7 @@ from poolsrv.dispatcher import process
 
 def test_a_policy_that_was_chosen_on_purpose_stays() -> None:
     # In a thread: beside busy processes, a whole server with this policy might never get ready.
-    policies = []
+    policies: list[int] = []
 
     def find() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

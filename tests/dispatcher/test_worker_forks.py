@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,33 @@ def test_one_that_can_not_be_forked_is_forked_later(tmp_path: Path) -> None:
         assert "worker 1 could not start: next try in " in server.log
     assert counts.keys() == {0, 1, 2}
     assert len(set(counts.values())) == 1  # none has another one's descriptors
+
+
+@pytest.mark.server
+def test_with_few_descriptors_left_a_worker_is_forked_or_not_but_does_not_fail(tmp_path: Path) -> None:
+    """What it has is made before it is forked, or is what the dispatcher has had for it: it makes no copies."""
+    pool = 'workers = 2\ndispatch = "kernel"'
+    bind = '["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"]'
+    with served(tmp_path, MODULE, listener("who").replace('"127.0.0.1:0"', bind), pool=pool) as server:
+        before = resource.prlimit(server.dispatcher_pid, resource.RLIMIT_NOFILE)
+        used = len(os.listdir(f"/proc/{server.dispatcher_pid}/fd"))
+
+        def is_tried(before: int) -> bool:
+            return server.log.count(" serves") + server.log.count("can't fork") > before
+
+        def is_whole(served: int) -> bool:
+            return server.log.count(" serves") == served
+
+        for free in range(7):
+            tries = server.log.count(" serves") + server.log.count("can't fork")
+            resource.prlimit(server.dispatcher_pid, resource.RLIMIT_NOFILE, (used + free, before[1]))
+            os.kill(server.worker_pids()[0], signal.SIGKILL)
+            wait_until(partial(is_tried, tries), "a try")
+            resource.prlimit(server.dispatcher_pid, resource.RLIMIT_NOFILE, before)
+            wait_until(partial(is_whole, free + 3), "a whole pool")
+        assert "can't fork worker" in server.log  # with none free
+        assert "Traceback" not in server.log
+        assert "exited" not in server.log
 
 
 def test_a_child_closes_what_others_have(monkeypatch: pytest.MonkeyPatch) -> None:
