@@ -2,8 +2,8 @@
 
 `docs/http.md` documents it. The order of the parts, each of which knows only those before it:
 
-- `head` and `decoders` read requests; `framing`, `headers` and `error_page` make responses; `access_log` makes lines;
-  `forwarding` and `authority` read what proxies say. These know of no connection.
+- `head` (into a `request_head`) and `decoders` read requests; `headers`, `framing` and `error_page` make responses;
+  `access_log` makes lines; `forwarding` and `authority` read what proxies say. These know of no connection.
 - `options`, `stall`, `spool` (over `cells`), `log_file` and `shared` are what the connections of a listener share.
 - `body` (with `rest`), `request`, `outcome` and `response` are one exchange.
 - `connection` reads one request after another; `server` is all of it, with the base class of plugins.
@@ -30,12 +30,13 @@ from .files.options import (
     url_directories_problems,
 )
 from .forwarding import Forwarding, Origin
-from .framing import CONTINUE, REASONS, FramedResponse, Framing, ResponseHeader, http_date
-from .head import SINGLE_FIELDS, RequestError, RequestHead, RequestLimits, RequestParser
-from .headers import Headers
+from .framing import CONTINUE, REASONS, FramedResponse, Framing, http_date
+from .head import RequestParser
+from .headers import Headers, ResponseHeader
 from .options import HttpOptions, http_problems
 from .outcome import Outcome
 from .request import Request
+from .request_head import SINGLE_FIELDS, RequestError, RequestHead, RequestLimits
 from .response import Response
 from .server import HttpPlugin, HttpServer
 from .spool import Spool, SpoolAccount

@@ -8,7 +8,7 @@ from poolsrv import Connection
 
 from .decoders import ChunkedDecoder, LengthDecoder
 from .framing import CONTINUE
-from .head import RequestHead
+from .request_head import RequestHead
 
 __all__ = ["BodyArrival"]
 

@@ -22,7 +22,7 @@ from poolsrv import PIPE, Connection, Stream
 from .arrival import BodyArrival
 from .decoders import BodyLimits, ChunkedDecoder, body_decoder
 from .feed import Feed
-from .head import RequestError, RequestHead
+from .request_head import RequestError, RequestHead
 from .rest import REST_LIMIT, Rest
 from .shared import Shared
 from .spool import Spool

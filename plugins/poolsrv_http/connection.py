@@ -16,8 +16,9 @@ from .access_log import Entry
 from .endpoints import endpoints_of
 from .error_page import error_response
 from .forwarding import Origin
-from .head import RequestError, RequestHead, RequestParser
+from .head import RequestParser
 from .request import Request
+from .request_head import RequestError, RequestHead
 from .response import Response
 from .shared import DRAIN_WAIT, Shared
 

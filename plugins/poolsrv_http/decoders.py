@@ -19,7 +19,7 @@ import re
 
 import msgspec
 
-from .head import RequestError, RequestHead
+from .request_head import RequestError, RequestHead
 
 __all__ = ["BodyLimits", "ChunkedDecoder", "LengthDecoder", "body_decoder"]
 

@@ -5,7 +5,8 @@ A page names the status and nothing else. What went wrong is for the log.
 
 from __future__ import annotations
 
-from .framing import REASONS, FramedResponse, ResponseHeader, http_date
+from .framing import REASONS, FramedResponse, http_date
+from .headers import ResponseHeader
 
 __all__ = ["error_page", "error_response", "prefers_html"]
 

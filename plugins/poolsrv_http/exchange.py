@@ -22,8 +22,8 @@ from poolsrv import Connection
 
 from .body import RequestBody
 from .forwarding import Origin
-from .head import RequestError, RequestHead
 from .outcome import Outcome
+from .request_head import RequestError, RequestHead
 from .shared import Shared
 
 __all__ = ["ExchangeOwner", "HttpExchange"]

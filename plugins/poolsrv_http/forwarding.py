@@ -23,8 +23,8 @@ import msgspec
 
 from .authority import is_authority, port_of
 from .endpoints import Endpoints
-from .head import RequestError, RequestHead
 from .options import HttpOptions
+from .request_head import RequestError, RequestHead
 
 __all__ = ["Forwarding", "Origin", "elements_of", "node_address"]
 

@@ -23,9 +23,9 @@ from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
 
-import msgspec
+from .headers import ResponseHeader
 
-__all__ = ["CONTINUE", "REASONS", "FramedResponse", "Framing", "ResponseHeader", "http_date"]
+__all__ = ["CONTINUE", "REASONS", "FramedResponse", "Framing", "http_date"]
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 REASONS |= {413: b"Content Too Large", 414: b"URI Too Long", 422: b"Unprocessable Content"}  # RFC 9110's words
@@ -42,21 +42,6 @@ class Framing(Enum):
     LENGTH = "length"
     CHUNKED = "chunked"
     CLOSE = "close"
-
-
-class ResponseHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What a response begins with, checked: no CR, LF or NUL in any part of it.
-
-    :ivar status: 200 to 599.
-    :ivar reason: the text after the status; b"" for the usual one.
-    :ivar fields: name and value of each field, in order; without those that the framing makes.
-    :ivar content_length: bytes of the body; None where that is not known yet.
-    """
-
-    status: int
-    reason: bytes = b""
-    fields: tuple[tuple[bytes, bytes], ...] = ()
-    content_length: int | None = None
 
 
 class FramedResponse:

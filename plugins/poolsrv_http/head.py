@@ -27,11 +27,11 @@ import re
 from typing import NoReturn
 
 import httptools
-import msgspec
 
 from .authority import is_authority
+from .request_head import RequestError, RequestHead, RequestLimits
 
-__all__ = ["RequestError", "RequestHead", "RequestLimits", "RequestParser"]
+__all__ = ["RequestParser"]
 
 MAX_EMPTY_LINES = 4
 MAX_METHOD_LENGTH = 64
@@ -51,15 +51,6 @@ _find_head_end = re.compile(rb"\n\r?\n").search
 _match_request_line = re.compile(rb"(" + _TOKEN + rb") ([!-\"$-~]+) HTTP/([0-9])\.([0-9])").fullmatch
 # RFC 9112 section 3.2.2: absolute-form; userinfo is refused (RFC 9110 section 4.2.4) by `is_authority`.
 _match_absolute = re.compile(r"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.IGNORECASE | re.DOTALL).fullmatch
-# Fields that have one value, and of which no sender may send two (RFC 9110 section 5.3, RFC 6454 section 7.3, RFC 4918
-# section 10): a recipient that takes the first and one that takes the last would read different requests. Expect is a
-# list by its grammar, but there is only one member that it can have.
-SINGLE_FIELDS = frozenset(
-    b"host content-length content-type content-location content-range content-disposition"
-    b" authorization proxy-authorization date expect from if-modified-since if-range if-unmodified-since last-modified"
-    b" max-forwards origin range referer user-agent depth destination lock-token overwrite".split()
-)
-
 _match_length = re.compile(rb"[0-9]{1,18}").fullmatch
 
 # Methods that llhttp knows and treats without a quirk of its own. Any other is shown to it as POST.
@@ -67,76 +58,6 @@ _PLAIN_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIO
 # CONNECT asks for a tunnel and TRACE for an echo of the request, cookies included: no handler may answer them. PRI is
 # how an HTTP/2 client starts (RFC 9113 section 3.4). RFC 9110 section 9.1: 501.
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE", b"PRI"))
-
-
-class RequestError(Exception):
-    """A request that can't be served as HTTP: answer with `status`, then close the connection.
-
-    :ivar status: the HTTP status code.
-    :ivar reason: one line for the log, never for the client; it may hold text of the request, escaped.
-    :ivar request_line: what was sent as request line, as far as known, for the access log.
-    """
-
-    def __init__(self, status: int, reason: str, request_line: str = "") -> None:
-        super().__init__(status, reason)
-        self.status = status
-        self.reason = reason
-        self.request_line = request_line
-
-    def __str__(self) -> str:
-        return f"{self.status}: {self.reason}"
-
-
-class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of request heads.
-
-    :ivar max_head: bytes of request line and header together, line ends included (431 beyond it).
-    :ivar max_target: bytes of the request target (414); RFC 9112 section 3 asks for at least 8000.
-    :ivar max_fields: header lines (431).
-    :ivar single: names, in lower case, of the fields that may come only once (400).
-    """
-
-    max_head: int = 32768
-    max_target: int = 8192
-    max_fields: int = 500
-    single: frozenset[bytes] = SINGLE_FIELDS
-
-
-class RequestHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A request head that has passed every check.
-
-    :ivar line: the request line as sent.
-    :ivar method: as sent, case kept.
-    :ivar path: the target's path, still percent-encoded; "*" for `OPTIONS *`.
-    :ivar query: what follows "?", not decoded; "" also where there is no "?".
-    :ivar target: path and query as sent, without scheme and host (REQUEST_URI).
-    :ivar version: (1, 0) or (1, 1): the one to answer by.
-    :ivar headers: name in lower case to value without the whitespace around it; repeated ones are joined (RFC 9110
-        section 5.3).
-    :ivar host: host and port that the request is for, b"" where unknown.
-    :ivar content_length: bytes, None where none was sent.
-    :ivar chunked: the body comes in chunks.
-    :ivar keep_alive: the client would like to use the connection again (RFC 9112 section 9.3).
-    :ivar expect_continue: it waits for 100 before it sends the body (RFC 9110 section 10.1.1).
-    """
-
-    line: str
-    method: str
-    path: str
-    query: str
-    target: str
-    version: tuple[int, int]
-    headers: dict[bytes, bytes]
-    host: bytes
-    content_length: int | None
-    chunked: bool
-    keep_alive: bool
-    expect_continue: bool
-
-    @property
-    def has_body(self) -> bool:
-        """Whether a body was announced, be it an empty one (RFC 9112 section 6)."""
-        return self.chunked or self.content_length is not None
 
 
 class RequestParser:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from .framing import ResponseHeader
+import msgspec
 
-__all__ = ["Headers", "made_header"]
+__all__ = ["Headers", "ResponseHeader", "made_header"]
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -27,6 +27,21 @@ _FRAMING = frozenset(
         b"upgrade",
     )
 )
+
+
+class ResponseHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What a response begins with, checked: no CR, LF or NUL in any part of it.
+
+    :ivar status: 200 to 599.
+    :ivar reason: the text after the status; b"" for the usual one.
+    :ivar fields: name and value of each field, in order; without those that the framing makes.
+    :ivar content_length: bytes of the body; None where that is not known yet.
+    """
+
+    status: int
+    reason: bytes = b""
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+    content_length: int | None = None
 
 
 def made_header(status: int, headers: Headers, length: int | None) -> ResponseHeader:

@@ -6,8 +6,8 @@ import time
 
 from .access_log import Entry
 from .forwarding import Origin
-from .head import RequestHead
 from .log_file import AccessLog
+from .request_head import RequestHead
 from .times import ResponseTimes
 
 __all__ = ["Outcome"]

@@ -6,7 +6,7 @@ from poolsrv import Connection
 
 from .body import RequestBody
 from .forwarding import Origin
-from .head import RequestHead
+from .request_head import RequestHead
 
 __all__ = ["Request"]
 

@@ -12,10 +12,10 @@ from poolsrv import Connection, Stream
 from .error_page import error_page
 from .exchange import ExchangeOwner, HttpExchange
 from .forwarding import Origin
-from .framing import FramedResponse, Framing, ResponseHeader, http_date
-from .head import RequestHead
-from .headers import Headers, made_header
+from .framing import FramedResponse, Framing, http_date
+from .headers import Headers, ResponseHeader, made_header
 from .request import Request
+from .request_head import RequestHead
 
 __all__ = ["Response"]
 

@@ -8,9 +8,9 @@ from poolsrv import Worker
 
 from .decoders import BodyLimits
 from .forwarding import Forwarding
-from .head import SINGLE_FIELDS, RequestLimits
 from .log_file import AccessLog
 from .options import HttpOptions
+from .request_head import SINGLE_FIELDS, RequestLimits
 from .spool import SpoolAccount
 from .stall import StallTimeout
 from .times import ResponseTimes

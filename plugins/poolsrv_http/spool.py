@@ -6,7 +6,7 @@ import os
 import tempfile
 
 from .cells import SharedCells
-from .head import RequestError
+from .request_head import RequestError
 
 __all__ = ["Spool", "SpoolAccount"]
 

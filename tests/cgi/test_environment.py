@@ -17,7 +17,8 @@ from poolsrv_cgi.environment import (
 )
 from poolsrv_cgi.scripts import Script
 from poolsrv_http.endpoints import Endpoints
-from poolsrv_http.head import RequestError, RequestParser
+from poolsrv_http.head import RequestParser
+from poolsrv_http.request_head import RequestError
 
 ENDPOINTS = Endpoints.from_sockets(("2001:db8::1", 40000, 0, 0), ("2001:db8::2", 8080, 0, 0))
 PROGRAM = Script(

@@ -12,7 +12,8 @@ from poolsrv_cgi.options import Options
 from poolsrv_cgi.scripts import Script
 from poolsrv_http.endpoints import Endpoints
 from poolsrv_http.forwarding import Forwarding, Origin, elements_of, node_address
-from poolsrv_http.head import SINGLE_FIELDS, RequestError, RequestHead, RequestLimits, RequestParser
+from poolsrv_http.head import RequestParser
+from poolsrv_http.request_head import SINGLE_FIELDS, RequestError, RequestHead, RequestLimits
 
 PROXIES = {"10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::10"}
 ENDPOINTS = Endpoints.from_sockets(("10.0.0.1", 40000), ("10.0.0.9", 8080))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from poolsrv_cgi.environment import base_environment, http_environment
 from poolsrv_cgi.scripts import NoScript, ScriptPaths, find_script
 from poolsrv_http.endpoints import Endpoints
-from poolsrv_http.head import RequestHead
+from poolsrv_http.request_head import RequestHead
 
 from tests.helpers import replay as parts
 

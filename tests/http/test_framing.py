@@ -6,7 +6,8 @@ import time
 
 import h11
 import pytest
-from poolsrv_http.framing import CONTINUE, FramedResponse, Framing, ResponseHeader, http_date
+from poolsrv_http.framing import CONTINUE, FramedResponse, Framing, http_date
+from poolsrv_http.headers import ResponseHeader
 
 from tests.helpers.http import read_response as read
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from poolsrv_http.decoders import BodyLimits, ChunkedDecoder, LengthDecoder, body_decoder
-from poolsrv_http.head import RequestError, RequestHead, RequestLimits, RequestParser
+from poolsrv_http.head import RequestParser
+from poolsrv_http.request_head import RequestError, RequestHead, RequestLimits
 
 
 def parse(data: bytes, limits: RequestLimits | None = None) -> RequestHead:

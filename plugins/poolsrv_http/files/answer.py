@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 from poolsrv import Connection
 
-from ..framing import ResponseHeader
-from ..head import RequestHead
+from ..headers import ResponseHeader
+from ..request_head import RequestHead
 from ..response import Response
 from ..stall import StallTimeout
 from ..url_path import BadPath, decode_path, encode_path

@@ -9,7 +9,7 @@ from typing import Final
 
 from poolsrv import Connection, Worker
 
-from ..head import RequestHead
+from ..request_head import RequestHead
 from ..response import Response
 from ..stall import StallTimeout
 from ..url_path import BadPath, decode_path, encode_path

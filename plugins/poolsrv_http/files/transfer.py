@@ -14,7 +14,7 @@ import msgspec
 
 from poolsrv import Connection
 
-from ..framing import ResponseHeader
+from ..headers import ResponseHeader
 from ..response import Response
 from ..stall import StallTimeout, Watch
 
