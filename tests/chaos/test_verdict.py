@@ -12,7 +12,8 @@ from tools.chaos.attribution import Attribution, attribute
 from tools.chaos.books import Books
 from tools.chaos.damage import Damage, Trouble
 from tools.chaos.evidence import Evidence
-from tools.chaos.report import table, verdict_lines
+from tools.chaos.plan import Plan
+from tools.chaos.report import summary, table, verdict_lines
 from tools.chaos.server import LogLine
 from tools.chaos.verdict import Measurement, Run, judge_run
 
@@ -146,3 +147,24 @@ def test_the_report_shows_what_does_not_hold() -> None:
     assert any(line.startswith("FAILED connections made") for line in lines)
     assert any("3 connections made, 1 accepted, 1 refused" in line for line in lines)
     assert table(("a", "b"), [("long", 1), ("x", 22)]) == ["a      b", "long   1", "x     22"]
+
+
+def test_the_end_of_the_report_is_short() -> None:
+    """It says what has failed, where its traces are, and how to repeat it."""
+    plan = Plan(17, 60.0, "kernel", ())
+    troubles = [Trouble("reload", at, recovery=at - 0.5) for at in (1.0, 2.0)]
+    troubles.append(Trouble("x", 3.0, tried=False))
+    good = run(damage=Damage(troubles=troubles, dispatches=[(0.0, "round-robin")]))
+    assert summary(plan, good, judge_run(good), "") == [
+        "0 requests, 0 lost, 0 with a cause",
+        "2 disturbances of 1 kind; well again after 1.0 s in the median, 1.5 s at most",
+        "seed 17, 60 s: passed, 14 checks",
+    ]
+    bad = run(left=["a process: 7", "a process: 8"])
+    assert summary(plan, bad, judge_run(bad), "/tmp/x")[1:] == [
+        "0 disturbances of 0 kinds",
+        "FAILED nothing is left behind: a process: 7 (and 1 more)",
+        "seed 17, 60 s: 1 of 14 checks FAILED",
+        "the log, the journal and the access log: /tmp/x",
+        "the same plan again: CHAOS_SEED=17 CHAOS_SECONDS=60 make chaos",
+    ]

@@ -21,7 +21,7 @@ from .disturbances import Disturber
 from .evidence import Evidence
 from .nuisances import Nuisances
 from .plan import Plan, make_plan
-from .report import causes_table, memory_table, requests_table, table, troubles_table, verdict_lines
+from .report import causes_table, memory_table, requests_table, summary, table, troubles_table, verdict_lines
 from .server import leftover_processes
 from .site import Variant
 from .stage import Stage, clients_of, staged
@@ -77,13 +77,14 @@ async def run(plan: Plan) -> bool:
         failures = disturber.failures + nuisances.failures
         judged = Run(stage.books, disturber.damage, evidence, attribution, status, first, last, left, failures)
         checks = judge_run(judged)
-        show(plan, judged, checks, stage.limits.missing)
-        if any(check.wrong for check in checks):
+        holds = not any(check.wrong for check in checks)
+        if holds:
+            shutil.rmtree(stage.folder, ignore_errors=True)
+        else:
             (stage.folder / "lost").write_text("\n".join(attribution.described))
-            print(f"\nkept: {stage.folder}")
-            return False
-        shutil.rmtree(stage.folder, ignore_errors=True)
-        return True
+        show(plan, judged, checks, stage.limits.missing)
+        print("\n".join(summary(plan, judged, checks, "" if holds else str(stage.folder))), flush=True)
+        return holds
 
 
 async def end(stage: Stage) -> list[str]:
@@ -99,7 +100,7 @@ async def end(stage: Stage) -> list[str]:
 
 
 def show(plan: Plan, judged: Run, checks: list[Check], missing: dict[str, str]) -> None:
-    """Print the report."""
+    """Print all figures."""
     parts = [
         requests_table(judged.books, judged.attribution),
         causes_table(judged.attribution),
@@ -110,9 +111,7 @@ def show(plan: Plan, judged: Run, checks: list[Check], missing: dict[str, str]) 
         parts.append(table(("not available here, and not tried", "why"), missing.items()))
     for part in parts:
         print("\n".join(part), end="\n\n")
-    print("\n".join(verdict_lines(checks)))
-    failed = sum(bool(check.wrong) for check in checks)
-    print(f"\nseed {plan.seed}, {plan.seconds:g} s: {f'{failed} FAILED' if failed else 'passed'}", flush=True)
+    print("\n".join(verdict_lines(checks)), end="\n\n")
 
 
 def main() -> int:

@@ -6,10 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from poolsrv.core.words import counted
+
 from .attribution import Attribution
 from .books import Books
 from .damage import Damage, Trouble
-from .verdict import Check, Measurement
+from .plan import Plan
+from .verdict import Check, Measurement, Run
 
 MOST_SHOWN = 12  # of what does not hold, for each check
 
@@ -77,6 +80,34 @@ def memory_table(first: Measurement, last: Measurement) -> list[str]:
         for role, memory in first.memory.items()
     ]
     return table(("process", "memory at first", "at last", "descriptors at first", "at last"), rows)
+
+
+def summary(plan: Plan, run: Run, checks: Sequence[Check], kept: str) -> list[str]:
+    """The result in short: the last lines of the report.
+
+    :param kept: the folder with all that the run has left, for a run that has failed.
+    """
+    books, attribution, troubles = run.books, run.attribution, run.damage.troubles
+    failed = [check for check in checks if check.wrong]
+    explained = sum(attribution.causes.values())
+    tried = [trouble for trouble in troubles if trouble.tried]
+    times = [trouble.recovery for trouble in tried if trouble.recovery is not None]
+    again = f"; well again after {median(times):.1f} s in the median, {max(times):.1f} s at most" if times else ""
+    lines = [
+        f"{books.requests.total():,} requests, {len(books.lost):,} lost, {explained:,} with a cause",
+        f"{counted(len(tried), 'disturbance')} of {counted(len({each.kind for each in tried}), 'kind')}{again}",
+    ]
+    lines += [f"FAILED {check.name}: {check.wrong[0]}{_more(len(check.wrong) - 1)}" for check in failed]
+    result = f"{len(failed)} of {len(checks)} checks FAILED" if failed else f"passed, {len(checks)} checks"
+    lines.append(f"seed {plan.seed}, {plan.seconds:g} s: {result}")
+    if failed:
+        lines.append(f"the log, the journal and the access log: {kept}")
+        lines.append(f"the same plan again: CHAOS_SEED={plan.seed} CHAOS_SECONDS={plan.seconds:g} make chaos")
+    return lines
+
+
+def _more(number: int) -> str:
+    return f" (and {number} more)" if number else ""
 
 
 def verdict_lines(checks: Sequence[Check]) -> list[str]:
