@@ -35,6 +35,7 @@ HOOK: Final = "poolsrv_hook_seconds"
 SLOW_HOOKS: Final = "poolsrv_slow_hooks"
 FAULTS: Final = "poolsrv_plugin_faults"
 FAILED_HANDSHAKES: Final = "poolsrv_failed_handshakes"
+UNDELIVERED: Final = "poolsrv_connections_undelivered"
 
 # Those that each worker has for itself: records of ``status``, no sums.
 LAG: Final = "poolsrv_loop_lag_seconds"
@@ -58,6 +59,7 @@ FIGURES: Final[dict[str, Figure]] = {
     SLOW_HOOKS: Figure(COUNTER, "Hooks and callbacks that took slow_hook or longer", ("listener", "plugin", "hook")),
     FAULTS: Figure(COUNTER, "Exceptions out of hooks and callbacks", ("listener", "plugin", "hook")),
     FAILED_HANDSHAKES: Figure(COUNTER, "TLS handshakes that failed", ("listener",)),
+    UNDELIVERED: Figure(COUNTER, "Connections for which their worker had no descriptor left"),
     LAG: Figure(GAUGE, "The longest iteration of the loop since the last report"),
     DESCRIPTORS: Figure(GAUGE, "Open descriptors"),
     DESCRIPTOR_LIMIT: Figure(GAUGE, "The limit of open descriptors"),

@@ -77,13 +77,15 @@ class EngineMetrics:
         self.longest = 0.0
         self._events: Counter = _define(registry, figures.EVENTS)
         self._lag: Gauge = _define(registry, figures.LAG)
+        self._undelivered: Counter = _define(registry, figures.UNDELIVERED)
         self._descriptors: Gauge = _define(registry, figures.DESCRIPTORS)
         self._descriptor_limit: Gauge = _define(registry, figures.DESCRIPTOR_LIMIT)
         self._counted_at = float("-inf")
 
-    def update(self, loop: EventLoop) -> None:
+    def update(self, loop: EventLoop, undelivered: int) -> None:
         """Take over what is counted elsewhere, before a report."""
         self._events.value = loop.events
+        self._undelivered.value = undelivered
         self._lag.value, self.longest = round(self.longest, 6), 0.0
         loop.long_turn = 0.0
         self._count_descriptors(loop)

@@ -360,7 +360,7 @@ class WorkerProcess:
         )
 
     def _collect_metrics(self) -> list[MetricsReport]:
-        self.metrics.engine.update(self.loop)
+        self.metrics.engine.update(self.loop, self.room.lost)
         for service in self._services:
             service.metrics.update(*service.totals(), service.failed_handshakes)
         return self.metrics.registry.collect()

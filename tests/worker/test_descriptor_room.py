@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from poolsrv.core.event_loop import EventLoop
+from poolsrv.ipc.figures import UNDELIVERED
 from poolsrv.ipc.worker_channel import LOST, MAX_PER_MESSAGE, AcceptedConnection
 from poolsrv.worker.descriptor_room import SPARE, DescriptorRoom
+from poolsrv.worker.engine_metrics import WorkerMetrics
+from tests.helpers.control import query
 from tests.helpers.distributions import install
 from tests.helpers.plugins import IMPORTS, ask, listener
 from tests.helpers.puppet import Crowd, address_of
-from tests.helpers.server import ServerProcess, assert_rests
+from tests.helpers.server import ServerProcess, assert_rests, wait_until
 
 MODULE = (
     IMPORTS
@@ -99,7 +103,7 @@ def running(folder: Path, name: str, workers: int = 2) -> Iterator[ServerProcess
     site = folder / "site"
     names = ("Leaks", "LeaksSeven", "Greedy", "Failing", "Stocked")
     install(site, "under-test", {one.lower(): f"under_test:{one}" for one in names}, MODULE)
-    config = f"[pool]\nworkers = {workers}\ngraceful_timeout = 5.0\n" + listener(name)
+    config = f'[pool]\nworkers = {workers}\ngraceful_timeout = 5.0\ncontrol = "run/ctl"\n' + listener(name)
     server = ServerProcess(config, folder, paths=(site,), descriptors=120)
     try:
         yield server.wait_ready()
@@ -139,6 +143,8 @@ def test_a_plugin_that_takes_all_descriptors_at_once_costs_one_message_at_most(t
                     answers.append(b"")
         server.wait_for_line(r"plugins hold the descriptors, of which there are 120.* draining")
         assert answers.count(b"") <= server.log.count("plugins hold the descriptors")
+        lost = sum(map(int, re.findall(r"connections lost: (\d+)", server.log)))
+        wait_until(lambda: counted(server, UNDELIVERED) == lost, f"a count of {lost}")
         assert "worker failed" not in server.log
         assert server.stop() == 0
 
@@ -179,7 +185,28 @@ def test_a_worker_that_never_had_room_is_not_replaced_again_and_again(tmp_path: 
         assert server.worker_pids() == workers
 
 
+def counted(server: ServerProcess, name: str) -> int:
+    (value,) = (
+        one["value"]
+        for metric in query(server)["status"]["metrics"]
+        for one in metric["series"]
+        if metric["name"] == name
+    )
+    return int(value)
+
+
 # --- in this process
+
+
+def test_what_did_not_fit_is_counted() -> None:
+    with closing(EventLoop()) as loop:
+        room = room_of(loop)
+        room.taken([AcceptedConnection(5, 0, 1, "", 0.0), AcceptedConnection(LOST, 0, 2, "", 0.0)])
+        metrics = WorkerMetrics(["www"])
+        metrics.engine.update(loop, room.lost)
+        (report,) = metrics.registry.collect()
+        names = [definition.name for definition in metrics.definitions]
+        assert dict(report.numbers)[names.index(UNDELIVERED)] == 1
 
 
 @contextmanager

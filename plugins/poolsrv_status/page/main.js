@@ -176,7 +176,9 @@ function showTables(status) {
   tables.metrics.update(others, (one) => seriesKey(one.metric, one.series), { empty: "plugins have no other metrics" });
 }
 
-const TROUBLES = new Set(["poolsrv_slow_hooks", "poolsrv_plugin_faults", "poolsrv_failed_handshakes"]);
+const TROUBLES = new Set([
+  "poolsrv_slow_hooks", "poolsrv_plugin_faults", "poolsrv_failed_handshakes", "poolsrv_connections_undelivered",
+]);
 
 // How old the figures are. It is text that does not change while all is well.
 function showConnection() {
