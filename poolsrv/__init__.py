@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .core.safe_names import open_for_appending, open_private_folder
     from .core.sandbox import Sandbox
     from .errors import ConfigError, FrameTooLong, LineTooLong
-    from .ipc.captures import Capture
+    from .ipc.captures import Capture, CapturedSandbox
     from .ipc.runs import Run
     from .net.programs import PIPE, Child
     from .net.stream import Stream
@@ -28,6 +28,7 @@ __all__ = [
     "PIPE",
     "Capture",
     "CaptureFolder",
+    "CapturedSandbox",
     "Child",
     "ClientTls",
     "ConfigError",
@@ -53,6 +54,7 @@ __all__ = [
 _MODULES = {
     "PIPE": "net.programs",
     "Capture": "ipc.captures",
+    "CapturedSandbox": "ipc.captures",
     "CaptureFolder": "worker.capture_folder",
     "Child": "net.programs",
     "ClientTls": "net.tls",

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import ndiff
 from typing import Final, NamedTuple
 
+import msgspec
+
 from ..core.processes import describe_exit
 from ..core.text import one_line
 from ..core.words import counted
@@ -93,6 +95,8 @@ def warnings(capture: Capture, given: Mapping[str, str]) -> Iterator[str]:
         yield f"with masked parts: {', '.join(partly)}; give values with --set NAME=VALUE"
     if len(capture.body) < capture.body_length:
         yield f"the body has the first {len(capture.body)} of {capture.body_length} bytes (capture_body)"
+    if capture.user:
+        yield f"in the server it has user {capture.user}; here it has yours"
     if capture.protocol == "inetd":
         yield "what the client sent is not captured: the program reads nothing"
 
@@ -112,6 +116,8 @@ def plan(capture: Capture, environment: Mapping[str, str]) -> list[tuple[str, st
         rows.append(("umask", capture.umask))
     if capture.nice:
         rows.append(("nice", str(capture.nice)))
+    if capture.sandbox is not None:
+        rows += [("sandbox", f"{name}={value}") for name, value in msgspec.structs.asdict(capture.sandbox).items()]
     return rows + [("environment", f"{name}={value}") for name, value in sorted(environment.items())]
 
 

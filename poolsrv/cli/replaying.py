@@ -10,9 +10,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import IO, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from ..ipc.captures import Capture
+
+if TYPE_CHECKING:
+    from ..core.sandbox import Sandbox
 
 MOST_KEPT: Final = 65536  # bytes of each output: the first ones of stdout, the last ones of stderr
 GRACE: Final = 5.0  # seconds from TERM to KILL
@@ -39,25 +44,34 @@ class Replayed(NamedTuple):
 
 
 def run(capture: Capture, environment: Mapping[str, str]) -> Replayed:
-    """Run it, within its limits.
+    """Run it, within its limits, and in its sandbox.
 
     :raises OSError: it can't be started.
     """
+    sandbox = _sandbox_of(capture)
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile() as stdin:
         stdin.write(capture.body)
         stdin.seek(0)
-        process = subprocess.Popen(
-            capture.command,
-            env=environment,
-            cwd=capture.directory,
-            stdin=stdin if capture.body else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            umask=int(capture.umask, 8) if capture.umask else -1,
-            preexec_fn=lambda: _prepare(capture),
-            process_group=0,
-        )
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                capture.command,
+                env=environment,
+                cwd=capture.directory,
+                stdin=stdin if capture.body else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                umask=int(capture.umask, 8) if capture.umask else -1,
+                preexec_fn=lambda: _prepare(capture),
+                process_group=0,
+            )
+
+        try:
+            process = start() if sandbox is None else sandbox.start(start)
+        finally:
+            if sandbox is not None:
+                sandbox.close()
     with process:
         output, errors, overdue = _watch(process, began + capture.timeout if capture.timeout else float("inf"))
     took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -65,6 +79,18 @@ def run(capture: Capture, environment: Mapping[str, str]) -> Replayed:
     lines = [line.rstrip() for line in errors.decode("utf-8", "backslashreplace").splitlines()]
     stderr = [line for line in lines if line][-STDERR_LINES:]
     return Replayed(process.returncode, overdue, took, cpu, output, stderr)
+
+
+def _sandbox_of(capture: Capture) -> Sandbox | None:
+    if capture.sandbox is None:
+        return None
+    from ..core.sandbox import Sandbox
+
+    if capture.sandbox.private_tmp and os.geteuid() != 0:
+        from ..core.private_tmp import become_able
+
+        become_able()  # this process has one thread, and does nothing else
+    return Sandbox(**msgspec.structs.asdict(capture.sandbox))
 
 
 def _prepare(capture: Capture) -> None:

@@ -17,7 +17,21 @@ LONGEST_FILE: Final = 8 << 20  # bytes; what is written has less
 SUFFIX: Final = ".run"
 
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Port = Annotated[int, Meta(ge=0, le=65535)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e12)]  # a year of five digits, which no computation overflows at
+
+
+class CapturedSandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program might do: the arguments of ``Sandbox``."""
+
+    read: list[str] = []
+    write: list[str] = []
+    execute: list[str] = []
+    connect: list[_Port] | None = []
+    bind: list[_Port] | None = []
+    isolated: bool = True
+    system_calls: bool = True
+    private_tmp: _Number = 0
 
 
 class Capture(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +52,8 @@ class Capture(msgspec.Struct, frozen=True, kw_only=True):
     :ivar limits: resource limits: names of ``resource``, such as "RLIMIT_AS", to numbers.
     :ivar umask: octal digits; "" for the server's.
     :ivar nice: how much lower its priority is.
+    :ivar user: its own user, as the config names it, and ``:GROUP``; "" for the server's.
+    :ivar sandbox: None: it had none.
     :ivar returncode, status, reason, took, cpu: as in the record of the run.
     :ivar header: the lines of its CGI header; empty if there was none.
     :ivar stderr: the last lines of its standard error.
@@ -61,6 +77,8 @@ class Capture(msgspec.Struct, frozen=True, kw_only=True):
     limits: dict[str, _Number] = {}
     umask: Annotated[str, Meta(pattern="^(0?[0-7]{3})?$")] = ""
     nice: Annotated[int, Meta(ge=-40, le=40)] = 0
+    user: str = ""
+    sandbox: CapturedSandbox | None = None
     returncode: Annotated[int, Meta(ge=-255, le=255)] | None = None
     status: Annotated[int, Meta(ge=0, le=999)] = 0
     reason: str = ""

@@ -16,7 +16,7 @@ from poolsrv.cli import replaying
 from poolsrv.cli.main import cli
 from poolsrv.cli.replay import Answer, NoCapture, answer_of, find
 from poolsrv.cli.replaying import Replayed, run
-from poolsrv.ipc.captures import Capture, encoded
+from poolsrv.ipc.captures import Capture, CapturedSandbox, encoded
 from tests.helpers.server import is_alive, wait_until
 
 SCRIPT = """#!/bin/sh
@@ -90,6 +90,26 @@ def test_a_dry_run_runs_nothing(script: Path) -> None:
     ):
         assert line in result.stdout.splitlines()
     assert "HTTP_COOKIE=" not in result.stdout
+
+
+def test_its_sandbox_and_its_user(script: Path) -> None:
+    """The sandbox holds; its user is not taken over, which is said."""
+    sandbox = CapturedSandbox(
+        read=["/etc"], write=["/dev/null"], execute=["/usr", "/bin", "/lib", "/lib64", str(script.parent)]
+    )
+    one = capture(script, sandbox=sandbox, user="games:www", body=b"", stderr=["no"])
+    script.write_text(f"""#!/bin/sh
+        printf 'Content-Type: text/plain\\nX-Cookie: \\n\\n'
+        (echo x >{script.parent}/made) 2>/dev/null || echo no >&2; exit 3""")
+    result = replay(one, script, "--dry-run")
+    assert "in the server it has user games:www; here it has yours" in result.stderr
+    assert "sandbox      write=['/dev/null']" in result.stdout.splitlines()
+    result = replay(one, script)
+    assert result.exit_code == 0, result.output
+    assert not (script.parent / "made").exists()
+    missing = CapturedSandbox(execute=["/no/such"])
+    result = replay(capture(script, sandbox=missing), script)
+    assert (result.exit_code, "can't run" in result.stderr) == (2, True)
 
 
 def test_a_body_that_was_cut_and_the_client_of_inetd(script: Path) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
-from poolsrv import Capture, CaptureFolder, Worker
+import msgspec
+
+from poolsrv import Capture, CapturedSandbox, CaptureFolder, Sandbox, Worker
 
 from ..cgi_header import CgiHeader
 from ..options import Options
@@ -39,15 +41,17 @@ class Capturing:
     """The captures of one listener; made only with the option `capture`.
 
     :param limits: resource limits of programs.
+    :param sandbox: of programs.
     :ivar body: bytes of a request's body that are kept.
     """
 
-    def __init__(self, options: Options, masking: Masking, limits: Mapping[int, int]) -> None:
+    def __init__(self, options: Options, masking: Masking, limits: Mapping[int, int], sandbox: Sandbox | None) -> None:
         assert options.capture is not None
         self.body = options.capture_body if options.protocol == "http" else 0
         self._options = options
         self._masking = masking
         self._limits = {_LIMIT_NAMES[number]: value for number, value in limits.items()}
+        self._sandbox = None if sandbox is None else msgspec.convert(sandbox.arguments(), CapturedSandbox)
         self._folder = CaptureFolder(str(options.capture), options.capture_max)
         self._worker: Worker | None = None
         self._due: dict[str, Callable[[], None]] = {}  # by ID
@@ -103,6 +107,8 @@ class Capturing:
                 limits=self._limits,
                 umask=options.umask,
                 nice=options.nice,
+                user=_user(options),
+                sandbox=self._sandbox,
                 returncode=ended.returncode,
                 status=outcome.status if outcome is not None and not is_redirect else 0,
                 reason=reason_of(ended),
@@ -113,6 +119,12 @@ class Capturing:
             ),
             lost=ended.capture_lost,
         )
+
+
+def _user(options: Options) -> str:
+    """As `chown` writes it; "" for the server's user."""
+    user = "" if options.user is None else str(options.user)
+    return user if options.group is None else f"{user}:{options.group}"
 
 
 def _lines(header: CgiHeader) -> list[str]:

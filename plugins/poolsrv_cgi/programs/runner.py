@@ -71,7 +71,9 @@ class ProgramRunner:
         self.sandbox = sandbox_of(options)
         self.times = ProgramTimes()
         masking = Masking(options.mask)
-        self.capturing = Capturing(options, masking, self._limits) if options.capture is not None else None
+        self.capturing = (
+            Capturing(options, masking, self._limits, self.sandbox) if options.capture is not None else None
+        )
         self.recorder = Recorder(masking, is_on=self.capturing is not None)
         self.warm = WarmPool(options.warm_modules, {**self.base, **options.environment}, self._limits)
         self._running: dict[int, Program] = {}  # started and not reaped, by process id

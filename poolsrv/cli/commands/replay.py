@@ -39,13 +39,14 @@ def command(
     """Run a program again that has failed, with the same input, and show what differs.
 
     CAPTURE is the ID of a run that `poolsrv runs` shows with a capture, or the beginning of it, or the path of a
-    capture's file. The program runs with the arguments, the environment, the body, the directory and the limits that it
-    had, as a process of its own. It does everything that it does for a client: it writes to databases, sends mail, and
-    so on. Nothing runs without this command.
+    capture's file. The program runs with the arguments, the environment, the body, the directory, the limits and
+    the sandbox that it had, as a process of its own. It does everything that it does for a client: it writes to
+    databases, sends mail, and so on. Nothing runs without this command.
 
-    Runs as the current user. As root, becomes the user of the config (pool.user) first. Values that were masked in the
-    capture are left out; --set gives them. Exits with 0 if the program ended as before, with the same status, header
-    and standard error; with 1 if something differs; with 2 if it could not be run.
+    Runs as the current user. As root, becomes the user of the config (pool.user) first. It does not become the
+    listener's own user for programs, and says so. Values that were masked in the capture are left out; --set gives
+    them. Exits with 0 if the program ended as before, with the same status, header and standard error; with 1 if
+    something differs; with 2 if it could not be run.
 
     \b
     Examples:
