@@ -12,11 +12,14 @@ import _thread
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from . import landlock
 from . import private_tmp as own_tmp
 from .capabilities import gain_no_more, keep_only
 from .system_calls import Filter
+
+_T = TypeVar("_T")
 
 _EXPECTED = "expected Linux 6.2 or newer, with landlock in /sys/kernel/security/lsm"
 _WITHOUT = {
@@ -156,15 +159,15 @@ class Sandbox:
             raise
         return rules
 
-    def start(self, start: Callable[[], int]) -> int:
-        """Call ``start()``, which starts a program and returns its process id, so that the program is in this sandbox.
+    def start(self, start: Callable[[], _T]) -> _T:
+        """Call ``start()``, which starts a program, so that the program is in this sandbox. Return what it returns.
 
         :raises OSError: as ``start`` and ``open`` do.
         """
         self.open()
         return in_a_thread(lambda: self._start(start))
 
-    def _start(self, start: Callable[[], int]) -> int:
+    def _start(self, start: Callable[[], _T]) -> _T:
         if os.geteuid() == 0:
             keep_only(0)
         gain_no_more()
@@ -182,12 +185,12 @@ class Sandbox:
         return start()
 
 
-def in_a_thread(call: Callable[[], int]) -> int:
+def in_a_thread(call: Callable[[], _T]) -> _T:
     """Call it in a thread of its own, which then ends, and return what it returns.
 
     :raises BaseException: what it raises.
     """
-    results: list[int] = []
+    results: list[_T] = []
     errors: list[BaseException] = []
     done = _thread.allocate_lock()
     done.acquire()
