@@ -2,8 +2,8 @@
 
 The controlling terminal: a process that has it can put characters into its input, as if they had been typed
 (TIOCSTI, tty_ioctl(4); Linux allows it unless ``dev.tty.legacy_tiocsti`` is 0). If root starts a server by hand, the
-next to read them is root's shell. The session keyring: all that have it may use the keys in it, whoever they have
-become (session-keyring(7)).
+next to read them is root's shell. Whoever has the terminal open for reading may get what root types. The session
+keyring: all that have it may use the keys in it, whoever they have become (session-keyring(7)).
 """
 
 from __future__ import annotations
@@ -46,3 +46,20 @@ def _leave_terminal() -> None:
             fcntl.ioctl(descriptor, termios.TIOCNOTTY)
     for descriptor in descriptors[3:]:
         os.close(descriptor)
+    for descriptor in (0, 1, 2):
+        if os.isatty(descriptor) and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY:
+            with suppress(OSError):
+                _write_only(descriptor)
+
+
+def _write_only(descriptor: int) -> None:
+    """Open a terminal again, to write to it only, or the null device in place of standard input: a terminal is usually
+    open for reading too, and would give what root types next.
+
+    :raises OSError: there is no /proc.
+    """
+    name, mode = (f"/proc/self/fd/{descriptor}", os.O_WRONLY) if descriptor else (os.devnull, os.O_RDONLY)
+    other = os.open(name, mode | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(other, True)
+    os.dup2(other, descriptor)
+    os.close(other)

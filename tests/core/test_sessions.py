@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import pty
 import pwd
@@ -41,7 +42,8 @@ BECOME = pytest.mark.parametrize(
 
 @BECOME
 def test_the_terminal(become: Callable[[], None], has_it: bool) -> None:
-    """With it, a program could type for the shell that has started the server. That shell keeps it."""
+    """With it, a program could type for the shell that has started the server, or read what is typed for it. That shell
+    keeps it."""
 
     def terminal() -> str:
         try:
@@ -52,7 +54,12 @@ def test_the_terminal(become: Callable[[], None], has_it: bool) -> None:
 
     def ask() -> str:
         become()
-        return terminal()
+        return f"{readable()} {terminal()}"
+
+    def readable() -> int:
+        """Of the standard descriptors; the log goes to the terminal."""
+        assert os.isatty(2)
+        return sum(os.isatty(fd) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY for fd in range(3))
 
     pid, screen = pty.fork()
     if pid == 0:
@@ -62,9 +69,9 @@ def test_the_terminal(become: Callable[[], None], has_it: bool) -> None:
         finally:
             os._exit(0)
     output = b""
-    while len(output.split()) < (4 if has_it else 3):
+    while len(output.split()) < (5 if has_it else 4):
         output += os.read(screen, 1000)
-    assert output == (b"has it has it " if has_it else b"none has it ")
+    assert output == (b"3 has it has it " if has_it else b"0 none has it ")
     os.close(screen)
     os.waitpid(pid, 0)
 
