@@ -56,52 +56,82 @@ def taken() -> Iterator[int]:
         yield sock.getsockname()[1]
 
 
-# --- TCP
+# --- each kind, on one server
 
 
-def test_ipv4(serve: Serve) -> None:
-    server = serve(config('"127.0.0.1:0"'))
-    (address,) = server.addresses("hello")
+MODES = {"0o660": 0o660, '"0600"': 0o600, "0o777": 0o777}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that listens at every kind of address."""
+    text = config('"127.0.0.1:0"', name="ipv4") + config('"unix:relative"', name="relative", pool="")
+    for number, mode in enumerate(MODES):
+        text += config(f'"unix:mode{number}"', f"socket_mode = {mode}", f"mode{number}", pool="")
+    if has_ipv6():
+        text += config('"[::1]:0"', name="ipv6", pool="") + config('"[::]:0"', name="every-ipv6", pool="")
+        text += config('":0"', name="every", pool="")
+        text += config('["127.0.0.1:0", "[::1]:0", "127.0.0.2:0", "unix:several"]', name="several", pool="")
+    running = ServerProcess(text, tmp_path_factory.mktemp("bind"))
+    try:
+        yield running.wait_ready()
+    finally:
+        running.close()
+
+
+def test_ipv4(server: ServerProcess) -> None:
+    (address,) = server.addresses("ipv4")
     assert re.fullmatch(r"127\.0\.0\.1:\d+", address)
     assert echo(socket.AF_INET, ("127.0.0.1", port(address))) == b"hello"
 
 
 @IPV6
-def test_ipv6_alone(serve: Serve) -> None:
-    server = serve(config('"[::1]:0"'))
-    (address,) = server.addresses("hello")
+def test_ipv6_alone(server: ServerProcess) -> None:
+    (address,) = server.addresses("ipv6")
     assert re.fullmatch(r"\[::1\]:\d+", address)
     assert echo(socket.AF_INET6, ("::1", port(address))) == b"hello"
 
 
 @IPV6
-def test_every_ipv6_address_is_not_every_ipv4_address(serve: Serve) -> None:
-    server = serve(config('"[::]:0"'))
-    (address,) = server.addresses("hello")
+def test_every_ipv6_address_is_not_every_ipv4_address(server: ServerProcess) -> None:
+    (address,) = server.addresses("every-ipv6")
     assert echo(socket.AF_INET6, ("::1", port(address))) == b"hello"
     with pytest.raises(ConnectionRefusedError):
         echo(socket.AF_INET, ("127.0.0.1", port(address)))
 
 
 @IPV6
-def test_every_address_of_both_families(serve: Serve) -> None:
-    server = serve(config('":0"'))
-    (address,) = server.addresses("hello")
+def test_every_address_of_both_families(server: ServerProcess) -> None:
+    (address,) = server.addresses("every")
     assert re.fullmatch(r"\[::\]:\d+", address)
     assert echo(socket.AF_INET6, ("::1", port(address))) == b"hello"
     assert echo(socket.AF_INET, ("127.0.0.1", port(address))) == b"hello"
 
 
 @IPV6
-def test_several_addresses_of_one_listener(serve: Serve, tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    server = serve(config(f'["127.0.0.1:0", "[::1]:0", "127.0.0.2:0", "unix:{path}"]'))
-    first, second, third, fourth = server.addresses("hello")
+def test_several_addresses_of_one_listener(server: ServerProcess) -> None:
+    path = server.folder / "several"
+    first, second, third, fourth = server.addresses("several")
     assert echo(socket.AF_INET, ("127.0.0.1", port(first))) == b"hello"
     assert echo(socket.AF_INET6, ("::1", port(second))) == b"hello"
     assert echo(socket.AF_INET, ("127.0.0.2", port(third))) == b"hello"
     assert fourth == f"unix:{path}"
     assert echo(socket.AF_UNIX, str(path)) == b"hello"
+
+
+def test_a_path_is_relative_to_the_config_file(server: ServerProcess) -> None:
+    assert server.addresses("relative") == [f"unix:{server.folder}/relative"]
+    assert stat.S_ISSOCK((server.folder / "relative").stat().st_mode)
+
+
+@pytest.mark.parametrize(("number", "bits"), list(enumerate(MODES.values())))
+def test_the_mode_of_a_unix_socket(server: ServerProcess, number: int, bits: int) -> None:
+    path = server.folder / f"mode{number}"
+    assert stat.S_IMODE(path.stat().st_mode) == bits
+    assert echo(socket.AF_UNIX, str(path)) == b"hello"
+
+
+# --- what was there before
 
 
 def test_a_server_that_has_ended_can_be_started_again_at_once(serve: Serve, tmp_path: Path) -> None:
@@ -169,20 +199,6 @@ def test_a_unix_socket_exists_as_long_as_its_server(serve: Serve, tmp_path: Path
     assert echo(socket.AF_UNIX, str(path)) == b"hello"
     assert server.stop() == 0
     assert not path.exists()
-
-
-def test_a_path_is_relative_to_the_config_file(serve: Serve, tmp_path: Path) -> None:
-    server = serve(config('"unix:s"'))
-    assert server.addresses("hello") == [f"unix:{server.folder}/s"]
-    assert stat.S_ISSOCK((server.folder / "s").stat().st_mode)
-
-
-@pytest.mark.parametrize(("mode", "bits"), [("0o660", 0o660), ('"0600"', 0o600), ("0o777", 0o777)])
-def test_the_mode_of_a_unix_socket(serve: Serve, tmp_path: Path, mode: str, bits: int) -> None:
-    path = tmp_path / "s"
-    serve(config(f'"unix:{path}"', f"socket_mode = {mode}"))
-    assert stat.S_IMODE(path.stat().st_mode) == bits
-    assert echo(socket.AF_UNIX, str(path)) == b"hello"
 
 
 def test_a_stale_socket_is_replaced(serve: Serve, tmp_path: Path) -> None:

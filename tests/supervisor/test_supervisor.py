@@ -9,14 +9,14 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from poolsrv.supervisor.restarts import Restarts
-from tests.helpers.puppet import Client, config
+from tests.helpers.puppet import Client, config, install_puppet
 from tests.helpers.server import ServerProcess, children_of, descendants_of, is_alive, open_descriptors, wait_until
 from tools.compiled import LIBRARY
 
@@ -296,20 +296,33 @@ def test_a_pool_that_does_not_end_is_killed(serve: Serve, site: Path) -> None:
     assert server.wait() == 0
 
 
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with one worker, to which no signal makes a difference."""
+    folder = tmp_path_factory.mktemp("quiet")
+    running = ServerProcess(config("workers = 1"), folder, paths=(install_puppet(folder / "site"),))
+    try:
+        yield running.wait_ready()
+    finally:
+        running.close()
+
+
 @pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU])
 def test_the_dispatcher_leaves_to_the_supervisor_what_a_terminal_sends_to_all(
-    serve: Serve, site: Path, number: signal.Signals
+    quiet: ServerProcess, number: signal.Signals
 ) -> None:
-    server = serve(config("workers = 1"), paths=(site,))
-    with Client(server) as client:
+    pids = (quiet.dispatcher_pid, *quiet.worker_pids())
+    assert len(pids) == 2
+    with Client(quiet) as client:
         assert client.ask("pid")
-        for pid in (server.dispatcher_pid, *server.worker_pids()):
+        for pid in pids:
             os.kill(pid, number)
         assert client.ask("pid")
-    with Client(server) as client:
+    with Client(quiet) as client:
         assert client.ask("pid")
-    assert "stopping" not in server.log
+    assert "stopping" not in quiet.log
+    assert (quiet.dispatcher_pid, *quiet.worker_pids()) == pids
 
 
 @pytest.mark.server

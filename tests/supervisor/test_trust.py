@@ -10,7 +10,7 @@ import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,8 +51,13 @@ def site(tmp_path: Path) -> Path:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.name.startswith(("pytest-", "popen-", "test_")):
             folder.chmod(0o755)
-    install(tmp_path / "site", "poolsrv-taken", {"taken": "poolsrv_taken:Taken"}, TAKEN_OVER)
-    return tmp_path / "site"
+    return install_taken(tmp_path)
+
+
+def install_taken(folder: Path) -> Path:
+    """Install the plugin in a folder of this one, for PYTHONPATH."""
+    install(folder / "site", "poolsrv-taken", {"taken": "poolsrv_taken:Taken"}, TAKEN_OVER)
+    return folder / "site"
 
 
 def config(pool: str) -> str:
@@ -63,6 +68,18 @@ def say(server: ServerProcess, words: str) -> None:
     (server.folder / "words").write_text(words)
     (server.folder / "words").chmod(0o666)
     os.kill(server.worker_pids()[0], signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose pool is another one after each test."""
+    folder = tmp_path_factory.mktemp("trust")
+    running = ServerProcess(config(""), folder, paths=(install_taken(folder),))
+    try:
+        yield running.wait_ready()
+        assert running.stop() == 0
+    finally:
+        running.close()
 
 
 CONFIGURED = (
@@ -93,15 +110,15 @@ CONFIGURED = (
         ),
     ],
 )
-def test_a_pool_that_breaks_the_protocol_is_killed_and_replaced(serve: Serve, site: Path, words: str, why: str) -> None:
-    server = serve(config(""), paths=(site,))
+def test_a_pool_that_breaks_the_protocol_is_killed_and_replaced(server: ServerProcess, words: str, why: str) -> None:
+    pool, before = server.dispatcher_pid, len(server.lines)
     if "x' *" in words:
         words = f"link._socket.setsockopt(1, 7, 1 << 20); {words}"  # SO_SNDBUF
     say(server, words)
-    server.wait_for_line(rf"the pool \(generation 1, pid {server.dispatcher_pid}\) breaks the protocol, .*{why}")
-    server.wait_for_line(r" ready: ", count=2)
+    server.wait_for_line(rf"the pool \(generation \d+, pid {pool}\) breaks the protocol, .*{why}", after=before)
+    server.wait_for_line(r" ready: ", after=before)
+    assert server.dispatcher_pid != pool
     assert server.exchange("a", b"hello") == b"hello"
-    assert server.stop() == 0
 
 
 @pytest.mark.server
