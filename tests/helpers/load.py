@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.helpers.server import TIMEOUT
 
-PAUSE: Final = 0.01  # seconds
+PAUSE: Final = 0.02  # seconds
 
 
 class Load:
