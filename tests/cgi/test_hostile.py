@@ -84,38 +84,45 @@ def bytes_of(case: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-class TestHostileRequests:
-    def test_answer(self, case: dict[str, Any], paths: ScriptPaths) -> None:
-        """Each case by the section that it names; nothing that is refused reaches a program."""
-        answers, open_ = replay(paths, [bytes_of(case)])
-        assert [status for status, _ in answers] == case["answers"]
-        assert open_ == case["survives"]
-        if 200 in case["answers"]:
-            environment = next(environment for _, environment in answers if environment is not None)
-            for name, value in case.get("environment", {}).items():
-                assert environment[name] == value.replace("ROOT", os.fsdecode(paths.trees[0].root))
-            assert not set(case.get("absent", ())) & set(environment)
+def test_hostile_request(case: dict[str, Any], paths: ScriptPaths) -> None:
+    assert_its_answer(case, paths)
+    assert_the_next_request_is_the_right_one(case, paths)
+    assert_the_same_wherever_it_is_split(case, paths)
 
-    def test_the_next_request_is_the_right_one(self, case: dict[str, Any], paths: ScriptPaths) -> None:
-        """RFC 9112 section 9.3.2: behind a connection that survives, the next request is read from its first byte;
-        behind one that does not, nothing is."""
-        answers, _ = replay(paths, [bytes_of(case) + NEXT])
-        if case["survives"]:
-            status, environment = answers.pop()
-            assert status == 200
-            assert environment is not None
-            assert environment["QUERY_STRING"] == "the-next-one"
-        assert [status for status, _ in answers] == case["answers"]
 
-    def test_split_at_every_byte(self, case: dict[str, Any], paths: ScriptPaths) -> None:
-        """RFC 9112 section 2.2: TCP has no message boundaries, so the answer can't depend on where it splits."""
-        data = bytes_of(case) + NEXT
-        whole = replay(paths, [data])
-        step = max(1, len(data) // 300)
-        for at in range(1, len(data), step):
-            assert replay(paths, [data[:at], data[at:]]) == whole, at
-        if len(data) < 2000:
-            assert replay(paths, [data[at : at + 1] for at in range(len(data))]) == whole
+def assert_its_answer(case: dict[str, Any], paths: ScriptPaths) -> None:
+    """Each case by the section that it names; nothing that is refused reaches a program."""
+    answers, open_ = replay(paths, [bytes_of(case)])
+    assert [status for status, _ in answers] == case["answers"]
+    assert open_ == case["survives"]
+    if 200 in case["answers"]:
+        environment = next(environment for _, environment in answers if environment is not None)
+        for name, value in case.get("environment", {}).items():
+            assert environment[name] == value.replace("ROOT", os.fsdecode(paths.trees[0].root))
+        assert not set(case.get("absent", ())) & set(environment)
+
+
+def assert_the_next_request_is_the_right_one(case: dict[str, Any], paths: ScriptPaths) -> None:
+    """RFC 9112 section 9.3.2: behind a connection that survives, the next request is read from its first byte; behind
+    one that does not, nothing is."""
+    answers, _ = replay(paths, [bytes_of(case) + NEXT])
+    if case["survives"]:
+        status, environment = answers.pop()
+        assert status == 200
+        assert environment is not None
+        assert environment["QUERY_STRING"] == "the-next-one"
+    assert [status for status, _ in answers] == case["answers"]
+
+
+def assert_the_same_wherever_it_is_split(case: dict[str, Any], paths: ScriptPaths) -> None:
+    """RFC 9112 section 2.2: TCP has no message boundaries, so the answer can't depend on where it splits."""
+    data = bytes_of(case) + NEXT
+    whole = replay(paths, [data])
+    step = max(1, len(data) // 300)
+    for at in range(1, len(data), step):
+        assert replay(paths, [data[:at], data[at:]]) == whole, at
+    if len(data) < 2000:
+        assert replay(paths, [data[at : at + 1] for at in range(len(data))]) == whole
 
 
 SHORT = [bytes_of(case) for case in CASES if len(bytes_of(case)) < 2000]
