@@ -127,6 +127,7 @@ def test_git_over_http(server: ServerProcess, folder: Path) -> None:
     for name in ("http", "file"):
         git("init", "--bare", "-b", "main", str(served / name), cwd=folder)
         git("-C", str(served / name), "config", "http.receivepack", "true", cwd=folder)
+        git("-C", str(served / name), "config", "core.compression", "0", cwd=folder)  # for the program, too
     remotes = {"http": url(server, "git", "/git/http"), "file": f"file://{served}/file"}
 
     first = work / "first"

@@ -28,12 +28,12 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def copy_of_the_sources(folder: Path) -> Path:
-    """The sources of this tree in a new folder."""
+    """The sources of this tree in a new folder, with what has been compiled of them: their times are the same."""
     folder.mkdir()
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.so", "*.pyc.*"))
         else:
             shutil.copy(source, folder / name)
     return folder
@@ -93,5 +93,5 @@ def copy_distribution(name: str, packages: Path) -> list[str]:
         if ".." not in file.parts:  # its programs stay where they are
             target = packages / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(str(distribution.locate_file(file)), target)
+            shutil.copy2(str(distribution.locate_file(file)), target)
     return names_of(distribution.requires or [])
