@@ -32,6 +32,16 @@ def pytest_sessionstart() -> None:
         raise pytest.UsageError(f"the tests expect {kinds.EXPECTED}: {', '.join(wrong)}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without the garbage collector: all that is made stays, so it would look at more and more in vain."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest tests first."""

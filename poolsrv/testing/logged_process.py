@@ -74,11 +74,15 @@ class LoggedProcess:
         """
         expression = re.compile(pattern)
         deadline = time.monotonic() + timeout
+        seen, found = after, 0
         with self._grown:
             while True:
-                matches = [match for line in self.lines[after:] if (match := expression.search(line))]
-                if len(matches) >= count:
-                    return matches[count - 1]
+                while seen < len(self.lines):
+                    match = expression.search(self.lines[seen])
+                    seen += 1
+                    found += match is not None
+                    if match is not None and found >= count:
+                        return match
                 left = deadline - time.monotonic()
                 if self._ended or left <= 0:
                     why = "the server has ended" if self._ended else f"waited {timeout:g} seconds"
