@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -168,12 +168,20 @@ def _accepted_unseen(run: Run, pid: int, opened: float) -> bool:
     return _may_be_kernel(run, pid) and at - UNCOUNTED_ACCEPTS <= opened <= at + SLACK
 
 
+def _untold_refusals(run: Run) -> list[tuple[float, float]]:
+    """Times in which workers may have refused clients, and died before they could report that (kernel dispatch)."""
+    deaths = {pid: end.at for pid, end in run.evidence.ends.items()}
+    deaths.update((pid, at) for pid, (at, _) in run.damage.killed.items())
+    return [(at - UNCOUNTED_ACCEPTS, at + SLACK) for pid, at in deaths.items() if _may_be_kernel(run, pid)]
+
+
 def _refused(run: Run) -> Check:
     """Each client that was refused is counted, and no worker has seen it."""
     wrong: list[str] = []
-    ends = _uncounted(run)
+    ends = _uncounted(run) + _untold_refusals(run)
     seen: Counter[str] = Counter()
     by_kill: Counter[str] = Counter()
+    times: dict[str, list[float]] = defaultdict(list)
     for visit in run.books.refused:
         entry = run.evidence.entry_of(visit)
         pids = {entry.pid, run.evidence.dispatcher_of.get(entry.pid, 0)} if entry is not None else set()
@@ -185,11 +193,13 @@ def _refused(run: Run) -> Check:
             by_kill[visit.listener] += 1
         else:
             seen[visit.listener] += 1
+            times[visit.listener].append(visit.began)
     counted = {one.name: sum(one.refusals.values()) for one in run.status.listeners}
     for name in counted:
         if not seen[name] <= counted[name] <= seen[name] + by_kill[name]:
             wrong.append(
-                f"{name}: {seen[name]} clients refused, and {by_kill[name]} near a kill; {counted[name]} counted"
+                f"{name}: {seen[name]} clients refused, and {by_kill[name]} near a kill; {counted[name]} counted;"
+                f" they had connected at {', '.join(f'{at:.3f}' for at in times[name])}"
             )
     figures = f"{sum(seen.values())} by the clients, {sum(counted.values())} by the server"
     return Check("refusals are counted", figures, wrong)
