@@ -154,7 +154,7 @@ class PoolLink:
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            raise EOFError from None
+            return self.receive()  # its end did not read all. That is told once, and before what it has sent.
         fds, sender = _unpack(ancillary)
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):

@@ -324,6 +324,8 @@ class WorkerEnd:
             message = self._admission_socket.recv(_UP_SIZE, _DONTWAIT)
         except BlockingIOError:
             return []
+        except ConnectionResetError:  # it died with unread questions; see _receive_connections
+            return self.receive_answers()
         if not message:
             raise EOFError
         answers: list[Answer] = marshal.loads(message)
@@ -356,8 +358,8 @@ def _receive_connections(sock: socket.socket) -> list[AcceptedConnection] | Gran
     except BlockingIOError:
         return None
     except ConnectionResetError:
-        # The dispatcher died with unread reports; the kernel makes that a reset, not an end of file.
-        raise EOFError from None
+        # The dispatcher died with unread reports. The kernel tells that once, and before the messages that are here.
+        return _receive_connections(sock)
     if not payload:
         raise EOFError
     fds = descriptors_in(ancillary)

@@ -616,11 +616,14 @@ def test_read_replies(helper: Helper, tmp_path: Path) -> None:
         helper.start([script], (null.fileno(),) * 3)
     assert isinstance(helper.reply(), Exited)  # it may have come with the message before
     assert read_replies(helper.control) == ([], False)
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with mine:
-        theirs.send(b"ready\x004")
-        theirs.close()
-        assert read_replies(mine) == ([Ready(4)], True)
+    for unread in ([], [b"a request"]):
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with mine:
+            theirs.send(b"ready\x004")
+            for message in unread:
+                mine.send(message)
+            theirs.close()
+            assert read_replies(mine) == ([Ready(4)], True)
 
 
 def test_send_run_never_waits() -> None:

@@ -85,11 +85,13 @@ class Puppet:
         return "asked"
 
     def block_in_timer(self, conn, path):
+        """Block until the file exists. Answer once that has begun: no connection is taken any more."""
         def block():
+            conn.send(b"blocks\\n")
             while not os.path.exists(path):
                 time.sleep(0.005)
         self.worker.call_later(0.0, block)
-        return "blocks"
+        return None
 
     def exit(self, conn, code):
         os._exit(int(code))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from poolsrv.core.listening_sockets import ListeningSocket as HeldSocket
-from poolsrv.ipc import pool_protocol
+from poolsrv.ipc import pool_link, pool_protocol
 from poolsrv.ipc.pool_link import BadMessage, Message, PoolLink, Sender, received_sockets, send_sockets
 from poolsrv.ipc.pool_protocol import LEAVING, SEALED, SERVING, STARTING
 
@@ -279,3 +279,17 @@ def test_a_claim_and_its_answer_have_their_form() -> None:
         for number in (None, -1, True, 1.0, 2**60):
             with pytest.raises(BadMessage, match="'released' with a wrong 'number'"):
                 pool_protocol.check(phase, message("released", {"number": number}), PID)
+
+
+def test_what_a_pool_has_said_arrives_although_it_ended_before_it_had_read_all() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link, pool = PoolLink(ours), PoolLink(theirs)
+    link.send("start")
+    pool_link.send_lines(pool, "failed", ["a reason"], exit_code=1)
+    pool.close()
+    message = link.receive()
+    assert message is not None
+    assert message.fields["lines"] == ["a reason"]
+    with pytest.raises(EOFError):
+        link.receive()
+    link.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import resource
 import socket
@@ -178,15 +179,33 @@ def test_the_end_of_the_dispatcher_shows_even_if_it_has_not_read_all_reports() -
     inner.close()
 
 
-def test_what_was_sent_before_the_dispatcher_died_still_arrives() -> None:
+@pytest.mark.parametrize("unread", [False, True])
+def test_what_was_sent_before_the_dispatcher_died_still_arrives(unread: bool) -> None:
+    """Also if it had not read all reports, of which the kernel tells before what was sent."""
     outer = DispatcherEnd()
     inner = WorkerEnd(socket.socket(fileno=os.dup(outer._worker_socket.fileno())))
     send(outer, [null(1)])
+    if unread:
+        assert inner.report(Report(1, [], None, None))
     outer.close()
     close(inner.receive())
     with pytest.raises(EOFError):
         inner.receive()
     inner.close()
+
+
+def test_answers_that_were_sent_before_the_dispatcher_died_still_arrive() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    unused, channel = socket.socketpair()
+    inner = WorkerEnd(channel, theirs)
+    theirs.send(b"unread")
+    ours.send(marshal.dumps([(3, None)]))
+    ours.close()
+    assert inner.receive_answers() == [(3, None)]
+    with pytest.raises(EOFError):
+        inner.receive_answers()
+    inner.close()
+    unused.close()
 
 
 def test_reports_arrive_as_they_were_sent(channel: tuple[DispatcherEnd, WorkerEnd]) -> None:

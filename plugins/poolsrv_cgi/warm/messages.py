@@ -240,6 +240,8 @@ def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Reply], 
             message, ancillary, _, _ = control.recvmsg(65536, _RIGHTS_SIZE, _RECEIVE_FLAGS)
         except (BlockingIOError, InterruptedError):
             return replies, False
+        except ConnectionResetError:
+            continue  # it died with unread requests. That is told once, and before what it has sent.
         except OSError:
             return replies, True
         if not message:
