@@ -4,10 +4,9 @@ Theory. The pool drops its privileges for good, so it can't start a program as a
 process apart, and little: the dispatcher starts the spawner while it still is root, before any plugin is imported, and
 tells it which listener's programs run as which user, as root has read that in the config. From then on the pool can ask
 for one thing only: a launcher for a listener, by its name. (It can also pass on the log file that it has opened again,
-which the spawner has no right to.) A *launcher* is forked, becomes that listener's user for
-good, without any capability, and starts programs for one worker, over a socket that the worker has passed on
-(launcher.py). So no request of a worker is ever read by a privileged process, and a fault in reading one has that
-user's rights alone.
+which the spawner has no right to.) A *launcher* is forked, becomes that listener's user for good, without any
+capability, and starts programs for one worker, over a socket that the worker has passed on (launcher.py). So no request
+of a worker is ever read by a privileged process, and a fault in reading one has that user's rights alone.
 
 The spawner keeps three capabilities: to change user and groups, and to kill what launchers leave behind. It reads no
 file and executes nothing. A launcher ends with its worker; the spawner makes sure of that. It ends with the pool.

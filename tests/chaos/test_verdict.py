@@ -126,6 +126,16 @@ def test_a_worker_may_not_lose_more_than_the_dispatcher_knows() -> None:
     assert failed(judged) == ["workers lose what the dispatcher says"]
 
 
+def test_a_refusal_that_is_not_counted_is_excused_by_the_death_of_a_worker_alone() -> None:
+    judged = with_counts(refusals={})
+    judged.damage.dispatches.append((0.0, "kernel"))
+    judged.evidence.served_from[10] = 0.5
+    (refused,) = judged.books.refused
+    for pid, excused in ((99, False), (11, True)):  # a program, the worker
+        judged.damage.killed[pid] = (refused.began, "killed")
+        assert ("refusals are counted" not in failed(judged)) == excused
+
+
 def test_limits_are_counted_in_the_journal() -> None:
     judged = run()
     judged.evidence.served_from[10] = 0.5

@@ -22,6 +22,7 @@ from .site import MOST_PER_SOURCE, MOST_TIGHT
 UNCOUNTED_OF_DISPATCHER: Final = 1.25
 UNCOUNTED_OF_WORKER: Final = 1.25
 UNCOUNTED_ACCEPTS: Final = 1.0
+NEVER: Final = (float("inf"), float("-inf"))  # no time is from here to there
 MEMORY_MORE: Final = 0.05  # of a process, from the first measurement to the last
 DESCRIPTORS_MORE: Final = {"worker": 9}  # children that wait in three warm interpreters: five to eight in each
 MEMORY_GRAIN: Final = 768 << 10  # bytes; less is what the allocator happens to hold
@@ -135,10 +136,17 @@ def _uncounted(run: Run) -> list[tuple[float, float]]:
     ]
 
 
+def _unreported(run: Run) -> dict[int, tuple[float, float]]:
+    """By worker: the time before its death whose accepts and refusals it may not have reported (kernel dispatch)."""
+    deaths = {pid: end.at for pid, end in run.evidence.ends.items()}
+    deaths.update((pid, at) for pid, (at, _) in run.damage.killed.items() if pid in run.evidence.dispatcher_of)
+    return {pid: (at - UNCOUNTED_ACCEPTS, at + SLACK) for pid, at in deaths.items() if _may_be_kernel(run, pid)}
+
+
 def _accepted(run: Run) -> Check:
     """Each connection that a client has made was accepted or refused, by the server's count."""
     wrong = []
-    ends = _uncounted(run)
+    ends, unreported = _uncounted(run), _unreported(run)
     made = accepted = refused = allowed = 0
     for listener in run.status.listeners:
         connects = run.books.connects[listener.name]
@@ -146,8 +154,9 @@ def _accepted(run: Run) -> Check:
         visits = [visit for visit in run.books.visits if visit.listener == listener.name]
         uncounted = sum(run.evidence.was_accepted_in(visit, ends) for visit in visits)
         uncounted += sum(
-            entry.listener == listener.name and _accepted_unseen(run, entry.pid, entry.opened)
+            entry.listener == listener.name and begin <= entry.opened <= end
             for entry in run.evidence.entries
+            for begin, end in [unreported.get(entry.pid, NEVER)]
         )
         made, accepted, allowed = made + connects, accepted + listener.accepted, allowed + uncounted
         refused += sum(listener.refusals.values())
@@ -160,25 +169,10 @@ def _accepted(run: Run) -> Check:
     return Check("connections made were accepted or refused", figures, wrong)
 
 
-def _accepted_unseen(run: Run, pid: int, opened: float) -> bool:
-    """Whether a worker may have died before it had reported this accept (kernel dispatch)."""
-    death = run.damage.killed.get(pid)
-    end = run.evidence.ends.get(pid)
-    at = death[0] if death is not None else end.at if end is not None else float("-inf")
-    return _may_be_kernel(run, pid) and at - UNCOUNTED_ACCEPTS <= opened <= at + SLACK
-
-
-def _untold_refusals(run: Run) -> list[tuple[float, float]]:
-    """Times in which workers may have refused clients, and died before they could report that (kernel dispatch)."""
-    deaths = {pid: end.at for pid, end in run.evidence.ends.items()}
-    deaths.update((pid, at) for pid, (at, _) in run.damage.killed.items())
-    return [(at - UNCOUNTED_ACCEPTS, at + SLACK) for pid, at in deaths.items() if _may_be_kernel(run, pid)]
-
-
 def _refused(run: Run) -> Check:
     """Each client that was refused is counted, and no worker has seen it."""
     wrong: list[str] = []
-    ends = _uncounted(run) + _untold_refusals(run)
+    ends = [*_uncounted(run), *_unreported(run).values()]
     seen: Counter[str] = Counter()
     by_kill: Counter[str] = Counter()
     times: dict[str, list[float]] = defaultdict(list)
