@@ -74,7 +74,8 @@ class Helper:
         while True:
             while not self.replies:
                 assert select.select([self.control], [], [], 60)[0], "no message within a minute"
-                self.replies, _ = read_replies(self.control)
+                self.replies, _, fault = read_replies(self.control)
+                assert not fault, fault
             reply = self.replies.pop(0)
             if not isinstance(reply, NewCode):
                 return reply
@@ -610,12 +611,12 @@ def test_server_gone(tmp_path: Path) -> None:
 
 def test_read_replies(helper: Helper, tmp_path: Path) -> None:
     """The server's side never waits."""
-    assert read_replies(helper.control) == ([], False)
+    assert read_replies(helper.control) == ([], False, "")
     script = write(tmp_path, "pass")
     with open(os.devnull, "r+b") as null:
         helper.start([script], (null.fileno(),) * 3)
     assert isinstance(helper.reply(), Exited)  # it may have come with the message before
-    assert read_replies(helper.control) == ([], False)
+    assert read_replies(helper.control) == ([], False, "")
     for unread in ([], [b"a request"]):
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with mine:
@@ -623,7 +624,7 @@ def test_read_replies(helper: Helper, tmp_path: Path) -> None:
             for message in unread:
                 mine.send(message)
             theirs.close()
-            assert read_replies(mine) == ([Ready(4)], True)
+            assert read_replies(mine) == ([Ready(4)], True, "")
 
 
 def test_send_run_never_waits() -> None:

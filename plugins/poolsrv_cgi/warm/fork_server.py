@@ -200,20 +200,25 @@ class ForkServer:
     # --- replies
 
     def _on_replies(self) -> None:
-        if self._read_replies():
+        ended, fault = self._read_replies()
+        if fault:
+            log.error("warm %s: %s", " ".join(self.command), fault)
+        if ended or fault:
             self.close()
             self._on_end(self)
 
-    def _read_replies(self) -> bool:
-        """Handle its replies so far; True where there will be no more."""
-        try:
-            replies, ended = read_replies(self._control)
-            for reply in replies:
+    def _read_replies(self) -> tuple[bool, str]:
+        """Handle its replies so far; whether there will be no more, and what is wrong with one of them ("": nothing).
+
+        Each of the others counts all the same: a script that has said that it runs must not be started again.
+        """
+        replies, ended, fault = read_replies(self._control)
+        for reply in replies:
+            try:
                 self._handle(reply)
-        except (ValueError, KeyError) as error:
-            log.error("warm %s: %s", " ".join(self.command), error)
-            return True
-        return ended
+            except KeyError:
+                fault = fault or f"a message about a request that it does not have: {reply}"
+        return ended, fault
 
     def _handle(self, reply: Reply) -> None:
         if isinstance(reply, Started):
@@ -313,7 +318,7 @@ class ForkServer:
         # Read what is left: a script that has said that it runs does run, one that can't say so will not (`helper`). So
         # no script runs twice.
         self._control.shutdown(socket.SHUT_RD)
-        while not self._read_replies():
+        while not self._read_replies()[0]:
             pass
         self._control.close()
         for _, spare in self._spares:

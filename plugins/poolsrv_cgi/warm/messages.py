@@ -4,6 +4,7 @@ never waited for."""
 from __future__ import annotations
 
 import array
+import errno
 import marshal
 import os
 import re
@@ -47,6 +48,7 @@ _RIGHTS_SIZE = socket.CMSG_SPACE(4 * _MOST_FORKED)
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # combined once: that makes an enumeration's member
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0x40000000)
 _RECEIVE_FLAGS = int(socket.MSG_DONTWAIT) | _CLOEXEC
+_TRUNCATED = int(socket.MSG_CTRUNC)
 
 _match_python = re.compile(r"python(?:3(?:\.[0-9]+)?)?t?").fullmatch
 
@@ -229,37 +231,41 @@ def _send(control: socket.socket, message: bytes) -> bool:
     return True
 
 
-def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Reply], bool]:
-    """Read the helper's messages so far, at most `limit`, without waiting; and whether it is gone.
+def read_replies(control: socket.socket, limit: int = 64) -> tuple[list[Reply], bool, str]:
+    """Read the messages of a helper and its children so far, at most `limit`, without waiting.
 
-    :raises ValueError: one is malformed; the helper can't be trusted any more.
+    :returns: the replies, whether the helper is gone, and what is wrong with a message that is malformed ("" if none
+        is): then the helper can't be trusted any more, but the replies of the other messages hold.
     """
     replies: list[Reply] = []
+    fault = ""
     for _ in range(limit):
         try:
-            message, ancillary, _, _ = control.recvmsg(65536, _RIGHTS_SIZE, _RECEIVE_FLAGS)
+            message, ancillary, flags, _ = control.recvmsg(65536, _RIGHTS_SIZE, _RECEIVE_FLAGS)
         except (BlockingIOError, InterruptedError):
-            return replies, False
+            return replies, False, fault
         except ConnectionResetError:
             continue  # it died with unread requests. That is told once, and before what it has sent.
         except OSError:
-            return replies, True
+            return replies, True, fault
         if not message:
-            return replies, True
+            return replies, True, fault
         sockets = [fd for _, _, data in ancillary for fd in array.array("i", data)] if ancillary else []
         try:
-            replies += decode_replies(message, sockets)
-        except ValueError:
+            replies += decode_replies(message, sockets, missing=bool(flags & _TRUNCATED))
+        except ValueError as error:
+            fault = fault or str(error)
             for fd in sockets:
                 os.close(fd)
-            raise
-    return replies, False
+    return replies, False, fault
 
 
-def decode_replies(message: bytes, sockets: Sequence[int] = ()) -> list[Reply]:
+def decode_replies(message: bytes, sockets: Sequence[int] = (), *, missing: bool = False) -> list[Reply]:
     """Decode a message of the helper or of one of its children.
 
     :param sockets: that have come with it.
+    :param missing: whether the receiver had no descriptors for more. Children without a socket are as good as not
+        forked: they end.
     :raises ValueError: it is malformed; the helper can't be trusted any more.
     """
     kind, *fields = message.decode("utf-8", "surrogateescape").split("\0")
@@ -268,8 +274,13 @@ def decode_replies(message: bytes, sockets: Sequence[int] = ()) -> list[Reply]:
             return [_exited(*fields[at : at + 5]) for at in range(0, len(fields), 5)]
         if kind == "pid" and int(fields[1]) > 1:
             return [Started(int(fields[0]), int(fields[1]))]
-        if kind == "forked" and len(fields) == len(sockets) and all(int(pid) > 1 for pid in fields):
-            return [Forked(tuple(zip(map(int, fields), sockets, strict=True)))]
+        if kind == "forked" and all(int(pid) > 1 for pid in fields):
+            come = Forked(tuple(zip(map(int, fields), sockets, strict=False)))
+            short = len(fields) - len(sockets)
+            if short == 0:
+                return [come]
+            if short > 0 and missing:
+                return [come, Short(short, os.strerror(errno.EMFILE))]
         if kind == "ready":
             return [Ready(int(fields[0]))]
         if kind == "pong":
