@@ -43,9 +43,9 @@ from .children import Children
 from .counts import Counts
 from .exclusive_right import ExclusiveRight
 from .interpreter import PoolInterpreter
+from .kept_across_reloads import KeptResources
 from .pool import EXIT_FAILED, PoolProcess, leaving, stop_oldest
 from .reloads import Reloads
-from .resources import Resources
 from .restarts import LONGEST_DELAY, Restarts
 from .watchdog import SIGNS, Watchdog, timeout_of
 
@@ -84,7 +84,7 @@ class Supervisor:
             (*STOPS, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
         )
         self._notifier = Notifier()
-        self._resources = Resources(level, given)
+        self._kept = KeptResources(level, given)
         self._loop = GuardedLoop(log)
         self._watchdog = Watchdog(self._loop)
         self._counts = Counts(self._loop)
@@ -170,7 +170,7 @@ class Supervisor:
             return
         self._pools[pool.pid] = self._candidate = pool
         pool.begin(
-            self._resources.sockets,
+            self._kept.sockets,
             config=self._config,
             arguments=self._arguments,
             log_level=self._level,
@@ -197,7 +197,7 @@ class Supervisor:
             pool.start_timeout = fields["start_timeout"]
             pool.limit_start()
         elif kind == "bound":
-            self._resources.add_bound(pool, message)
+            self._kept.add_bound(pool, message)
         elif kind == "configured":
             self._configured(pool, fields)
         elif kind == "serves":
@@ -224,7 +224,7 @@ class Supervisor:
         pool.drain_notice = fields.get("drain_notice") or 0.0
         pool.hang_timeout = fields["hang_timeout"]
         pool.max_draining_pools = fields["max_draining_pools"]
-        if not self._resources.grant(pool, fields):
+        if not self._kept.grant(pool, fields):
             pool.kill()
             return
         pool.state = SEALED
@@ -247,7 +247,7 @@ class Supervisor:
         self._last_start = self._loop.now - pool.started_at - pool.waited
         self._max_draining = pool.max_draining_pools
         self._watchdog.begin(pool)
-        gone = self._resources.hand_over(pool)
+        gone = self._kept.hand_over(pool)
         if pool.reload:
             self._reloads.succeeded()
             log.info("generation %d (pid %d) serves", pool.generation, pool.pid)
@@ -327,7 +327,7 @@ class Supervisor:
         self._reload_if_wanted()
 
     def _candidate_ended(self, pool: PoolProcess, returncode: int) -> None:
-        self._resources.reclaim(pool)
+        self._kept.reclaim(pool)
         if self._stopping or (pool.abandoned and self._reloads.wanted):
             return  # the server ends, or a reload follows
         errors = pool.errors or [f"the pool {describe_exit(returncode)} before it served"]
@@ -415,15 +415,15 @@ class Supervisor:
             self._notice.cancel()
             self._notice = None
         self._watchdog.end()
-        self._resources.close_sockets()
+        self._kept.close_sockets()
         for pool in self._pools.values():
             pool.stop(why, ends=True)
 
     def _finish(self) -> None:
         """All pools have ended: leave nothing of theirs behind."""
-        self._resources.close_sockets()
+        self._kept.close_sockets()
         self._children.kill_all(self._reap)
-        self._resources.close()
+        self._kept.close()
         self._loop.close()
         if self._stopping:
             log.info("stopped")

@@ -1,4 +1,4 @@
-"""What the server owns, whichever pool serves: the listening sockets, the pid file, the log.
+"""What outlives pools, and so reloads: the listening sockets, the pid file, the log.
 
 A pool says once what it needs of them, and is granted it. They pass to the pool when it begins to serve.
 """
@@ -19,7 +19,7 @@ from .pool import PoolProcess
 log = logging.getLogger("poolsrv.supervisor")
 
 
-class Resources:
+class KeptResources:
     """The resources of the pool that serves, and the sockets of the service manager, which are never given up.
 
     :param level: the lowest level to log, if the command line says so.
