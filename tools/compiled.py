@@ -24,7 +24,7 @@ _MODULES = {
         "transport",
     ),
     "worker": (
-        *("acceptor", "connection", "deadlines", "descriptor_room", "newcomers", "reporter", "service"),
+        *("connection", "deadlines", "descriptor_room", "kernel_acceptor", "newcomers", "reporter", "service"),
         *("tls_connection", "waiting"),
     ),
 }

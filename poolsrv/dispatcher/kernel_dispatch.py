@@ -1,8 +1,8 @@
 """Kernel dispatch, as the dispatcher sees it: which worker accepts at which socket, and what is done if none does.
 
 Theory. Each address has a socket for each worker (shares.py), and the kernel chooses the socket of a new connection. A
-worker accepts at its own sockets (worker/acceptor.py), and reports what it has accepted: the books are kept as for
-connections that the dispatcher has sent.
+worker accepts at its own sockets (worker/kernel_acceptor.py), and reports what it has accepted: the books are kept as
+for connections that the dispatcher has sent.
 
 All sockets stay open here. If no worker accepts at a socket, the dispatcher *takes it over*: it polls it, and passes
 the connections on in the classic way, to workers that have room. That is so if the worker is dead, starts, drains, has
@@ -33,7 +33,7 @@ from ..core.accept_queue import accept_queue
 from ..core.event_loop import HANGUP, ONCE, READ, EventLoop, Timer
 from ..ipc.worker_channel import SERVING, Accepted, Refused
 from ..net.addresses import format_peer
-from ..worker.acceptor import OwnSocket
+from ..worker.kernel_acceptor import OwnSocket
 from .bound import Bound
 from .listener import Listener
 from .worker_slot import STALL_TIME, WorkerSlot

@@ -5,8 +5,8 @@ one worker fewer) leaves its slot at once. A new slot with a new worker takes th
 connections. So there is no gap. (A worker of exclusive listeners has to have ended before; see exclusive.py.)
 
 A worker that dies while it serves is replaced at once. One that exits early, or can't start, is replaced after a delay
-that grows with each time in a row (back_off.py). If one fails to start too often before all workers have served for the
-first time, the pool gives up.
+that grows with each time in a row (restart_delays.py). If one fails to start too often before all workers have served
+for the first time, the pool gives up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import DRAINING, EXIT_START_FAILED, SERVING
 from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
-from . import back_off, recycling
+from . import recycling, restart_delays
 from .dispatcher import Dispatcher
 from .exclusive import ExclusiveWorkers
 from .hang_watchdog import HangWatchdog
@@ -137,7 +137,7 @@ class WorkerManager:
                     if not slot.pid:
                         what = "worker %s could not be started by a fault of the server"
                         log.exception(what, slot.label, extra=slot.tags)
-                        self._start_later(slot, back_off.LONGEST_DELAY)
+                        self._start_later(slot, restart_delays.LONGEST_DELAY)
                 continue
             if worker is not None:
                 return worker
@@ -214,7 +214,7 @@ class WorkerManager:
             log.error("worker %s could not start%s: giving up", slot.label, series, extra=tags)
             self._on_boot_failed(f"worker {slot.label} could not start{series}: it {why}{hint}")
             return
-        delay = back_off.after_failed_start(failures)
+        delay = restart_delays.after_failed_start(failures)
         log.error(
             "worker %s could not start%s%s: next try in %.1f s",
             slot.label,
@@ -395,9 +395,9 @@ class WorkerManager:
         if while_starting:
             hint = " (the plugin's error is above)" if returncode == EXIT_START_FAILED else ""
             self._start_failed(slot, how, hint)
-        elif served < back_off.MIN_UPTIME:
+        elif served < restart_delays.MIN_UPTIME:
             slot.early_exits += 1
-            self._start_later(slot, back_off.after_early_exit(slot.early_exits))
+            self._start_later(slot, restart_delays.after_early_exit(slot.early_exits))
         else:
             slot.early_exits = 0
             self._to_start.append(slot)

@@ -41,12 +41,12 @@ from ..ipc.worker_channel import (
 from ..net import programs
 from ..net.descriptor import Descriptor
 from ..net.relay import Relay
-from .acceptor import Acceptor, OwnSocket
 from .admission_client import AdmissionClient
 from .blocking_threads import BlockingThreads
 from .culprits import add_culprit, running_plugin
 from .descriptor_room import DescriptorRoom, descriptor_limit
 from .engine_metrics import WorkerMetrics
+from .kernel_acceptor import KernelAcceptor, OwnSocket
 from .metrics import Metrics
 from .reporter import Reporter
 from .run_sources import RunSources
@@ -134,7 +134,7 @@ class WorkerProcess:
         self._served: list[Service] = []
         self._watch = TimeWatch(loop, self._served, metrics.engine, pool.slow_hook)
         no_room = self._system_has_no_room
-        self._acceptor = Acceptor(
+        self._acceptor = KernelAcceptor(
             loop, self._services, self._reporter, self.room, has_room=self._has_room, no_room=no_room
         )
         self._accepted = 0

@@ -21,8 +21,8 @@ from poolsrv.ipc.worker_channel import (
     WorkerEnd,
 )
 from poolsrv.net.access_list import parse as network
-from poolsrv.worker.acceptor import Acceptor, OwnSocket
 from poolsrv.worker.descriptor_room import DescriptorRoom
+from poolsrv.worker.kernel_acceptor import KernelAcceptor, OwnSocket
 from poolsrv.worker.reporter import Reporter
 from poolsrv.worker.service import Service as RealService
 
@@ -68,7 +68,7 @@ class Entrance:
             counters=lambda: (0, 0, 0, 0, 0),
         )
         self.service = Service(ListenerConfig("a", (), "echo", **keys), self.opened.append)
-        self.acceptor = Acceptor(
+        self.acceptor = KernelAcceptor(
             self.loop,
             [self.service],
             self.reporter,

@@ -46,7 +46,7 @@ class OwnSocket(NamedTuple):
     socket: socket.socket
 
 
-class Acceptor:
+class KernelAcceptor:
     """Accepts at a worker's own sockets, if it has any.
 
     :param services: of all listeners.
