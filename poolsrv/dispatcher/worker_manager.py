@@ -88,7 +88,7 @@ class WorkerManager:
         self._close_inherited = close_inherited
         self._connect = connect
         self._pid = os.getpid()
-        dispatcher.kill_worker = self._kill_condemned
+        dispatcher.kill_worker = partial(self._signal, number=signal.SIGKILL)
         self._to_start: list[WorkerSlot] = [*slots, *apart]
         plugins = [plugin for listener in server.listeners for plugin in listener.hooks.plugins]
         self._watchdog = HangWatchdog(loop, self.by_pid, self._config.hang_timeout, plugins)
@@ -244,7 +244,8 @@ class WorkerManager:
                 self._worker_serves(slot)
             if slot.state == DRAINING and not slot.leaving and not self._stopping:
                 self._replace_draining(slot)
-        if slot.given >= slot.recycle_at and slot.state == SERVING and not (slot.leaving or self._stopping):
+        is_due = slot.given >= slot.recycle_at and slot.state == SERVING and not (slot.leaving or self._stopping)
+        if is_due and slot.pid in self.by_pid:  # one that has ended is restarted anyhow
             log.info(
                 "worker %s (pid %d) has had %s: recycling it",
                 slot.label,
@@ -316,9 +317,9 @@ class WorkerManager:
 
     def _recycle(self, slot: WorkerSlot) -> None:
         """Tell a worker to drain, and start its successor."""
-        os.kill(slot.pid, signal.SIGTERM)
+        self._signal(slot, signal.SIGTERM)
         if slot.stopped:
-            os.kill(slot.pid, signal.SIGCONT)
+            self._signal(slot, signal.SIGCONT)
         self._replace_draining(slot)
 
     def _replace_draining(self, slot: WorkerSlot) -> None:
@@ -365,10 +366,10 @@ class WorkerManager:
         self._dispatcher.worker_stopped(slot, stopped)
 
     def _worker_ended(self, slot: WorkerSlot, status: int, rusage: resource.struct_rusage) -> None:
+        del self.by_pid[slot.pid]  # it has been reaped: the pid may be another process's
         self._loop.guarded(self._read_last_reports, slot)
         returncode = os.waitstatus_to_exitcode(status)
         pid, before, served = slot.pid, slot.state, self._loop.now - slot.started_at
-        del self.by_pid[pid]
         self._watchdog.remove(pid)
         lost = self._dispatcher.worker_ended(slot)
         how = self._ends.count(status, rusage)
@@ -419,22 +420,22 @@ class WorkerManager:
 
         :param but_apart: not to the worker apart.
         """
-        for pid, slot in self.by_pid.items():
+        for slot in self.by_pid.values():
             if but_apart and slot.index == APART:
                 continue
-            os.kill(pid, number)
+            self._signal(slot, number)
             if slot.stopped:
-                os.kill(pid, signal.SIGCONT)
+                self._signal(slot, signal.SIGCONT)
 
     def reopen_logs(self) -> None:
         """Have every worker reopen its logs; a stopped one does so once it goes on."""
-        for pid in self.by_pid:
-            os.kill(pid, signal.SIGUSR1)
+        for slot in self.by_pid.values():
+            self._signal(slot, signal.SIGUSR1)
 
-    def _kill_condemned(self, slot: WorkerSlot) -> None:
-        """Kill a condemned worker, unless it has been reaped: its pid may be another process's by then."""
+    def _signal(self, slot: WorkerSlot, number: signal.Signals) -> None:
+        """Send a signal to a worker, unless it has been reaped: its pid may be another process's by then."""
         if self.by_pid.get(slot.pid) is slot:
-            os.kill(slot.pid, signal.SIGKILL)
+            os.kill(slot.pid, number)
 
     def kill_all(self) -> None:
         """Kill the workers that are still there."""
@@ -443,6 +444,6 @@ class WorkerManager:
 
     def kill_if_there(self, slot: WorkerSlot, pid: int) -> None:
         """Kill a worker that should have ended."""
-        if slot.pid == pid:
+        if self.by_pid.get(pid) is slot:
             log.error("worker %s (pid %d) does not end: killing it", slot.label, pid, extra=slot.tags)
             os.kill(pid, signal.SIGKILL)

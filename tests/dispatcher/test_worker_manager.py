@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from poolsrv.core import cgroups
+from poolsrv.core.guarded_loop import GuardedLoop
+from poolsrv.dispatcher import worker_manager
 from poolsrv.dispatcher.worker_manager import MOST_UNREAD, WorkerManager
 from poolsrv.dispatcher.worker_slot import WorkerSlot
+from poolsrv.ipc.worker_channel import SERVING
 from tests.helpers.puppet import Client, config, connect_until
 from tests.helpers.server import ServerProcess, is_alive, wait_until
 
@@ -254,3 +260,49 @@ def test_the_last_reports_of_a_worker_have_an_end() -> None:
     manager = Manager()
     manager._read_last_reports(WorkerSlot(0))
     assert manager.read == MOST_UNREAD
+
+
+def test_a_worker_that_has_been_reaped_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last reports may say that it is to be recycled, or break the books: by then its pid may be another's."""
+    signals: list[tuple[int, int]] = []
+    slot = WorkerSlot(0)
+    slot.pid, slot.state, slot.given, slot.recycle_at = 1 << 30, SERVING, 0, 5
+    dispatcher = Mock()
+
+    def on_report(reporting: WorkerSlot) -> bool:
+        reporting.given += 5
+        dispatcher.kill_worker(reporting)
+        return bool(reporting.given < 10)
+
+    def clear(ended: WorkerSlot) -> int:
+        ended.pid = 0
+        return 0
+
+    dispatcher.on_report.side_effect, dispatcher.worker_ended.side_effect = on_report, clear
+    for part in ("WorkerProcess", "HangWatchdog", "ToldOnce"):
+        monkeypatch.setattr(worker_manager, part, Mock())
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
+    loop = GuardedLoop(logging.getLogger("poolsrv.pool"))
+    listener = Mock(hooks=Mock(plugins=[]), config=Mock(first_worker=0, workers=1, exclusive=False))
+    pool = Mock(hang_timeout=0, max_worker_memory=0, graceful_timeout=1)
+    try:
+        manager = WorkerManager(
+            Mock(listeners=[listener], config=Mock(pool=pool)),
+            loop,
+            dispatcher,
+            [slot],
+            [],
+            on_ready=Mock(),
+            on_boot_failed=Mock(),
+            claim=Mock(),
+            released=Mock(),
+            close_inherited=Mock(),
+            connect=Mock(),
+        )
+        manager.by_pid[slot.pid] = slot
+        manager._worker_ended(slot, 9, resource.getrusage(resource.RUSAGE_SELF))
+    finally:
+        loop.close()
+    assert slot.given == 10
+    assert not signals
+    assert manager._to_start.count(slot) == 2  # at first, and again
