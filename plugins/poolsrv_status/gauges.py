@@ -41,7 +41,7 @@ FAMILIES = (
     Family("poolsrv_last_reload_successful", "gauge", (), "1 if the last reload was successful; missing before one"),
     Family("poolsrv_last_reload_time_seconds", "gauge", (), "When the last reload ended; missing before one"),
     Family("poolsrv_workers", "gauge", ("state",), "Workers by their state"),
-    Family("poolsrv_programs", "gauge", (), "Programs that run: children of the workers"),
+    Family("poolsrv_programs", "gauge", (), "Programs that run: children of the workers and of their launchers"),
     Family("poolsrv_listener_info", "gauge", ("listener", "handler", "addresses"), "Always 1; what a listener is"),
     Family("poolsrv_listener_connections", "gauge", ("listener",), "Open connections"),
     Family("poolsrv_listener_max_connections", "gauge", ("listener",), "The limit of these; missing if there is none"),

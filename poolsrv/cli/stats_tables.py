@@ -7,7 +7,16 @@ from typing import Final
 from ..core.text import one_line
 from ..core.words import counted
 from ..ipc import figures
-from ..ipc.stats import HistogramStats, ListenerStats, ProgramStats, RefusalStats, SeriesStats, Status, WorkerStats
+from ..ipc.stats import (
+    HistogramStats,
+    LauncherStats,
+    ListenerStats,
+    ProgramStats,
+    RefusalStats,
+    SeriesStats,
+    Status,
+    WorkerStats,
+)
 from .tables import count, duration, moment, rate, size, span
 
 TROUBLES: Final = frozenset({figures.SLOW_HOOKS, figures.FAULTS, figures.LOST})  # shown beside those of plugins
@@ -25,6 +34,7 @@ QUEUE_COLUMNS: Final = ("<listener", "<address", "<accepts", ">queued", ">total"
 TIME_COLUMNS: Final = ("<time", "<of", ">count", ">p50", ">p90", ">p99")
 METRIC_COLUMNS: Final = ("<metric", "<of", ">value")
 PROGRAM_COLUMNS: Final = (">program", ">worker", ">age", ">CPU", ">memory", "<command")
+LAUNCHER_COLUMNS: Final = (">launcher", ">worker", ">age", ">CPU", ">memory", ">programs", "<listener", "<user")
 REFUSAL_COLUMNS: Final = ("<refused", "<listener", "<peer", "<reason")
 
 
@@ -164,6 +174,12 @@ def program_row(program: ProgramStats) -> tuple[str, ...]:
         command = command[: LONGEST_COMMAND - 3] + "..."
     cells = (duration(program.age), duration(program.cpu), size(program.memory))
     return (str(program.pid), str(program.worker), *cells, command)
+
+
+def launcher_row(launcher: LauncherStats) -> tuple[str, ...]:
+    """A row of the table of launchers."""
+    cells = (duration(launcher.age), duration(launcher.cpu), size(launcher.memory), count(launcher.programs))
+    return (str(launcher.pid), str(launcher.worker), *cells, launcher.listener, _cell(launcher.user))
 
 
 def refusal_row(refusal: RefusalStats) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..core.words import counted
 from ..ipc.stats import Status
 from .stats_tables import (
+    LAUNCHER_COLUMNS,
     LISTENER_COLUMNS,
     METRIC_COLUMNS,
     MOST_LINES,
@@ -14,6 +15,7 @@ from .stats_tables import (
     TIME_COLUMNS,
     WORKER_COLUMNS,
     headline,
+    launcher_row,
     listener_row,
     metric_rows,
     program_row,
@@ -40,6 +42,9 @@ def as_text(status: Status) -> str:
     ):
         if shown:
             parts.append(table(columns, shown[:MOST_METRICS]) + _more(len(shown) - MOST_METRICS, noun))
+    if status.launchers:
+        rows = list(map(launcher_row, status.launchers[:MOST_LINES]))
+        parts.append(table(LAUNCHER_COLUMNS, rows) + _more(len(status.launchers) - len(rows), "launcher"))
     if status.totals.programs:
         rows = [program_row(program) for program in status.programs[:MOST_LINES]]
         parts.append(table(PROGRAM_COLUMNS, rows) + _more(status.totals.programs - len(rows), "program"))

@@ -28,12 +28,14 @@ from ..core.text import one_line
 from ..ipc.stats import Status
 from .control_client import NoAnswer, ask
 from .stats_tables import (
+    LAUNCHER_COLUMNS,
     LISTENER_COLUMNS,
     PROGRAM_COLUMNS,
     REFUSAL_COLUMNS,
     TIME_COLUMNS,
     WORKER_COLUMNS,
     headline,
+    launcher_row,
     listener_row,
     program_row,
     refusal_row,
@@ -143,6 +145,7 @@ def _screen(status: Status, width: int, height: int, trouble: str) -> Renderable
         _Section(WORKER_COLUMNS, list(map(worker_row, workers)), len(workers), _OPTIONAL),
         _Section(LISTENER_COLUMNS, list(map(listener_row, status.listeners)), len(status.listeners), _OPTIONAL),
         _Section(TIME_COLUMNS, times, len(times)),
+        _Section(LAUNCHER_COLUMNS, list(map(launcher_row, status.launchers)), len(status.launchers)),
         _Section(PROGRAM_COLUMNS, list(map(program_row, programs)), status.totals.programs),
         _Section(REFUSAL_COLUMNS, refusals, len(refusals)),
     ]

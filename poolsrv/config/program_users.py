@@ -83,6 +83,13 @@ def _users(config: Config) -> Iterator[tuple[str, tuple[int, int, list[int]]]]:
             yield listener.name, (uid, gid, os.getgrouplist(programs.name, gid) if programs.name else [gid])
 
 
+def name_of(uid: int) -> str:
+    """A user's name, or number."""
+    from . import identity
+
+    return identity.user_of(uid)[2] or str(uid)
+
+
 def pool_user(config: Config) -> tuple[int, int]:
     """The pool's user and group, also while this process is root."""
     found = config.pool.identity or Identity(None, None)

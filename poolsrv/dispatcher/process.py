@@ -137,6 +137,7 @@ class DispatcherProcess:
             )
             self._stats.drain_notice = self._config.drain_notice
             self._stats.before_answer = self._tell_counts
+            self._stats.spawner = place.spawner
             self._control = ControlServer(
                 self._loop,
                 control.socket if control is not None else None,

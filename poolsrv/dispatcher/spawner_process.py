@@ -6,17 +6,20 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
 from ..config import program_users
 from ..config.model import Config
 from ..core import capabilities, logs
-from ..core.event_loop import HANGUP, EventLoop
+from ..core.event_loop import HANGUP, READ, EventLoop
 from ..core.interpreter_command import command_for
+from ..core.procfs import children_of
 from ..errors import StartError
-from ..ipc.pool_link import PoolLink
+from ..ipc.pool_link import BadMessage, PoolLink
 from ..worker.launched_programs import LaunchedPrograms
 from ..worker.spec import ServerSpec
 
@@ -28,10 +31,19 @@ _START = "from poolsrv.spawner.process import main; main()"
 VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE")
 
 
+class Launcher(NamedTuple):
+    """A launcher: its pid, that of its worker, and whose programs it starts."""
+
+    pid: int
+    worker: int
+    listener: str
+
+
 class SpawnerProcess:
     """Starts it.
 
     :ivar pid: 0 once it has been reaped.
+    :ivar user_names: of the programs of each listener.
     :raises StartError: it can't be started.
     """
 
@@ -40,6 +52,8 @@ class SpawnerProcess:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.link = PoolLink(ours)
         self._users = program_users.users(config)
+        self.user_names = {name: program_users.name_of(uid) for name, (uid, _, _) in self._users.items()}
+        self._launchers: dict[int, Launcher] = {}
         settings = config.log.settings(config.pool.identity)
         try:
             theirs.set_inheritable(True)
@@ -63,8 +77,10 @@ class SpawnerProcess:
             if mask & HANGUP:
                 loop.unregister(self.link.fileno())
                 gone()
+            elif mask & READ:
+                self._receive()
 
-        loop.register(self.link.fileno(), 0, on_event)
+        loop.register(self.link.fileno(), READ, on_event)
         process = os.getpid()
         # Not in the workers, which are forked from this process.
         logs.followers.append(lambda fd: self._pass_log(fd) if os.getpid() == process else None)
@@ -73,6 +89,29 @@ class SpawnerProcess:
         """Have it write to the log file that this process has opened again; unless it does not listen."""
         if self.link.unread() < ROOM:
             self.link.send("log", [fd])
+
+    def launchers(self) -> list[Launcher]:
+        """Those that run, as far as the spawner has told of them; by listener.
+
+        :raises OSError: no descriptor is left to look with.
+        """
+        running = children_of(self.pid)
+        self._launchers = {pid: one for pid, one in self._launchers.items() if pid in running}
+        return sorted(self._launchers.values(), key=lambda one: (one.listener, one.pid))
+
+    def _receive(self) -> None:
+        """Be told of a launcher. Only the spawner can send here."""
+        try:
+            message = self.link.receive(wait=False)  # a worker could have taken it: it has the same socket
+        except (EOFError, BadMessage, OSError):
+            return  # the hangup follows
+        if message is None or message.kind != "launcher":
+            return
+        message.close()
+        told = Launcher(message.fields["pid"], message.fields["worker"], message.fields["listener"])
+        with suppress(OSError):
+            self.launchers()  # forget those that have ended
+        self._launchers[told.pid] = told
 
     def launch_for(self, server: ServerSpec) -> ServerSpec:
         """Have the workers start the programs of its listeners by launchers."""

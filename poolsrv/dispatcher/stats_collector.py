@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -19,7 +19,6 @@ from ..config.model import APART
 from ..core import procfs
 from ..core.accept_queue import accept_queue
 from ..core.event_loop import EventLoop
-from ..core.procfs import children_of
 from ..ipc import figures
 from ..ipc.metrics import BOUNDS, Distribution, Labels
 from ..ipc.stats import (
@@ -30,7 +29,6 @@ from ..ipc.stats import (
     HistogramStats,
     ListenerStats,
     MetricStats,
-    ProgramStats,
     QueueStats,
     RefusalStats,
     SeriesStats,
@@ -40,15 +38,18 @@ from ..ipc.stats import (
     WorkerStats,
 )
 from ..plugins import entry_points
+from . import program_stats
 from .dispatcher import Dispatcher
 from .ledger import Amount, gauge, gauges
 from .listener import Listener
 from .worker_manager import WorkerManager
 from .worker_slot import EMPTY, STARTING, WorkerSlot
 
+if TYPE_CHECKING:
+    from .spawner_process import SpawnerProcess
+
 SAMPLE_INTERVAL: Final = 1.0  # seconds
 SAMPLES: Final = round(WINDOW / SAMPLE_INTERVAL) + 1
-MOST_PROGRAMS: Final = 200  # that are listed; each lookup blocks the dispatcher for about 40 µs
 
 Counted = Mapping[str, Mapping[Labels, Amount]]
 
@@ -72,6 +73,7 @@ class StatsCollector:
     :ivar about: the same, as it is now.
     :ivar before_answer: called before anything is shown.
     :ivar state: of the pool, as in ``ServerStats``; so is ``drain_notice``.
+    :ivar spawner: None if no programs have a user of their own.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class StatsCollector:
         self.set_about(about)
         self.state = "starting"
         self.drain_notice = 0.0
+        self.spawner: SpawnerProcess | None = None
         self._drains_at: float | None = None
         self.before_answer: Callable[[], object] = lambda: None
         self._loop = loop
@@ -140,7 +143,7 @@ class StatsCollector:
         workers = [self._worker(slot) for slot in slots if slot.index != APART]
         waiting = Counter(number for slot in slots for number in slot.waiting.values())
         listeners = [self._listener(listener, waiting[listener.number], counted) for listener in self._listeners]
-        programs, count = self._programs()
+        launchers, programs, count = program_stats.below(self._workers.by_pid, self.spawner)
 
         def total(rate: str) -> float:
             return round(sum(float(getattr(worker, rate)) for worker in workers), 1)
@@ -172,6 +175,7 @@ class StatsCollector:
             ],
             metrics=self._metrics(counted),
             apart=[self._worker(slot) for slot in slots if slot.index == APART],
+            launchers=launchers,
         )
 
     def _server(self) -> ServerStats:
@@ -283,29 +287,6 @@ class StatsCollector:
             MetricStats(name, kind, ledger.helps.get(name, ""), [_series(*one) for one in amounts.items()])
             for (name, kind), amounts in sorted(found.items())
         ]
-
-    def _programs(self) -> tuple[list[ProgramStats], int]:
-        """List the first ``MOST_PROGRAMS`` of the workers' children, and count all of them."""
-        programs: list[ProgramStats] = []
-        count = 0
-        for worker_pid, slot in self._workers.by_pid.items():
-            pids = sorted(children_of(worker_pid))
-            count += len(pids)
-            for pid in pids[: MOST_PROGRAMS - len(programs)]:
-                used = procfs.usage(pid)
-                if used is not None:
-                    programs.append(
-                        ProgramStats(
-                            pid=pid,
-                            worker=slot.index,
-                            worker_pid=worker_pid,
-                            command=procfs.command(pid) or f"[{used.name}]",
-                            age=used.age,
-                            cpu=used.cpu,
-                            memory=used.memory,
-                        )
-                    )
-        return programs, count
 
 
 def _sample(slot: WorkerSlot, now: float, cpu: float) -> _Sample:

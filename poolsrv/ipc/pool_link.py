@@ -143,18 +143,20 @@ class PoolLink:
         """How much of what was sent the other side has not read, in bytes of kernel memory (SIOCOUTQ, unix(7))."""
         return _INT.unpack(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(_INT.size)))[0]  # type: ignore[no-any-return]
 
-    def receive(self) -> Message | None:
+    def receive(self, wait: bool = True) -> Message | None:
         """Receive the next message; None if there is none and this end does not block.
 
+        :param wait: False: this call does not block, even if this end does.
         :raises EOFError: the other side is gone.
         :raises BadMessage: the message can't be understood.
         """
         try:
-            payload, ancillary, flags, _ = self._socket.recvmsg(_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+            how = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+            payload, ancillary, flags, _ = self._socket.recvmsg(_SIZE, _ANCILLARY_SIZE, how)
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            return self.receive()  # its end did not read all. That is told once, and before what it has sent.
+            return self.receive(wait)  # its end did not read all. That is told once, and before what it has sent.
         fds, sender = _unpack(ancillary)
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):

@@ -47,8 +47,8 @@ class LinkToVersion1(PoolLink):
             fields = {name: fields[name] for name in _CONFIGURED}
         super().send(kind, fds, **fields)
 
-    def receive(self) -> Message | None:
-        message = super().receive()
+    def receive(self, wait: bool = True) -> Message | None:
+        message = super().receive(wait)
         if message is not None and message.kind == "go":
             message.fields["alive_every"] = self._alive_every or _ALIVE_EVERY
         elif message is not None and message.kind == "about":

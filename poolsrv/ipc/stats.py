@@ -243,10 +243,11 @@ class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgramStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A running program: a child of a worker.
+    """A running program: a child of a worker, or of one of its launchers.
 
     :ivar worker: its worker's slot.
     :ivar command: its command line; for a zombie, its name in brackets.
+    :ivar launcher: the pid of the launcher that has started it; 0: the worker has.
     """
 
     pid: int
@@ -256,6 +257,26 @@ class ProgramStats(msgspec.Struct, frozen=True, kw_only=True):
     age: float
     cpu: float
     memory: int
+    launcher: int = 0
+
+
+class LauncherStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A launcher: it starts the programs of a listener that have a user of their own, for one worker.
+
+    :ivar user: of the programs, and its own.
+    :ivar worker: its worker's slot.
+    :ivar programs: how many of them run.
+    """
+
+    pid: int
+    listener: str
+    user: str
+    worker: int
+    worker_pid: int
+    age: float
+    cpu: float
+    memory: int
+    programs: int
 
 
 class RefusalStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,11 +319,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar time: when they were collected.
     :ivar workers: by slot.
     :ivar listeners: in the order of the config.
-    :ivar programs: at most ``stats_collector.MOST_PROGRAMS``.
+    :ivar programs: at most ``program_stats.MOST``.
     :ivar recent_refusals: the latest last.
     :ivar metrics: by name.
     :ivar apart: the worker of its own for handlers that are to answer whatever ``workers`` do, such as ``status``; its
         ``slot`` is -1. Empty if no listener has such a handler. After a reload, a draining one beside its successor.
+    :ivar launchers: at most 200. Empty if no programs have a user of their own, or none has been asked for.
     """
 
     time: float
@@ -314,6 +336,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     recent_refusals: list[RefusalStats]
     metrics: list[MetricStats] = []
     apart: list[WorkerStats] = []
+    launchers: list[LauncherStats] = []
 
 
 def as_json(status: Status) -> bytes:

@@ -140,6 +140,7 @@ class Spawner:
             return None
         if pid:
             self._launchers[pid] = sender.pid, name
+            self._tell_of(pid, sender.pid, name)
             return None
         self._loop.close()
         self._link.close()
@@ -148,6 +149,13 @@ class Spawner:
         logs.set_role("launcher", name)
         set_title(f"launcher {name}")
         return Launcher(sock, sender.pid)
+
+    def _tell_of(self, pid: int, worker: int, listener: str) -> None:
+        """Tell the dispatcher of a launcher, for ``poolsrv status``."""
+        try:
+            self._link.send("launcher", pid=pid, worker=worker, listener=listener)
+        except OSError:
+            pass  # it does not read now: then this one is not shown
 
     def _watch(self, worker: int) -> bool:
         """Watch a worker, so that its launchers end with it, even stopped ones; False if it has ended."""

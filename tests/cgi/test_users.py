@@ -13,13 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 from poolsrv_cgi.options import Options, problems
 
+from poolsrv.cli.status import as_text
 from poolsrv.config import program_users, reader
 from poolsrv.config.errors import ConfigErrors
 from poolsrv.core.capabilities import KILL, SETGID, SETUID, SYS_ADMIN
+from poolsrv.ipc.stats import Status
 from poolsrv.plugins import loader
+from tests.helpers.control import query
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, children_of, is_alive, wait_until
 from tests.helpers.strangers import ROOT, open_tmp
@@ -193,6 +197,31 @@ def test_a_launcher_that_is_killed_is_replaced(server: ServerProcess) -> None:
         server.wait_for_line(r"www: the launcher of its programs has ended")
         wait_until(lambda: not any(map(is_alive, pids)), "the end of what the launcher had started")
     assert get(server, "/id.sh")[0] == 200
+
+
+@ROOT
+@pytest.mark.server
+def test_status_shows_launchers(serve: Serve, folder: Path) -> None:
+    """With what they have started."""
+    config = pool(user="daemon", control="run/ctl") + cgi_listener(root=folder, user="games", timeout=600.0)
+    server = serve(config)
+    with Client(server) as client:
+        client.request("/stay.sh")
+        client.head()
+        pids = pids_from(client)
+        wait_until(lambda: query(server)["status"]["launchers"] != [], "what the spawner tells of the launcher")
+        found = query(server)["status"]
+        (launcher,) = found["launchers"]
+        assert {key: launcher[key] for key in ("listener", "user", "worker", "worker_pid", "programs")} == {
+            "listener": "www", "user": "games", "worker": 0, "worker_pid": server.worker_pids()[0], "programs": 1
+        }  # fmt: skip
+        (program,) = found["programs"]
+        assert (program["pid"], program["launcher"], program["worker"]) == (pids[0], launcher["pid"], 0)
+        assert found["totals"]["programs"] == 1
+        text = as_text(msgspec.convert(found, Status))
+        assert re.search(rf"^ *{launcher['pid']} +0 .* 1  www +games$", text, re.MULTILINE), text
+        os.kill(launcher["pid"], signal.SIGKILL)
+        wait_until(lambda: query(server)["status"]["launchers"] == [], "the launcher's end")
 
 
 @ROOT
