@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -129,25 +131,24 @@ def nothing_left_behind() -> Iterator[None]:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """``serve(config, ...)`` starts a server and waits until it is ready. The server is stopped after the test."""
-    started: list[ServerProcess] = []
+    numbers = itertools.count()
+    with ExitStack() as started:
 
-    def start(
-        config: str,
-        *,
-        ready: bool = True,
-        paths: tuple[Path, ...] = (),
-        descriptors: int | None = None,
-        prefix: tuple[str, ...] = (),
-    ) -> ServerProcess:
-        folder = tmp_path / f"server{len(started)}"
-        folder.mkdir()
-        server = ServerProcess(config, folder, paths=paths, descriptors=descriptors, prefix=prefix)
-        started.append(server)
-        return server.wait_ready() if ready else server
+        def start(
+            config: str,
+            *,
+            ready: bool = True,
+            paths: tuple[Path, ...] = (),
+            descriptors: int | None = None,
+            prefix: tuple[str, ...] = (),
+        ) -> ServerProcess:
+            folder = tmp_path / f"server{next(numbers)}"
+            folder.mkdir()
+            server = ServerProcess(config, folder, paths=paths, descriptors=descriptors, prefix=prefix)
+            started.enter_context(server)
+            return server.wait_ready() if ready else server
 
-    yield start
-    for server in started:
-        server.close()
+        yield start
 
 
 @pytest.fixture

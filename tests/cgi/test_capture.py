@@ -33,11 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     (folder / "captures").mkdir(mode=0o700)
     config = pool(control="ctl") + cgi_listener(root=root, capture="captures", capture_body=100_000, spool_memory=1000)
     config += cgi_listener("line", protocol="line", root=root, arguments=True, capture="captures")
-    running = ServerProcess(config, folder)
-    try:
+    with ServerProcess(config, folder) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def captured(server: ServerProcess) -> dict[str, Any]:

@@ -38,11 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[ServerProcess]:
     config = pool(2) + cgi_listener(root=root) + cgi_listener("small", root=root, max_body_size=1000)
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 REFUSALS = [

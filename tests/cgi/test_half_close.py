@@ -49,11 +49,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += cgi_listener("one", root=root, max_programs=1)
     certificates = Certificates(tmp_path_factory.mktemp("certificates")).folder
     config += tls(certificates, "cgi", "tls") + f'[listeners.tls.cgi]\nroot = "{root}"\n'
-    running = ServerProcess(config, folder)
-    try:
+    with ServerProcess(config, folder) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def finish(client: Client) -> None:

@@ -76,11 +76,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
         name = "tls" + program.partition(".")[0]
         config += tls(certificates, "cgi", name)
         config += f'[listeners.{name}.cgi]\nprotocol = "inetd"\nprogram = ["{root / program}"]\n'
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def wait_for_end(pid: int) -> None:

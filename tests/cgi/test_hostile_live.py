@@ -36,11 +36,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[ServerProcess]:
-    running = ServerProcess(pool() + cgi_listener(root=root), tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(pool() + cgi_listener(root=root), tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def responses(client: Client, method: str) -> Iterator[Response]:

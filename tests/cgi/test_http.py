@@ -76,11 +76,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += cgi_listener("auth", root=root, pass_authorization=True, environment={"HTTPS": "on"})
     config += cgi_listener("path", bind="unix:www.sock", root=root)
     config += cgi_listener("six", bind="[::1]:0", root=root, prefix="/cgi-bin/")
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 @pytest.fixture

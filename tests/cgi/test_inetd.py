@@ -50,11 +50,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += inetd("manners", str(root / "manners.sh"), umask="0137", nice=7)
     config += inetd("usual", str(root / "manners.sh"))
     config += inetd("gone", "/bin/sh", "-c", "exec /no/such/program")
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def environment(output: bytes) -> dict[str, str]:

@@ -38,11 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("limits")
     root = write_programs(folder / "root", PROGRAMS | {"fields.sh": FIELDS, "redirects.sh": REDIRECTS})
     config = pool() + cgi_listener(root=root) + cgi_listener("raised", root=root, **RAISED)
-    running = ServerProcess(config, folder)
-    try:
+    with ServerProcess(config, folder) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def status(server: ServerProcess, listener: str, data: bytes) -> int:

@@ -66,11 +66,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += cgi_listener("timed", **line, timeout=1.0)
     config += cgi_listener("short", **line, max_line=100, pass_environment=["HOME"])
     config += cgi_listener("path", bind="unix:raw.sock", **line)
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def all_gone(pids: list[int]) -> bool:

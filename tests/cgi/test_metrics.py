@@ -25,11 +25,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("metrics")
     root = write_programs(folder / "root", {**PROGRAMS, "fails.sh": f"{PROGRAMS['hello.sh']}; exit 3"})
     limited = cgi_listener("limited", root=root, max_programs=1)
-    running = ServerProcess(POOL + cgi_listener(root=root) + limited, folder)
-    try:
+    with ServerProcess(POOL + cgi_listener(root=root) + limited, folder) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 @pytest.mark.server

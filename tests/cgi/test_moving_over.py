@@ -130,11 +130,8 @@ def server(site: Path) -> Iterator[ServerProcess]:
     """As the page has it for a ScriptAlias; behind nginx by a unix socket."""
     sockets = f'["127.0.0.1:0", "unix:{site}/www.sock"]'
     config = cgi_listener("www", root=site / "cgi-bin", prefix="/cgi-bin/").replace('"127.0.0.1:0"', sockets)
-    running = ServerProcess(pool() + config, site)
-    try:
+    with ServerProcess(pool() + config, site) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def answers(port: int) -> list[tuple[object, ...]]:
@@ -248,7 +245,7 @@ echo error >&2
 
 def serve_imported(source: Path, folder: Path) -> ServerProcess:
     """Serve what ``poolsrv import`` makes of a file."""
-    return ServerProcess(Document(read_services([source])).text([str(source)]), folder).wait_ready()
+    return ServerProcess(Document(read_services([source])).text([str(source)]), folder)
 
 
 @pytest.mark.server
@@ -269,11 +266,9 @@ def test_xinetd(site: Path, tmp_path: Path, start: Start) -> None:
         process.wait(TIMEOUT)
     nice = min(os.getpriority(os.PRIO_PROCESS, 0) + 3, 19)
     assert theirs == b"welcome\nline hello one two 0137 %d 77 65536 /\nerror\n" % nice
-    server = serve_imported(source, tmp_path)
-    try:
+    with serve_imported(source, tmp_path) as server:
+        server.wait_ready()
         assert talk(port) == theirs
-    finally:
-        server.close()
 
 
 @pytest.mark.server
@@ -289,10 +284,7 @@ def test_tcpserver_and_socat(site: Path, tmp_path: Path, start: Start) -> None:
     start(installed("socat"), listen, "EXEC:/bin/cat", ready=lambda: listens(socat))
     config = cgi_listener("ucspi", protocol="inetd", program=[str(program)])
     config += cgi_listener("socat", protocol="inetd", program=["/bin/cat"])
-    server = ServerProcess(pool() + config, tmp_path)
-    try:
+    with ServerProcess(pool() + config, tmp_path) as server:
         server.wait_ready()
         assert talk(port_of(server, "ucspi")) == talk(ucspi) == b"line TCP 127.0.0.1 127.0.0.1\n"
         assert talk(port_of(server, "socat")) == talk(socat) == b"line\n"
-    finally:
-        server.close()

@@ -36,11 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     config += cgi_listener("body", root=root, body_timeout=0.7, access_log=folder / "body", **more)
     config += cgi_listener("both", root=root, body_timeout=1.5, output_timeout=0.7, access_log=folder / "both", **more)
     config += cgi_listener("time", root=root, timeout=1.0, access_log=folder / "time", **more)
-    running = ServerProcess(config, folder)
-    try:
+    with ServerProcess(config, folder) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def outcome(server: ServerProcess, listener: str, before: int, status: int) -> list[str]:

@@ -56,11 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += cgi_listener("silent", root=root, output_timeout=1.0)
     limits = {"address_space": 400_000_000, "cpu_seconds": 1, "open_files": 200, "processes": 5000}
     config += cgi_listener("limited", root=root, limits=limits)
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 @pytest.fixture

@@ -61,11 +61,8 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     config += cgi_listener("unix", bind="unix:www.sock", root=root, **FIELDS)
     config += cgi_listener("both", root=root, keys=f"proxy_protocol = true\n{trusted}", **FIELDS)
     config += cgi_listener("nginx", root=root, keys=trusted, **named)
-    running = ServerProcess(config, folder)
-    try:
+    with ServerProcess(config, folder) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def test_a_proxy_is_believed(server: ServerProcess, folder: Path) -> None:

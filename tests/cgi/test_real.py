@@ -79,11 +79,8 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     if BACKEND is not None:
         environment = {"GIT_PROJECT_ROOT": str(folder / "served"), "GIT_HTTP_EXPORT_ALL": "1"}
         config += cgi_listener("git", aliases={"/git": str(BACKEND)}, environment=environment, spool_memory=65536)
-    running = ServerProcess(config, folder / "server")
-    try:
+    with ServerProcess(config, folder / "server") as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def url(server: ServerProcess, listener: str, path: str) -> str:

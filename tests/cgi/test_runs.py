@@ -36,11 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     )
     config += cgi_listener("line", protocol="line", root=root, arguments=True)
     config += cgi_listener("inetd", protocol="inetd", program=["/bin/sh", "-c", "cat >&2; exit 7"])
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def listed(server: ServerProcess) -> list[Run]:
@@ -153,8 +150,7 @@ def test_records_survive_a_reload_a_crash_and_the_death_of_a_worker(server: Serv
 def test_what_runs_at_the_end_of_a_worker_is_recorded_and_no_failure(tmp_path: Path) -> None:
     root = write_programs(tmp_path / "root", {"wait.sh": "echo here; exec sleep 1000"})
     config = pool(control="ctl", graceful_timeout=0.0) + cgi_listener("line", protocol="line", root=root)
-    running = ServerProcess(config, tmp_path)
-    try:
+    with ServerProcess(config, tmp_path) as running:
         running.wait_ready()
         with running.connect("line") as sock:
             sock.sendall(b"wait.sh\r\n")
@@ -162,5 +158,3 @@ def test_what_runs_at_the_end_of_a_worker_is_recorded_and_no_failure(tmp_path: P
             os.kill(ask(running.file).workers[0].pid, signal.SIGTERM)
             run = the_run(running, lambda run: run.program == "/wait.sh")
             assert (run.failed, run.reason) == (False, "ended with its worker")
-    finally:
-        running.close()

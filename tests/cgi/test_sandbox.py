@@ -79,9 +79,8 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     config = pool() + cgi_listener(root=folder / "cgi", sandbox="strict")
     config += cgi_listener("table", root=folder / "cgi", sandbox=data)
     config += cgi_listener("git", aliases=aliases, environment=environment, sandbox=git)
-    server = ServerProcess(config, tmp_path_factory.mktemp("server")).wait_ready()
-    yield server
-    server.close()
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
+        yield running.wait_ready()
 
 
 @pytest.mark.server

@@ -83,9 +83,8 @@ def server(folder: Path, elsewhere: Path, tmp_path_factory: pytest.TempPathFacto
     config += cgi_listener("plain", root=folder)
     config += cgi_listener("tmp", root=elsewhere, user="games", sandbox={"private_tmp": 100000})
     log.parent.chmod(0o777)
-    server = ServerProcess(config, tmp_path_factory.mktemp("server")).wait_ready()
-    yield server
-    server.close()
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
+        yield running.wait_ready()
 
 
 def get(server: ServerProcess, target: str, listener: str = "www", body: bytes | None = None) -> tuple[int, str]:

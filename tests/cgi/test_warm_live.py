@@ -63,11 +63,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += cgi_listener("config", root=root, warm=True, interpreters={".pyx": [sys.executable]})
     log = tmp_path_factory.mktemp("log") / "log"
     config += cgi_listener("logged", root=root, warm=True, access_log=log, access_log_format="json")
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def warm(server: ServerProcess, listener: str = "www", target: str = "/where.py") -> Client:

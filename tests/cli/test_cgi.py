@@ -42,11 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[ServerProcess]:
     redirected = ("sh", "-c", 'exec "$@" > stdout', "sh")
-    running = ServerProcess("", folder, command=COMMAND, prefix=redirected)
-    try:
+    with ServerProcess("", folder, command=COMMAND, prefix=redirected) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def get(server: ServerProcess, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, str]:
@@ -129,14 +126,11 @@ def test_the_printed_config_serves_the_same(folder: Path) -> None:
     (folder / "printed.toml").write_text(printed.stdout)
     checked = poolsrv("config", "-c", "printed.toml", cwd=folder)
     assert (checked.returncode, "timeout = 7.0\n" in checked.stdout) == (0, True)
-    server = ServerProcess("", folder, command=("--config", "printed.toml"))
-    try:
+    with ServerProcess("", folder, command=("--config", "printed.toml")) as server:
         server.wait_ready()
         assert get(server, "/cgi-bin/run.sh")[0] == 200
         assert get(server, "/files/a.txt") == (200, "files/a.txt\n")
         assert get(server, "/linked.sh")[0] == 403
-    finally:
-        server.close()
 
 
 @pytest.mark.parametrize(
@@ -166,10 +160,7 @@ def test_warnings_come_only_if_it_starts(tmp_path: Path) -> None:
     assert result.stderr.startswith("poolsrv cgi: --set timout: unknown key")
     assert WARNING not in result.stderr
     assert AS_ROOT not in result.stderr
-    server = ServerProcess("", tmp_path, command=("cgi", "--bind", "127.0.0.1:0", "--workers", "1"))
-    try:
+    with ServerProcess("", tmp_path, command=("cgi", "--bind", "127.0.0.1:0", "--workers", "1")) as server:
         server.wait_ready()
         assert server.log.count(WARNING) == 1
         assert server.log.count(AS_ROOT) == (os.geteuid() == 0)
-    finally:
-        server.close()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -46,15 +47,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[object]:
-    started: list[ServerProcess] = []
+    with ExitStack() as started:
 
-    def start(*command: str) -> ServerProcess:
-        started.append(ServerProcess("", folder, command=command))
-        return started[-1].wait_ready()
+        def start(*command: str) -> ServerProcess:
+            return started.enter_context(ServerProcess("", folder, command=command)).wait_ready()
 
-    yield start
-    for server in started:
-        server.close()
+        yield start
 
 
 def poolsrv(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

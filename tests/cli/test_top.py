@@ -41,11 +41,8 @@ ESCAPE = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("top")
-    running = ServerProcess(CONFIG, folder, paths=(install_puppet(folder / "site"),))
-    try:
+    with ServerProcess(CONFIG, folder, paths=(install_puppet(folder / "site"),)) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 class Terminal:
@@ -172,23 +169,17 @@ def test_a_signal_restores_the_terminal(server: ServerProcess, number: signal.Si
 
 @pytest.mark.server
 def test_the_view_waits_for_a_server_that_has_stopped(tmp_path: Path) -> None:
-    first = ServerProcess(CONFIG, tmp_path, paths=(install_puppet(tmp_path / "site"),))
-    try:
+    with ServerProcess(CONFIG, tmp_path, paths=(install_puppet(tmp_path / "site"),)) as first:
         first.wait_ready()
         with Terminal(first.file) as terminal:
             terminal.wait_for("serving")
             assert first.stop() == 0
             terminal.wait_for(r"(?s)the\s+server\s+does\s+not\s+run")
-            second = ServerProcess(CONFIG, tmp_path, paths=(tmp_path / "site",))
-            try:
+            with ServerProcess(CONFIG, tmp_path, paths=(tmp_path / "site",)) as second:
                 second.wait_ready()
                 terminal.wait_for(rf"pid {second.pid},")
                 terminal.type(b"q")
                 assert terminal.wait() == 0
-            finally:
-                second.close()
-    finally:
-        first.close()
 
 
 def test_no_server_is_a_message_without_a_screen(tmp_path: Path) -> None:

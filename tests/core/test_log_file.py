@@ -61,14 +61,11 @@ def running(folder: Path, log: str, *listeners: str, ready_in: str | None = "ser
     install(folder / "site", "says", {"says": "says:Says"}, PLUGIN)
     pool = "" if "[pool]" in log else "[pool]\nworkers = 2\n"
     config = f"{pool}[log]\n{log}\n" + ("".join(listeners) or listener("says", bind="unix:s"))
-    server = ServerProcess(config, folder, paths=(folder / "site",))
-    try:
+    with ServerProcess(config, folder, paths=(folder / "site",)) as server:
         if ready_in is not None:
             wait_for(folder / ready_in, r"\bready\b")
             wait_until(lambda: logs_open(server.pid, folder), "the supervisor, which follows")
         yield server
-    finally:
-        server.close()
 
 
 def wait_for(path: Path, pattern: str, count: int = 1) -> list[str]:
@@ -176,15 +173,12 @@ def test_json_has_the_same_fields_everywhere(tmp_path: Path) -> None:
 def test_the_command_lines_level_wins(tmp_path: Path, arguments: tuple[str, ...], shown: bool) -> None:
     install(tmp_path / "site", "says", {"says": "says:Says"}, PLUGIN)
     config = '[log]\nlevel = "error"\n' + listener("says", bind="unix:s")
-    server = ServerProcess(config, tmp_path, paths=(tmp_path / "site",), arguments=arguments)
-    try:
+    with ServerProcess(config, tmp_path, paths=(tmp_path / "site",), arguments=arguments) as server:
         wait_listening(tmp_path / "s")
         with connect(server) as sock:
             assert ask(sock, b"hello") == b"hello"
         assert server.stop() == 0
         assert ("said hello" in server.log) is shown
-    finally:
-        server.close()
 
 
 @pytest.mark.server

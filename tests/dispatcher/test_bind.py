@@ -72,11 +72,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         text += config('"[::1]:0"', name="ipv6", pool="") + config('"[::]:0"', name="every-ipv6", pool="")
         text += config('":0"', name="every", pool="")
         text += config('["127.0.0.1:0", "[::1]:0", "127.0.0.2:0", "unix:several"]', name="several", pool="")
-    running = ServerProcess(text, tmp_path_factory.mktemp("bind"))
-    try:
+    with ServerProcess(text, tmp_path_factory.mktemp("bind")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def test_ipv4(server: ServerProcess) -> None:

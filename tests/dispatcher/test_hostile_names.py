@@ -38,11 +38,8 @@ class Zombies:
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(POOL + ECHO, tmp_path_factory.mktemp("echo"))
-    try:
+    with ServerProcess(POOL + ECHO, tmp_path_factory.mktemp("echo")) as server:
         yield server.wait_ready()
-    finally:
-        server.close()
 
 
 def strict(line: bytes) -> Any:
@@ -163,12 +160,9 @@ def odd(tmp_path: Path) -> Path:
 @pytest.mark.server
 def test_a_server_whose_path_is_not_utf_8_serves_answers_and_reloads(odd: Path, site: Path) -> None:
     pool = POOL.replace("[pool]\n", '[pool]\npidfile = "p.pid"\n')
-    server = ServerProcess(pool + PUPPET, odd, paths=(site,))
-    try:
+    with ServerProcess(pool + PUPPET, odd, paths=(site,)) as server:
         serves_answers_and_reloads(server.wait_ready(), pool, site)
         assert server.stop() == 0
-    finally:
-        server.close()
 
 
 def serves_answers_and_reloads(server: ServerProcess, pool: str, site: Path) -> None:

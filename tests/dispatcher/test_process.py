@@ -91,13 +91,10 @@ def test_the_dispatcher_does_not_interrupt_workers(
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with two workers, which tests end."""
     folder = tmp_path_factory.mktemp("pair")
-    running = ServerProcess(config("workers = 2"), folder, paths=(install_puppet(folder / "site"),))
-    try:
+    with ServerProcess(config("workers = 2"), folder, paths=(install_puppet(folder / "site"),)) as running:
         running.wait_ready().wait_for_line(r"worker \d \(pid \d+\) serves", count=2)
         yield running
         assert running.stop() == 0
-    finally:
-        running.close()
 
 
 @pytest.mark.parametrize(

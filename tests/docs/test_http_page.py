@@ -94,11 +94,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     (folder / "htdocs" / "index.html").write_text("from a file")
     config = listener("greeter") + '[listeners.greeter.greeter]\ngreeting = "guest"\n' + listener("upper")
     config += listener("site") + '[listeners.site.site]\nfiles = "htdocs"\n'
-    running = ServerProcess("[pool]\nworkers = 1\n" + config, folder, paths=(site,))
-    try:
+    with ServerProcess("[pool]\nworkers = 1\n" + config, folder, paths=(site,)) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 @pytest.mark.server

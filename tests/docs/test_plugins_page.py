@@ -173,11 +173,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             listener("filter") + '[listeners.filter.filter]\nto = "unix:backend.sock"\n',
         ]
     )
-    running = ServerProcess(config, folder, paths=(site,))
-    try:
+    with ServerProcess(config, folder, paths=(site,)) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 @pytest.mark.server

@@ -26,11 +26,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     text = (RESP / "poolsrv.toml").read_text()
     assert 'handler = "resp"' in text
     text = text.replace('"resp"', '"poolsrv_resp:Resp"').replace("6380", "0").replace('"everysec"', '"no"')
-    running = ServerProcess(f"[pool]\nworkers = 1\n{text}", tmp_path_factory.mktemp("resp"), paths=(RESP,))
-    try:
+    with ServerProcess(f"[pool]\nworkers = 1\n{text}", tmp_path_factory.mktemp("resp"), paths=(RESP,)) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def run(server: ServerProcess, program: str, *arguments: str) -> str:

@@ -74,11 +74,8 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     config += listener("sealed", "files") + '[listeners.sealed.files]\nroot = "htdocs"\n'
     config += '[listeners.sealed.tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
     config += cgi_listener("cgi", root="htdocs/cgi-bin", prefix="/cgi-bin/", files="htdocs")
-    running = ServerProcess(config, folder)
-    try:
+    with ServerProcess(config, folder) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 @pytest.fixture

@@ -59,8 +59,5 @@ def ask_puppet(sock: socket.socket, line: bytes) -> bytes:
 @contextmanager
 def echo_server(folder: Path) -> Iterator[ServerProcess]:
     """A server that echoes, with a control socket."""
-    server = ServerProcess(POOL + ECHO, folder)
-    try:
+    with ServerProcess(POOL + ECHO, folder) as server:
         yield server.wait_ready()
-    finally:
-        server.close()

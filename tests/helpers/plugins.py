@@ -68,11 +68,8 @@ def served(folder: Path, module: str, *listeners: str, pool: str = "workers = 1"
     text = IMPORTS + module
     names = _CLASS.findall(text)
     install(site, "under-test", {name.lower(): f"under_test:{name}" for name in names}, text)
-    server = ServerProcess(f"[pool]\n{pool}\n" + "".join(listeners), folder, paths=(site,))
-    try:
+    with ServerProcess(f"[pool]\n{pool}\n" + "".join(listeners), folder, paths=(site,)) as server:
         yield server.wait_ready()
-    finally:
-        server.close()
 
 
 def reset(sock: socket.socket) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from poolsrv.testing.logged_process import TIMEOUT, LoggedProcess, ServerFailed, descendants_of
 from tests.helpers.server_mark import server_starts
@@ -21,6 +22,8 @@ _READY = re.compile(r" dispatcher\[(\d+)\] ready: ")
 
 class ServerProcess:
     """``poolsrv --config FILE`` in a process of its own, started as a user would.
+
+    A ``with`` statement closes it, also if it never becomes ready.
 
     :param config: the TOML text; it is written to ``folder/poolsrv.toml``.
     :param paths: folders for PYTHONPATH, with the plugins of a test (see distributions.py).
@@ -67,7 +70,7 @@ class ServerProcess:
         """Wait until ``count`` lines of the log match, from line ``after`` on; return the last match."""
         return self._run.wait_for_line(pattern, count=count, after=after)
 
-    def wait_ready(self) -> ServerProcess:
+    def wait_ready(self) -> Self:
         self.wait_for_line(r"\bready\b")
         return self
 
@@ -142,6 +145,12 @@ class ServerProcess:
     def close(self) -> None:
         """Kill the server and all its descendants, whatever has happened."""
         self._run.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def receive_all(sock: socket.socket) -> bytes:

@@ -23,8 +23,5 @@ handler = "status"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    running = ServerProcess(CONFIG, tmp_path_factory.mktemp("status"))
-    try:
+    with ServerProcess(CONFIG, tmp_path_factory.mktemp("status")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()

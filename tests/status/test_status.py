@@ -41,11 +41,8 @@ handler = "status"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    running = ServerProcess(CONFIG + MORE, tmp_path_factory.mktemp("status"))
-    try:
+    with ServerProcess(CONFIG + MORE, tmp_path_factory.mktemp("status")) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 def get(server: ServerProcess, path: str, *fields: str, method: str = "GET") -> Response:

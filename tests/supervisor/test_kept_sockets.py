@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -40,12 +41,13 @@ class Manager:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._started: list[ServerProcess] = []
-        self._socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self._numbers = itertools.count()
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
         self.address: tuple[str, int] = self._socket.getsockname()
 
     def start(self, config: str) -> ServerProcess:
-        folder = self._folder / str(len(self._started))
+        folder = self._folder / str(next(self._numbers))
         folder.mkdir()
         path = str(folder / "manager")
         with socket.socket(socket.AF_UNIX) as door:
@@ -53,15 +55,13 @@ class Manager:
             door.listen()
             door.settimeout(TIMEOUT)
             server = ServerProcess(config, folder, prefix=(sys.executable, "-c", RECEIVE, path))
-            self._started.append(server)
+            self._open.enter_context(server)
             with door.accept()[0] as child:
                 socket.send_fds(child, [b"x"], [self._socket.fileno()])
         return server.wait_ready()
 
     def close(self) -> None:
-        for server in self._started:
-            server.close()
-        self._socket.close()
+        self._open.close()
 
 
 class Connects:
@@ -107,9 +107,8 @@ class Connects:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(tmp_path)
-    yield manager
-    manager.close()
+    with closing(Manager(tmp_path)) as manager:
+        yield manager
 
 
 @pytest.mark.parametrize("dispatch", ["round-robin", "kernel"])

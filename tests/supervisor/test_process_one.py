@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,8 @@ handler = "echo"
 class Container:
     """A server whose supervisor is process 1 of a namespace with a /proc of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        unshare = shutil.which("unshare")
-        assert unshare is not None
-        self.server = ServerProcess(CONFIG, folder, prefix=(unshare, "--pid", "--fork", "--mount-proc", "--kill-child"))
-        self.server.wait_ready()
+    def __init__(self, server: ServerProcess) -> None:
+        self.server = server
 
     @property
     def one(self) -> int:
@@ -50,13 +48,19 @@ class Container:
         return subprocess.run(enter, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT)
 
 
+@contextmanager
+def contained(folder: Path) -> Iterator[Container]:
+    unshare = shutil.which("unshare")
+    assert unshare is not None
+    prefix = (unshare, "--pid", "--fork", "--mount-proc", "--kill-child")
+    with ServerProcess(CONFIG, folder, prefix=prefix) as server:
+        yield Container(server.wait_ready())
+
+
 @pytest.fixture(scope="module")
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    running = Container(tmp_path_factory.mktemp("one"))
-    try:
+    with contained(tmp_path_factory.mktemp("one")) as running:
         yield running
-    finally:
-        running.server.close()
 
 
 def check(container: Container) -> tuple[int, str]:
@@ -113,9 +117,6 @@ def test_a_reload(container: Container) -> None:
 
 def test_the_stop(tmp_path: Path) -> None:
     """``podman stop`` sends TERM to process 1. Its exit code is that of the container."""
-    container = Container(tmp_path)
-    try:
+    with contained(tmp_path) as container:
         os.kill(container.one, signal.SIGTERM)
         assert container.server.process.wait(TIMEOUT) == 0
-    finally:
-        container.server.close()

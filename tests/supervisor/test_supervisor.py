@@ -300,11 +300,8 @@ def test_a_pool_that_does_not_end_is_killed(serve: Serve, site: Path) -> None:
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with one worker, to which no signal makes a difference."""
     folder = tmp_path_factory.mktemp("quiet")
-    running = ServerProcess(config("workers = 1"), folder, paths=(install_puppet(folder / "site"),))
-    try:
+    with ServerProcess(config("workers = 1"), folder, paths=(install_puppet(folder / "site"),)) as running:
         yield running.wait_ready()
-    finally:
-        running.close()
 
 
 @pytest.mark.server

@@ -74,12 +74,9 @@ def say(server: ServerProcess, words: str) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server whose pool is another one after each test."""
     folder = tmp_path_factory.mktemp("trust")
-    running = ServerProcess(config(""), folder, paths=(install_taken(folder),))
-    try:
+    with ServerProcess(config(""), folder, paths=(install_taken(folder),)) as running:
         yield running.wait_ready()
         assert running.stop() == 0
-    finally:
-        running.close()
 
 
 CONFIGURED = (

@@ -39,8 +39,7 @@ def test_an_upgrade_loses_no_request_and_the_old_supervisor_runs_the_new_pool(
     programs = wheels.environment(tmp_path / "venv", wheel)
     root = write_programs(tmp_path / "bin", {"hello.sh": "printf 'Content-Type: text/plain\\n\\nhello'"})
     text = pool(workers=2) + cgi_listener(root=root) + '[listeners.echo]\nbind = "127.0.0.1:0"\nhandler = "echo"\n'
-    server = ServerProcess(text, tmp_path, program=(str(programs / "poolsrv"),))
-    try:
+    with ServerProcess(text, tmp_path, program=(str(programs / "poolsrv"),)) as server:
         server.wait_ready()
         assert server.exchange("echo", b"hello") == b"hello"
         with Load(address_of(server, "www"), "/hello.sh") as load:
@@ -53,5 +52,3 @@ def test_an_upgrade_loses_no_request_and_the_old_supervisor_runs_the_new_pool(
         assert server.exchange("echo", b"hello") == b"HELLO"
         assert server.stop() == 0
         assert "ERROR" not in server.log
-    finally:
-        server.close()

@@ -104,11 +104,8 @@ def running(folder: Path, name: str, workers: int = 2) -> Iterator[ServerProcess
     names = ("Leaks", "LeaksSeven", "Greedy", "Failing", "Stocked")
     install(site, "under-test", {one.lower(): f"under_test:{one}" for one in names}, MODULE)
     config = f'[pool]\nworkers = {workers}\ngraceful_timeout = 5.0\ncontrol = "run/ctl"\n' + listener(name)
-    server = ServerProcess(config, folder, paths=(site,), descriptors=120)
-    try:
+    with ServerProcess(config, folder, paths=(site,), descriptors=120) as server:
         yield server.wait_ready()
-    finally:
-        server.close()
 
 
 @pytest.mark.server

@@ -42,12 +42,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += cgi_listener("wait", keys=KEYS, protocol="inetd", program=wait, max_programs=1)
     config += cgi_listener("line", keys=KEYS, protocol="line", root=root)
     config += cgi_listener("www", keys=KEYS, root=root)
-    running = ServerProcess(config, tmp_path_factory.mktemp("server"))
-    try:
+    with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         running.wait_for_line(" ready: |ready: ")
         yield running
-    finally:
-        running.close()
 
 
 def records(server: ServerProcess, listener: str, message: str = "closed after") -> list[dict[str, Any]]:
