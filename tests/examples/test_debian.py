@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -94,11 +95,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(wheels), str(ROOT), *needed]
     subprocess.run(pip, check=True, capture_output=True)
     server_starts()
-    running = Machine(wheels)
-    try:
+    with closing(Machine(wheels)) as running:
         yield running
-    finally:
-        running.close()
 
 
 def test_the_steps_of_the_page(machine: Machine) -> None:

@@ -164,11 +164,8 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, installed: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path, installed)
-    try:
+    with closing(Cluster(tmp_path, installed)) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 class Wrk:

@@ -10,6 +10,7 @@ import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,8 @@ def watched(serve: Any, tmp_path: Path) -> Iterator[tuple[ServerProcess, Prometh
     server = serve(CONFIG.format(root=tmp_path))
     folder = tmp_path / "prometheus"
     folder.mkdir()
-    prometheus = Prometheus(folder, server)
-    try:
+    with closing(Prometheus(folder, server)) as prometheus:
         yield server, prometheus
-    finally:
-        prometheus.close()
 
 
 @pytest.mark.server

@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -275,11 +275,8 @@ def test_a_client_known_only_while_the_worker_drains_is_told_so(tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def haproxy(tmp_path_factory: pytest.TempPathFactory, server: ServerProcess) -> Iterator[HeaderProxy]:
-    one = HeaderProxy(tmp_path_factory.mktemp("haproxy"), server, ("who", "cgi"))
-    try:
+    with closing(HeaderProxy(tmp_path_factory.mktemp("haproxy"), server, ("who", "cgi"))) as one:
         yield one
-    finally:
-        one.close()
 
 
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])

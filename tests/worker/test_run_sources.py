@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -19,15 +20,12 @@ def run(number: int, failed: bool = False, **fields: Any) -> Run:
 
 def reported(sources: RunSources) -> list[Run]:
     """As the dispatcher reads them."""
-    channel = DispatcherEnd()
-    try:
+    with closing(DispatcherEnd()) as channel:
         worker = channel._worker_socket
         worker.send(msgspec.msgpack.encode(Report(0, [], None, None, [], None, sources.collect())))
         report = channel.receive()
         assert report is not None
         return report.runs
-    finally:
-        channel.close()
 
 
 def test_failures_come_first_and_what_has_no_room_comes_later() -> None:
@@ -68,13 +66,10 @@ def test_a_source_that_fails_hides_no_other(caplog: pytest.LogCaptureFixture) ->
     ],
 )
 def test_a_report_with_runs_that_are_none_is_refused(runs: list[Any]) -> None:
-    channel = DispatcherEnd()
-    try:
+    with closing(DispatcherEnd()) as channel:
         channel._worker_socket.send(msgspec.msgpack.encode([0, [], None, None, [], None, runs]))
         with pytest.raises(BadReport):
             channel.receive()
-    finally:
-        channel.close()
 
 
 def test_no_source_is_asked_where_no_records_are_kept() -> None:
