@@ -1,8 +1,8 @@
 """A /tmp of a program's own, in memory: nobody else sees it, and it is gone with the program.
 
-A mount name space (mount_namespaces(7)) belongs to a thread and is inherited by what the thread starts. Only a process
-with a user name space of its own may make one without being root; there it is the only user, and every other user's
-files look like nobody's.
+A mount name space (mount_namespaces(7)) belongs to a thread and is inherited by what the thread starts. Without being
+root, only a process with a user name space of its own may make one, and only a process with a single thread may make
+that. There it is the only user, and every other user's files look like nobody's.
 """
 
 from __future__ import annotations
@@ -55,13 +55,19 @@ def mount_for_thread(size: int) -> None:
 
 
 def why_not() -> str:
-    """Why this machine does not allow it; empty if it does. Tried in a forked process."""
+    """Why this machine does not allow it; empty if it does.
+
+    Tried in a forked process, without ``become_able``: that would open to others, for a moment, what this process has
+    in memory.
+    """
 
     def attempt() -> str:
         try:
             if os.geteuid() == 0:
                 os.setresuid(65534, 65534, 65534)  # as the programs, not as root
-            become_able()
+                set_dumpable(False)
+            if libc.unshare(_CLONE_NEWUSER) < 0:
+                raise last_error()
             mount_for_thread(4096)
         except OSError as error:
             return error.strerror or "refused"
