@@ -33,7 +33,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     :ivar bind: the TCP ports that they may listen on; true: all.
     :ivar isolated: whether a program can signal no process but those that it has started.
     :ivar system_calls: "strict": without those that no CGI program needs; "all".
-    :ivar private_tmp: bytes of an empty /tmp that each program has for itself, in memory; 0: none. With `user` only.
+    :ivar private_tmp: bytes of an empty /tmp that each program has for itself, in memory; 0: none.
     """
 
     read: tuple[Path, ...] = ()
@@ -52,9 +52,6 @@ class Programs(Protocol):
     @property
     def sandbox(self) -> Literal["strict"] | SandboxOptions | None:
         """The option itself."""
-
-    @property
-    def user(self) -> str | int | None: ...
 
     @property
     def root(self) -> Path | None: ...
@@ -102,14 +99,12 @@ def sandbox_problems(options: Programs) -> Iterator[tuple[str, str]]:
     if options.warm:
         yield "warm", "can't be combined with `sandbox`: scripts that run warm are copies of one process"
     if sandbox.private_tmp:
-        yield from _tmp_problems(options, sandbox)
+        yield from _tmp_problems(sandbox)
     for key, message in sandbox.problems():
         yield f"sandbox.{key}" if key else "sandbox", message
 
 
-def _tmp_problems(options: Programs, sandbox: Sandbox) -> Iterator[tuple[str, str]]:
-    if options.user is None:
-        yield "sandbox.private_tmp", "takes a launcher to mount it, expected `user` beside the sandbox"
+def _tmp_problems(sandbox: Sandbox) -> Iterator[tuple[str, str]]:
     for path in (*sandbox.read, *sandbox.write, *sandbox.execute):
         if Path(path).is_relative_to("/tmp"):
             yield "sandbox.private_tmp", f"hides {path}, expected another place for that"

@@ -1,5 +1,8 @@
 """The users of programs: ``user`` and ``group`` in the table of a plugin that runs programs.
 
+Programs with a /tmp of their own need a launcher too, though they may have the pool's user: only a process with a
+single thread can make what that takes (core/private_tmp.py).
+
 They are read with the file, as root if the server was started so, and before any plugin is imported: what the spawner
 may become is decided here, by what root has read, and never by what a plugin, or the pool later, says.
 """
@@ -7,7 +10,7 @@ may become is decided here, by what root has read, and never by what a plugin, o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.privileges import Identity
@@ -51,6 +54,7 @@ def check(draft: Draft, listener: ListenerDraft) -> None:
     key = (*listener.key, PLUGIN, "user")
     programs = listener.programs
     options = listener.options.get(PLUGIN)
+    _check_tmp(draft, listener)
     if programs is None:
         for name in ("user", "group"):
             if getattr(options, name, None) is not None and not draft.problems:
@@ -66,21 +70,51 @@ def check(draft: Draft, listener: ListenerDraft) -> None:
         draft.problems.add(key if programs.uid is not None else (*key[:-1], "group"), message)
 
 
+def _check_tmp(draft: Draft, listener: ListenerDraft) -> None:
+    if not getattr(getattr(listener.options.get(PLUGIN), "sandbox", None), "private_tmp", 0):
+        return
+    uids = [one.uid for one in (listener.programs, draft.pool.get("identity")) if one is not None]
+    message = ""
+    if not wants_tmp(listener.tables):
+        message = "can only be set in a config file, which is read before plugins are imported"
+    elif next((uid for uid in uids if uid is not None), draft.uid) == 0:
+        message = "can't be given to programs of root, expected `user` beside the sandbox, or in [pool]"
+    if message and not draft.problems:
+        draft.problems.add((*listener.key, PLUGIN, "sandbox", "private_tmp"), message)
+
+
+def wants_tmp(tables: Mapping[str, Any]) -> bool:
+    """Whether the programs of a listener are to have a /tmp of their own.
+
+    :param tables: of its plugins, unchecked.
+    """
+    sandbox = tables.get(PLUGIN, {}).get("sandbox")
+    size = sandbox.get("private_tmp") if isinstance(sandbox, Mapping) else None
+    return isinstance(size, int) and size > 0
+
+
 def users(config: Config) -> dict[str, tuple[int, int, list[int]]]:
-    """Which user, group and groups the programs of each listener have, where these are not the pool's own."""
+    """Which user, group and groups the programs of each listener have, where a launcher has to start them."""
     return dict(_users(config))
 
 
 def _users(config: Config) -> Iterator[tuple[str, tuple[int, int, list[int]]]]:
     own = pool_user(config)
     for listener in config.listeners:
-        programs: Any = listener.programs
-        if programs is None or os.geteuid() != 0:
-            continue
+        programs: Any = listener.programs or Identity(None, None)
         uid = own[0] if programs.uid is None else programs.uid
         gid = own[1] if programs.gid is None else programs.gid
-        if (uid, gid) != own:
-            yield listener.name, (uid, gid, os.getgrouplist(programs.name, gid) if programs.name else [gid])
+        if (uid, gid) == own:
+            if wants_tmp(listener.plugin_options) and uid != 0:
+                yield listener.name, (uid, gid, _groups(config.pool.identity, gid))
+        elif os.geteuid() == 0:
+            yield listener.name, (uid, gid, _groups(programs, gid))
+
+
+def _groups(identity: Any, gid: int) -> list[int]:
+    if os.geteuid() != 0:
+        return os.getgroups()
+    return os.getgrouplist(identity.name, gid) if identity is not None and identity.name else [gid]
 
 
 def name_of(uid: int) -> str:

@@ -47,7 +47,7 @@ class Sandbox:
         modes and times of files, where it may change no file; to listen, without ``bind``. If ``connect`` and ``bind``
         are both empty, all sockets but unix sockets are forbidden too.
     :ivar private_tmp: bytes of an empty /tmp of its own, in memory, which it may write to; 0: it has none. Only where
-        the config gives the listener's programs a user of their own.
+        the config gives the listener a launcher, by ``user`` or ``private_tmp`` of cgi.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ def below(
     """List the first ``MOST`` launchers and programs, and count all programs.
 
     :param workers: by pid.
-    :param spawner: None if no programs have a user of their own.
+    :param spawner: None if no programs need launchers.
     :raises OSError: no descriptor is left to look with.
     """
     parents: list[_Parent] = [(slot.index, pid, _children(pid), None) for pid, slot in workers.items()]

@@ -1,4 +1,4 @@
-"""The spawner, as the dispatcher sees it: started while this process is root, and ended with the pool."""
+"""The spawner, as the dispatcher sees it: started before this process drops privileges, and ended with the pool."""
 
 from __future__ import annotations
 
@@ -140,18 +140,18 @@ class SpawnerProcess:
 
 
 def start(config: Config, level: str | None) -> SpawnerProcess | None:
-    """Start the spawner, if the config names users for programs, and this process is root.
+    """Start the spawner, if launchers have to start programs.
 
     :raises StartError: it can't be started.
     """
     if not program_users.users(config):
         return None
     had = capabilities.permitted()
-    missing = [f"CAP_{name}" for name, number in NEEDED.items() if not had & 1 << number]
+    missing = [f"CAP_{name}" for name, number in NEEDED.items() if os.geteuid() == 0 and not had & 1 << number]
     if missing:
         raise StartError(
             f"this machine, or the service manager, gives root no {' and no '.join(missing)}:"
-            " the option `user` of programs needs CAP_SETUID, CAP_SETGID and CAP_KILL"
+            " programs with a user or a /tmp of their own take CAP_SETUID, CAP_SETGID and CAP_KILL"
         )
     return SpawnerProcess(config, level)
 

@@ -8,6 +8,7 @@ import resource
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..config import program_users
 from ..config.model import Config, LimitsConfig, PoolConfig
 from ..core import privileges, processes
 from ..core.dumpable import set_dumpable
@@ -31,7 +32,7 @@ class Place(NamedTuple):
     :ivar control: the control socket.
     :ivar path: the config file's absolute path; or the command whose arguments are the config.
     :ivar alive_interval: seconds between two signs of life that the supervisor expects.
-    :ivar spawner: starts programs as their own users; None if there are none.
+    :ivar spawner: starts programs as their own users, or with their own /tmp; None if there are none.
     """
 
     bound: list[list[Bound]]
@@ -58,7 +59,7 @@ def take_place(config: Config, link: PoolLink, held: Mapping[str, ListeningSocke
         config, link, held, Shares(config.pool, bool(start["about"].get("shares")))
     )
     spawner = None
-    if any(listener.programs for listener in config.listeners):
+    if any(one.programs or program_users.wants_tmp(one.plugin_options) for one in config.listeners):
         from . import spawner_process  # few pools have one
 
         spawner = spawner_process.start(config, start["log_level"])

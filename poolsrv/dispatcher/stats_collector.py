@@ -73,7 +73,7 @@ class StatsCollector:
     :ivar about: the same, as it is now.
     :ivar before_answer: called before anything is shown.
     :ivar state: of the pool, as in ``ServerStats``; so is ``drain_notice``.
-    :ivar spawner: None if no programs have a user of their own.
+    :ivar spawner: None if no programs need launchers.
     """
 
     def __init__(

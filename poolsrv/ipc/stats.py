@@ -261,7 +261,7 @@ class ProgramStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LauncherStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A launcher: it starts the programs of a listener that have a user of their own, for one worker.
+    """A launcher: it starts the programs of a listener that have a user or a /tmp of their own, for one worker.
 
     :ivar user: of the programs, and its own.
     :ivar worker: its worker's slot.
@@ -324,7 +324,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar metrics: by name.
     :ivar apart: the worker of its own for handlers that are to answer whatever ``workers`` do, such as ``status``; its
         ``slot`` is -1. Empty if no listener has such a handler. After a reload, a draining one beside its successor.
-    :ivar launchers: at most 200. Empty if no programs have a user of their own, or none has been asked for.
+    :ivar launchers: at most 200. Empty if no programs have a user or a /tmp of their own, or none has been asked for.
     """
 
     time: float

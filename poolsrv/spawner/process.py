@@ -8,8 +8,9 @@ which the spawner has no right to.) A *launcher* is forked, becomes that listene
 capability, and starts programs for one worker, over a socket that the worker has passed on (launcher.py). So no request
 of a worker is ever read by a privileged process, and a fault in reading one has that user's rights alone.
 
-The spawner keeps three capabilities: to change user and groups, and to kill what launchers leave behind. It reads no
-file and executes nothing. A launcher ends with its worker; the spawner makes sure of that. It ends with the pool.
+The spawner keeps three capabilities: to change user and groups, and to kill what launchers leave behind. It has none at
+all if its launchers only have the pool's own user, since they are there for a /tmp of each program. It reads no file
+and executes nothing. A launcher ends with its worker; the spawner makes sure of that. It ends with the pool.
 
 A launcher's programs have its user, so they can stop it by a signal, and its worker waits for its answers: while one
 listener's program did that, the worker would serve no listener. So a launcher that has been stopped is killed.
@@ -199,14 +200,32 @@ def become(uid: int, gid: int, groups: list[int]) -> None:
 
     :raises OSError: the kernel refuses.
     """
-    sessions.leave()
-    os.setgroups(groups)
+    if os.geteuid() == 0:
+        sessions.leave()
+        os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     set_capabilities(0)
     set_dumpable(False)  # a change of user resets it
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
         os._exit(1)
+
+
+def _give_up_rights(users: Mapping[str, Any], pool_user: int, no_new_privs: bool, **_: Any) -> None:
+    """Keep what it takes to become these users, and no more. Only root can be told to become others than itself.
+
+    :raises OSError: the kernel refuses.
+    """
+    first, *others = users.values()
+    kept = 1 << SETUID | 1 << SETGID | 1 << KILL
+    if no_new_privs:
+        gain_no_more()
+    if first[0] == pool_user and all(user == first for user in others):
+        become(*first)
+    elif no_new_privs:
+        keep_only(kept)
+    else:
+        set_capabilities(kept)  # programs may gain privileges by set-user-ID bits: nothing of that is given up for them
 
 
 def main() -> NoReturn:
@@ -230,14 +249,9 @@ def main() -> NoReturn:
     logs.set_role("spawner")
     set_title("spawner")
     processes.become_subreaper()
-    kept = 1 << SETUID | 1 << SETGID | 1 << KILL
-    if table.fields["no_new_privs"]:
-        gain_no_more()
-        keep_only(kept)
-    else:
-        set_capabilities(kept)  # programs may gain privileges by set-user-ID bits: nothing of that is given up for them
     code = 1
     try:
+        _give_up_rights(**table.fields)
         launcher = Spawner(link, table.fields).run()
         if launcher is not None:
             launcher.run()

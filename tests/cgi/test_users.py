@@ -82,6 +82,7 @@ def server(folder: Path, elsewhere: Path, tmp_path_factory: pytest.TempPathFacto
     config += cgi_listener("inetd", program=["/usr/bin/id", "-un"], user="games", protocol="inetd")
     config += cgi_listener("plain", root=folder)
     config += cgi_listener("tmp", root=elsewhere, user="games", sandbox={"private_tmp": 100000})
+    config += cgi_listener("own-tmp", root=elsewhere, sandbox={"private_tmp": 100000})
     log.parent.chmod(0o777)
     with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
@@ -129,8 +130,8 @@ def test_programs_have_their_user(server: ServerProcess) -> None:
 def test_a_tmp_of_its_own(server: ServerProcess) -> None:
     """Each program finds /tmp empty, may fill it up to its size, and leaves nothing in the real one."""
     before = set(os.listdir("/tmp"))
-    for _ in range(2):
-        assert get(server, "/tmp.sh", "tmp") == (200, "hello\nfull\nnowhere else\ngames\nnobody\n")
+    for listener, user in (("tmp", "games"), ("tmp", "games"), ("own-tmp", "daemon")):
+        assert get(server, "/tmp.sh", listener) == (200, f"hello\nfull\nnowhere else\n{user}\nnobody\n")
     assert "file" not in set(os.listdir("/tmp")) - before
 
 
@@ -255,7 +256,7 @@ def test_root_without_a_capability(serve: Serve, folder: Path) -> None:
     server = serve(config, ready=False, prefix=("setpriv", "--bounding-set=-kill"))
     assert server.wait() == 1
     (line,) = server.lines
-    assert "no CAP_KILL: the option `user` of programs needs CAP_SETUID, CAP_SETGID and CAP_KILL" in line
+    assert "no CAP_KILL: programs with a user or a /tmp of their own take CAP_SETUID, CAP_SETGID and CAP_KILL" in line
 
 
 @ROOT
@@ -295,6 +296,18 @@ def test_mistakes(tmp_path: Path) -> None:
     (wrong,) = errors(tmp_path, user=["games"])
     assert wrong.startswith("user: got a list, expected a string or a whole number")
     assert [key for key, _ in problems(Options(root=tmp_path, user="games", warm=True))] == ["warm"]
+
+
+def test_root_s_programs_get_no_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes another user: of the server, or of the programs."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    options = {"sandbox": {"private_tmp": 100000}}
+    with TemporaryDirectory(prefix="poolsrv-test-", dir="/var/tmp") as name:
+        (message,) = errors(Path(name), **options)
+        assert message == (
+            "sandbox.private_tmp: can't be given to programs of root, expected `user` beside the sandbox, or in [pool]"
+        )
+        assert errors(Path(name), **options, user="games") == []
 
 
 def test_only_root_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,9 +97,13 @@ def test_the_pool_gets_no_other_user(spawner: Spawner, asked: dict[str, Any]) ->
 
 
 def test_only_the_pool_can_ask(tmp_path: Path) -> None:
+    """Where that has the programs' own user, the spawner has become nobody else than that, without capabilities."""
     spawner = Spawner(USER.pw_uid, tmp_path / "log")
     launcher = spawner.launcher("www")
     assert start(launcher, "/bin/true") == "gone"
+    status = Path(f"/proc/{spawner.pid}/status").read_text()
+    assert f"Uid:\t{USER.pw_uid}\t{USER.pw_uid}\t{USER.pw_uid}\t" in status
+    assert f"CapPrm:\t{0:016x}\n" in status
     launcher.close()
     spawner.close()
 
