@@ -7,7 +7,8 @@ The socket to the worker is that of a `PoolLink`. The worker asks one thing at a
                      end PID GRACE      TERM to the program's group, and KILL later
                      kill PID
                      log                with its descriptor: the log file, which has been opened again
-    to the worker    started PID
+    to the worker    ready              so that it learns the launcher's pid, from the kernel
+                     started PID
                      failed ERRNO TEXT  it can't be started
                      ended PID STATUS USAGE
 
@@ -60,6 +61,7 @@ class Launcher:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         processes.become_subreaper()
         self._loop.register(self._link.fileno(), READ, lambda _: self._receive())
+        self._say("ready")
         while not self._is_over:
             self._loop.turn()
         self._loop.unregister(self._link.fileno())

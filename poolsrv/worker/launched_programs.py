@@ -2,7 +2,9 @@
 
 To the rest of the worker they are like its own: started at once or not at all, told to end, reported when they have.
 The worker waits for a launcher's answer. One that has ended, or does not answer, is given up with all its programs, and
-the next start gets another one. (A program of its user can stop it; then the spawner kills it.)
+the next start gets another one. A program of its user can stop it: then the spawner kills it. Such a program can also
+leave it hardly any CPU time: a worker that has to wait looks for that. The wait itself can't be short, since a new
+launcher takes seconds to its first answer on a machine that has too much to do.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import errno
 import logging
 import os
 import resource
+import select
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,6 +30,8 @@ from ..net.programs import Child, Reaper
 log = logging.getLogger("poolsrv.children")
 
 ANSWER_TIMEOUT = 10.0  # seconds
+LOOK_EVERY = 50  # milliseconds: how often a worker that waits looks at its launcher
+_Share = tuple[int, int, set[int]]  # scheduling policy, nice value, CPUs
 _WRONG = (KeyError, TypeError, ValueError)  # what a message that is none raises
 
 
@@ -61,6 +67,8 @@ class LaunchedPrograms(Reaper):
         self._link: PoolLink | None = None
         self._own: dict[int, tuple[Child, Callable[[Child], object]]] = {}
         self._later: deque[Message] = deque()  # what came before an answer
+        self._pid = 0  # the launcher's, once it has said something
+        self._share = _cpu_share(0)  # what the launcher has too, since both have inherited it
 
     def open(self) -> PoolLink:
         """Have a launcher, if there is none.
@@ -78,8 +86,10 @@ class LaunchedPrograms(Reaper):
             raise
         finally:
             theirs.close()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         ours.settimeout(ANSWER_TIMEOUT)
-        self._link = link = PoolLink(ours)
+        self._link, self._pid = PoolLink(ours), 0
+        link = self._link
         if self._pass_log not in logs.followers:
             logs.followers.append(self._pass_log)
         self._loop.register(link.fileno(), READ, lambda _: self._receive())
@@ -137,15 +147,16 @@ class LaunchedPrograms(Reaper):
         link = self.open()
         try:
             link.send("start", fds, **fields)
-            while (message := self._next(link)) is not None:
+            deadline = time.monotonic() + ANSWER_TIMEOUT
+            while (message := self._wait(link, deadline)) is not None:
                 if message.kind == "started":
                     return self._new(_number(message.fields["pid"], least=2))
                 if message.kind == "failed":
                     raise OSError(_number(message.fields["errno"]), f"{message.fields['text']}")
                 self._later.append(message)
                 self._loop.at_end_of_turn(self._take_later)
-        except TimeoutError:
-            self._lost("does not answer")
+        except TimeoutError as error:
+            self._lost(str(error) or "does not answer")
         except EOFError:
             self._lost("has ended")
         except (BadMessage, *_WRONG) as error:
@@ -174,8 +185,28 @@ class LaunchedPrograms(Reaper):
         if message is not None:
             self._take(message)
 
-    @staticmethod
-    def _next(link: PoolLink) -> Message | None:
+    def _wait(self, link: PoolLink, deadline: float) -> Message | None:
+        """Wait for the next message.
+
+        :raises TimeoutError: there is none in time, or the launcher has been slowed down; with the words for that.
+        :raises OSError: as ``_next``, which also tells of the other errors.
+        """
+        poll = select.poll()
+        poll.register(link.fileno(), select.POLLIN)
+        while time.monotonic() < deadline:
+            if poll.poll(LOOK_EVERY):
+                return self._next(link)
+            if self._pid and self._is_slowed_down():
+                raise TimeoutError("has been slowed down")
+        raise TimeoutError
+
+    def _is_slowed_down(self) -> bool:
+        """Whether the launcher has less of the CPUs than this worker: less than that had at first, and than it has now,
+        since an administrator may have changed either."""
+        share = _cpu_share(self._pid)
+        return all(_is_less(share, expected) for expected in (self._share, _cpu_share(0)))
+
+    def _next(self, link: PoolLink) -> Message | None:
         """Receive a message. No descriptor belongs to it.
 
         :raises EOFError: as ``PoolLink.receive``.
@@ -185,6 +216,8 @@ class LaunchedPrograms(Reaper):
         message = link.receive()
         if message is not None:
             message.close()
+            if message.sender is not None:
+                self._pid = message.sender.pid
         return message
 
     def _take_later(self) -> None:
@@ -223,6 +256,26 @@ class LaunchedPrograms(Reaper):
         self._take_later()
         for pid in list(self._own):
             self._ended(pid, -signal.SIGKILL, None)
+
+
+def _cpu_share(pid: int) -> _Share | None:
+    """What a process of the same user can change of a process's share of the CPUs; None if it can't be looked at.
+
+    :param pid: 0: this process.
+    """
+    try:
+        policy = os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK
+        if policy == os.SCHED_BATCH:  # its share is the same
+            policy = os.SCHED_OTHER
+        return policy, os.getpriority(os.PRIO_PROCESS, pid), os.sched_getaffinity(pid)
+    except OSError:
+        return None
+
+
+def _is_less(share: _Share | None, expected: _Share | None) -> bool:
+    if share is None or expected is None:
+        return False
+    return share[0] != expected[0] or share[1] > expected[1] or not share[2] >= expected[2]
 
 
 def _number(value: Any, least: int = -(2**31)) -> int:

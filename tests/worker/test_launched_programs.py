@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -92,6 +93,28 @@ def test_an_end_that_is_wrong_ends_all_its_programs(fake: Fake, fields: dict[str
     assert type(child.returncode) is int
     assert child.cpu is None or type(child.cpu) is float
     assert len(os.listdir("/proc/self/fd")) <= before
+    launcher.close()
+
+
+def test_one_that_is_slowed_down(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    """A program of its user can do that. The worker does not wait for its answer, as long as that may be."""
+    launcher = fake.launch()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            launcher.send("ready")
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        with pytest.raises(OSError, match="launcher has been lost"):
+            fake.spawn()
+        assert "www: the launcher of its programs has been slowed down" in caplog.text
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    fake.loop.turn(0)
     launcher.close()
 
 
