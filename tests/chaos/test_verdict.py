@@ -16,6 +16,7 @@ from tools.chaos.plan import Plan
 from tools.chaos.report import summary, table, verdict_lines
 from tools.chaos.server import LogLine
 from tools.chaos.verdict import Measurement, Run, judge_run
+from tools.chaos.wire import NotOpen
 
 MEASURED = Measurement({"worker": 20 << 20}, {"worker": 80}, {"worker 11": ["socket:[1]", "/dev/null"]})
 
@@ -51,6 +52,15 @@ def failed(judged: Run) -> list[str]:
 
 def test_a_run_in_which_all_adds_up() -> None:
     assert failed(run()) == []
+
+
+def test_a_port_that_another_client_had_later() -> None:
+    """A client that was reset at once has not been let in, although a later one with its port was."""
+    judged = run()
+    (refused,) = judged.books.refused
+    assert NotOpen(refused, "reset at once", was_reset=True).visit is refused
+    judged.evidence.read_journal([f"{refused.began + 100} 11 open 3 www {refused.peer}"])
+    assert "refusals are counted" not in failed(judged)
 
 
 def with_counts(**counts: Any) -> Run:

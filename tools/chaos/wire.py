@@ -48,6 +48,7 @@ class NotOpen(Exception):
 
     def __init__(self, visit: Visit, why: str, was_reset: bool = False) -> None:
         super().__init__(why)
+        visit.ended = time.monotonic()  # later another client may have the same port
         self.visit = visit
         self.was_reset = was_reset
 
