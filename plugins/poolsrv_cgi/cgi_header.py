@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from poolsrv_http import ResponseHeader
+from poolsrv_http import CONNECTION_FIELDS, ResponseHeader
 
 __all__ = ["BadResponse", "CgiHeader", "CgiHeaderParser"]
 
@@ -38,21 +38,9 @@ _MOST_KNOWN = 256  # headers that are remembered
 _LONGEST_KNOWN = 512  # bytes of each
 _HEADER_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 
-# Fields about the connection, which is not the program's (RFC 9110 section 7.6.1), and Status, which becomes the
-# status line. X-CGI-* is for the server alone (RFC 3875 section 6.3.5).
-_NOT_PASSED = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"status",
-        b"content-length",  # sent by the framing
-    )
-)
+# Fields about the connection and the framing, which are not the program's, and Status, which becomes the status line.
+# X-CGI-* is for the server alone (RFC 3875 section 6.3.5).
+_NOT_PASSED = CONNECTION_FIELDS | {b"status"}
 
 
 class BadResponse(Exception):

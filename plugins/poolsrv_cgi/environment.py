@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
 
-from poolsrv_http import Endpoints, RequestHead, host_name, port_of
+from poolsrv_http import CONNECTION_FIELDS, Endpoints, RequestHead, host_name, port_of
 
 from .scripts import Script
 
@@ -47,23 +47,7 @@ SOFTWARE = f"poolsrv/{version('poolsrv')}"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 _ENCODING = sys.getfilesystemencoding()
-_HIDDEN = frozenset(
-    (
-        b"proxy",
-        b"content-type",
-        b"content-length",
-        b"transfer-encoding",
-        b"trailer",
-        b"te",
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"upgrade",
-        b"expect",
-        b"proxy-authorization",
-        b"redirect-status",
-    )
-)
+_HIDDEN = CONNECTION_FIELDS | {b"proxy", b"content-type", b"expect", b"proxy-authorization", b"redirect-status"}
 
 
 @lru_cache(maxsize=1024)

@@ -36,7 +36,7 @@ from .headers import Headers, ResponseHeader
 from .options import HttpOptions, http_problems
 from .outcome import Outcome
 from .request import Request
-from .request_head import SINGLE_FIELDS, RequestError, RequestHead, RequestLimits
+from .request_head import CONNECTION_FIELDS, SINGLE_FIELDS, RequestError, RequestHead, RequestLimits
 from .response import Response
 from .server import HttpPlugin, HttpServer
 from .spool import Spool, SpoolAccount
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .files.service import FileService
 
 __all__ = [
+    "CONNECTION_FIELDS",
     "CONTINUE",
     "REASONS",
     "SINGLE_FIELDS",

@@ -8,25 +8,14 @@ from typing import TypeAlias
 
 import msgspec
 
+from .request_head import CONNECTION_FIELDS
+
 __all__ = ["Headers", "ResponseHeader", "made_header"]
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _match_name = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _match_value = re.compile(rb"[\t -~\x80-\xff]*").fullmatch
-# They are about the connection and the framing, which the library makes (RFC 9110 section 7.6.1).
-_FRAMING = frozenset(
-    (
-        b"connection",
-        b"content-length",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
 
 
 class ResponseHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +49,7 @@ def made_header(status: int, headers: Headers, length: int | None) -> ResponseHe
         sent = name.encode("ascii", "replace"), value.encode("latin-1")
         if not _match_name(sent[0]) or not _match_value(sent[1]):
             raise ValueError(f"{name!r}: {value!r} can't be a header field")
-        if sent[0].lower() in _FRAMING:
+        if sent[0].lower() in CONNECTION_FIELDS:
             raise ValueError(f"{name} is the library's to send")
         fields.append(sent)
     return ResponseHeader(status=status, fields=tuple(fields), content_length=length)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["SINGLE_FIELDS", "RequestError", "RequestHead", "RequestLimits"]
+__all__ = ["CONNECTION_FIELDS", "SINGLE_FIELDS", "RequestError", "RequestHead", "RequestLimits"]
 
 # Fields that have one value, and of which no sender may send two (RFC 9110 section 5.3, RFC 6454 section 7.3, RFC 4918
 # section 10): a recipient that takes the first and one that takes the last would read different requests. Expect is a
@@ -16,6 +16,11 @@ SINGLE_FIELDS = frozenset(
     b"host content-length content-type content-location content-range content-disposition"
     b" authorization proxy-authorization date expect from if-modified-since if-range if-unmodified-since last-modified"
     b" max-forwards origin range referer user-agent depth destination lock-token overwrite".split()
+)
+
+# Fields about the connection (RFC 9110 section 7.6.1) and the framing: the server sends its own, and passes none on.
+CONNECTION_FIELDS = frozenset(
+    b"connection content-length keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
 )
 
 
