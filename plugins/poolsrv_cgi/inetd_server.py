@@ -15,7 +15,7 @@ from poolsrv import Connection, Worker
 from .environment import inetd_environment
 from .process import Launch
 from .programs.limiter import Waiter
-from .programs.program import Program
+from .programs.program import Program, close_connection
 from .programs.runner import ProgramRunner
 
 __all__ = ["InetdServer"]
@@ -58,7 +58,7 @@ class InetdServer:
 
     def _start(self, conn: Connection) -> None:
         runner, argv = self._runner, self._runner.options.program
-        program = Program(runner, conn, argv[0], _ended)
+        program = Program(runner, conn, argv[0], close_connection)
         if isinstance(conn.state, Waiter):
             program.queued = conn.state.waited
         conn.state = program
@@ -78,13 +78,6 @@ class InetdServer:
         except OSError as error:
             conn.log.error("can't start %s: %s", argv[0], error.strerror)
             conn.close("refused")
-
-
-def _ended(program: Program) -> None:
-    if program.overdue:
-        program.conn.abort(f"program over its {program.overdue}")
-    else:
-        program.conn.close("program ended")
 
 
 def _refuse_busy(conn: Connection) -> None:

@@ -20,7 +20,7 @@ from poolsrv import Connection, LineTooLong, Worker
 from .environment import SOFTWARE, line_environment
 from .process import Launch
 from .programs.limiter import Waiter
-from .programs.program import Program
+from .programs.program import Program, close_connection
 from .programs.runner import ProgramRunner
 from .scripts import NoScript, Script, ScriptPaths, resolve_line
 
@@ -88,7 +88,7 @@ class LineServer:
 
     def _start(self, conn: Connection, found: Script, line: bytes) -> None:
         runner = self._runner
-        program = Program(runner, conn, found.script_name, _ended)
+        program = Program(runner, conn, found.script_name, close_connection)
         program.request = os.fsdecode(line.rstrip(b"\r\n"))
         if isinstance(conn.state, Waiter):
             program.queued = conn.state.waited
@@ -114,14 +114,6 @@ class LineServer:
 def _close_if_silent(conn: Connection) -> None:
     if conn.state is None:
         conn.close("drain")
-
-
-def _ended(program: Program) -> None:
-    """Close the connection: the output is in the kernel's hands."""
-    if program.overdue:
-        program.conn.abort(f"program over its {program.overdue}")
-    else:
-        program.conn.close("program ended")
 
 
 def _refuse(conn: Connection, answer: bytes, reason: str) -> None:

@@ -32,7 +32,7 @@ from .records import Ended, Recorder
 from .timeouts import Deadlines
 from .times import ProgramTimes
 
-__all__ = ["Program", "Runner"]
+__all__ = ["Program", "Runner", "close_connection"]
 
 TERM_GRACE = 5.0  # seconds from TERM to KILL
 LAST_WORDS = 5  # lines in the log entry of a failure
@@ -278,6 +278,14 @@ class Program:
         """Log a line that names the program and the connection."""
         pid = f"[{self.child.pid}]" if self.child is not None and self.child.pid else ""
         self.conn.log.log(level, "%s%s: %s", self.name, pid, message)
+
+
+def close_connection(program: Program) -> None:
+    """End the connection of a program that has written to it itself: the output is in the kernel's hands."""
+    if program.overdue:
+        program.conn.abort(f"program over its {program.overdue}")
+    else:
+        program.conn.close("program ended")
 
 
 def _nothing(program: Program) -> None:
