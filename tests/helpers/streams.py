@@ -20,6 +20,7 @@ from poolsrv.net.tls import ClientTls
 from poolsrv.net.tls_transport import Handshake, TlsTransport
 
 LONGEST = 20.0  # seconds, on a busy machine
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]  # of a server and of its client
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close(2) sends a reset
 
 
@@ -192,7 +193,7 @@ class Pair:
     :ivar error: what ``on_close`` was given.
     """
 
-    def __init__(self, loop: EventLoop, contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None) -> None:
+    def __init__(self, loop: EventLoop, contexts: Contexts | None = None) -> None:
         self.loop = loop
         self.owner = Owner()
         self.calls: list[str] = []
@@ -298,7 +299,7 @@ class Connecting(Pair):
     def __init__(
         self,
         loop: EventLoop,
-        contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
+        contexts: Contexts | None = None,
         tls: ClientTls | None = None,
         timeout: float = 1000.0,
     ) -> None:

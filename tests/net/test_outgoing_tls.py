@@ -26,13 +26,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    loop = EventLoop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
 def connect(loop: EventLoop, folder: Path) -> Iterator[Connect]:
     """``connect(tls, server=..., ...)``: a stream to a server with this certificate; it has come to OPEN or CLOSED."""
     made: list[Connecting] = []

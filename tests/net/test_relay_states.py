@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from poolsrv.core.event_loop import EventLoop
-from tests.helpers.certificates import Certificates
-from tests.helpers.streams import Pair, turn_until
+from tests.helpers.streams import Contexts, Pair, turn_until
 
 DATA = bytes(range(256)) * 8192  # 2 MiB: more than is in transit, and than the kernel keeps
-
-
-@pytest.fixture(scope="module")
-def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    folder: Path = Certificates(tmp_path_factory.mktemp("relays")).folder
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / "server.pem", folder / "server.key")
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(folder / "ca.pem")
-    return server, client
 
 
 Both = tuple[Pair, Pair]
 
 
 @pytest.fixture(params=["raw-raw", "raw-tls", "tls-raw", "tls-tls"])
-def both(request: pytest.FixtureRequest, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Both]:
+def both(request: pytest.FixtureRequest, contexts: Contexts) -> Iterator[Both]:
     """The source and the target of a relay."""
     loop = EventLoop()
     source, target = (Pair(loop, contexts if kind == "tls" else None) for kind in request.param.split("-"))

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from poolsrv.core.event_loop import EventLoop
-from tests.helpers.certificates import Certificates
-from tests.helpers.streams import Connecting, Pair
+from tests.helpers.streams import Connecting, Contexts, Pair
 
 DATA = os.urandom(1 << 16) * 64  # 4 MiB: more than the kernel keeps
 
 
-@pytest.fixture(scope="module")
-def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    folder: Path = Certificates(tmp_path_factory.mktemp("files")).folder
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / "server.pem", folder / "server.key")
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(folder / "ca.pem")
-    return server, client
-
-
 @pytest.fixture(params=["raw", "tls", "shared"])
-def pair(request: pytest.FixtureRequest, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Pair]:
+def pair(request: pytest.FixtureRequest, contexts: Contexts) -> Iterator[Pair]:
     loop = EventLoop()
     pair = Pair(loop, contexts if request.param == "tls" else None)
     if request.param == "shared":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -21,10 +20,10 @@ from poolsrv.net.descriptor import CLOSED, CONNECTING, MOVES, OPEN, STATE_NAMES,
 from poolsrv.net.stream import HIGH_WATER, LINGER_LEAST, LINGER_LOOK, LINGER_TIME, READ_AHEAD, RECV_SIZE
 from poolsrv.net.tls import ClientTls
 from poolsrv.net.tls_transport import Handshake, TlsTransport
-from tests.helpers.certificates import Certificates
 from tests.helpers.sources import docstring
 from tests.helpers.streams import (
     Connecting,
+    Contexts,
     Owner,
     Pair,
     Peer,
@@ -35,29 +34,6 @@ from tests.helpers.streams import (
     turn_until,
     wait_readable,
 )
-
-Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Certificates(tmp_path_factory.mktemp("states")).folder
-
-
-@pytest.fixture(scope="module")
-def contexts(authority: Path) -> Contexts:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(authority / "server.pem", authority / "server.key")
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(authority / "ca.pem")
-    return server, client
-
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    loop = EventLoop()
-    yield loop
-    loop.close()
 
 
 @pytest.fixture(params=["raw", "tls"])
