@@ -15,7 +15,7 @@ import pytest
 
 from poolsrv.core import systemd, text
 from poolsrv.dispatcher.control_server import LONGEST_QUESTION
-from tests.helpers.control import ECHO, POOL, PUPPET, ask_puppet, dial, query, receive_line_of
+from tests.helpers.control import POOL, PUPPET, ask_puppet, dial, echo_server, query, receive_line_of
 from tests.helpers.plugins import listener, served
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_line
 
@@ -38,8 +38,8 @@ class Zombies:
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(POOL + ECHO, tmp_path_factory.mktemp("echo")) as server:
-        yield server.wait_ready()
+    with echo_server(tmp_path_factory.mktemp("echo")) as server:
+        yield server
 
 
 def strict(line: bytes) -> Any:

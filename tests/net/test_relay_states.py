@@ -28,16 +28,21 @@ def both(request: pytest.FixtureRequest, contexts: Contexts) -> Iterator[Both]:
     loop.close()
 
 
-def test_all_bytes_and_the_end_go_over(both: Both) -> None:
+def pour(both: Both, sealed: bytes) -> None:
+    """Have the source's peer send all of it, and the target's take what has come over."""
     source, target = both
-    source.stream.relay_to(target.stream)
-    rest = source.peer.seal(DATA)
-    while rest:
+    while sealed:
         try:
-            rest = rest[source.peer.sock.send(rest) :]
+            sealed = sealed[source.peer.sock.send(sealed) :]
         except BlockingIOError:
             source.loop.turn(0.005)
             target.peer.take()
+
+
+def test_all_bytes_and_the_end_go_over(both: Both) -> None:
+    source, target = both
+    source.stream.relay_to(target.stream)
+    pour(both, source.peer.seal(DATA))
     source.peer.finish()
     turn_until(source.loop, lambda: target.peer.end, target.peer)
     assert (target.peer.end, target.peer.received == DATA) == ("eof", True)
@@ -162,12 +167,7 @@ def test_what_is_sent_to_the_target_meanwhile_is_all_there(both: Both) -> None:
             if target.stream.bytes_out == taken:
                 break  # nothing moves any more
     target.stream.send(b"<meanwhile>")
-    while rest:
-        try:
-            rest = rest[source.peer.sock.send(rest) :]
-        except BlockingIOError:
-            source.loop.turn(0.005)
-            target.peer.take()
+    pour(both, rest)
     source.peer.finish()
     turn_until(source.loop, lambda: moved, target.peer)
     turn_until(source.loop, lambda: len(target.peer.received) >= 4 * len(DATA) + 11, target.peer)
