@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, settings
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.core.text import encodable
 from tests.helpers import kinds, server_mark, wheels
+from tests.helpers.http import Client
+from tests.helpers.plugins import settle
 from tests.helpers.puppet import install_puppet
 from tests.helpers.server import ServerProcess, children_of, open_descriptors, wait_until
 
@@ -149,6 +151,20 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
             return server.wait_ready() if ready else server
 
         yield start
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    """A client of the file's own server, at its listener ``www``."""
+    with Client(server) as client:
+        yield client
+
+
+@pytest.fixture
+def settled(server: ServerProcess) -> Iterator[None]:
+    """After the test, wait until the file's own server has no other connection."""
+    yield
+    settle(server)
 
 
 @pytest.fixture

@@ -80,12 +80,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
         yield running.wait_ready()
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[Client]:
-    with Client(server) as client:
-        yield client
-
-
 # -- environment and paths (their functions have tests of their own)
 
 

@@ -55,12 +55,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
         yield running.wait_ready()
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[Client]:
-    with Client(server) as client:
-        yield client
-
-
 def said(body: bytes) -> dict[str, object]:
     found: dict[str, object] = json.loads(body)
     return found

@@ -60,12 +60,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
         yield running.wait_ready()
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[Client]:
-    with Client(server) as client:
-        yield client
-
-
 def first_line(client: Client, target: str) -> list[int]:
     """Ask for a program that prints numbers in its first line, and leave it running."""
     client.request(target)

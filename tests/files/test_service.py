@@ -78,12 +78,6 @@ def server(folder: Path) -> Iterator[ServerProcess]:
         yield running.wait_ready()
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[Client]:
-    with Client(server) as client:
-        yield client
-
-
 def test_a_file(client: Client) -> None:
     answer = client.get("/index.html?a=query")
     assert (answer.status, answer.body) == (200, PAGE)

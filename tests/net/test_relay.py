@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.plugins import ask, listener, reset, served, settle, turns
+from tests.helpers.plugins import ask, listener, reset, served, turns
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, receive_line
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("settled")]
 
 PLUGINS = r"""
 class Cat(Tells):
@@ -173,12 +173,6 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     plain = "ping cat catshared catlate limited peer closes tooclosed raises self"
     with served(folder, PLUGINS, *map(listener, plain.split()), listener("echo", bind="unix:echo.sock")) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def quiet(server: ServerProcess) -> Iterator[None]:
-    yield
-    settle(server)
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.plugins import ask, closed, listener, nothing_to_read, reset, served, settle, turns
+from tests.helpers.plugins import ask, closed, listener, nothing_to_read, reset, served, turns
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, receive_line
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("settled")]
 
 PLUGINS = r"""
 import fcntl, termios
@@ -278,12 +278,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         listener("bigabort", "big", half_close="abort", max_unsent=32_000_000),
     ) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def quiet(server: ServerProcess) -> Iterator[None]:
-    yield
-    settle(server)
 
 
 def buffered(server: ServerProcess, after: int) -> list[int]:

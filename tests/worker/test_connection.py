@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.plugins import ask, closed, listener, nothing_to_read, reset, served, settle, turns
+from tests.helpers.plugins import ask, closed, listener, nothing_to_read, reset, served, turns
 from tests.helpers.server import (
     ServerProcess,
     is_alive,
@@ -23,7 +23,7 @@ from tests.helpers.server import (
     wait_until,
 )
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("settled")]
 
 PLUGINS = r"""
 import gc, weakref
@@ -362,12 +362,6 @@ def server(folder: Path) -> Iterator[ServerProcess]:
         listener("echo", bind="unix:echo.sock"),
     ) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def quiet(server: ServerProcess) -> Iterator[None]:
-    yield
-    settle(server)
 
 
 # -- what it is

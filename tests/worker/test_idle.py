@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.plugins import ask, closed, listener, prompt_client, reset, served, settle, turns
+from tests.helpers.plugins import ask, closed, listener, prompt_client, reset, served, turns
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, wait_until
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("settled")]
 
 TIMEOUT = 0.3  # seconds; what is to come must come later than that, but no test asks how much later
 
@@ -61,12 +61,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         listener("silent", bind="unix:silent.sock"),
     ) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def quiet(server: ServerProcess) -> Iterator[None]:
-    yield
-    settle(server)
 
 
 def test_a_silent_connection_is_closed_in_order(server: ServerProcess) -> None:

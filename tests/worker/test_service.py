@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.plugins import ask, closed, listener, reset, served, settle
 from tests.helpers.server import ServerProcess, receive_all, receive_exactly, receive_line, wait_until
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("settled")]
 
 PLUGINS = r"""
 import functools
@@ -258,12 +258,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         listener("careless", "echo", plugins=["timeouts"]),
     ) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def quiet(server: ServerProcess) -> Iterator[None]:
-    yield
-    settle(server)
 
 
 # -- faults
