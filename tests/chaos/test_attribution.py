@@ -81,6 +81,20 @@ def test_a_program_that_was_killed_explains_what_a_client_can_see() -> None:
     assert cause(lost(form=Form.LOOKS_WHOLE), damage, evidence(requests=(killed,))) is None
 
 
+def test_what_a_worker_has_answered_was_not_lost_with_it() -> None:
+    """Although it died so soon after that the times could be the same."""
+    refused = {"request": "POST /run/warm.py?7 HTTP/1.1", "status": 500}
+    damage = Damage([Trouble("few processes", 100.0, until=101.0)], killed={WORKER: (101.1, "killed")})
+    for one, found, why in (
+        (lost(status=500), evidence(closed="eof", requests=(refused,)), "refused with 500: few processes"),
+        (lost(form=Form.REFUSED), evidence(closed="refused"), "refused: few processes"),
+    ):
+        attribution = attribute(Books(lost=[one]), damage, found)
+        assert [cause for _, cause in attribution.causes] == [why]
+        assert not attribution.of_worker
+    assert attribute(Books(lost=[lost()]), damage, evidence()).of_worker == {WORKER: 1}
+
+
 def test_an_error_is_explained_if_it_was_counted_and_something_was_scarce() -> None:
     refused = {"request": "POST /run/warm.py?7 HTTP/1.1", "status": 507}
     damage = Damage([Trouble("a full disk", 100.0, until=101.0)])

@@ -44,7 +44,7 @@ def attribute(books: Books, damage: Damage, evidence: Evidence) -> Attribution:
             continue
         found.causes[lost.kind, cause] += 1
         pid = entry.pid if entry is not None else lost.visit.pid
-        if pid and lost.visit not in counted and _died(pid, lost, entry, damage, evidence):
+        if pid and lost.visit not in counted and cause == _died(pid, lost, entry, damage, evidence):
             counted.add(lost.visit)
             found.of_worker[pid] += 1
     return found
@@ -56,12 +56,14 @@ def _cause(lost: Lost, entry: Entry | None, damage: Damage, evidence: Evidence, 
     if lost.form is Form.LOOKS_WHOLE:
         return _program_failed(lost, entry, damage, evidence)
     pid = entry.pid if entry is not None else lost.visit.pid
-    if pid and (cause := _died(pid, lost, entry, damage, evidence)):
-        return cause
+    death = _died(pid, lost, entry, damage, evidence) if pid else None
+    # What a worker has still answered was not lost with it, although it died soon after.
     if lost.status:
-        return _refused(lost, damage, evidence)
+        return _refused(lost, damage, evidence) or death
     if lost.form is Form.REFUSED or (entry is not None and entry.reason == "refused"):
-        return _lacking(lost, damage, "refused")
+        return _lacking(lost, damage, "refused") or death
+    if death:
+        return death
     if cause := _program_failed(lost, entry, damage, evidence):
         return cause
     if cause := _program_died(lost, entry, damage, evidence):

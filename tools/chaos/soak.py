@@ -60,13 +60,13 @@ async def soak(requests: int) -> bool:
     async with staged(Variant("round-robin", workers=2), 0, keep_visits=False) as stage:
         stage.load.in_a_hurry = True
         began = time.monotonic()
-        await serve(stage.load, requests // 10)
-        await stage.settled()
-        first = memory_by_process(stage)
-        await serve(stage.load, requests)
+        tenths = []
+        for tenth in range(1, 11):
+            await serve(stage.load, requests * tenth // 10)
+            await stage.settled()
+            tenths.append(memory_by_process(stage))
         took = time.monotonic() - began
-        await stage.settled()
-        last = memory_by_process(stage)
+        first, last = tenths[0], tenths[-1]
         left = await end(stage)
         books = stage.books
         rows = [(kind, count, count - books.answered[kind]) for kind, count in sorted(books.requests.items())]
@@ -75,9 +75,9 @@ async def soak(requests: int) -> bool:
         print(
             "\n".join(
                 table(
-                    ("process", "after a tenth", "at the end", "growth"),
+                    ("process: KiB after each tenth", *map(str, range(1, 11)), "growth"),
                     [
-                        (name, f"{first[name] >> 10} KiB", f"{last.get(name, 0) >> 10} KiB", f"{share:+.2%}")
+                        (name, *(str(each.get(name, 0) >> 10) for each in tenths), f"{share:+.2%}")
                         for name, share in growth.items()
                     ],
                 )
