@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ class Limits:
         self.missing: dict[str, str] = {}
         self._name = f"poolsrv-chaos-{os.getpid()}"
         self._tmp = folder / "tmp"
+        self._ballasts = count()
         self._memory = self._group("memory", ("memory.limit_in_bytes", "memory.max"), str(MEMORY))
         self._pids = self._group("pids", ("pids.max",), "max")
         self._mounted = self._mount()
@@ -97,7 +99,7 @@ class Limits:
     @contextmanager
     def full_disk(self) -> Iterator[None]:
         """Leave no room for temporary files."""
-        ballast = self._tmp / "ballast"
+        ballast = self._tmp / f"ballast{next(self._ballasts)}"  # another one may be there
         with ballast.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(1 << 20))
