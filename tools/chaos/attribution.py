@@ -36,27 +36,28 @@ def attribute(books: Books, damage: Damage, evidence: Evidence) -> Attribution:
     counted: set[Visit] = set()
     for lost in books.lost:
         entry = evidence.entry_of(lost.visit)
-        cause = _cause(lost, entry, damage, evidence, found)
+        pid = entry.pid if entry is not None else lost.visit.pid
+        death = _died(pid, lost, entry, damage, evidence) if pid else None
+        cause = _cause(lost, entry, death, damage, evidence, found)
         described = _describe(lost, entry, evidence)
         found.described.append(f"{cause or 'NO CAUSE'}: {described}")
         if cause is None:
             found.unexplained.append((lost, described))
             continue
         found.causes[lost.kind, cause] += 1
-        pid = entry.pid if entry is not None else lost.visit.pid
-        if pid and lost.visit not in counted and cause == _died(pid, lost, entry, damage, evidence):
+        if cause == death and lost.visit not in counted:
             counted.add(lost.visit)
             found.of_worker[pid] += 1
     return found
 
 
-def _cause(lost: Lost, entry: Entry | None, damage: Damage, evidence: Evidence, found: Attribution) -> str | None:
+def _cause(
+    lost: Lost, entry: Entry | None, death: str | None, damage: Damage, evidence: Evidence, found: Attribution
+) -> str | None:
     if lost.form is Form.WRONG:
         return None
     if lost.form is Form.LOOKS_WHOLE:
         return _program_failed(lost, entry, damage, evidence)
-    pid = entry.pid if entry is not None else lost.visit.pid
-    death = _died(pid, lost, entry, damage, evidence) if pid else None
     # What a worker has still answered was not lost with it, although it died soon after.
     if lost.status:
         return _refused(lost, damage, evidence) or death
