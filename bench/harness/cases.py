@@ -266,7 +266,7 @@ def _programs() -> list[Case]:
             "cgi-output",
             "CGI over HTTP: 1 GiB of output",
             "One request to a program that writes 1 GiB, read as fast as it comes. The memory is that at the end.",
-            web_servers(stdlib=False),
+            web_servers(large=True),
             lambda peer, settings: measure.cgi_output(peer, settings, settings.scale(1 << 30, 16 << 20)),
             ["mib_per_second", "core_ms_per_gib", "pss_mib", "errors"],
             reference="lighttpd",

@@ -269,11 +269,14 @@ def _under_wrk(server: Server, settings: Settings, path: str) -> Sample:
     wrk = which("wrk")
     if wrk is None:
         raise NotAvailable("wrk, which makes the load, is missing (Debian: apt-get install wrk)")
-    command = [wrk, "-t1", "-c16", f"-d{max(1, round(settings.seconds))}s", "--timeout", "10s"]
-    command += ["-s", str(BENCH / "wrk.lua"), f"http://127.0.0.1:{server.port}{path}"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=on_cores(settings.cores.load)
-    ) as process:
+
+    def command(seconds: float) -> list[str]:
+        load = [wrk, "-t1", "-c16", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(BENCH / "wrk.lua")]
+        return [*load, f"http://127.0.0.1:{server.port}{path}"]
+
+    pin = on_cores(settings.cores.load)
+    subprocess.run(command(settings.warmup), stdout=subprocess.DEVNULL, check=False, preexec_fn=pin)
+    with subprocess.Popen(command(settings.seconds), stdout=subprocess.PIPE, text=True, preexec_fn=pin) as process:
         server.others.add(process.pid)
         assert process.stdout is not None
         with Window(server, process.pid) as window:

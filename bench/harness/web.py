@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from .environment import BUILD, PYTHON, which
+from .environment import BENCH, BUILD, PYTHON, which
 from .peers import COMPILED, POOLSRV, poolsrv_command, poolsrv_config
 from .servers import Launch, Peer
 
@@ -162,16 +162,30 @@ def _http_server(directory: Path, port: int) -> Launch:
     return Launch([[str(PYTHON), "-m", "http.server", "--cgi", "--bind", "127.0.0.1", str(port)]])
 
 
-def web_servers(*, warm: bool = False, stdlib: bool = True) -> list[Peer]:
-    """All of them. poolsrv with warm interpreters is a peer of its own where the program is a Python script."""
+def _smallest(*options: str) -> Callable[[Path, int], Launch]:
+    def launch(directory: Path, port: int) -> Launch:
+        make_programs(directory)
+        program = str(BENCH / "peers" / "smallest_cgi.py")
+        return Launch([[str(public_python()), program, *options, str(port), str(directory)]])
+
+    return launch
+
+
+def web_servers(*, warm: bool = False, large: bool = False) -> list[Peer]:
+    """All of them. With warm interpreters they are peers of their own, where the program is a Python script.
+
+    :param large: only those that can pass on an answer larger than memory.
+    """
     peers = [
         Peer("lighttpd", _lighttpd, programs=frozenset({"lighttpd"})),
         Peer(POOLSRV, _poolsrv(False)),
         Peer(COMPILED, _poolsrv(False, compiled=True)),
         Peer("poolsrv, warm", _poolsrv(True)),
+        Peer("smallest server in Python", _smallest()),
+        Peer("smallest server in Python, warm", _smallest("--warm")),
         Peer("Apache, mod_cgid", _apache, programs=frozenset({"apache2"}), hides_cpu=True),
         Peer("nginx, fcgiwrap", _nginx, programs=frozenset({"nginx", "fcgiwrap"}), hides_cpu=True),
         Peer("http.server --cgi", _http_server),
     ]
-    left_out = ([] if warm else ["poolsrv, warm"]) + ([] if stdlib else ["http.server --cgi"])
-    return [peer for peer in peers if peer.name not in left_out]
+    left_out = ["http.server --cgi", "smallest server in Python"] if large else []
+    return [peer for peer in peers if peer.name not in left_out and (warm or not peer.name.endswith(", warm"))]
