@@ -20,8 +20,8 @@ _MODULES = {
     "core": ("event_loop", "guarded_loop"),
     "dispatcher": ("acceptor", "dispatcher", "listener"),
     "net": (
-        *("accepting", "connector", "descriptor", "file_sender", "programs", "relay", "stream"),
-        "transport",
+        *("accepting", "connector", "descriptor", "file_sender", "input_buffer", "programs", "relay"),
+        *("stream", "transport"),
     ),
     "worker": (
         *("connection", "deadlines", "descriptor_room", "kernel_acceptor", "newcomers", "reporter", "service"),
@@ -35,9 +35,9 @@ REQUIRES = ("mypy[mypyc]>=2.4,<2.5",)  # see _allow_weak_references
 
 # Their sources have __weakref__ in __slots__. Each class that derives from one that is here has to be here.
 WEAK = (
-    *("net.descriptor.Descriptor", "net.stream.Stream", "net.stream.Pipe", "net.connector.OutgoingStream"),
-    *("net.programs._OutputPipe", "worker.waiting.Waiting", "worker.connection.Connection"),
-    "worker.tls_connection.TlsConnection",
+    *("net.descriptor.Descriptor", "net.input_buffer.InputBuffer", "net.stream.Stream", "net.stream.Pipe"),
+    *("net.connector.OutgoingStream", "net.programs._OutputPipe", "worker.waiting.Waiting"),
+    *("worker.connection.Connection", "worker.tls_connection.TlsConnection"),
 )
 
 

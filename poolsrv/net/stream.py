@@ -24,14 +24,10 @@ What a call, or an event, does in each of them:
     (1) CLOSING, where bytes are kept.
     (2) Where it is noticed: a stream that throws nothing away yet reads no more before all is written.
 
-Reading. The engine reads into the buffer, at most 64 KiB at a time, and calls ``on_readable``; what the plugin leaves
-there stays. It stops asking the kernel for more (drops READ from the descriptor's interest) while the plugin has
-paused, at end of stream, while too much is kept for the peer, and while the buffer is full. A level-triggered
-descriptor that nobody reads would otherwise spin.
-
-The buffer is a ``bytes`` as it came from the kernel. What is added to more than ``SMALL`` bytes would be copied with
-each event, so from there on it is a bytearray, which grows. That has a byte too much at its beginning: its ``_pos`` is
-never 0, which is how ``recv`` tells without looking at the type.
+Reading. The engine reads into the buffer (input_buffer.py), at most 64 KiB at a time, and calls ``on_readable``; what
+the plugin leaves there stays. It stops asking the kernel for more (drops READ from the descriptor's interest) while the
+plugin has paused, at end of stream, while too much is kept for the peer, and while the buffer is full. A
+level-triggered descriptor that nobody reads would otherwise spin.
 
 Writing. ``send`` gives the kernel what it takes at once, and keeps the rest in one bytearray until the descriptor is
 writable. Above ``HIGH_WATER`` the stream is congested until it falls below ``LOW_WATER``.
@@ -53,9 +49,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core.event_loop import ERROR, HANGUP, PEER_FINISHED, READ, WRITE, EventLoop
 from ..core.native import mypyc_attr
-from ..errors import FrameTooLong, LineTooLong
 from .descriptor import CLOSED, CLOSING, CONNECTING, LINGERING, OPEN, UNWATCHED, Descriptor, Owner
 from .file_sender import FileSender
+from .input_buffer import READ_AHEAD, RECV_SIZE, BytesLike, InputBuffer
 from .relay import Mover, Relay
 from .transport import RAW
 
@@ -63,9 +59,6 @@ if TYPE_CHECKING:
     from .tls import Tls
 
 
-RECV_SIZE: Final = 65536  # bytes asked of the kernel at a time, and what recv() takes by itself
-READ_AHEAD: Final = 262144  # bytes in the buffer at which the engine stops reading
-SMALL: Final = 4096  # bytes in the buffer up to which it is copied when more come
 MAX_EXTRA_READS: Final = 3  # per event, each after a read that has filled its buffer: there is probably more
 
 HIGH_WATER: Final = 262144  # bytes kept above which a stream is congested
@@ -78,11 +71,9 @@ LINGER_LEAST: Final = 2048  # bytes that have to come from one look to the next
 
 READABLE: Final = READ | ERROR | HANGUP  # each of them makes recv(2) return at once
 
-BytesLike = bytes | bytearray | memoryview
-
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Stream(Descriptor):
+class Stream(InputBuffer):
     """A stream of bytes to and from somewhere: a pipe to a program, an outgoing connection.
 
     What a plugin may use is the members without an underscore. Callbacks are called as ``on_readable(stream)``,
@@ -105,7 +96,6 @@ class Stream(Descriptor):
         "_call_due",
         "_eof_sent",
         "_eof_told",
-        "_in",
         "_last_active",
         "_linger_until",
         "_lingered",
@@ -114,16 +104,11 @@ class Stream(Descriptor):
         "_on_writable",
         "_out",
         "_paused",
-        "_pos",
-        "_read_ahead",
         "_relay_in",
         "_relay_out",
         "_sends_eof",
-        "_sought",
-        "bytes_in",
         "bytes_out",
         "congested",
-        "eof",
         "reset",
     )
 
@@ -144,11 +129,12 @@ class Stream(Descriptor):
         self._reason = ""
         if fd >= 0:
             os.set_blocking(fd, False)
-        self._in: bytes | bytearray = b""
-        self._pos = 0  # where in _in the next byte is; 0 where _in is empty, and never 0 in a bytearray
-        # A separator, the number of the buffer's first byte in the stream, and where in the buffer to look on for it.
-        self._sought: tuple[bytes, int, int] | None = None
+        self._in = b""  # this and what follows is of InputBuffer
+        self._pos = 0
+        self._sought = None
         self._read_ahead = READ_AHEAD
+        self.bytes_in = 0
+        self.eof = False
         self._paused = False
         self._call_due = False  # on_readable will be called at the end of the turn
         self._eof_told = False  # on_readable has been called with eof, and has returned
@@ -161,10 +147,8 @@ class Stream(Descriptor):
         self._eof_sent = False  # and the kernel has been told
         self._relay_out: Mover | None = None  # brings what is written here
         self._last_active = loop.now
-        self.bytes_in = 0
         self.bytes_out = 0
         self.congested = False
-        self.eof = False
         self.reset = False
 
     def _start(self) -> None:
@@ -231,120 +215,6 @@ class Stream(Descriptor):
         return self._transport.tls
 
     # --- reading
-
-    def recv(self, limit: int = RECV_SIZE) -> bytes:
-        """What is there now, at most ``limit`` bytes; ``b""`` when nothing is. End of stream is ``eof``."""
-        data = self._in
-        if self._pos or len(data) > limit:
-            data = self._recv_part(limit)
-        else:
-            self._in = b""
-        if not self._reading and self._state == OPEN:
-            self._update()
-        return data  # type: ignore[return-value]  # of a bytearray it is a part
-
-    def _recv_part(self, limit: int) -> bytes:
-        data, pos = self._in, self._pos
-        end = pos + max(limit, 0)
-        if end >= len(data):
-            self._in, self._pos = b"", 0
-        else:
-            self._pos = end
-        return data[pos:end] if type(data) is bytes else bytes(memoryview(data)[pos:end])
-
-    def recv_line(self, limit: int = RECV_SIZE) -> bytes | None:
-        """One line with its end (``\\n``), or None while there is none. At end of stream what is left is the last.
-
-        :param limit: the most bytes that a line may have, its end included.
-        :raises LineTooLong: there are ``limit`` bytes and no end of line; they stay in the buffer.
-        """
-        if self._sought is None and self._read_ahead == READ_AHEAD:  # as nearly always
-            pos = self._pos
-            newline = self._in.find(b"\n", pos, pos + limit)
-            if newline >= 0:
-                return self.recv(newline + 1 - pos)
-        size = self._find(b"\n", limit)
-        if size:
-            return self._recv_frame(size)
-        there = len(self._in) - self._pos
-        if there >= limit:
-            raise LineTooLong(limit)
-        if self.eof and there:
-            return self.recv(limit)
-        self._await_frame(limit)
-        return None
-
-    def recv_exactly(self, n: int) -> bytes | None:
-        """``n`` bytes, or None while there are fewer. Where the peer finishes before, they stay: see ``eof``, ``recv``.
-
-        The engine makes room for them, however many: check a length that the peer has sent before asking for it.
-
-        :raises ValueError: ``n`` is negative.
-        """
-        if n < 0:
-            raise ValueError(f"a frame of {n} bytes")
-        if len(self._in) - self._pos >= n:
-            return self._recv_frame(n)
-        self._await_frame(n)
-        return None
-
-    def recv_until(self, separator: bytes, limit: int = RECV_SIZE) -> bytes | None:
-        """All bytes up to the first ``separator``, and that too, or None while it has not come.
-
-        Where the peer finishes without it, what has come stays: see ``eof`` and ``recv``. No byte is searched twice,
-        however they arrive.
-
-        :param limit: the most bytes that this may be, the separator included.
-        :raises FrameTooLong: there are ``limit`` bytes and no separator in them; they stay in the buffer.
-        :raises ValueError: the separator is empty, or longer than the limit.
-        """
-        if not 0 < len(separator) <= limit:
-            raise ValueError(f"a separator of {len(separator)} bytes, and a limit of {limit}")
-        size = self._find(separator, limit)
-        if size:
-            return self._recv_frame(size)
-        if len(self._in) - self._pos >= limit:
-            raise FrameTooLong(limit)
-        self._await_frame(limit)
-        return None
-
-    def _find(self, separator: bytes, limit: int) -> int:
-        """How many bytes there are up to the end of the first separator; 0 if it is not among the first ``limit``."""
-        data, pos = self._in, self._pos
-        start, sought = pos, self._sought
-        if sought is not None:
-            self._sought = None
-            if sought[0] == separator and sought[1] == self.bytes_in - len(data) + pos:
-                start += sought[2]
-        found = data.find(separator, start, pos + limit)
-        if found >= 0:
-            return found + len(separator) - pos
-        # Where there is little, to look again is as quick as to remember.
-        if (searched := min(len(data) - pos, limit) - len(separator) + 1) > SMALL:
-            self._sought = separator, self.bytes_in - len(data) + pos, searched
-        return 0
-
-    def _recv_frame(self, size: int) -> bytes:
-        if self._read_ahead != READ_AHEAD:
-            self._read_ahead = READ_AHEAD
-        return self.recv(size)
-
-    def _await_frame(self, size: int) -> None:
-        """Read until so many bytes are in the buffer, although it may be full before."""
-        if size > self._read_ahead:
-            self._read_ahead = size
-            self._update()
-
-    def peek(self) -> bytes:
-        """All that is there now, without taking it. More than 256 KiB are not kept: then nothing more is read."""
-        return bytes(self._in[self._pos :])
-
-    def unread(self, data: BytesLike) -> None:
-        """Give bytes back: they are the next that ``recv`` returns."""
-        if self._state == OPEN:
-            self._in = bytes(data) + self._in[self._pos :]
-            self._pos = 0
-            self._sought = None
 
     def pause_reading(self) -> None:
         """Ask for no more bytes, until ``resume_reading``; the peer is slowed down once the kernel's buffers are full.
@@ -601,24 +471,6 @@ class Stream(Descriptor):
 
     # --- the reading side
 
-    def _append(self, data: bytes) -> None:
-        """Add to what is in the buffer."""
-        buffer, pos = self._in, self._pos
-        if isinstance(buffer, bytearray):
-            if pos > len(buffer) // 2:
-                del buffer[1:pos]  # what has been taken
-                self._pos = 1
-            buffer += data
-        elif len(buffer) - pos <= SMALL:
-            self._in = buffer[pos:] + data
-            self._pos = 0
-        else:
-            grows = bytearray(1)
-            grows += memoryview(buffer)[pos:]
-            grows += data
-            self._in = grows
-            self._pos = 1
-
     def _call_for_rest(self) -> None:
         """Have ``on_readable`` called without new bytes: for those in the buffer, or for the end of stream."""
         if not self._call_due and (len(self._in) > self._pos or (self.eof and not self._eof_told)):
@@ -812,11 +664,6 @@ class Stream(Descriptor):
 
     def _put_off(self, callback: Callable[[], object]) -> None:
         self._loop.at_end_of_turn(callback)
-
-    def _take_input(self, limit: int | None) -> bytes:
-        data = self._recv_part(len(self._in) if limit is None else limit)
-        self._in, self._pos = self.peek(), 0
-        return data
 
     def _read_some(self, size: int) -> bytes:
         return self._read(self._fd, size)

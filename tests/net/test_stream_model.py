@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from poolsrv import FrameTooLong, LineTooLong
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.net.descriptor import CLOSED, CLOSING, LINGERING, MOVES, OPEN
-from poolsrv.net.stream import HIGH_WATER, LINGER_LOOK, LINGER_TIME, LOW_WATER, READ_AHEAD, RECV_SIZE
+from poolsrv.net.input_buffer import READ_AHEAD, RECV_SIZE
+from poolsrv.net.stream import HIGH_WATER, LINGER_LOOK, LINGER_TIME, LOW_WATER
 from tests.helpers.depth import machine_settings
 from tests.helpers.streams import Owner, Peer, Subject, pass_time, tcp_pair, turn_until
 

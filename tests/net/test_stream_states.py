@@ -17,7 +17,8 @@ from poolsrv.core.event_loop import READ, WRITE, EventLoop
 from poolsrv.net import stream as stream_module
 from poolsrv.net.connector import OutgoingStream
 from poolsrv.net.descriptor import CLOSED, CONNECTING, MOVES, OPEN, STATE_NAMES, IllegalMove
-from poolsrv.net.stream import HIGH_WATER, LINGER_LEAST, LINGER_LOOK, LINGER_TIME, READ_AHEAD, RECV_SIZE
+from poolsrv.net.input_buffer import READ_AHEAD, RECV_SIZE
+from poolsrv.net.stream import HIGH_WATER, LINGER_LEAST, LINGER_LOOK, LINGER_TIME
 from poolsrv.net.tls import ClientTls
 from poolsrv.net.tls_transport import Handshake, TlsTransport
 from tests.helpers.sources import docstring

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from poolsrv import FrameTooLong, LineTooLong
 from poolsrv.core.event_loop import EventLoop
-from poolsrv.net.stream import READ_AHEAD, SMALL
+from poolsrv.net.input_buffer import READ_AHEAD, SMALL
 from tests.helpers.streams import Pair
 
 
