@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command_line import invoke
 from tests.helpers.server import ServerProcess, wait_until
 
 PROGRAM = "#!/bin/sh\necho 'Content-Type: text/plain'; echo; echo \"$SCRIPT_NAME $PATH_INFO $PATH_TRANSLATED\"; cat\n"
@@ -144,7 +145,7 @@ def test_the_printed_config_serves_the_same(folder: Path) -> None:
     ],
 )
 def test_mistakes_exit_with_2_and_name_the_argument(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    result = poolsrv("cgi", *arguments, "--print-config", cwd=tmp_path)
+    result = invoke("cgi", *arguments, "--print-config", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
 

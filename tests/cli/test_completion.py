@@ -10,7 +10,7 @@ import pytest
 from poolsrv.cli import completion
 from poolsrv.cli.main import COMMANDS, cli
 from poolsrv.core import logs
-from tests.cli.test_main import poolsrv
+from tests.helpers.command_line import invoke
 from tests.helpers.shells import SHELLS, Shell, environment, require
 
 NAMES = [name for names in COMMANDS.values() for name in names]
@@ -66,16 +66,16 @@ def test_fish_completes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_script_is_the_one_that_the_wheel_installs(shell: str) -> None:
+def test_the_script_is_the_one_that_the_wheel_installs(shell: str, tmp_path: Path) -> None:
     assert shell in completion.SHELLS
-    result = poolsrv("completion", shell)
+    result = invoke("completion", shell, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == completion.script(shell)
     assert "poolsrv completion" in result.stdout
 
 
-def test_another_shell_is_an_error() -> None:
-    result = poolsrv("completion", "tcsh")
+def test_another_shell_is_an_error(tmp_path: Path) -> None:
+    result = invoke("completion", "tcsh", cwd=tmp_path)
     assert result.returncode == 2
     assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in result.stderr
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command_line import invoke
 from tests.helpers.server import TIMEOUT
 
 BAD = "[listeners]\n"  # each command but these of the control socket and the pid file reports it, with the file's name
@@ -24,6 +25,9 @@ ERRORS = {
 
 
 def run(*arguments: str, cwd: Path, config: str | None = None) -> subprocess.CompletedProcess[str]:
+    if arguments and not arguments[0].startswith("-"):
+        return invoke(*arguments, cwd=cwd, POOLSRV_CONFIG=config)
+    # The server itself has a process of its own.
     environment = {name: value for name, value in os.environ.items() if name != "POOLSRV_CONFIG"}
     if config is not None:
         environment["POOLSRV_CONFIG"] = config

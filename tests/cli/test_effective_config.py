@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,7 @@ from poolsrv.cli.effective_config import plain, toml
 from poolsrv.config.model import LIMITS_KEYS, LISTENER_KEYS, LOG_KEYS, POOL_KEYS
 from poolsrv.config.reader import read
 from poolsrv.core import cgroups
+from tests.helpers.command_line import invoke
 from tests.helpers.server import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +55,7 @@ timeout = 1
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "poolsrv", "config", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
+    return invoke("config", *arguments, cwd=cwd, POOLSRV_CONFIG=None)
 
 
 def shown(path: Path) -> str:
@@ -138,8 +137,9 @@ def test_the_sample_config(tmp_path: Path) -> None:
 
 def test_tls(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
-        command = [*request, "-keyout", f"{name}.pem", "-out", f"{name}.crt"]
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        output = ("-keyout", f"{name}.pem", "-out", f"{name}.crt")
+        command = ["openssl", "req", "-x509", *key, "-subj", f"/CN={name}", *output]
         subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=TIMEOUT)
     path = tmp_path / "a.toml"
     path.write_text(

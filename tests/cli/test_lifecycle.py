@@ -15,6 +15,7 @@ import pytest
 from poolsrv.cli import lifecycle
 from poolsrv.cli.control_client import NoAnswer
 from poolsrv.config.reader import locate
+from tests.helpers.command_line import invoke
 from tests.helpers.puppet import Client, config
 from tests.helpers.server import TIMEOUT, ServerProcess, is_alive, wait_until
 
@@ -91,10 +92,10 @@ def test_stop_now_waits_for_no_client(serve: Serve, site: Path) -> None:
 def test_no_server_runs(tmp_path: Path, command: str) -> None:
     file = tmp_path / "poolsrv.toml"
     file.write_text('[pool]\npidfile = "p.pid"\n[listeners.a]\nbind = ":0"\nhandler = "echo"\n')
-    done = poolsrv(command, "--config", file)
+    done = invoke(command, "--config", file, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: no process holds {tmp_path}/p.pid\n")
     (tmp_path / "p.pid").write_text(f"{os.getpid()}\n")  # left by a crash; the pid is another process's by now
-    done = poolsrv(command, "--config", file)
+    done = invoke(command, "--config", file, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, f"poolsrv: no server runs: no process holds {tmp_path}/p.pid\n")
 
 
@@ -102,15 +103,12 @@ def test_no_server_runs(tmp_path: Path, command: str) -> None:
 def test_the_config_has_no_pid_file(tmp_path: Path, command: str) -> None:
     file = tmp_path / "poolsrv.toml"
     file.write_text('[listeners.a]\nbind = ":0"\nhandler = "echo"\n')
-    done = poolsrv(command, "--config", file)
+    done = invoke(command, "--config", file, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == f'{file}: pool.pidfile: missing, expected a path for it, such as "run/poolsrv.pid"\n'
-    assert poolsrv(command, "--config", tmp_path / "none").returncode == 2
+    assert invoke(command, "--config", tmp_path / "none", cwd=tmp_path).returncode == 2
     (tmp_path / "empty").mkdir()
-    command_line = [sys.executable, "-m", "poolsrv", command]
-    assert (
-        subprocess.run(command_line, cwd=tmp_path / "empty", stderr=subprocess.DEVNULL, timeout=TIMEOUT).returncode == 2
-    )
+    assert invoke(command, cwd=tmp_path / "empty", POOLSRV_CONFIG=None).returncode == 2
 
 
 @pytest.mark.server

@@ -13,6 +13,7 @@ import pytest
 
 from poolsrv.core import logs
 from tests.helpers import kinds
+from tests.helpers.command_line import invoke
 from tests.helpers.distributions import install
 
 ROOT = Path(__file__).parents[2]
@@ -175,7 +176,7 @@ def test_an_address_in_use_is_exit_1(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_exit_2_with_a_suggestion(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    result = poolsrv(*arguments, cwd=tmp_path)
+    result = invoke(*arguments, cwd=tmp_path, POOLSRV_CONFIG=None, COLUMNS="100")
     assert (result.returncode, result.stdout) == (2, "")
     assert re.sub(r"['.]", "", result.stderr.splitlines()[-1]).startswith(re.sub(r"['.]", "", f"Error: {message}"))
 
@@ -188,7 +189,7 @@ def test_no_arguments_and_no_config_print_the_help_and_exit_2(tmp_path: Path) ->
 
 
 def test_help_has_commands_config_signals_and_exit_codes() -> None:
-    text = poolsrv("--help").stdout
+    text = invoke("--help", cwd=ROOT, COLUMNS="100").stdout
     for part in ["poolsrv --config poolsrv.toml", "poolsrv check", "poolsrv plugins", "[listeners.hello]", "Signals:"]:
         assert part in text
     for command in ("check", "status", "top", "reload", "stop", "plugins"):  # each on a line of its own
@@ -204,7 +205,7 @@ def test_version() -> None:
 
 
 def test_the_sample_config_is_right() -> None:
-    assert poolsrv("check", "--config", "poolsrv.toml", cwd=ROOT).returncode == 0
+    assert invoke("check", "--config", "poolsrv.toml", cwd=ROOT).returncode == 0
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command_line import invoke
 from tests.helpers.distributions import install
 from tests.helpers.server import TIMEOUT
 
@@ -162,7 +163,7 @@ def test_a_plugin_that_is_not_installed_is_exit_2(site: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cgi", "echo", "files"])
 def test_every_option_of_the_bundled_plugins_has_a_meaning(name: str, tmp_path: Path) -> None:
-    entry = json.loads(plugins(name, "--json", site=tmp_path).stdout)
+    entry = json.loads(invoke("plugins", name, "--json", cwd=tmp_path).stdout)
     options = list(entry["options"])
     for option in options:
         assert option["meaning"], option["name"]

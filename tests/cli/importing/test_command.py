@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from poolsrv.cli.main import cli
-from tests.helpers.server import TIMEOUT
+from tests.helpers.command_line import invoke
 
 GOOD = "127.0.0.1:7009 stream tcp nowait root /bin/cat cat\n"
 
@@ -30,8 +28,7 @@ def test_check_accepts_what_is_printed(tmp_path: Path) -> None:
     assert f"{source}:2: 7009: not served: " in result.stderr
     config = tmp_path / "poolsrv.toml"
     config.write_text(result.stdout)
-    command = [sys.executable, "-m", "poolsrv", "check", "--config", str(config)]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    checked = invoke("check", "--config", config, cwd=tmp_path)
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "127.0.0.1:7009" in checked.stdout
 
