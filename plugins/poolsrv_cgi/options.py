@@ -201,12 +201,12 @@ def problems(options: Options) -> list[tuple[str, str]]:
 
 
 def _wrong_protocol(options: Options) -> Iterator[tuple[str, str]]:
-    for field in msgspec.structs.fields(Options):
-        protocols = PROTOCOLS.get(field.name)
-        default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-        if protocols and options.protocol not in protocols and getattr(options, field.name) != default:
+    defaults = Options()
+    for name in Options.__struct_fields__:
+        protocols = PROTOCOLS.get(name)
+        if protocols and options.protocol not in protocols and getattr(options, name) != getattr(defaults, name):
             wanted = " or ".join(f'"{protocol}"' for protocol in protocols)
-            yield field.name, f'has no meaning with protocol "{options.protocol}", expected protocol {wanted}'
+            yield name, f'has no meaning with protocol "{options.protocol}", expected protocol {wanted}'
 
 
 def _paths(options: Options) -> Iterator[tuple[str, str]]:

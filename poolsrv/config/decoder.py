@@ -104,7 +104,7 @@ class Decoder:
         self._check_leaf(annotation, value, key)
 
     def _walk_struct(self, schema: type[msgspec.Struct], wanted: Any, table: Mapping[str, Any], key: Key) -> None:
-        fields = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
+        fields = {field.encode_name: field for field in _fields(wanted)}
         tag = schema.__struct_config__.tag_field
         for name in table:
             if name not in fields and name != tag:
@@ -131,7 +131,8 @@ def keys(schema: type[msgspec.Struct]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=64)
-def _fields(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+def _fields(schema: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a type of structs, such as ``Options`` or ``Range[int]``."""
     return msgspec.structs.fields(schema)  # resolves the annotations, which takes a while
 
 
@@ -142,7 +143,7 @@ def _in_full(annotation: Any, value: object) -> object:
             if meta.extra and "short_for" in meta.extra:
                 return {meta.extra["short_for"]: value}
     elif isinstance(value, Mapping) and is_struct(kind := plain(annotation)):
-        types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        types = {field.encode_name: field.type for field in _fields(kind)}
         return {name: _in_full(types.get(name, Any), member) for name, member in value.items()}
     return value
 
