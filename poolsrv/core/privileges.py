@@ -120,6 +120,11 @@ def _keep_reading() -> None:
     prctl(_PR_SET_KEEPCAPS, 0)
 
 
+def keeps_reading() -> bool:
+    """Whether this process can read files that its user can't, until ``stop_reading``."""
+    return _keeps_reading
+
+
 def stop_reading() -> None:
     """Drop the capability that ``become_for_imports`` has kept, if it has: plugins are imported.
 
