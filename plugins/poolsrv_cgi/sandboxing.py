@@ -33,7 +33,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     :ivar bind: the TCP ports that they may listen on; true: all.
     :ivar isolated: whether a program can signal no process but those that it has started.
     :ivar system_calls: "strict": without those that no CGI program needs; "all".
-    :ivar private_tmp: bytes of an empty /tmp that each program has for itself, in memory; 0: none.
+    :ivar private_tmp: bytes of an empty /tmp that each program has for itself, in memory, with as many files as it has
+        KiB, and 64 more; 0: none.
     """
 
     read: tuple[Path, ...] = ()

@@ -19,6 +19,10 @@ _CLONE_NEWUSER = 0x10000000
 _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 0x4000, 0x40000  # linux/mount.h
 
 PATH = "/tmp"
+# What is empty takes memory of the kernel too: about as much as this for a file, directory or link. So there are only
+# as many as would take the size once more, and some for the smallest sizes.
+_BYTES_OF_A_FILE = 1024
+_FILES_AT_LEAST = 64
 
 
 def become_able() -> None:
@@ -42,14 +46,14 @@ def become_able() -> None:
 def mount_for_thread(size: int) -> None:
     """Give this thread, and what it starts, an empty /tmp.
 
-    :param size: bytes that it holds at most.
+    :param size: bytes that it holds at most, and in KiB the number of files.
     :raises OSError: the kernel refuses.
     """
     if libc.unshare(_CLONE_NEWNS) < 0:
         raise last_error()
     if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) < 0:
         raise last_error()
-    options = f"mode=1777,size={size}".encode()
+    options = f"mode=1777,size={size},nr_inodes={_FILES_AT_LEAST + size // _BYTES_OF_A_FILE}".encode()
     if libc.mount(b"tmpfs", PATH.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, options) < 0:
         raise last_error()
 

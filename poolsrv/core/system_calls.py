@@ -23,10 +23,12 @@ from .libc import last_error, libc
 
 LIBRARY: Final = "libseccomp.so.2"
 
-# Of other processes and their descriptors; of other roots and name spaces; parts of the kernel that few programs need,
-# and that have had many holes; of the machine.
+# Of other processes and their descriptors; of memory, messages and semaphores that all processes of a user share, and
+# that outlive them (sysvipc(7)); of other roots and name spaces; parts of the kernel that few programs need, and that
+# have had many holes; of the machine.
 _FORBIDDEN: Final = """
     ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd move_pages migrate_pages
+    shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl
     mount umount umount2 pivot_root chroot setns unshare move_mount open_tree fsopen fsconfig fsmount fspick
     mount_setattr open_by_handle_at
     bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register add_key keyctl request_key

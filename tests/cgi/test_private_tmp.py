@@ -28,6 +28,8 @@ PROGRAMS = {
     "tmp.sh": """printf 'Content-Type: text/plain\\n\\n'
         ls -A /tmp; echo hello >/tmp/file; cat /tmp/file; echo x 2>/dev/null >/var/tmp/none || echo nowhere else
         grep -c '^Cap[EPA].*:.0*$' /proc/self/status; cat""",
+    "many.sh": """printf 'Content-Type: text/plain\\n\\n'
+        i=0; while [ $i -lt 3000 ] && true >/tmp/$i; do i=$((i + 1)); done 2>/dev/null; echo $i""",
     "stay.sh": "printf 'Content-Type: text/plain\\n\\n'; echo $$; exec sleep 1000",
 }
 
@@ -56,6 +58,13 @@ def test_without_root(server: ServerProcess) -> None:
     assert not os.path.exists("/tmp/file")
     (spawner,) = set(children_of(server.dispatcher_pid)) - set(server.worker_pids())
     assert "CapPrm:\t0000000000000000" in Path(f"/proc/{spawner}/status").read_text()
+
+
+@pytest.mark.server
+def test_the_size_bounds_what_is_empty_too(server: ServerProcess) -> None:
+    """The kernel needs memory for each file, which it does not count as the file's size."""
+    with Client(server) as client:
+        assert 500 < int(client.get("/many.sh").body) < 2000
 
 
 @pytest.mark.server
