@@ -59,6 +59,9 @@ _PLAIN_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIO
 # how an HTTP/2 client starts (RFC 9113 section 3.4). RFC 9110 section 9.1: 501.
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE", b"PRI"))
 
+# Made at the import: the codec is a module of its own, and a worker may no longer be able to read Python's files.
+_ESCAPED = tuple([chr(byte).encode("unicode_escape").decode("ascii") for byte in range(256)])
+
 
 class RequestParser:
     """Finds and checks request heads, one after another, on one connection.
@@ -315,4 +318,4 @@ def _what_is_wrong(head: bytes) -> str:
 
 def _printable(data: bytes) -> str:
     """Bytes from a client as one line of ASCII, at most 200 characters."""
-    return data[:200].decode("latin-1").encode("unicode_escape").decode("ascii")
+    return "".join([_ESCAPED[byte] for byte in data[:200]])
