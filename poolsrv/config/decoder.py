@@ -15,8 +15,10 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from .describe import LISTS, TABLES, UNIONS, describe, is_struct, metas, mismatch, plain, unknown
+from .describe import LISTS, TABLES, UNIONS, describe, is_struct, metas, mismatch, plain, to_toml, unknown
 from .errors import Key, Problems
+
+LARGEST = (1 << 63) - 1  # TOML's whole numbers have 64 bits; a longer one would fail later, where it is used
 
 
 class Decoder:
@@ -118,6 +120,9 @@ class Decoder:
     def _check_leaf(self, annotation: Any, value: object, key: Key) -> None:
         if isinstance(value, float) and not math.isfinite(value) and plain(annotation) is not Any:
             self.problems.add(key, mismatch(annotation, value))
+            return
+        if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+            self.problems.add(key, f"got {to_toml(value)}, expected a number of at most 64 bits")
             return
         try:
             self._convert(annotation, value)

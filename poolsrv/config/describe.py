@@ -88,7 +88,7 @@ def to_toml(value: object) -> str:
         case float():
             return repr(value)
         case int():
-            return str(value) if abs(value) < 1 << 64 else f"{float(value):.0e}"
+            return str(value) if abs(value) < 1 << 64 else _about(value)
         case enum.Enum():
             return to_toml(value.value)
         case str() | PurePath():
@@ -102,6 +102,13 @@ def to_toml(value: object) -> str:
             return to_toml({name: member for name, member in members.items() if member is not None})
         case _:
             return str(value)
+
+
+def _about(value: int) -> str:
+    """The size of a number that may have more digits than Python prints, or a float holds."""
+    from decimal import Decimal  # only such a mistake needs it
+
+    return f"{Decimal(value):.0e}"
 
 
 def describe(annotation: Any) -> str:

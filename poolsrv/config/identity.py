@@ -22,7 +22,7 @@ def user_of(wanted: str | int) -> tuple[int, int | None, str]:
         _check(wanted)
     try:
         entry = pwd.getpwuid(wanted) if isinstance(wanted, int) else pwd.getpwnam(wanted)
-    except KeyError:
+    except (KeyError, ValueError):  # the latter for a NUL, which no name has
         if isinstance(wanted, int):
             return wanted, None, ""
         known = did_you_mean(wanted, [entry.pw_name for entry in pwd.getpwall()])
@@ -40,7 +40,7 @@ def group_of(wanted: str | int) -> int:
         return _check(wanted)
     try:
         return grp.getgrnam(wanted).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         known = did_you_mean(wanted, [entry.gr_name for entry in grp.getgrall()])
         raise ValueError(
             f"no group {quoted(wanted)} on this machine, expected a group's name or number{known}"

@@ -9,6 +9,8 @@ from typing import Any
 
 from .errors import ConfigErrors, Key, Problem
 
+TOO_MANY_DIGITS = "a number with thousands of digits, expected one of at most 64 bits"
+
 
 def read(path: Path) -> tuple[dict[str, Any], str]:
     """Read a file, with or without a byte order mark.
@@ -37,8 +39,9 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         where, message = "", f"can't be read: {error.strerror or error}"
     except RecursionError:
         where, message = "", "can't be read: it is nested too deeply"
-    except ValueError as error:  # a NUL in the path; a number with too many digits
-        where, message = "", f"can't be read: {error}"
+    except ValueError as error:  # a NUL in the path; or more digits than Python takes
+        has_digits = "digits" in str(error)
+        where, message = "", TOO_MANY_DIGITS if has_digits else f"can't be read: {error}"
     raise ConfigErrors([Problem(path, where, message)])
 
 
