@@ -7,7 +7,6 @@
 import argparse
 import json
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -16,6 +15,7 @@ from typing import Any
 from harness.checkouts import MEASUREMENTS, Checkout, Figure, Measurement, NotComparable
 from harness.environment import REPO, SetupError, say
 from harness.measure import RunFailed, Sample, Settings
+from harness.printing import exit_with
 from harness.servers import Cores, NotAvailable, cpus, prepare_process
 
 EPILOG = f"""\
@@ -173,7 +173,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_with(main)

@@ -5,7 +5,6 @@
 
 import argparse
 import os
-import sys
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +14,7 @@ from harness.cases import Case, all_cases
 from harness.environment import BUILD, RESULTS, say
 from harness.measure import RunFailed, Sample, Settings
 from harness.peers import COMPILED, POOLSRV
+from harness.printing import exit_with
 from harness.report import COLUMNS, Outcome
 from harness.servers import Cores, NotAvailable, Peer, cpus, prepare_process
 
@@ -181,7 +181,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_with(main)

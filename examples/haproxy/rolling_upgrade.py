@@ -27,6 +27,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -156,8 +157,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def say(text: str) -> None:
-    """Print a line, with the time."""
-    print(time.strftime("%H:%M:%S"), text, flush=True)
+    """Print a line, with the time. Nobody may read it any more: that is no reason to stop between two nodes."""
+    with suppress(OSError):
+        print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
 def wait(trouble: Callable[[], str], seconds: float) -> str:

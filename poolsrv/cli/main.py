@@ -18,7 +18,7 @@ from ..core import logs
 from ..core.words import did_you_mean, quoted
 from . import version
 from .config_option import config_option, is_from_command_line
-from .output import EXIT_USAGE
+from .output import EXIT_FAILED, EXIT_USAGE, fail, is_from_printing
 from .suggesting import is_config, meant_config
 
 WITHOUT_CONFIG = "Serving without a config"
@@ -186,5 +186,10 @@ def main() -> NoReturn:
         from . import completion
 
         completion.register()
-    cli.main(prog_name="poolsrv")
+    try:
+        cli.main(prog_name="poolsrv")
+    except OSError as error:
+        if not is_from_printing(error):
+            raise
+        fail(EXIT_FAILED, [f"poolsrv: the output can't be written: {error.strerror}"])
     raise AssertionError  # click exits by itself

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -27,8 +29,14 @@ def echo_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(clean), indent=2))  # bytes: UTF-8, whatever the terminal has
 
 
+def is_from_printing(error: OSError) -> bool:
+    """Whether what was printed could not be written: a full disk, for example."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
 def fail(code: int, messages: Iterable[str]) -> NoReturn:
     """Print messages to standard error, one line each, and exit."""
-    for message in messages:
-        click.echo(one_line(message), err=True)
+    with suppress(OSError):  # the exit code says it all the same
+        for message in messages:
+            click.echo(one_line(message), err=True)
     sys.exit(code)

@@ -56,6 +56,17 @@ def upgrade(*options: str) -> int:
     return code
 
 
+def test_nobody_reads_what_it_says(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not stop between two nodes."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(SCRIPT, "print", broken, raising=False)
+    assert upgrade("--version=2") == 0
+    assert len(site.commands) == len(NODES)
+
+
 def test_one_after_the_other(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     assert upgrade("--version=2") == 0
     assert site.commands == [["upgrade", *node.split("=")] for node in NODES]

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from tools.printing import exit_with
+
 from . import kept
 from .targets import NAMES, load
 
@@ -151,4 +153,4 @@ def minimise(name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

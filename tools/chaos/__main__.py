@@ -15,6 +15,7 @@ import time
 
 from poolsrv.errors import PoolsrvError
 
+from ..printing import exit_with
 from .attribution import attribute
 from .damage import Trouble
 from .disturbances import Disturber
@@ -129,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

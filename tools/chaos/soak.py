@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Final
 
+from ..printing import exit_with
 from .__main__ import end
 from .limits import memory_of
 from .load import SHARES, Load, VisitOver, client_of
@@ -100,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

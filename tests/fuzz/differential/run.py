@@ -10,12 +10,13 @@ import argparse
 import asyncio
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
+
+from tools.printing import exit_with
 
 from .known import known
 from .reading import FAULTS, Reading, disagreement, read_by_h11, read_by_poolsrv, shown
@@ -116,4 +117,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
