@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.client
 import threading
 from collections import Counter
+from itertools import cycle
 from types import TracebackType
 from typing import Final
 
 from tests.helpers.server import TIMEOUT
 
-PAUSE: Final = 0.02  # seconds
+PAUSE: Final = 0.04  # seconds
 
 
 class Load:
@@ -18,6 +19,7 @@ class Load:
 
     Without the pause they would take the CPU from the server that is to be watched.
 
+    :param path: what they ask for; of several, one after the other.
     :param keep_alive: the number of clients that send one request after another on their connection, and connect again
         when the server has said that it closes.
     :param single: the number of clients that connect again for each request.
@@ -25,7 +27,7 @@ class Load:
     :ivar failures: each failure, in words.
     """
 
-    def __init__(self, address: tuple[str, int], path: str, keep_alive: int = 2, single: int = 2) -> None:
+    def __init__(self, address: tuple[str, int], *path: str, keep_alive: int = 2, single: int = 2) -> None:
         self.answers: Counter[bytes] = Counter()
         self.failures: list[str] = []
         self._address = address
@@ -38,9 +40,11 @@ class Load:
     def _run(self, keep_alive: bool) -> None:
         header = {} if keep_alive else {"Connection": "close"}
         connection = self._connect()
-        while not self._stop.is_set():
+        for path in cycle(self._path):
+            if self._stop.is_set():
+                break
             try:
-                connection.request("GET", self._path, headers=header)
+                connection.request("GET", path, headers=header)
                 response = connection.getresponse()
                 body, status, closes = response.read(), response.status, response.will_close
             except (OSError, http.client.HTTPException) as error:

@@ -179,11 +179,15 @@ def receive_line(sock: socket.socket) -> bytes:
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Poll for a condition without a handshake, such as the end of another process."""
-    deadline = time.monotonic() + TIMEOUT
+    """Poll for a condition without a handshake, such as the end of another process.
+
+    The longer it takes, the longer are the pauses: to look takes CPU, from what is waited for too.
+    """
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.005)
+        waited = time.monotonic() - began
+        assert waited < TIMEOUT, f"waited in vain: {what}"
+        time.sleep(min(max(0.002, waited / 8), 0.1))
 
 
 def children_of(pid: int) -> list[int]:

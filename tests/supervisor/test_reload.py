@@ -414,16 +414,22 @@ def test_an_idle_connection_is_answered_once_more_and_then_closed(serve: Serve, 
     [["round-robin"], ["kernel", "kernel", "round-robin", "least-connections"]],
     ids=["one way", "all ways"],
 )
-def test_reloads_under_load_fail_no_request(serve: Serve, root: Path, dispatches: list[str]) -> None:
-    """Twenty as it is, and six with other numbers of workers and other ways to dispatch."""
+def test_reloads_under_load_fail_no_request(serve: Serve, root: Path, tmp_path: Path, dispatches: list[str]) -> None:
+    """Twenty as it is, and six with other numbers of workers and other ways to dispatch. Programs run and files are
+    sent meanwhile.
+    """
 
     def text(number: int) -> str:
         way = dispatches[number % len(dispatches)]
         workers = 2 if len(dispatches) == 1 else 1 + number % 3
-        return pool(workers=workers).replace("[pool]\n", f'[pool]\ndispatch = "{way}"\n') + cgi_listener(root=root)
+        return pool(workers=workers).replace("[pool]\n", f'[pool]\ndispatch = "{way}"\n') + listener
 
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "hello.txt").write_text("hello")
+    listener = cgi_listener(root=root, prefix="/cgi-bin/", files=files)
     server = serve(text(0))
-    with Load(address_of(server, "www"), "/hello.sh") as load:
+    with Load(address_of(server, "www"), "/cgi-bin/hello.sh", "/hello.txt") as load:
         for number in range(20 if len(dispatches) == 1 else 6):
             before = load.count
             server.file.write_text(text(number + 1))
