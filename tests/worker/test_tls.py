@@ -570,45 +570,53 @@ def test_without_tls_openssl_is_not_loaded(serve: Serve, certificates: Certifica
 # --- the config
 
 BOTH = 'certificate = "both.pem"\n'
+MISTAKES = [  # each a table, and what is said of it
+    ("", r"certificate: missing, expected"),
+    ('certificate = "none.pem"', r'certificate: ".*none\.pem" can\'t be read: No such file or directory'),
+    ('certificate = "server.pem"', r'certificate: no usable key in ".*server\.pem" .*, expected the private'),
+    ('certificate = "server.pem"\nkey = "one.key"', r'key: ".*one\.key" is not the key of the certificate'),
+    ('certificate = "server.pem"\nkey = "locked.key"', r'key: the key in ".*" is encrypted, expected one'),
+    ('certificate = "server.key"\nkey = "server.key"', r'certificate: no certificate in ".*server\.key"'),
+    (
+        f'{BOTH}minimum_version = "1.1"',
+        r'minimum_version: got "1\.1", expected "1\.2" or "1\.3"',
+    ),
+    (f'{BOTH}client_ca = "server.key"', r"client_ca: no certificates in PEM in"),
+    (f'{BOTH}client_certificate = "optional"', r"client_certificate: nothing to verify it with"),
+    (f'{BOTH}alpn = [""]', r'alpn\[0\]: got "", expected a name'),
+    (f'{BOTH}alpm = ["x"]', r"alpm: unknown key \(did you mean \"alpn\"\?\), expected certificate, key"),
+    (
+        f'{BOTH}sni = [{{names = ["a.*"], certificate = "both.pem"}}]',
+        r'sni\[0\]\.names\[0\]: got "a\.\*", expected a host name',
+    ),
+    (
+        f'{BOTH}sni = [{{names = ["a.b", "A.b"], certificate = "both.pem"}}]',
+        r'sni\[0\]\.names\[1\]: "A\.b" a second time',
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ("", r"certificate: missing, expected"),
-        ('certificate = "none.pem"', r'certificate: ".*none\.pem" can\'t be read: No such file or directory'),
-        ('certificate = "server.pem"', r'certificate: no usable key in ".*server\.pem" .*, expected the private'),
-        ('certificate = "server.pem"\nkey = "one.key"', r'key: ".*one\.key" is not the key of the certificate'),
-        ('certificate = "server.pem"\nkey = "locked.key"', r'key: the key in ".*" is encrypted, expected one'),
-        ('certificate = "server.key"\nkey = "server.key"', r'certificate: no certificate in ".*server\.key"'),
-        (
-            f'{BOTH}minimum_version = "1.1"',
-            r'minimum_version: got "1\.1", expected "1\.2" or "1\.3"',
-        ),
-        (f'{BOTH}client_ca = "server.key"', r"client_ca: no certificates in PEM in"),
-        (f'{BOTH}client_certificate = "optional"', r"client_certificate: nothing to verify it with"),
-        (f'{BOTH}alpn = [""]', r'alpn\[0\]: got "", expected a name'),
-        (f'{BOTH}alpm = ["x"]', r"alpm: unknown key \(did you mean \"alpn\"\?\), expected certificate, key"),
-        (
-            f'{BOTH}sni = [{{names = ["a.*"], certificate = "both.pem"}}]',
-            r'sni\[0\]\.names\[0\]: got "a\.\*", expected a host name',
-        ),
-        (
-            f'{BOTH}sni = [{{names = ["a.b", "A.b"], certificate = "both.pem"}}]',
-            r'sni\[0\]\.names\[1\]: "A\.b" a second time',
-        ),
-    ],
-)
-def test_mistakes_in_the_table(serve: Serve, certificates: Certificates, table: str, message: str) -> None:
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> str:
+    """The log of a server whose config has them all, each at a listener of its own."""
     at = certificates.folder
     (at / "both.pem").write_text((at / "server.pem").read_text() + (at / "server.key").read_text())
     locked = ["openssl", "ec", "-in", "server.key", "-aes128", "-passout", "pass:secret", "-out", "locked.key"]
     subprocess.run(locked, cwd=at, capture_output=True, check=True)
-    table = re.sub(r'"(\w+\.(?:pem|key))"', rf'"{at}/\1"', table)
-    server = serve(f'[listeners.a]\nbind = ":0"\nhandler = "echo"\n[listeners.a.tls]\n{table}\n', ready=False)
-    assert server.wait() == 2
-    assert re.search(rf"poolsrv\.toml: listeners\.a\.tls\.{message}", server.log), server.log
-    assert "Traceback" not in server.log
+    text = ""
+    for number, (table, _) in enumerate(MISTAKES):
+        table = re.sub(r'"(\w+\.(?:pem|key))"', rf'"{at}/\1"', table)
+        text += f'[listeners.a{number}]\nbind = ":0"\nhandler = "echo"\n[listeners.a{number}.tls]\n{table}\n'
+    with ServerProcess(text, tmp_path_factory.mktemp("mistakes")) as server:
+        assert server.wait() == 2
+        assert "Traceback" not in server.log
+        return server.log
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[table for table, _ in MISTAKES])
+def test_mistakes_in_the_table(told: str, number: int) -> None:
+    (line,) = [line for line in told.splitlines() if f": listeners.a{number}.tls." in line]
+    assert re.search(rf"poolsrv\.toml: listeners\.a{number}\.tls\.{MISTAKES[number][1]}", line)
 
 
 def test_a_plugin_can_not_be_called_tls(serve: Serve) -> None:
