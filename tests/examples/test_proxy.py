@@ -68,7 +68,7 @@ class Copies(Tells):
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def upstream() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.settimeout(30)
@@ -76,18 +76,29 @@ def upstream() -> Iterator[socket.socket]:
 
 
 @pytest.fixture(params=["relays", "copies"])
-def proxy(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upstream: socket.socket
-) -> Iterator[ServerProcess]:
-    table = f'[listeners.proxy.{request.param}]\nto = "127.0.0.1:{upstream.getsockname()[1]}"\n'
-    with served(
-        tmp_path_factory.mktemp("proxy"),
-        PLUGINS,
-        listener("ping"),
-        listener("proxy", request.param) + table,
-    ) as server:
-        yield server
-        settle(server)
+def way(request: pytest.FixtureRequest) -> str:
+    """The listener that is asked, which is named like its plugin."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(tmp_path_factory: pytest.TempPathFactory, upstream: socket.socket) -> Iterator[ServerProcess]:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # it does not listen
+        listeners = [listener("ping")]
+        for plugin in ("relays", "copies"):
+            for name, target in ((plugin, upstream), (f"{plugin}-to-nobody", nobody)):
+                table = f'[listeners.{name}.{plugin}]\nto = "127.0.0.1:{target.getsockname()[1]}"\n'
+                listeners.append(listener(name, plugin) + table)
+        with served(tmp_path_factory.mktemp("proxy"), PLUGINS, *listeners) as server:
+            yield server
+
+
+@pytest.fixture
+def proxy(shared_proxy: ServerProcess) -> Iterator[ServerProcess]:
+    yield shared_proxy
+    settle(shared_proxy)
 
 
 def accept(upstream: socket.socket) -> socket.socket:
@@ -108,9 +119,9 @@ def send(sock: socket.socket, data: bytes) -> threading.Thread:
     return thread
 
 
-def test_both_directions_at_once_and_whole(proxy: ServerProcess, upstream: socket.socket) -> None:
+def test_both_directions_at_once_and_whole(proxy: ServerProcess, way: str, upstream: socket.socket) -> None:
     there, back = bytes(range(256)) * 20_000, bytes(range(255, -1, -1)) * 20_000
-    with proxy.connect("proxy") as client, accept(upstream) as server:
+    with proxy.connect(way) as client, accept(upstream) as server:
         received: list[bytes] = []
         threads = [
             send(client, there),
@@ -125,8 +136,8 @@ def test_both_directions_at_once_and_whole(proxy: ServerProcess, upstream: socke
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
-def test_each_direction_may_finish_first(proxy: ServerProcess, upstream: socket.socket, first: str) -> None:
-    with proxy.connect("proxy") as client, accept(upstream) as server:
+def test_each_direction_may_finish_first(proxy: ServerProcess, way: str, upstream: socket.socket, first: str) -> None:
+    with proxy.connect(way) as client, accept(upstream) as server:
         one, other = (client, server) if first == "client" else (server, client)
         one.sendall(b"question")
         one.shutdown(socket.SHUT_WR)
@@ -139,8 +150,8 @@ def test_each_direction_may_finish_first(proxy: ServerProcess, upstream: socket.
 
 
 @pytest.mark.parametrize("slow", ["client", "server"])
-def test_backpressure_reaches_the_sender(proxy: ServerProcess, upstream: socket.socket, slow: str) -> None:
-    with proxy.connect("proxy") as client, accept(upstream) as server:
+def test_backpressure_reaches_the_sender(proxy: ServerProcess, way: str, upstream: socket.socket, slow: str) -> None:
+    with proxy.connect(way) as client, accept(upstream) as server:
         sender, reader = (server, client) if slow == "client" else (client, server)
         sender.setblocking(False)
         sent, quiet = 0, 0
@@ -157,8 +168,8 @@ def test_backpressure_reaches_the_sender(proxy: ServerProcess, upstream: socket.
         assert len(receive_all(reader)) == sent
 
 
-def test_a_reset_of_the_client_reaches_the_server(proxy: ServerProcess, upstream: socket.socket) -> None:
-    with proxy.connect("proxy") as client, accept(upstream) as server:
+def test_a_reset_of_the_client_reaches_the_server(proxy: ServerProcess, way: str, upstream: socket.socket) -> None:
+    with proxy.connect(way) as client, accept(upstream) as server:
         client.sendall(b"x")
         assert receive_exactly(server, 1) == b"x"
         reset(client)
@@ -166,8 +177,8 @@ def test_a_reset_of_the_client_reaches_the_server(proxy: ServerProcess, upstream
             receive_all(server)
 
 
-def test_a_reset_of_the_server_reaches_the_client(proxy: ServerProcess, upstream: socket.socket) -> None:
-    with proxy.connect("proxy") as client, accept(upstream) as server:
+def test_a_reset_of_the_server_reaches_the_client(proxy: ServerProcess, way: str, upstream: socket.socket) -> None:
+    with proxy.connect(way) as client, accept(upstream) as server:
         client.sendall(b"x")
         assert receive_exactly(server, 1) == b"x"
         reset(server)
@@ -175,9 +186,8 @@ def test_a_reset_of_the_server_reaches_the_client(proxy: ServerProcess, upstream
             receive_all(client)
 
 
-def test_a_server_that_is_not_there(proxy: ServerProcess, upstream: socket.socket) -> None:
-    upstream.close()
-    with pytest.raises(ConnectionResetError), proxy.connect("proxy") as client:
+def test_a_server_that_is_not_there(proxy: ServerProcess, way: str) -> None:
+    with pytest.raises(ConnectionResetError), proxy.connect(f"{way}-to-nobody") as client:
         receive_all(client)
 
 
