@@ -1,22 +1,37 @@
-"""A real browser: Debian's Chromium, driven by playwright. Its own package is used, so nothing is downloaded."""
+"""A real browser: Debian's Chromium, driven by playwright. Its own package is used, so nothing is downloaded.
+
+playwright takes a while to import, and each process that runs tests imports this module: so it is imported on use.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from typing import TYPE_CHECKING
 
 from tests.helpers.server import TIMEOUT
 from tests.helpers.shells import require
 
-expect.set_options(timeout=TIMEOUT * 1000)
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
+    from playwright.sync_api._generated import LocatorAssertions
+
+
+def expect(shown: Locator) -> LocatorAssertions:
+    """What a part of the page has to become."""
+    from playwright.sync_api import expect as expect_of
+
+    return expect_of(shown)
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser without a window; the test is skipped where there is no Chromium, but not in CI."""
+    from playwright.sync_api import expect as expect_of
+    from playwright.sync_api import sync_playwright
+
+    expect_of.set_options(timeout=TIMEOUT * 1000)
     path = require("chromium")
     # Root can't have the sandbox. /dev/shm may be tiny in a container.
     arguments = ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []

@@ -6,12 +6,15 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Locator, expect
 
-from tests.helpers.browser import Tab, chromium
+from tests.helpers.browser import Tab, chromium, expect
 from tests.helpers.server import ServerProcess
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator
 
 pytestmark = pytest.mark.server
 
