@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,16 +14,16 @@ import pytest
 from poolsrv.cli import control_client, health
 from poolsrv.ipc.health import Health, judge
 from poolsrv.ipc.stats import Reload, Status
+from tests.helpers.command_line import invoke
 from tests.helpers.puppet import config
-from tests.helpers.server import TIMEOUT, ServerProcess, wait_until
+from tests.helpers.server import ServerProcess, wait_until
 
 Serve = Callable[..., ServerProcess]
 
 
 def check(*arguments: str | Path) -> tuple[int, str]:
     """The exit code and the line."""
-    command = [sys.executable, "-m", "poolsrv", "status", "--check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    done = invoke("status", "--check", *arguments, cwd=Path())
     assert done.stderr == ""
     assert done.stdout.count("\n") == 1
     return done.returncode, done.stdout

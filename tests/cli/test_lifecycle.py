@@ -24,8 +24,7 @@ POOL = 'workers = 1\npidfile = "run/p.pid"\ncontrol = "run/p.ctl"'
 
 
 def poolsrv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "poolsrv", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    return invoke(*arguments, cwd=Path())
 
 
 @pytest.mark.server

@@ -55,7 +55,12 @@ def test_no_plugin_is_imported(serve: Serve, site: Path) -> None:
     """Not even to find errors in its options."""
     server = serve(POOL + PUPPET, paths=(site,))
     server.file.write_text(POOL + PUPPET + "nonsense = 1\n[listeners.puppet.puppet]\nroot = 1\n")
-    result = command(server.file, PYTHONPROFILEIMPORTTIME="1")
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "poolsrv", "status", "--config", server.file],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
     assert result.returncode == 0
     imported = re.findall(r"\| +(\S+)$", result.stderr, re.MULTILINE)
     assert "poolsrv.cli.control_client" in imported

@@ -14,6 +14,7 @@ import pytest
 
 from poolsrv.core import pid_file
 from poolsrv.core.dumpable import set_dumpable
+from tests.helpers.command_line import invoke
 from tests.helpers.server import TIMEOUT, ServerProcess, is_alive
 from tests.helpers.strangers import ROOT, STRANGER, lock, open_tmp, stranger, wait
 
@@ -27,8 +28,7 @@ def text(path: Path) -> str:
 
 
 def stop(config: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "poolsrv", "stop", "--config", str(config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    return invoke("stop", "--config", config, cwd=config.parent)
 
 
 @pytest.mark.server

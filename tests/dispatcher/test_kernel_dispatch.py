@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +28,7 @@ from poolsrv.errors import StartError
 from poolsrv.ipc.worker_channel import DRAINING, FULL, SERVING, DispatcherEnd, Report, WorkerEnd
 from poolsrv.net.access_list import parse as network
 from poolsrv.net.addresses import parse
+from tests.helpers.command_line import invoke
 from tests.helpers.puppet import Client, Crowd, address_of, config, connect_until
 from tests.helpers.server import ServerProcess, process_state, wait_until
 
@@ -407,8 +406,9 @@ POOL = 'dispatch = "kernel"\ncontrol = "ctl"\ngraceful_timeout = 5.0\n'
 
 
 def status_of(server: ServerProcess, *arguments: str) -> str:
-    command = [sys.executable, "-m", "poolsrv", "status", "--config", str(server.file), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    shown = invoke("status", "--config", server.file, *arguments, cwd=server.folder)
+    assert shown.returncode == 0
+    return shown.stdout
 
 
 def record_of(server: ServerProcess) -> Any:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.command_line import invoke
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_line
 
 POOL = '[pool]\nworkers = 2\ngraceful_timeout = 5.0\ncontrol = "run/ctl"\n'
@@ -42,13 +41,7 @@ def receive_line_of(sock: socket.socket) -> bytes:
 def command(
     config: Path, *arguments: str, name: str = "status", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "poolsrv", name, "--config", str(config), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env=dict(os.environ, **environment),
-    )
+    return invoke(name, "--config", config, *arguments, cwd=Path(), **environment)
 
 
 def ask_puppet(sock: socket.socket, line: bytes) -> bytes:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +12,8 @@ import pytest
 from poolsrv.plugins.explanation import NotExplained, explain, find_listener
 from poolsrv.plugins.loader import load
 from poolsrv.worker.spec import ServerSpec
+from tests.helpers.command_line import invoke
 from tests.helpers.http import write_programs
-from tests.helpers.server import TIMEOUT
 
 CONFIG = """
 [listeners.www]
@@ -219,18 +217,11 @@ def test_what_nobody_could_request(server: ServerSpec) -> None:
 
 
 def test_the_command(folder: Path) -> None:
-    command = [sys.executable, "-m", "poolsrv", "explain", "--config", str(folder / "poolsrv.toml")]
-    environment = dict(os.environ, COLUMNS="200")
-    result = subprocess.run(
-        [*command, "http://127.0.0.1:8080/cgi-bin/run.sh"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env=environment,
-    )
+    command = ("explain", "--config", folder / "poolsrv.toml")
+    result = invoke(*command, "http://127.0.0.1:8080/cgi-bin/run.sh", cwd=folder, COLUMNS="200")
     assert (result.returncode, result.stderr) == (0, "")
     assert "\nSCRIPT_NAME        /cgi-bin/run.sh\n" in result.stdout
     assert "\nenvironment        SECRET=a\\x0ab\n" in result.stdout
-    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    result = invoke(*command, cwd=folder)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("poolsrv: which listener?")

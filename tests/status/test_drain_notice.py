@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.command_line import invoke
 from tests.helpers.http import Client
-from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, wait_until
+from tests.helpers.server import ServerProcess, receive_all, wait_until
 from tests.status.conftest import CONFIG
 
 pytestmark = pytest.mark.server
@@ -33,8 +32,7 @@ def readiness(server: ServerProcess) -> tuple[int, bytes]:
 
 
 def command(server: ServerProcess, *arguments: str) -> str:
-    line = [sys.executable, "-m", "poolsrv", *arguments, "--config", str(server.file)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT).stdout
+    return invoke(*arguments, "--config", server.file, cwd=server.folder).stdout
 
 
 def test_clients_are_served_while_readyz_says_no_until_another_signal(serve: Serve) -> None:
