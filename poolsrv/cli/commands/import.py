@@ -19,7 +19,7 @@ from ..output import EXIT_FAILED, EXIT_USAGE, echo, fail
     type=click.Path(path_type=Path),
     help="Write to this new file instead of standard output.",
 )
-@click.option("--user", metavar="NAME", help="Only the services of this user: a server has one user.")
+@click.option("--user", metavar="NAME", help="Only the services of this user.")
 def command(files: tuple[Path, ...], output: Path | None, user: str | None) -> None:
     """Print a config for the services of inetd, xinetd or systemd.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from . import accounts
 from .service import Service
 
 WIDTH = 118
+NICE = "/usr/bin/nice"
 _INTRODUCTION = """\
 `poolsrv check --config FILE` checks this file. Look through all lines with "no counterpart".
 Programs have a clean environment: PATH, what `environment` sets, and the connection's addresses in TCPREMOTEIP,
@@ -104,12 +105,13 @@ def _listener(name: str, service: Service, pool: Pool) -> Iterator[str]:
         yield "# It is switched off there."
     for reason in service.held_back:
         yield from _comment(f"NOT SERVED: {reason}")
-    for lost in (*service.lost, *_lost_accounts(service, pool)):
+    account = _account(service, pool)
+    for lost in (*service.lost, *_lost_accounts(service, pool, account)):
         yield from _comment(lost)
     is_comment = service.disabled or bool(service.held_back)
     is_whole = bool(service.bind and (service.command or service.handler == "echo"))
     if is_whole:
-        for line in _toml(name, service):
+        for line in _toml(name, service, account):
             yield one_line(f"# {line}") if is_comment else line
     if service.held_back or not is_whole:
         yield "# The old lines:"
@@ -117,7 +119,7 @@ def _listener(name: str, service: Service, pool: Pool) -> Iterator[str]:
             yield one_line(f"#   {line}")
 
 
-def _toml(name: str, service: Service) -> Iterator[str]:
+def _toml(name: str, service: Service, account: Mapping[str, str]) -> Iterator[str]:
     yield f"[listeners.{name}]"
     yield f"bind = {toml(service.bind[0] if len(service.bind) == 1 else service.bind)}"
     yield f'handler = "{service.handler}"'
@@ -125,8 +127,14 @@ def _toml(name: str, service: Service) -> Iterator[str]:
     if service.handler == "cgi":
         yield f"[listeners.{name}.cgi]"
         yield 'protocol = "inetd"'
-        yield f"program = {toml(service.command)}"
-        yield from _keys(service.options)
+        options, command = dict(service.options), service.command
+        if account and "nice" in options:  # which cgi does not combine with them
+            nice = options.pop("nice")[0]
+            command = (NICE, "-n", str(nice), *command) if nice > 0 else command
+        yield f"program = {toml(command)}"
+        for key, value in account.items():
+            yield f"{key} = {toml(accounts.value(value))}"
+        yield from _keys(options)
 
 
 def _keys(table: dict[str, tuple[Any, str]]) -> Iterator[str]:
@@ -191,15 +199,34 @@ def _pool(services: Iterable[Service], user: str | None) -> Pool:
     return Pool(chosen, groups.pop() if len(groups) == 1 else "")
 
 
-def _lost_accounts(service: Service, pool: Pool) -> Iterator[str]:
-    if not service.user or (service.held_back and accounts.is_root(service.user)):
+def _account(service: Service, pool: Pool) -> dict[str, str]:
+    """The user and group of its programs, where they are not the pool's, and can be given to programs."""
+    if service.handler != "cgi" or os.geteuid() != 0 or not pool.user or accounts.is_root(service.user):
+        return {}
+    if service.user not in ("", pool.user):
+        return {"user": service.user} | ({"group": service.group} if service.group else {})
+    return {"group": service.group} if service.group not in ("", pool.group) else {}
+
+
+def _lost_accounts(service: Service, pool: Pool, account: Mapping[str, str]) -> Iterator[str]:
+    is_root = accounts.is_root(service.user)
+    nice = service.options.get("nice", (0, ""))[0]
+    if account and nice < 0:
+        yield f"nice = {nice}: no counterpart, only root may raise a priority, and the program runs as another user"
+    if not service.user or (service.held_back and is_root):
         return  # a service that is not served takes no rights
-    if service.user != pool.user and (pool.user or not accounts.is_root(service.user)):
+    if is_root and pool.user:
         yield (
-            f"user = {service.user}: no counterpart, a server has one user, here {pool.user or 'root'}; for another one"
-            f" run another server, with the config that `poolsrv import --user {service.user}` makes"
+            f"user = {service.user}: no counterpart, programs are root's only where the whole server is, and this one"
+            f" is {pool.user}'s; for root's programs run another server, with the config that"
+            f" `poolsrv import --user {service.user}` makes"
         )
     elif not pool.user:
         yield f"user = {service.user}: programs run as the user that starts poolsrv, or as `user` in [pool] says"
-    if service.group and service.group != pool.group:
-        yield f"group = {service.group}: no counterpart, a server has one group"
+    elif service.user != pool.user and not account:
+        yield (
+            f"user = {service.user}: no counterpart without root, who alone can run programs as another user than the"
+            f" server's, here {pool.user}; as root, `poolsrv import` gives its programs that user"
+        )
+    if service.group and service.group != pool.group and "group" not in account:
+        yield f"group = {service.group}: no counterpart, programs have the group of their user"

@@ -24,13 +24,20 @@ _WHY = {
     "ExecStartPost": "no counterpart",
     "ExecStopPost": "no counterpart: nothing runs after the program",
     "ExecCondition": "no counterpart: every client is served",
-    "SupplementaryGroups": "no counterpart: programs have the groups of `pool.user`",
+    "SupplementaryGroups": "no counterpart: programs have the groups of their user",
     "EnvironmentFile": "no counterpart: write its variables in `environment`",
     "TimeoutStopSec": "here a program has 5 seconds from TERM to KILL",
     "KillMode": "here the whole process group of the program is ended",
     "Restart": "no counterpart: each client starts a program",
 }
+# What these confine, cgi's sandbox may confine too.
+_CONFINING = ("Protect", "Private", "ReadOnly", "ReadWrite", "Inaccessible", "NoExec", "Restrict", "SystemCall", "Cap")
 _MET = {"Type", "SyslogIdentifier", "IPAddressAllow", "IPAddressDeny", "RemainAfterExit"}
+
+
+def _why_not_for_one(key: str) -> str:
+    other = "cgi's `sandbox` may do the same for its programs, or " if key.startswith(_CONFINING) else ""
+    return f"no counterpart here; {other}the server's own unit may have it"
 
 
 def run_service(service: Service, unit: Unit, name: str) -> None:
@@ -63,7 +70,7 @@ def run_service(service: Service, unit: Unit, name: str) -> None:
         service.option("pass_environment", passed, "PassEnvironment=")
     for key, value in unit.left("Service"):
         if key not in _MET:
-            service.lose(f"{key}={value}", _WHY.get(key, "no counterpart here; the server's own unit may have it"))
+            service.lose(f"{key}={value}", _WHY.get(key) or _why_not_for_one(key))
 
 
 def _environment(service: Service, unit: Unit, name: str) -> dict[str, str]:

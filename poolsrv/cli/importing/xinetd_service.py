@@ -25,7 +25,7 @@ _WHY = {
     "libwrap": "no counterpart: TCP wrappers are not used; write their rules as `allow` and `deny`",
     "mdns": "no counterpart",
     "deny_time": "no counterpart",
-    "groups": "here programs always have the supplementary groups of `pool.user`",
+    "groups": "here programs always have the supplementary groups of their user",
     "rpc_version": "RPC services can't be served",
     "rpc_number": "RPC services can't be served",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -29,6 +30,16 @@ def stanza(service: str = "probe", /, **attributes: str | None) -> str:
 
 def defaults(*lines: str) -> str:
     return "defaults\n{\n" + "\n".join(lines) + "\n}\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give programs another user")
+@pytest.mark.parametrize(("nice", "command"), [("3", ["/usr/bin/nice", "-n", "3", "/bin/cat"]), ("-3", ["/bin/cat"])])
+def test_priorities_of_programs_with_a_user(imported: Import, nice: str, command: list[str]) -> None:
+    others = "".join(stanza(f"other{number}", port=str(7010 + number), user="daemon") for number in range(2))
+    result = imported(others + stanza(user="nobody", nice=nice))
+    options = result.listeners["probe"]["cgi"]
+    assert (options["user"], options["program"], "nice" in options) == ("nobody", command, False)
+    assert ("only root may raise a priority" in result.notes) == (nice == "-3")
 
 
 def test_a_service(imported: Import) -> None:
