@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from poolsrv import Worker, open_for_appending
+from poolsrv import ConfigError, Worker, open_for_appending
 
 from .access_log import Entry, combined, json_line, mask_address
 from .forwarding import Origin
@@ -34,10 +34,13 @@ class AccessLog:
     def open(self, worker: Worker) -> None:
         """In a worker, before its first connection.
 
-        :raises OSError: the file can't be opened.
+        :raises ConfigError: the file can't be opened.
         """
         if self._path is not None:
-            self._file = _open(self._path)
+            try:
+                self._file = _open(self._path)
+            except OSError as error:
+                raise ConfigError("access_log", f"{self._path} can't be opened: {error.strerror}") from None
             worker.on_reopen_logs(self._reopen)
 
     def _reopen(self) -> None:

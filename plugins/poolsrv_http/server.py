@@ -38,7 +38,7 @@ class HttpServer:
     def open(self, worker: Worker) -> None:
         """Of `on_worker_start`.
 
-        :raises OSError: the access log can't be opened.
+        :raises ConfigError: the access log can't be opened.
         """
         self._shared.open(worker)
 

@@ -60,7 +60,7 @@ class Shared:
     def open(self, worker: Worker) -> None:
         """In a worker, before its first connection.
 
-        :raises OSError: the access log can't be opened.
+        :raises ConfigError: the access log can't be opened.
         """
         self.spooled.open()
         self.stalled_bodies.open(worker)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.native import mypyc_attr
 from ..core.throttle import Throttle
+from ..errors import ConfigError
 from ..ipc.worker_channel import PeerAddress
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import client_name, format_peer
@@ -330,6 +331,9 @@ class Service:
         if hook == "on_worker_start" and not self._owner.told.is_new(f"{self.name} {plugin}", error):
             what = f"{type(error).__name__}: {error}"
             log.error("%s: plugin %r failed in %s again, as above: %s", self.name, plugin, hook, what, extra=tags)
+            return
+        if hook == "on_worker_start" and isinstance(error, ConfigError):
+            log.error("%s: plugin %r failed in %s: %s", self.name, plugin, hook, error, extra=tags)
             return
         log.error("%s: plugin %r failed in %s%s", self.name, plugin, hook, concerning, exc_info=error, extra=tags)
 

@@ -40,6 +40,17 @@ def lines(log: Path, count: int) -> list[str]:
     return text.splitlines()
 
 
+def test_a_log_that_can_not_be_opened(serve: Callable[..., ServerProcess], root: Path, tmp_path: Path) -> None:
+    """Which only a worker finds out, who has the pool's user: one line with the option's name, and no traceback."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    config = pool(max_boot_failures=1) + cgi_listener(root=root, access_log=loop)
+    server = serve(config, ready=False)
+    assert server.wait() == 1
+    assert f"www: plugin 'cgi' failed in on_worker_start: access_log: {loop} can't be opened: " in server.log
+    assert "Traceback" not in server.log
+
+
 def test_combined(serve: Callable[..., ServerProcess], root: Path, tmp_path: Path) -> None:
     """Combined Log Format, and behind it what was measured."""
     log = tmp_path / "access.log"

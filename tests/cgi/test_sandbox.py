@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from poolsrv_cgi.options import Options, problems
+from poolsrv_cgi.programs.runner import ProgramRunner
 from poolsrv_cgi.sandboxing import SandboxOptions, sandbox_of
 
-from poolsrv import Sandbox
+from poolsrv import ConfigError, Sandbox, Worker
 from poolsrv.core import landlock, private_tmp
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess
@@ -139,6 +140,13 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "version", lambda: 0)
     ((key, message),) = found(root=tmp_path, sandbox="strict")
     assert (key, "no Landlock" in message) == ("sandbox", True)
+
+
+def test_a_path_that_only_the_worker_can_not_open(tmp_path: Path) -> None:
+    """As its user may not go there, or since it has been removed meanwhile."""
+    runner = ProgramRunner(Options(root=tmp_path, sandbox=SandboxOptions(read=(tmp_path / "gone",))))
+    with pytest.raises(ConfigError, match=f"^sandbox: {tmp_path}/gone: No such file or directory$"):
+        runner.open(cast(Worker, None))
 
 
 def test_mistakes_about_tmp(monkeypatch: pytest.MonkeyPatch) -> None:

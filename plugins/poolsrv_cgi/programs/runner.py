@@ -10,7 +10,7 @@ from functools import partial
 
 from poolsrv_http import StallTimeout
 
-from poolsrv import Child, Connection, Worker
+from poolsrv import Child, ConfigError, Connection, Worker
 
 from ..environment import base_environment
 from ..options import Limits, Options
@@ -79,10 +79,16 @@ class ProgramRunner:
         self._running: dict[int, Program] = {}  # started and not reaped, by process id
 
     def open(self, worker: Worker) -> None:
-        """Prepare a worker, before its first connection."""
+        """Prepare a worker, before its first connection.
+
+        :raises ConfigError: the sandbox has a path that the worker can't open.
+        """
         self.worker = worker
         if self.sandbox is not None:
-            self.sandbox.open()
+            try:
+                self.sandbox.open()
+            except OSError as error:
+                raise ConfigError("sandbox", (error.strerror or str(error)).removeprefix("sandbox: ")) from None
         for part in (
             self.limiter,
             self.starts,
