@@ -35,6 +35,7 @@ from .programs.limiter import Waiter
 from .programs.program import Program
 from .programs.runner import ProgramRunner
 from .scripts import NoScript, Script, ScriptPaths, decode_path, find_script, prefix_of
+from .warm.beforehand import interpreters_needed
 
 __all__ = ["CgiService", "Exchange"]
 
@@ -76,6 +77,9 @@ class CgiService:
         """Prepare a worker, before its first connection."""
         if self.files is not None:
             self.files.open(worker)
+        if self.paths.warm:
+            warm = self.runner.warm
+            warm.start_beforehand(interpreters_needed(self.paths, warm.command_for))
 
     def on_request(self, request: Request, response: Response) -> None:
         """Serve a request. See `poolsrv_http.HttpServer`."""

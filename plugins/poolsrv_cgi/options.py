@@ -94,7 +94,8 @@ class Options(FileOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     :ivar capture_body: bytes of a request's body that are kept in its capture.
     :ivar output_timeout: how long a program may print nothing. 0: no limit.
-    :ivar warm: run Python programs in children of a warm interpreter: true, or patterns of SCRIPT_NAME (`["/app/*"]`).
+    :ivar warm: run Python programs in children of a warm interpreter, which each worker starts when it starts itself:
+        true, or patterns of SCRIPT_NAME (`["/app/*"]`).
     :ivar warm_modules: modules that the warm interpreters import beforehand.
     :ivar prefix: the URL path that stands for `root`.
     :ivar roots: URL path to further directories of programs, `{"/cgi-bin" = "cgi-bin", "/htbin" = "htbin"}`; the

@@ -35,7 +35,16 @@ import msgspec
 from poolsrv_http import BadPath, encode_path, is_below
 from poolsrv_http import decode_path as decoded_path
 
-__all__ = ["NoScript", "Script", "ScriptPaths", "decode_path", "find_script", "prefix_of", "resolve_line"]
+__all__ = [
+    "NoScript",
+    "Script",
+    "ScriptPaths",
+    "decode_path",
+    "find_decoded",
+    "find_script",
+    "prefix_of",
+    "resolve_line",
+]
 
 _find_control = re.compile(rb"[\x00-\x1f\x7f]").search
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
@@ -216,8 +225,14 @@ def _is_unchanged(known: Known) -> bool:
 
 def _find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
     decoded = decode_path(path)
-    if isinstance(decoded, NoScript):
-        return decoded
+    return decoded if isinstance(decoded, NoScript) else find_decoded(paths, decoded, path)
+
+
+def find_decoded(paths: ScriptPaths, decoded: bytes, remember_as: str = "") -> Script | NoScript:
+    """Find the script for a URL path that `decode_path` has returned, or might have (steps 3 to 5).
+
+    :param remember_as: the path as it was; "": what it leads to is not remembered.
+    """
     for url, file in paths.aliases:
         if decoded == url or decoded.startswith(url + b"/") or url == b"/":
             name = b"" if url == b"/" else url
@@ -234,7 +249,7 @@ def _find_script(paths: ScriptPaths, path: str) -> Script | NoScript:
     else:
         return NoScript(404, "the path is not below a prefix")
     wanted = relative.rstrip(b"/")
-    return _examine(paths, tree, wanted, decoded[len(decoded) - len(relative) + len(wanted) :], decoded, path)
+    return _examine(paths, tree, wanted, decoded[len(decoded) - len(relative) + len(wanted) :], decoded, remember_as)
 
 
 def _examine(

@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections.abc import Sequence
 
-__all__ = ["find_problem", "why_not_started"]
+__all__ = ["find_problem", "read_head", "why_not_started"]
 
 _MOST = 256  # bytes of the first line that Linux reads
 _MARK = b"\xef\xbb\xbf#!"
@@ -42,7 +42,7 @@ def find_problem(argv: Sequence[str], directory: str | None = None) -> str:
     if missing:
         # With an interpreter of the config, the file that the log line names is another one.
         return f"the interpreter {_shown(argv[0])} {missing}" if len(argv) > 1 else f"it {missing}"
-    head = _read_head(file)
+    head = read_head(file)
     if head is None:
         return ""
     line, newline, _ = head.partition(b"\n")
@@ -80,8 +80,8 @@ def _missing(file: str) -> str:
     return "" if os.access(file, os.X_OK, effective_ids=True) else "is not executable"
 
 
-def _read_head(file: str) -> bytes | None:
-    """What the kernel reads of a file to learn how to run it; None if this process can't."""
+def read_head(file: str) -> bytes | None:
+    """Read what the kernel reads of a file to learn how to run it; None if this process can't."""
     try:
         # Whoever may replace the file may put a FIFO or a device there: the worker must not wait for it.
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

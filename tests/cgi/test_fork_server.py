@@ -28,6 +28,7 @@ class Process:
     """A process that never was."""
 
     pid = 1 << 30
+    returncode = None
 
     def kill(self) -> None:
         """Nothing is there to be killed."""
@@ -42,7 +43,13 @@ class OneHelper:
         return Process()
 
     def every(self, seconds: float, callback: Callable[[], object]) -> Handle:
-        """No time passes."""
+        """No time passes, unless a test calls this."""
+        self.check = callback
+        return Handle()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Handle:
+        """No time passes, unless a test calls this: it is about the helper's start."""
+        self.late = callback
         return Handle()
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> Handle:
@@ -68,6 +75,7 @@ class Request:
         self.pid = 0
         self.outcome = ""
         self.descriptors = (0, 0, 0)
+        self.withdraw: Callable[[], object]
 
     def started(self, pid: int) -> None:
         """It runs."""
@@ -97,10 +105,23 @@ def _ends() -> list[ForkServer]:
 @pytest.fixture(name="fork_server")
 def _fork_server(helper: OneHelper, ends: list[ForkServer]) -> Iterator[ForkServer]:
     fork_server = ForkServer(cast(Worker, helper), ("python3",), (), {}, ends.append)
-    helper.control.send(b"ready\x004")
-    helper.read()
+    ready(helper)
     yield fork_server
     fork_server.close()
+
+
+@pytest.fixture(name="starting")
+def _starting(helper: OneHelper, ends: list[ForkServer]) -> Iterator[ForkServer]:
+    """A fork server that is not ready yet."""
+    fork_server = ForkServer(cast(Worker, helper), ("python3",), (), {}, ends.append)
+    yield fork_server
+    fork_server.close()
+
+
+def ready(helper: OneHelper) -> None:
+    """Say that the helper is ready."""
+    helper.control.send(b"ready\x004")
+    helper.read()
 
 
 def run(fork_server: ForkServer) -> Request:
@@ -174,3 +195,112 @@ def test_no_descriptors_for_its_children(
     helper.control.send(b"pong")
     helper.read()
     assert not ends
+
+
+def outcomes(requests: list[Request]) -> list[str]:
+    """What has become of them."""
+    return [request.outcome for request in requests]
+
+
+def test_requests_wait_for_a_helper_that_starts(helper: OneHelper, starting: ForkServer) -> None:
+    """Then as many children are forked as they need, and those ahead; each gets one, in their order."""
+    assert starting.can_run()
+    requests = [run(starting) for _ in range(3)]
+    ready(helper)
+    assert helper.control.recv(99) == b"fork\x0011"
+    children = helper.fork(101, 102, 103)
+    helper.read()
+    assert [child.recv(99) for child in children] == [b"request 1", b"request 2", b"request 3"]
+    helper.late()
+    helper.check()
+    assert outcomes(requests) == ["", "", ""]
+    for child in children:
+        child.close()
+
+
+def test_a_helper_that_starts_slowly(helper: OneHelper, starting: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests start cold, one at a time, the one first that has waited longest; in the end all do."""
+    requests = [run(starting) for _ in range(5)]
+    helper.late()
+    assert outcomes(requests) == ["cold", "", "", "", ""]
+    starting.cold += 1  # as the pool counts it
+    assert starting.can_run()
+    starting.cold_ended()
+    assert outcomes(requests) == ["cold", "cold", "", "", ""]
+    helper.check()
+    assert outcomes(requests) == ["cold", "cold", "", "", ""]
+    monkeypatch.setattr("poolsrv_cgi.warm.fork_server.PATIENCE", 0.0)
+    helper.check()
+    assert outcomes(requests) == ["cold"] * 5
+    assert not starting.can_run()
+    ready(helper)
+    assert starting.can_run()
+
+
+def test_a_request_after_its_time_starts_cold_if_no_other_does(helper: OneHelper, starting: ForkServer) -> None:
+    helper.late()
+    assert not starting.can_run()
+    starting.cold += 1
+    assert starting.can_run()
+    starting.cold_ended()
+    assert not starting.can_run()
+
+
+@pytest.mark.parametrize("says", [b"", b"failed\x000\x00decimal: ImportError", b"nonsense"])
+def test_a_helper_that_ends_while_requests_wait(
+    helper: OneHelper, starting: ForkServer, ends: list[ForkServer], says: bytes
+) -> None:
+    """All start cold at once, and once."""
+    requests = [run(starting) for _ in range(3)]
+    if says:
+        helper.control.send(says)
+    helper.control.shutdown(socket.SHUT_RDWR)
+    helper.read()
+    assert outcomes(requests) == ["cold"] * 3
+    assert ends == [starting]
+    assert not starting.children
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_a_request_whose_client_leaves_while_it_waits(helper: OneHelper, starting: ForkServer, is_ready: bool) -> None:
+    """No child gets it, and nothing of it is kept. What has a child already stays the child's."""
+    if is_ready:
+        ready(helper)
+    requests = [run(starting) for _ in range(3)]
+    requests[1].withdraw()
+    assert outcomes(requests) == ["", "cold", ""]  # a child of the pool's would not even start, as it is to end
+    if not is_ready:
+        ready(helper)
+    children = helper.fork(101, 102)
+    helper.read()
+    assert [child.recv(99) for child in children] == [b"request 1", b"request 3"]
+    requests[0].withdraw()
+    assert outcomes(requests) == ["", "cold", ""]
+    assert len(starting.children) == 2
+    for child in children:
+        child.close()
+
+
+def test_it_is_told_once_that_a_start_has_had_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is ready, late, or has ended, whichever comes first."""
+    monkeypatch.setattr("poolsrv_cgi.warm.fork_server.PATIENCE", 0.0)
+
+    def settle(*events: str) -> list[str]:
+        told: list[str] = []
+        other = OneHelper()
+        fork_server = ForkServer(cast(Worker, other), ("python3",), (), {}, lambda _: None, lambda: told.append(event))
+        for event in events:
+            if event == "ready":
+                ready(other)
+            elif event == "late":
+                other.check()
+            else:
+                other.control.close()
+                other.read()
+        fork_server.close()
+        other.control.close()
+        return told
+
+    assert settle("ready", "late", "ended") == ["ready"]
+    assert settle("late", "ready", "ended") == ["late"]
+    assert settle("ended") == ["ended"]

@@ -155,13 +155,17 @@ class ProgramRunner:
             raise OSError(error.errno, why) from error
         child.name, child.queued = program.name, program.queued
         self._running[child.pid] = program
+        if launch.warm is not None:
+            self.warm.started_cold(launch.warm, child)
         return child
 
     def child_ended(self, child: Child) -> None:
         """Take note that a program has been reaped, or (in the dispatcher) a worker."""
         if child.role == "worker":
             self.limiter.worker_ended(child.pid)
-        elif (program := self._running.pop(child.pid, None)) is not None:
+            return
+        self.warm.child_ended(child)
+        if (program := self._running.pop(child.pid, None)) is not None:
             peak = child.peak_memory if self.options.access_log is not None else None
             program.reaped(child.returncode if child.returncode is not None else 255, child.cpu, peak)
 

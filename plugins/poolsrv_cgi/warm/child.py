@@ -34,6 +34,7 @@ class WarmChild:
     :param spawn: starts the script cold, with the pipes of `descriptors`.
     :ivar descriptors: the script's standard input, output and error, until it has started.
     :ivar own_descriptors: those of them that are to be closed then: its ends of its pipes.
+    :ivar withdraw: ends it if no process has been given its request yet; None where it has never waited for one.
     """
 
     def __init__(self, worker: Worker, program: WarmProgram, spawn: Callable[[int, int, int], Child]) -> None:
@@ -43,6 +44,7 @@ class WarmChild:
         self.outlives = False
         self.descriptors: tuple[int, int, int] | None = None
         self.own_descriptors: list[int] = []
+        self.withdraw: Callable[[], object] | None = None
         self._worker = worker
         self._program = program
         self._spawn = spawn
@@ -66,6 +68,8 @@ class WarmChild:
             if self._pid:
                 self._signal(signal.SIGTERM)
                 self._killer = self._worker.call_later(grace, self.kill)
+            elif self.withdraw is not None:
+                self._worker.call_later(0.0, self.withdraw)  # not within the call that ends it
 
     def kill(self) -> None:
         """End its process group at once."""

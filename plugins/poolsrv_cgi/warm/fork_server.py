@@ -2,6 +2,9 @@
 
 Children are forked ahead of their requests, some at a time, and wait, each on a socket of its own. A request goes to
 the next one, directly. A request that finds none waits here, for the moment that the helper takes to fork.
+
+While the helper starts, requests wait for it too, as many cold starts at a time would delay its own. If it takes
+longer than such a start should, requests start cold, one at a time; if it takes long, or fails, all that wait do.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from poolsrv import Handle, Worker
 
@@ -46,6 +50,8 @@ ANSWER_TIMEOUT = 10.0  # seconds that it has for an answer, while it has scripts
 AHEAD = 8  # children that are to wait for requests
 LEAST_FORKED = 4  # children that it is asked for at a time, unless a request waits
 MOST_FORKED = 64
+SOON = 0.25  # seconds from its start for which all requests wait for it
+PATIENCE = 2.0  # seconds from its start for which all but one of them wait
 
 
 class ForkServer:
@@ -54,6 +60,11 @@ class ForkServer:
     :param command: the interpreter, with its flags.
     :param modules: to import beforehand.
     :param on_end: called as `on_end(fork_server)` when it has ended by itself or been ended for a fault.
+    :param on_settled: called once, as `on_settled()`: it is ready, or has had time enough for that, or has ended.
+    :param is_awaited: whether requests may wait for it while it starts.
+    :ivar process: it; its children may outlive it, so its end is seen by nothing else.
+    :ivar cold: scripts that run cold while it starts.
+    :ivar ready_since: monotonic; 0: it is not ready yet.
     :raises OSError: it can't be started.
     """
 
@@ -64,11 +75,19 @@ class ForkServer:
         modules: Sequence[str],
         environment: Mapping[str, str],
         on_end: Callable[[ForkServer], object],
+        on_settled: Callable[[], object] = lambda: None,
+        *,
+        is_awaited: bool = True,
     ) -> None:
         self.command = command
-        self.ready = False
+        self.ready_since = 0.0
+        self.cold = 0
+        self._is_late = False
         self.children: dict[int, WarmChild] = {}  # by the number of the request
+        self._worker = worker
         self._on_end = on_end
+        self._on_settled: Callable[[], object] | None = on_settled
+        self._is_awaited = is_awaited
         self._last_id = 0
         self._waiting: deque[tuple[int, bytes]] = deque()  # requests, by their numbers
         self._spares: deque[tuple[int, int]] = deque()  # process id and socket of children that wait
@@ -78,7 +97,7 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
         try:
-            self._process = worker.spawn(
+            self.process = worker.spawn(
                 helper_argv(command, modules), env=helper_environment(environment), stdin=theirs.fileno()
             )
         except BaseException:
@@ -89,6 +108,7 @@ class ForkServer:
         self._closed = False
         self._started_at = time.monotonic()
         self._asked_at = 0.0  # monotonic; 0: it owes no answer
+        worker.call_later(SOON, self._come_late)
         self._checks: Handle = worker.every(CHECK_INTERVAL, self._check_all)
         self._watch: Handle = worker.add_reader(ours.fileno(), self._on_replies)
 
@@ -103,6 +123,7 @@ class ForkServer:
             self.children[self._last_id] = child
             if not self._give(self._last_id, encoded):
                 self._waiting.append((self._last_id, encoded))
+                child.withdraw = partial(self._withdraw, self._last_id)
         except (OSError, ValueError):
             self.children.pop(self._last_id, None)
             return False
@@ -125,19 +146,68 @@ class ForkServer:
 
     def _ask(self) -> None:
         """Have children forked: for the requests that wait, and ahead."""
+        if not self.ready_since:
+            return
         wanted = min(AHEAD + len(self._waiting) - len(self._spares) - self._asked, MOST_FORKED)
         if (wanted >= LEAST_FORKED or (self._waiting and not self._asked)) and send_fork(self._control, wanted):
             self._asked += wanted
 
     def can_run(self) -> bool:
-        """Whether a request can be sent: a child waits for one, or the fork server is well and will make one."""
-        return self.ready and (bool(self._spares) or self.check())
+        """Whether a request is to be sent: a child waits for one, or the fork server is well and will make one."""
+        if self.ready_since:
+            return bool(self._spares) or self.check()
+        return self._is_awaited and (not self._is_late or bool(self._waiting) or self.cold > 0) and self.check()
+
+    # --- requests that wait
+
+    def cold_ended(self) -> None:
+        """One of the scripts that run cold has ended."""
+        self.cold -= 1
+        self._start_next_cold()
+
+    def _come_late(self) -> None:
+        self._is_late = True
+        self._start_next_cold()
+
+    def _start_next_cold(self) -> None:
+        """Start the request cold that has waited longest, if the helper takes so long and no other runs cold."""
+        if self._is_late and not self.ready_since and self._waiting and not self.cold:
+            self._start_cold(self._waiting.popleft()[0])
+
+    def give_up_waiting(self) -> None:
+        """Start all that wait cold."""
+        waiting, self._waiting = self._waiting, deque()
+        for number, _ in waiting:
+            self._start_cold(number)
+
+    def _start_cold(self, number: int) -> None:
+        self.children.pop(number).not_started()
+
+    def _withdraw(self, number: int) -> None:
+        """The client of a request is gone, or has got another answer: if the request still waits, it is over."""
+        for request in self._waiting:
+            if request[0] == number:
+                self._waiting.remove(request)
+                self._start_cold(number)  # not even that, as it was to end
+                return
+
+    def _settled(self) -> None:
+        settled, self._on_settled = self._on_settled, None
+        if settled is not None:
+            settled()
 
     # --- whether it is well
 
     def _check_all(self) -> None:
-        if self.check():
-            self._check_starts(time.monotonic())
+        if not self.check():
+            return
+        now = time.monotonic()
+        if self.ready_since:
+            self._check_starts(now)
+        elif now - self._started_at >= PATIENCE:
+            self._is_awaited = False
+            self.give_up_waiting()
+            self._settled()
 
     def _check_starts(self, now: float) -> None:
         """Kill the children that have a request and do not begin: one that is stopped, or takes too long. Their
@@ -166,7 +236,7 @@ class ForkServer:
 
     def _parents(self) -> tuple[int, int]:
         """Whose children they can be: the worker adopts them at the end of their fork server."""
-        return self._process.pid, os.getpid()
+        return self.process.pid, os.getpid()
 
     def check(self) -> bool:
         """Check that it is neither stopped nor hangs; else end it, so that it is replaced. True where it is well."""
@@ -175,14 +245,13 @@ class ForkServer:
         fault = self._fault(time.monotonic())
         if fault:
             log.error("the warm interpreter %s %s", " ".join(self.command), fault)
-            self.close()
-            self._on_end(self)
+            self.end()
         return not fault
 
     def _fault(self, now: float) -> str:
         if self._is_stopped():
             return "has been stopped by a signal"
-        if not self.ready:
+        if not self.ready_since:
             return f"is not ready after {START_TIMEOUT:g} s" if now - self._started_at > START_TIMEOUT else ""
         if self._asked_at:
             return f"has not answered for {ANSWER_TIMEOUT:g} s" if now - self._asked_at > ANSWER_TIMEOUT else ""
@@ -193,7 +262,7 @@ class ForkServer:
 
     def _is_stopped(self) -> bool:
         try:
-            return os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+            return os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:
             return False
 
@@ -204,8 +273,7 @@ class ForkServer:
         if fault:
             log.error("warm %s: %s", " ".join(self.command), fault)
         if ended or fault:
-            self.close()
-            self._on_end(self)
+            self.end()
 
     def _read_replies(self) -> tuple[bool, str]:
         """Handle its replies so far; whether there will be no more, and what is wrong with one of them ("": nothing).
@@ -236,10 +304,11 @@ class ForkServer:
         elif isinstance(reply, Short):
             self._fall_short(reply)
         elif isinstance(reply, Ready):
-            self.ready = reply.version == VERSION
+            self.ready_since = time.monotonic() if reply.version == VERSION else 0.0
             self._ask()
+            self._settled()
         elif reply.id in self.children:
-            self.children.pop(reply.id).not_started()
+            self._start_cold(reply.id)
         else:
             log.error("warm %s: %s", " ".join(self.command), reply.message)
 
@@ -272,7 +341,7 @@ class ForkServer:
                 if not self._give(number, message):
                     break
             except OSError:
-                self.children.pop(number).not_started()
+                self._start_cold(number)
             self._waiting.popleft()
         self._ask()
 
@@ -280,11 +349,15 @@ class ForkServer:
         """Start cold what waits: there are no children for it."""
         log.warning("warm %s: can't fork: %s", " ".join(self.command), reply.message)
         self._asked -= reply.count
-        waiting, self._waiting = self._waiting, deque()
-        for number, _ in waiting:
-            self.children.pop(number).not_started()
+        self.give_up_waiting()
 
     # --- its end
+
+    def end(self) -> None:
+        """End it for a fault, or because it has ended; it is to be replaced."""
+        self.close()
+        self._on_end(self)
+        self._settled()
 
     def wait_for_children(self, seconds: float) -> None:
         """Block, without an event loop, until every child has ended or the time is over."""
@@ -310,11 +383,12 @@ class ForkServer:
         self._watch.cancel()
         self._checks.cancel()
         self._kill_stopped()  # the others see that the server is gone
-        self._process.kill()
-        try:
-            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)  # the worker reaps it
-        except ChildProcessError:
-            pass  # it has been reaped already
+        self.process.kill()
+        if self.process.returncode is None:
+            try:
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # the worker reaps it
+            except ChildProcessError:
+                pass  # it has been reaped already
         # Read what is left: a script that has said that it runs does run, one that can't say so will not (`helper`). So
         # no script runs twice.
         self._control.shutdown(socket.SHUT_RD)
