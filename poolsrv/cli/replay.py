@@ -15,7 +15,7 @@ import msgspec
 from ..core.processes import describe_exit
 from ..core.text import one_line
 from ..core.words import counted
-from ..ipc.captures import LONGEST_FILE, SUFFIX, BadCapture, Capture, decoded
+from ..ipc.captures import LONGEST_FILE, SUFFIX, BadCapture, Capture, CapturedSandbox, decoded
 from ..ipc.runs import is_id
 from .replaying import Replayed
 from .tables import moment, span
@@ -34,6 +34,8 @@ def find(name: str, folders: Sequence[str]) -> str:
     :param folders: where captures are.
     :raises NoCapture: there is none, or more than one.
     """
+    if not name:  # every ID begins so, and a program would run
+        raise NoCapture("no ID, expected one that poolsrv runs shows, the beginning of one, or the path of a capture")
     if not folders:
         raise NoCapture("no listener has the option capture; expected one that has, or the path of a capture")
     found: list[str] = []
@@ -117,8 +119,24 @@ def plan(capture: Capture, environment: Mapping[str, str]) -> list[tuple[str, st
     if capture.nice:
         rows.append(("nice", str(capture.nice)))
     if capture.sandbox is not None:
-        rows += [("sandbox", f"{name}={value}") for name, value in msgspec.structs.asdict(capture.sandbox).items()]
+        rows += _sandbox_rows(capture.sandbox)
     return rows + [("environment", f"{name}={value}") for name, value in sorted(environment.items())]
+
+
+def _sandbox_rows(sandbox: CapturedSandbox) -> Iterator[tuple[str, str]]:
+    """In the words of `poolsrv explain`."""
+    for name, value in msgspec.structs.asdict(sandbox).items():
+        if value is None:
+            text = "all"
+        elif isinstance(value, list):
+            text = ", ".join(map(str, value)) or "none"
+        elif name == "system_calls":
+            text = "strict" if value else "all"
+        elif name == "isolated":
+            text = "yes" if value else "no"
+        else:
+            text = f"{value} bytes" if value else "none"
+        yield f"sandbox.{name}", text
 
 
 # --- comparing

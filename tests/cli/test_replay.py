@@ -103,7 +103,10 @@ def test_its_sandbox_and_its_user(script: Path) -> None:
         (echo x >{script.parent}/made) 2>/dev/null || echo no >&2; exit 3""")
     result = replay(one, script, "--dry-run")
     assert "in the server it has user games:www; here it has yours" in result.stderr
-    assert "sandbox      write=['/dev/null']" in result.stdout.splitlines()
+    found = dict(line.split(None, 1) for line in result.stdout.splitlines())
+    assert [found[f"sandbox.{name}"] for name in ("read", "write", "connect", "system_calls", "private_tmp")] == [
+        "/etc", "/dev/null", "none", "strict", "none"
+    ]  # fmt: skip
     result = replay(one, script)
     assert result.exit_code == 0, result.output
     assert not (script.parent / "made").exists()
@@ -202,6 +205,11 @@ def test_ids_are_looked_up_in_folders(script: Path) -> None:
         (folder / name).touch()
     assert find("abcde", [str(folder)]) == str(folder / "abcdefgh.run")
     for name, folders, message in (
+        (
+            "",
+            [str(folder)],
+            "no ID, expected one that poolsrv runs shows, the beginning of one, or the path of a capture",
+        ),
         ("abc", [str(folder)], "2 captures begin with abc: abcdefgh, abcdxxxx"),
         ("zzz", [str(folder)], f"no capture zzz in {folder}; poolsrv runs --failed shows the latest"),
         ("zzz", [], "no listener has the option capture; expected one that has, or the path of a capture"),

@@ -127,3 +127,9 @@ def test_following_prints_each_run_once(
         runs.follow(config, runs.Filter())
     assert end.value.code == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "aaaaaaaa", "aaaabbbb"]
+
+
+def test_an_empty_id(config: Path) -> None:
+    """That of a shell's variable that is not set, say: it is not the list."""
+    result = poolsrv_runs(config, "")
+    assert (result.exit_code, "an empty ID" in result.stderr) == (2, True)

@@ -15,6 +15,7 @@ from poolsrv_status.page import CONTENT_SECURITY_POLICY, page
 from poolsrv.ipc.metrics import BOUNDS, Distribution
 from poolsrv.ipc.stats import (
     HistogramStats,
+    LauncherStats,
     ListenerStats,
     MetricStats,
     ProgramStats,
@@ -139,6 +140,12 @@ def program(pid: int, command: str) -> ProgramStats:
     return ProgramStats(pid=pid, worker=0, worker_pid=11, command=command, age=3.0, cpu=0.5, memory=1 << 20)
 
 
+def launcher(pid: int, user: str, listener: str = "hello") -> LauncherStats:
+    return LauncherStats(
+        pid=pid, listener=listener, user=user, worker=0, worker_pid=11, age=3.0, cpu=0.5, memory=1 << 20, programs=2
+    )
+
+
 def refusal(peer: str, listener: str = "hello") -> RefusalStats:
     return RefusalStats(time=BEGAN, listener=listener, peer=peer, reason="max_connections")
 
@@ -167,7 +174,8 @@ def document(second: float, accepted: int = 100, *, pid: int = 10, generation: i
     status = Status(
         time=BEGAN + second, server=server, totals=totals, workers=parts.pop("workers", [worker(0, 11), worker(1, 12)]),
         listeners=parts.pop("listeners", [listener("hello")]), programs=parts.pop("programs", []),
-        recent_refusals=parts.pop("refusals", []), metrics=parts.pop("metrics", []),
+        launchers=parts.pop("launchers", []), recent_refusals=parts.pop("refusals", []),
+        metrics=parts.pop("metrics", []),
     )  # fmt: skip
     assert not parts
     found: Document = msgspec.to_builtins(status)

@@ -13,7 +13,7 @@ from poolsrv.cli.tables import span
 from poolsrv.ipc.metrics import Distribution
 from poolsrv.ipc.stats import MetricStats, Reload, SeriesStats
 from tests.helpers.browser import Tab, chromium, expect
-from tests.status.scripted import Scripted, document, histogram, listener, program, refusal, worker
+from tests.status.scripted import Scripted, document, histogram, launcher, listener, program, refusal, worker
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -86,6 +86,7 @@ def test_what_others_have_named_is_text(scripted: Scripted, tab: Tab) -> None:
         parts: dict[str, Any] = {
             "listeners": [listener(HOSTILE, HOSTILE, {HOSTILE: 3})],
             "programs": [program(30 + second, HOSTILE)],
+            "launchers": [launcher(20, HOSTILE, HOSTILE)],
             "refusals": [refusal(HOSTILE, HOSTILE)],
             "workers": [worker(0, 11 + second, HOSTILE)],
             "last_reload": Reload(at=float(second), ok=False, errors=[HOSTILE]),
@@ -96,6 +97,8 @@ def test_what_others_have_named_is_text(scripted: Scripted, tab: Tab) -> None:
     expect(shown.locator("#config")).to_have_text(HOSTILE)
     expect(shown.locator("#listeners th[scope=row]")).to_have_text(HOSTILE)
     expect(shown.locator("#programs td").first).to_have_text(HOSTILE)
+    for column, text in enumerate([HOSTILE, HOSTILE, "0"]):
+        expect(shown.locator("#launchers td").nth(column)).to_have_text(text)
     expect(shown.locator("#refusals td").nth(1)).to_have_text(HOSTILE)
     expect(shown.locator("#reload-errors li")).to_have_text(HOSTILE)
     expect(shown.locator("#changes")).to_contain_text(HOSTILE)
@@ -143,6 +146,7 @@ def test_workers_and_listeners_come_and_go(scripted: Scripted, tab: Tab) -> None
     scripted.send(document(1))
     rows = shown.locator("#workers tbody tr")
     expect(rows).to_have_count(2)
+    expect(shown.locator("#launchers-section")).to_be_hidden()
     rows.first.evaluate("row => row.dataset.kept = 'yes'")
     ends = MetricStats("poolsrv_worker_ends", "counter", "", [SeriesStats({"how": "killed"}, value=1)])
     parts: dict[str, Any] = {"listeners": [listener("hello"), listener("more")], "metrics": [ends]}
@@ -262,6 +266,7 @@ def fill(scripted: Scripted) -> None:
             "programs": [
                 program(40 + number, "/srv/cgi-bin/report.py --with --many --arguments") for number in range(3)
             ],
+            "launchers": [launcher(20 + number, "www-data", f"listener-{number}") for number in range(3)],
             "refusals": [refusal(address)] * 3,
             "metrics": [histogram("http_response_seconds", [0.001 * n for n in range(1, 9 + second)])],
         }

@@ -170,6 +170,9 @@ function showTables(status) {
   tables.times.update(times, (one) => seriesKey(one.metric, one.series), { empty: "nothing has been measured yet" });
   const programs = [...status.programs].sort((a, b) => b.age - a.age);
   tables.programs.update(programs, (one) => one.pid, { empty: "no program runs", total: status.totals.programs });
+  const launchers = status.launchers ?? []; // few servers have any; a pool of an older version says nothing of them
+  byId("launchers-section").hidden = !launchers.length;
+  tables.launchers.update(launchers, (one) => one.pid);
   const refusals = [...status.recent_refusals].reverse();
   tables.refusals.update(refusals.map((one, index) => ({ ...one, index })), (one) => one.index, { empty: "no connection has been refused" });
   const others = series.filter((one) => typeof one.series.value === "number" && ("plugin" in one.series.labels || TROUBLES.has(one.metric.name)));

@@ -116,6 +116,16 @@ function makeTables(history) {
       { cell: (one) => duration(one.cpu) },
       { cell: (one) => size(one.memory) },
     ]),
+    launchers: new Table("launchers", [
+      { cell: (one) => one.pid },
+      { cell: (one) => one.listener },
+      { cell: (one) => one.user },
+      { cell: (one) => one.worker },
+      { cell: (one) => duration(one.age) },
+      { cell: (one) => duration(one.cpu) },
+      { cell: (one) => size(one.memory) },
+      { cell: (one) => count(one.programs) },
+    ]),
     refusals: new Table("refusals", [
       { cell: (one) => moment(one.time) },
       { cell: (one) => one.listener },

@@ -13,7 +13,7 @@ from ..suggesting import ConfigCommand
 
 
 @click.command("runs", cls=ConfigCommand)
-@click.argument("run_id", metavar="[ID]", default="")
+@click.argument("run_id", metavar="[ID]", required=False)
 @config_option("The config of the running server (TOML).")
 @click.option("--failed", is_flag=True, help="Only runs that have failed.")
 @click.option(
@@ -29,7 +29,7 @@ from ..suggesting import ConfigCommand
 @click.pass_context
 def command(
     ctx: click.Context,
-    run_id: str,
+    run_id: str | None,
     config: Path,
     failed: bool,
     slow: float | None,
@@ -53,6 +53,8 @@ def command(
       poolsrv runs --slow 0.5 --json
       poolsrv runs k3v9x2mq
     """
+    if run_id == "":
+        ctx.fail("an empty ID, expected one of the list, or none")
     if run_id and (failed or slow is not None or follow):
         ctx.fail("--failed, --slow and --follow are for the list, expected no ID with them")
     if follow and as_json:
