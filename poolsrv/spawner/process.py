@@ -39,6 +39,7 @@ log = logging.getLogger("poolsrv.spawner")
 WORKER_GONE = 5.0  # seconds that a launcher has to end after its worker
 LAUNCHERS = 8192  # at most
 END = 2.0  # seconds for all to end
+NOBODYS_GROUPS = (65534, 65533)  # the first is nogroup, to which no file belongs; the other one for its programs
 REFUSED = "the pool has asked for what it can't have"
 # And in launchers. A terminal sends TSTP, TTIN and TTOU, which stop: here that is no program's doing.
 IGNORED = (
@@ -198,16 +199,22 @@ class Spawner:
 def become(uid: int, gid: int, groups: list[int]) -> None:
     """Become a user for good, without capabilities.
 
+    The saved group is another one, where the kernel allows that: so the programs of this user, which have one group
+    thrice, can't change the resource limits of this process (prlimit(2)), and so keep it from starting others.
+
     :raises OSError: the kernel refuses.
     """
     if os.geteuid() == 0:
         sessions.leave()
         os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
+    try:
+        os.setresgid(gid, gid, NOBODYS_GROUPS[gid == NOBODYS_GROUPS[0]])
+    except OSError:
+        os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     set_capabilities(0)
     set_dumpable(False)  # a change of user resets it
-    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
+    if os.getresuid() != (uid,) * 3 or os.getresgid()[:2] != (gid, gid):
         os._exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import grp
 import os
 import pwd
 import re
@@ -45,6 +46,8 @@ PROGRAMS = {
         printf 'Content-Type: text/plain\\n\\n%s %s\\n' $$ $!; sleep 1000""",
     "status.sh": "printf 'Content-Type: text/plain\\n\\n'; exit 7",
     "launcher.sh": "kill -$QUERY_STRING $PPID; sleep 1000",
+    "limits.sh": """printf 'Content-Type: text/plain\\n\\n'; grep ^Gid /proc/self/status
+        for one in nproc nofile as; do prlimit --pid $PPID --$one=0:0 && echo $one; done 2>/dev/null; echo done""",
     "line.sh": "id -un",
     "broken": "#!/no/such/interpreter\n",
 }
@@ -196,6 +199,16 @@ def test_a_launcher_that_is_killed_is_replaced(server: ServerProcess) -> None:
         assert get(server, "/launcher.sh?KILL")[0] in (500, 502)  # before it has said that it has started it, or after
         server.wait_for_line(r"www: the launcher of its programs has ended")
         wait_until(lambda: not any(map(is_alive, pids)), "the end of what the launcher had started")
+    assert get(server, "/id.sh")[0] == 200
+
+
+@ROOT
+@pytest.mark.server
+def test_a_launcher_keeps_its_limits(server: ServerProcess) -> None:
+    """A program that could lower them would keep its launcher from starting others, for as long as that lives."""
+    for listener, group in (("www", "games"), ("nobody", "nogroup")):  # the latter in a sandbox, which forbids it too
+        status, text = get(server, "/limits.sh", listener)
+        assert (status, text.split()) == (200, ["Gid:", *[str(grp.getgrnam(group).gr_gid)] * 4, "done"])
     assert get(server, "/id.sh")[0] == 200
 
 
