@@ -1,6 +1,6 @@
 """The corpus of hostile requests (`data/hostile_requests.toml`) against a running server.
 
-That the answer does not depend on how the bytes are split is tested with the parts in a row (test_cgi_hostile.py).
+That the answer does not depend on how the bytes are split is tested with the library (tests/http/test_hostile.py).
 """
 
 from __future__ import annotations
