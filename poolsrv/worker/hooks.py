@@ -49,6 +49,13 @@ class HookError(Exception):
         self.message = message
 
 
+class _Manager(pluggy.PluginManager):
+    """Does not look for hooks among ``__init__`` and all the others that every object has: that takes a while."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        return None if name.startswith("__") else super().parse_hookimpl_opts(plugin, name)
+
+
 class Hooks:
     """The plugins of one listener, in calling order, and a caller for each hook (None where nobody implements it).
 
@@ -58,7 +65,7 @@ class Hooks:
 
     def __init__(self, plugins: Sequence[NamedPlugin]) -> None:
         self.plugins = tuple(plugins)
-        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self.manager = _Manager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
         # pluggy calls the last registered first.
         for plugin in reversed(self.plugins):
