@@ -89,7 +89,7 @@ class Peer:
     def __init__(self, sock: socket.socket, context: ssl.SSLContext | None = None, name: str = "localhost") -> None:
         self.sock = sock
         self.sock.setblocking(False)
-        self.received = b""
+        self.received: bytes | bytearray = bytearray()  # grows without being copied
         self.end = ""
         self.tls: ssl.SSLObject | None = None
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -198,7 +198,7 @@ class Pair:
         self.owner = Owner()
         self.calls: list[str] = []
         self.error: BaseException | None = None
-        self.took = b""
+        self.took: bytes | bytearray = bytearray()
         ours, theirs = tcp_pair()
         self.stream = Subject(loop, ours.detach(), self.owner)
         self.peer = Peer(theirs, contexts[1] if contexts else None)
@@ -307,7 +307,7 @@ class Connecting(Pair):
         self.owner = Owner()
         self.calls = []
         self.error = None
-        self.took = b""
+        self.took = bytearray()
         self._context = contexts[0] if contexts else None
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"

@@ -130,7 +130,7 @@ class Side:
         self.state = stream._state
         assert stream.unsent <= HIGH_WATER or stream.congested
         assert not stream.congested or stream.unsent >= LOW_WATER
-        assert self.given.startswith(self.peer.received)
+        assert self.given.startswith(bytes(self.peer.received))
         assert len(self.peer.received) <= stream.bytes_out <= len(self.given)
         if self.state in (OPEN, CLOSING):
             assert stream.bytes_out + stream.unsent == len(self.given)
@@ -336,7 +336,7 @@ class Streams(RuleBasedStateMachine):
         if self.relay_from >= 0:
             moved += bytes(self.side.sent[self.relay_from :])
         if not self.is_lossy:
-            assert moved.startswith(target.peer.received)
+            assert moved.startswith(bytes(target.peer.received))
         assert not target.owner.faults
         assert target.stream._state in reachable(target.state)
         target.state = target.stream._state
