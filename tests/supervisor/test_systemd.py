@@ -253,30 +253,66 @@ def claim(number: str, pid: str = "mine") -> tuple[str, ...]:
     return (sys.executable, "-c", CLAIM, number, pid)
 
 
-@pytest.mark.server
-@pytest.mark.parametrize("number", ["3", "5", "9", "40", "99999999", "9" * 30, "9" * 5000])
-def test_more_sockets_than_have_been_passed(serve: Serve, number: str) -> None:
-    server = serve('[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n', ready=False, prefix=claim(number))
-    assert server.wait() == 1
-    assert server.lines == [
+# All that the supervisor does with the sockets, without the rest of it.
+TAKE = """
+from poolsrv.core import systemd
+try:
+    print(systemd.take_sockets())
+except ValueError as error:
+    print("poolsrv:", error)
+"""
+
+
+def taken(number: str, pid: str = "mine") -> str:
+    """What is taken of the descriptors 3 and 4, or why nothing is."""
+    command = (*claim(number, pid), sys.executable, "-c", TAKE)
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT).stdout.rstrip("\n")
+
+
+def too_few(number: str) -> str:
+    return (
         f"poolsrv: LISTEN_FDS: {number[:18]} sockets are to have been passed, as descriptors from 3 on, and of these"
         " there are: 3, 4"
-    ]
+    )
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("number", ["-1", "two", "2 ", "\u0662", "0x2", "1.0"])
-def test_a_number_of_sockets_that_is_not_a_number(serve: Serve, number: str) -> None:
-    server = serve('[listeners.a]\nbind = "127.0.0.1:0"\nhandler = "echo"\n', ready=False, prefix=claim(number))
+def test_a_server_that_has_been_passed_fewer_sockets_does_not_start(serve: Serve) -> None:
+    server = serve('[listeners.a]\nbind = "systemd:web"\nhandler = "echo"\n', ready=False, prefix=claim("3"))
     assert server.wait() == 1
-    assert re.fullmatch(r"poolsrv: LISTEN_FDS: got .*, expected how many sockets have been passed", server.log)
+    assert server.lines == [too_few("3")]
+
+
+@pytest.mark.parametrize("number", ["3", "5", "9", "40", "99999999", "9" * 30, "9" * 5000])
+def test_more_sockets_than_have_been_passed(number: str) -> None:
+    assert taken(number) == too_few(number)
+
+
+NO_NUMBER = r"poolsrv: LISTEN_FDS: got .*, expected how many sockets have been passed"
 
 
 @pytest.mark.server
+def test_a_server_with_a_number_of_sockets_that_is_not_a_number_does_not_start(serve: Serve) -> None:
+    server = serve('[listeners.a]\nbind = "127.0.0.1:0"\nhandler = "echo"\n', ready=False, prefix=claim("two"))
+    assert server.wait() == 1
+    assert re.fullmatch(NO_NUMBER, server.log)
+
+
+@pytest.mark.parametrize("number", ["-1", "two", "2 ", "\u0662", "0x2", "1.0"])
+def test_a_number_of_sockets_that_is_not_a_number(number: str) -> None:
+    assert re.fullmatch(NO_NUMBER, taken(number))
+
+
 @pytest.mark.parametrize(
     ("number", "pid"), [("5", "1"), ("5", "-1"), ("5", "me"), ("5", ""), ("", "mine"), ("0", "mine")]
 )
-def test_variables_without_sockets_or_for_another_process(serve: Serve, site: Path, number: str, pid: str) -> None:
+def test_variables_without_sockets_or_for_another_process(number: str, pid: str) -> None:
+    assert taken(number, pid) == "[]"
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("number", "pid"), [("5", "1"), ("0", "mine")])
+def test_a_server_with_variables_that_are_not_for_it(serve: Serve, site: Path, number: str, pid: str) -> None:
     """The server ignores the variables, whatever numbers its own descriptors have."""
     server = serve(config("workers = 1"), paths=(site,), prefix=claim(number, pid))
     with Client(server) as client:
