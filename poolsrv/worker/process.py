@@ -199,8 +199,7 @@ class WorkerProcess:
             loop.register(self._channel.fileno(), READ, self._on_channel)
             reporter = self._reporter
             loop.after_turn = reporter.after_turn_of_acceptor if self._acceptor.sockets else reporter.after_turn
-            self._reporter.state = SERVING
-            self._reporter.tell(counters=True)
+            reporter.begin(SERVING)
             self._watch.begin()
             gc.freeze()
             loop.run()

@@ -84,6 +84,13 @@ class Reporter:
         self._late: Timer | None = None
         self._again: Timer | None = None
 
+    def begin(self, state: str) -> None:
+        """Tell that the worker serves. Its loop may have nothing to do for long, so heartbeats begin now."""
+        self.state = state
+        self._beat()
+        if self._listened_for:
+            self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
+
     def after_turn(self) -> None:
         """Report what is due now, and see to it that the rest is reported in time."""
         untold = self.taken + len(self.closed)
