@@ -178,13 +178,17 @@ def http_date(now: float | None = None) -> bytes:
 
     :param now: seconds since the epoch; without it, now.
     """
-    return _date_of(int(time.time() if now is None else now))
+    return _this_second(int(time.time())) if now is None else _of_a_file(int(now))
 
 
-@lru_cache(maxsize=1024)
 def _date_of(second: int) -> bytes:
     t = time.gmtime(second)
     return (
         f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04}"
         f" {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
     ).encode()
+
+
+# No second comes twice, so that more than one would only fill memory. Files have theirs for long.
+_this_second = lru_cache(maxsize=1)(_date_of)
+_of_a_file = lru_cache(maxsize=1024)(_date_of)

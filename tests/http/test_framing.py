@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
+from unittest.mock import Mock
 
 import h11
 import pytest
+from poolsrv_http import framing
 from poolsrv_http.framing import CONTINUE, FramedResponse, Framing, http_date
 from poolsrv_http.headers import ResponseHeader
 
@@ -153,6 +156,21 @@ class TestFraming:
             )
             < 5
         )
+
+    def test_the_dates_of_former_seconds_are_not_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server that answers in each second for an hour needs no more memory afterwards."""
+        seconds = iter(range(784111777, 784111777 + 3601))
+        monkeypatch.setattr(framing, "time", Mock(gmtime=time.gmtime, time=lambda: float(next(seconds))))
+        http_date()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for _ in range(3600):
+                http_date()
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < 4096
 
     def test_continue(self) -> None:
         """RFC 9110 section 15.2.1."""

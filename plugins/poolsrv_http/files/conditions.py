@@ -47,7 +47,7 @@ class Validators:
     @property
     def last_modified(self) -> bytes:
         """The field's value: never later than now (RFC 9110 section 8.8.2.1)."""
-        return http_date(min(self.modified, time.time()))
+        return http_date(self.modified if self.modified <= time.time() else None)
 
 
 def precondition_status(headers: Mapping[bytes, bytes], validators: Validators) -> int:
