@@ -52,6 +52,7 @@ class InetdServer:
         """Take a waiter out of the queue."""
         if isinstance(conn.state, Waiter):
             self._limiter.cancel(conn.state)
+        conn.state = None  # no reference cycle
 
     def on_drain(self, conn: Connection) -> None:
         """Let the program finish. A connection that waits for one still gets it, or a reload would lose it."""

@@ -79,6 +79,7 @@ class LineServer:
         """Take a waiter out of the queue. (The engine ends the programs of a connection that has failed.)"""
         if isinstance(conn.state, Waiter):
             self._limiter.cancel(conn.state)
+        conn.state = None  # no reference cycle
 
     def on_drain(self, conn: Connection) -> None:
         """Close a connection whose line does not come soon. One that is on its way is served: else a reload would lose

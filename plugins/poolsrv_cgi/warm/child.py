@@ -46,8 +46,8 @@ class WarmChild:
         self.own_descriptors: list[int] = []
         self.withdraw: Callable[[], object] | None = None
         self._worker = worker
-        self._program = program
-        self._spawn = spawn
+        self._program: WarmProgram | None = program  # None once it has been told the end: no reference cycle
+        self._spawn: Callable[[int, int, int], Child] | None = spawn  # so is this
         self._cold: Child | None = None
         self._pid = 0
         self._grace: float | None = None  # of `terminate`, once that has been called
@@ -85,7 +85,8 @@ class WarmChild:
     def started(self, pid: int) -> None:
         """Take note that it runs."""
         self._pid = pid
-        self._program.watch_stderr()
+        if self._program is not None:
+            self._program.watch_stderr()
         self.close_descriptors()
         if self._grace is not None:
             grace, self._grace = self._grace, None
@@ -98,7 +99,14 @@ class WarmChild:
         if self._killer is not None:
             self._killer.cancel()
             self.kill()
-        self._program.reaped(returncode, cpu, None)
+        program = self._forget_program()
+        if program is not None:
+            program.reaped(returncode, cpu, None)
+
+    def _forget_program(self) -> WarmProgram | None:
+        """The program, which has this child and is not to be had by it any longer."""
+        program, self._program, self._spawn = self._program, None, None
+        return program
 
     def adopt(self) -> None:
         """Wait for its end here: its fork server is gone, so it is a child of this process now, a subreaper."""
@@ -129,12 +137,15 @@ class WarmChild:
             self.ended(-signal.SIGTERM, None)
             return
         assert self.descriptors is not None
+        assert self._program is not None
+        assert self._spawn is not None
         try:
             self._cold = self._spawn(*self.descriptors)
         except OSError as error:
             self._program.log(logging.ERROR, f"can't be started: {error.strerror}")
             self.ended(127, None)
             return
+        self._forget_program()  # it is told of the end as that of any other child
         self._cold.outlives = self.outlives
         self.close_descriptors()
 
