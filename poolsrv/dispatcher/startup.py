@@ -92,6 +92,7 @@ def _agree_on_sockets(
         drain_notice=pool.drain_notice,
         hang_timeout=pool.hang_timeout,
         max_draining_pools=pool.max_draining_pools,
+        runs=pool.runs if pool.control is not None else 0,
         pidfile=os.fspath(pool.pidfile) if pool.pidfile is not None else None,
         log=config.log.settings(pool.identity),
     )

@@ -58,12 +58,21 @@ class KeptRuns(Generic[Record]):
         """
         if not self._most or self.get(run_id) is not None:
             return False
-        kind = self._kinds[matters]
-        kind[run_id] = record
+        self._kinds[matters][run_id] = record
         self._sizes[matters] += self._size(record)
+        self._make_room(matters)
+        return True
+
+    def limit(self, most: int) -> None:
+        """Keep so many of each kind from now on."""
+        self._most = most
+        for matters in self._kinds:
+            self._make_room(matters)
+
+    def _make_room(self, matters: bool) -> None:
+        kind = self._kinds[matters]
         while len(kind) > self._most or self._sizes[matters] > self._most_size:
             self._sizes[matters] -= self._size(kind.pop(next(iter(kind))))
-        return True
 
     def get(self, run_id: str) -> tuple[bool, Record] | None:
         """Return whether a record matters, and the record, if it still is there."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from ..core.logs import LEVELS
 from .counted import is_counted
-from .kept_runs import are_runs
+from .kept_runs import MOST_OF_A_KIND, are_runs
 from .pool_link import LINES_PER_MESSAGE, LONGEST_LINE, BadMessage, Message, is_path
 
 # Phases of a pool. STARTING: it reads its config, and binds. SEALED: it has said what it needs, and was granted it.
@@ -143,6 +143,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, Check]]] = {
         "drain_notice": _is_time_or_none,  # older pools have none
         "hang_timeout": _is_time,
         "max_draining_pools": _is_whole(1, 1_000_000),
+        "runs": lambda value: value is None or _is_whole(0, MOST_OF_A_KIND)(value),  # older pools say nothing
         "pidfile": _is_path_or_none,
         "log": _is_log,
     },

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..core.event_loop import EventLoop
-from ..ipc.counted import MOST_KEYS, added
+from ..ipc.counted import MOST_KEYS, added, packed, unpacked
 from ..ipc.pieces import in_pieces
 from .pool import PoolProcess
 from .run_keeper import RunKeeper
@@ -28,8 +28,8 @@ class Counts:
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._runs = RunKeeper(loop)
-        self._ended: dict[str, Any] = {}
-        self._of_pools: dict[int, dict[str, Any]] = {}  # by pid
+        self._ended: dict[str, Any] = {}  # key to amount, packed
+        self._of_pools: dict[int, dict[str, Any]] = {}  # the same, by pid
         self._receiver: PoolProcess | None = None
         self._awaited: PoolProcess | None = None  # whose last counts the receiver has to have
         self._untold: set[str] = set()
@@ -55,7 +55,7 @@ class Counts:
             own = self._of_pools.setdefault(pool.pid, {})
             for key, amount in counted:
                 if key in own or len(own) < MOST_KEYS:
-                    own[key] = amount
+                    own[key] = packed(amount)
                     self._untold.add(key)
         if fields.get("last") and pool is self._awaited:
             self._awaited = None
@@ -67,7 +67,7 @@ class Counts:
         self._runs.ended(pool)
         for key, amount in self._of_pools.pop(pool.pid, {}).items():
             if key in self._ended or len(self._ended) < MOST_KEYS:
-                self._ended[key] = added(self._ended.get(key), amount)
+                self._ended[key] = packed(added(unpacked(self._ended.get(key)), unpacked(amount)))
         if pool is self._receiver:
             self._receiver = None
         if pool is self._awaited:
@@ -100,5 +100,5 @@ def _sum(counts: list[dict[str, Any]], key: str) -> Any:
     total = None
     for one in counts:
         if key in one:
-            total = added(total, one[key])
+            total = added(total, unpacked(one[key]))
     return total

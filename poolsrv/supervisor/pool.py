@@ -44,6 +44,7 @@ class PoolProcess:
     :ivar log: the log that its config asks for, as ``logs.set_up`` takes it.
     :ivar errors: why it can't serve.
     :ivar exit_code: the server's exit code, if the pool never serves.
+    :ivar runs: how many records of runs of a kind it keeps; None: it has not said so.
     :ivar last_report_at: when its last message came, by the loop's clock.
     :ivar superseded: another start is to follow, and this one is not waited for to the end.
     :ivar abandoned: its start was ended because of that.
@@ -71,6 +72,7 @@ class PoolProcess:
         self.drain_notice = 0.0
         self.hang_timeout = 0.0
         self.max_draining_pools = 1
+        self.runs: int | None = None
         self.log: dict[str, Any] = {}
         self.reopen_logs = False  # once it is sealed
         self.errors: list[str] = []

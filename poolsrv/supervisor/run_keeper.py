@@ -18,7 +18,7 @@ NEXT_AFTER: Final = 0.02  # seconds to the next piece
 
 
 class RunKeeper:
-    """The latest records of all pools."""
+    """The latest records of all pools: as many as the pool shows that answers questions."""
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
@@ -31,6 +31,7 @@ class RunKeeper:
         """Tell this pool, from now on, of the runs of others."""
         if pool is not self._receiver:
             self._receiver = pool
+            self._kept.limit(MOST_OF_A_KIND if pool.runs is None else pool.runs)  # nobody could see more
             self._untold = self._kept.ids()
         self._send()
 

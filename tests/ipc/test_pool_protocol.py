@@ -24,6 +24,7 @@ CONFIGURED = {
     "drain_notice": 5.0,
     "hang_timeout": 0,
     "max_draining_pools": 4,
+    "runs": 200,
     "pidfile": "/run/server.pid",
     "log": LOG,
 }
@@ -103,6 +104,9 @@ def test_an_unknown_kind() -> None:
         ("configured", {"hang_timeout": []}),
         ("configured", {"max_draining_pools": 0}),
         ("configured", {"max_draining_pools": 1.5}),
+        ("configured", {"runs": 501}),
+        ("configured", {"runs": -1}),
+        ("configured", {"runs": True}),
         ("configured", {"pidfile": "relative"}),
         ("configured", {"pidfile": "/a\0b"}),
         ("configured", {"pidfile": "/" + "x" * 5000}),
@@ -131,7 +135,7 @@ def test_each_field_has_its_form(kind: str, change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["plan", "configured", "failed"])
 def test_a_field_that_is_missing(kind: str) -> None:
     for name in RIGHT[kind]:
-        if name not in ("pidfile", "drain_notice"):
+        if name not in ("pidfile", "drain_notice", "runs"):
             with pytest.raises(BadMessage):
                 pool_protocol.check(STARTING, message(kind, {k: v for k, v in RIGHT[kind].items() if k != name}), PID)
 

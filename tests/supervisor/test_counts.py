@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,7 @@ class Link:
 class Pool:
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.runs = 500
         self.link = Link()
 
 
@@ -167,6 +169,27 @@ def counts() -> Iterator[Counts]:
     loop = EventLoop()
     yield Counts(loop)
     loop.close()
+
+
+def test_buckets_that_fill_late_take_hardly_any_memory(counts: Counts) -> None:
+    """Rare values come after days: they must not look like a leak."""
+    pool: Any = Pool(1)
+    counts.tell(pool, None)
+
+    def report(filled: int) -> None:
+        buckets = [[bucket, 1000 + bucket] for bucket in range(filled)]
+        for series in range(100):
+            counts.taken(pool, json.loads(json.dumps({"counted": [[f"h{series}", [1.5, buckets]]]})))
+
+    report(1)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        report(46)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 60_000  # all that is filled: 400 bytes each
 
 
 def test_a_pool_learns_the_sum_of_all_others(counts: Counts) -> None:

@@ -11,7 +11,8 @@ from poolsrv.supervisor.run_keeper import NEXT_AFTER, RunKeeper
 class Pool:
     """Stands in for a pool and its link."""
 
-    def __init__(self) -> None:
+    def __init__(self, runs: int | None = None) -> None:
+        self.runs = runs
         self.link = self
         self.told: list[str] = []
         self.is_stuck = False
@@ -54,6 +55,23 @@ def test_a_crash_loses_nothing_that_has_been_told() -> None:
     keeper.ended(first)  # type: ignore[arg-type]
     keeper.tell(second)  # type: ignore[arg-type]
     assert second.told == ["aaaaaaaa"]
+
+
+def test_no_more_is_kept_than_the_pool_that_answers_would_show() -> None:
+    keeper = RunKeeper(EventLoop())
+    old, few, many, last = Pool(), Pool(2), Pool(3), Pool(500)
+    keeper.tell(old)  # type: ignore[arg-type]  # of an older version: it does not say how many it keeps
+    keeper.taken(old, runs("aaaaaaaa", "bbbbbbbb", "cccccccc"))  # type: ignore[arg-type]
+    keeper.taken(old, runs("dddddddd", matters=True))  # type: ignore[arg-type]
+    keeper.tell(few)  # type: ignore[arg-type]
+    keeper.taken(old, runs("eeeeeeee"))  # type: ignore[arg-type]
+    keeper.taken(few, runs("ffffffff"))  # type: ignore[arg-type]
+    keeper.tell(many)  # type: ignore[arg-type]
+    assert sorted(few.told) == ["bbbbbbbb", "cccccccc", "dddddddd", "eeeeeeee"]
+    assert sorted(many.told) == ["dddddddd", "eeeeeeee", "ffffffff"]
+    keeper.taken(many, runs("gggggggg", "hhhhhhhh"))  # type: ignore[arg-type]
+    keeper.tell(last)  # type: ignore[arg-type]
+    assert sorted(last.told) == ["dddddddd", "ffffffff", "gggggggg", "hhhhhhhh"]
 
 
 def test_a_pool_without_room_is_told_later() -> None:

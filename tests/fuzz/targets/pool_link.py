@@ -32,6 +32,7 @@ class Pool:
 
     def __init__(self, pid: int, link: PoolLink) -> None:
         self.pid = pid
+        self.runs = None
         self.link = link
 
 
