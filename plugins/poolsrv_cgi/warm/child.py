@@ -47,7 +47,7 @@ class WarmChild:
         self.withdraw: Callable[[], object] | None = None
         self._worker = worker
         self._program: WarmProgram | None = program  # None once it has been told the end: no reference cycle
-        self._spawn: Callable[[int, int, int], Child] | None = spawn  # so is this
+        self._spawn: Callable[[int, int, int], Child] | None = spawn  # the same
         self._cold: Child | None = None
         self._pid = 0
         self._grace: float | None = None  # of `terminate`, once that has been called
