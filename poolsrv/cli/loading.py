@@ -36,6 +36,7 @@ def _load(read: Callable[[], Draft], command: str = "poolsrv") -> tuple[Draft, S
 
     try:
         draft = read()
+        draft.is_served = False
         if (identity := loader.identity_for(draft)) is not None:
             privileges.become_for_imports(identity)
         return draft, loader.load_plugins(draft)

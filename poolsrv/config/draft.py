@@ -87,6 +87,7 @@ class Draft:
     :ivar text: the file's text.
     :ivar document: the TOML document.
     :ivar uid: the user that reads it.
+    :ivar is_served: whether this user serves it, and does not only look at it.
     :ivar pool: the correct keys of ``[pool]``, and ``identity``; ``limits`` and ``log`` likewise.
     """
 
@@ -103,6 +104,7 @@ class Draft:
         self.log: dict[str, Any] = {}
         self.listeners: list[ListenerDraft] = []
         self.uid = os.geteuid()
+        self.is_served = True
 
     @property
     def identity(self) -> Identity | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.privileges import Identity
 from ..core.words import quoted
+from .errors import Key, format_key
 
 if TYPE_CHECKING:
     from .draft import Draft, ListenerDraft
@@ -50,7 +51,10 @@ def read(draft: Draft, listener: ListenerDraft) -> None:
 
 
 def check(draft: Draft, listener: ListenerDraft) -> None:
-    """The server has to be root to start programs as another user; once the plugins' options are known."""
+    """The server has to be root to start programs as another user; once the plugins' options are known.
+
+    The commands that only look at a config serve others too: the server's user, for example, who replays a capture.
+    """
     key = (*listener.key, PLUGIN, "user")
     programs = listener.programs
     options = listener.options.get(PLUGIN)
@@ -61,13 +65,28 @@ def check(draft: Draft, listener: ListenerDraft) -> None:
                 message = "can only be set in a config file, which root reads before plugins are imported"
                 draft.problems.add((*key[:-1], name), message)
         return
-    if draft.uid == 0:
+    if draft.is_served:
+        for where, message in _only_root_can(draft, listener):
+            draft.problems.add(where, message)
+
+
+def warnings(draft: Draft) -> Iterator[str]:
+    """What would keep the user that reads the config from serving it: mistakes, where that user does."""
+    for listener in draft.listeners:
+        for where, message in _only_root_can(draft, listener):
+            yield f"{format_key(where)}: {message}"
+
+
+def _only_root_can(draft: Draft, listener: ListenerDraft) -> Iterator[tuple[Key, str]]:
+    programs = listener.programs
+    if programs is None or draft.uid == 0:
         return
     if programs.uid not in (None, draft.uid) or programs.gid not in (None, os.getgid()):
         wanted = quoted(programs.name) if programs.name else programs.uid
         who = f"programs as user {wanted}" if programs.uid is not None else f"programs with group {programs.gid}"
+        name = "user" if programs.uid is not None else "group"
         message = f"only root can run {who}, and this is user {draft.uid}: expected poolsrv to be started as root"
-        draft.problems.add(key if programs.uid is not None else (*key[:-1], "group"), message)
+        yield (*listener.key, PLUGIN, name), message
 
 
 def _check_tmp(draft: Draft, listener: ListenerDraft) -> None:

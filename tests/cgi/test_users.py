@@ -24,6 +24,7 @@ from poolsrv.config.errors import ConfigErrors
 from poolsrv.core.capabilities import KILL, SETGID, SETUID, SYS_ADMIN
 from poolsrv.ipc.stats import Status
 from poolsrv.plugins import loader
+from tests.helpers.command_line import invoke
 from tests.helpers.control import query
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
 from tests.helpers.server import ServerProcess, children_of, is_alive, wait_until
@@ -334,6 +335,17 @@ def test_only_root_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("games").pw_uid)
     monkeypatch.setattr(os, "getgid", lambda: pwd.getpwnam("games").pw_gid)
     assert errors(tmp_path, user="games") == []
+
+
+def test_others_than_root_may_look_at_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's user, for example, who replays a capture. `check` warns."""
+    monkeypatch.setattr(os, "geteuid", lambda: 45001)
+    (tmp_path / "poolsrv.toml").write_text(cgi_listener(root=tmp_path, user="games"))
+    result = invoke("explain", "--listener", "www", "/x", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    result = invoke("check", cwd=tmp_path)
+    assert result.returncode == 0
+    assert 'warning: listeners.www.cgi.user: only root can run programs as user "games"' in result.stderr
 
 
 def test_the_pool_s_own_user_needs_no_spawner(tmp_path: Path) -> None:

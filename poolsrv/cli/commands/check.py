@@ -22,13 +22,13 @@ def command(config: Path) -> None:
     Imports the plugins that the config names and validates their options, but opens no socket. Exits with 0 and a
     summary, or with 2 and one line for each error. Prints warnings to standard error.
     """
-    from ...config import exposure
+    from ...config import exposure, program_users
     from ...config.model import why_dispatched
     from ..tables import table
 
-    _, server = load(config)
+    draft, server = load(config)
     pool = server.config.pool
-    for warning in exposure.warnings(server.config):
+    for warning in (*exposure.warnings(server.config), *program_users.warnings(draft)):
         click.echo(one_line(f"{config}: warning: {warning}"), err=True)
     echo(f"{one_line(str(config))}: ok")
     echo(f"{counted(pool.workers, 'worker')}, {pool.dispatch}")

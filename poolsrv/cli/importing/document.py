@@ -201,7 +201,7 @@ def _pool(services: Iterable[Service], user: str | None) -> Pool:
 
 def _account(service: Service, pool: Pool) -> dict[str, str]:
     """The user and group of its programs, where they are not the pool's, and can be given to programs."""
-    if service.handler != "cgi" or os.geteuid() != 0 or not pool.user or accounts.is_root(service.user):
+    if service.handler != "cgi" or not pool.user or accounts.is_root(service.user):
         return {}
     if service.user not in ("", pool.user):
         return {"user": service.user} | ({"group": service.group} if service.group else {})
@@ -223,10 +223,5 @@ def _lost_accounts(service: Service, pool: Pool, account: Mapping[str, str]) -> 
         )
     elif not pool.user:
         yield f"user = {service.user}: programs run as the user that starts poolsrv, or as `user` in [pool] says"
-    elif service.user != pool.user and not account:
-        yield (
-            f"user = {service.user}: no counterpart without root, who alone can run programs as another user than the"
-            f" server's, here {pool.user}; as root, `poolsrv import` gives its programs that user"
-        )
     if service.group and service.group != pool.group and "group" not in account:
         yield f"group = {service.group}: no counterpart, programs have the group of their user"

@@ -63,7 +63,9 @@ def imported(tmp_path: Path) -> Import:
         if result.listeners:
             config = tmp_path / "result.toml"
             config.write_text(result.text)
-            loader.load_plugins(reader.read(config))
+            draft = reader.read(config)
+            draft.is_served = False  # as for `poolsrv check`
+            loader.load_plugins(draft)
         return result
 
     return run

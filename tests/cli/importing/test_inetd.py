@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -89,11 +88,11 @@ def test_several_users(imported: Import) -> None:
     assert result.tables["pool"]["user"] == "nobody"
     assert len(result.listeners) == 6
     assert [listener["cgi"].get("user") for listener in result.listeners.values()] == [
-        None, "daemon" if os.geteuid() == 0 else None, None, None, None, None
+        None, "daemon", None, None, None, None
     ]  # fmt: skip
     assert "user = root: no counterpart, programs are root's only where the whole server is" in result.notes
     assert "`poolsrv import --user root`" in result.notes
-    assert ("user = daemon: no counterpart without root" in result.notes) == (os.geteuid() != 0)
+    assert "user = daemon: no counterpart" not in result.notes
     result = imported(mixed, user="daemon")
     assert (result.tables["pool"]["user"], list(result.listeners)) == ("daemon", ["7001"])
     result = imported(mixed, user="root")
@@ -102,15 +101,6 @@ def test_several_users(imported: Import) -> None:
     assert "user" not in imported(line.format(1, "root")).tables["pool"]
 
 
-def test_without_root_all_have_one_user(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only root can give programs another one, and `poolsrv check` says so."""
-    monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    result = imported("7001 stream tcp nowait daemon /bin/cat cat\n7002 stream tcp nowait nobody /bin/cat cat\n")
-    assert [listener["cgi"].get("user") for listener in result.listeners.values()] == [None, None]
-    assert "user = nobody: no counterpart without root" in result.notes
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give programs another user")
 def test_a_group_and_a_priority_beside_a_user(imported: Import) -> None:
     lines = ["daemon", "daemon:mail", "nobody:mail", "daemon"]
     text = "".join(f"700{at} stream tcp nowait {who} /bin/cat cat\n" for at, who in enumerate(lines))

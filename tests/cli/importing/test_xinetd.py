@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -32,7 +31,6 @@ def defaults(*lines: str) -> str:
     return "defaults\n{\n" + "\n".join(lines) + "\n}\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give programs another user")
 @pytest.mark.parametrize(("nice", "command"), [("3", ["/usr/bin/nice", "-n", "3", "/bin/cat"]), ("-3", ["/bin/cat"])])
 def test_priorities_of_programs_with_a_user(imported: Import, nice: str, command: list[str]) -> None:
     others = "".join(stanza(f"other{number}", port=str(7010 + number), user="daemon") for number in range(2))
