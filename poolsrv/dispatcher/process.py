@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import importlib
 import logging
 import os
 import signal
@@ -42,7 +41,7 @@ from .kernel_dispatch import KernelDispatch
 from .ledger_link import LedgerLink
 from .listener import Listener
 from .run_book import RunBook
-from .startup import Place
+from .startup import Place, stop_reading
 from .stats_collector import StatsCollector
 from .worker_manager import WorkerManager
 from .worker_slot import WorkerSlot
@@ -53,13 +52,6 @@ STOP_MARGIN: Final = 5.0  # seconds after graceful_timeout in which workers have
 STOP_NOW_MARGIN: Final = 1.0  # the same after a second signal to stop
 RETRY_DELAY: Final = 0.1  # seconds until a message is sent again that the supervisor had no room for
 IDS_PER_GENERATION: Final = 10**12  # a pool numbers its connections from a multiple of it, so that no number repeats
-# What a worker otherwise imports when a plugin first asks for a thread, for TLS with a server, or for a host name.
-IMPORTED_LATE: Final = (
-    "concurrent.futures.thread",
-    "encodings.idna",
-    "poolsrv.net.tls",
-    "poolsrv.net.tls_transport",
-)
 IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
 
 
@@ -420,10 +412,7 @@ def run_server(server: ServerSpec, place: Place, link: PoolLink, start: Mapping[
     :returns: the exit code: 0 after a stop, 1 if the workers can't start.
     :raises StartError: the working directory can't be entered.
     """
-    if privileges.keeps_reading():
-        for module in IMPORTED_LATE:  # the user of the workers can't read Python's files
-            importlib.import_module(module)
-    privileges.stop_reading()
+    stop_reading()
     privileges.enter(server.config.pool.chdir)
     link.setblocking(False)
     if place.spawner is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import resource
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..config import program_users
 from ..config.model import Config, LimitsConfig, PoolConfig
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from .spawner_process import SpawnerProcess
 
 log = logging.getLogger("poolsrv.pool")
+
+# What a worker otherwise imports when a plugin first asks for a thread, for TLS with a server, or for a host name.
+IMPORTED_LATE: Final = (
+    "concurrent.futures.thread",
+    "encodings.idna",
+    "poolsrv.net.tls",
+    "poolsrv.net.tls_transport",
+)
 
 
 class Place(NamedTuple):
@@ -124,6 +133,17 @@ def _drop_privileges(pool: PoolConfig) -> None:
             log.warning("pool.user can't read %s: plugins are imported with the right to read every file", folder)
     if pool.no_new_privs:
         privileges.forbid_new()
+
+
+def stop_reading() -> None:
+    """Give up the right to read every file, if the user of the workers needed it: plugins are imported.
+
+    :raises StartError: the kernel refuses.
+    """
+    if privileges.keeps_reading():
+        for module in IMPORTED_LATE:
+            importlib.import_module(module)
+    privileges.stop_reading()
 
 
 def _keep_private(limits: LimitsConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pwd
 import re
@@ -117,6 +118,7 @@ def test_what_python_imports_from_can_be_read_until_plugins_are_imported(
     folder = open_tmp / "roots"
     folder.mkdir(mode=0o700)
     (folder / "module.py").write_text("import os\n")
+    importlib.import_module("termios")  # which a change of user takes, and would not find there
     monkeypatch.setattr(sys, "path", [str(open_tmp), str(folder)])
     reader, writer = os.pipe()
     pid = os.fork()
