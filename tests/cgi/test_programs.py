@@ -56,6 +56,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Ser
     config += cgi_listener("silent", root=root, output_timeout=1.0)
     limits = {"address_space": 400_000_000, "cpu_seconds": 1, "open_files": 200, "processes": 5000}
     config += cgi_listener("limited", root=root, limits=limits)
+    config += cgi_listener("two", root=root, max_programs=2, queue_size=2)
+    config += cgi_listener("impatient", root=root, max_programs=1, queue_timeout=0.2)
+    config += cgi_listener("one", keys='half_close = "abort"', root=root, max_programs=1, queue_size=1)
     with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
         yield running.wait_ready()
 
@@ -262,11 +265,10 @@ def test_300_megabytes(server: ServerProcess, program: str, version: str) -> Non
     assert resident(server.worker_pids()[0]) < 64 << 20
 
 
-def test_a_slow_client_is_not_the_programs_silence(serve: Callable[..., ServerProcess], root: Path) -> None:
+def test_a_slow_client_is_not_the_programs_silence(server: ServerProcess) -> None:
     """`output_timeout` is about the program: it has printed all it could."""
-    server = serve(pool() + cgi_listener(root=root, output_timeout=0.6))
     for program in ("big", "biglength"):
-        with Client(server, receive_buffer=65536) as client:
+        with Client(server, "silent", receive_buffer=65536) as client:
             client.send(f"GET /{program}.sh?20000000 HTTP/1.0\r\n\r\n".encode())
             client.head()
             time.sleep(1.5)
@@ -306,15 +308,14 @@ def let_end(root: Path, *pids: int) -> None:
         (root / f"go.{pid}").touch()
 
 
-def test_max_programs_queue_and_503(serve: Callable[..., ServerProcess], root: Path) -> None:
+def test_max_programs_queue_and_503(server: ServerProcess, root: Path) -> None:
     """RFC 9110 section 15.6.4: up to the limit at a time, then a bounded queue, then 503 with Retry-After."""
-    server = serve(pool() + cgi_listener(root=root, max_programs=2, queue_size=2))
-    running = [waiting(server, root) for _ in range(2)]
-    queued = [Client(server) for _ in range(2)]
+    running = [waiting(server, root, "two") for _ in range(2)]
+    queued = [Client(server, "two") for _ in range(2)]
     for client in queued:
         client.request("/hello.sh")
     for _ in range(4):  # one worker serves them in their order
-        with Client(server) as client:
+        with Client(server, "two") as client:
             answer = client.get("/hello.sh")
             assert answer.status == 503
             assert int(answer.headers[b"retry-after"]) > 0
@@ -328,28 +329,25 @@ def test_max_programs_queue_and_503(serve: Callable[..., ServerProcess], root: P
         client.sock.close()
 
 
-def test_queue_timeout(serve: Callable[..., ServerProcess], root: Path) -> None:
+def test_queue_timeout(server: ServerProcess, root: Path) -> None:
     """RFC 9110 section 15.6.4; and the connection may go on."""
-    server = serve(pool() + cgi_listener(root=root, max_programs=1, queue_timeout=0.2))
-    client, pid = waiting(server, root)
-    with Client(server) as other:
+    client, pid = waiting(server, root, "impatient")
+    with Client(server, "impatient") as other:
         assert other.get("/hello.sh", method="POST", body=b"unread").status == 503
         let_end(root, pid)
         client.sock.close()
         wait_until(lambda: other.get("/hello.sh").status == 200, "a free place")
 
 
-def test_a_client_that_leaves_the_queue_takes_no_place(serve: Callable[..., ServerProcess], root: Path) -> None:
+def test_a_client_that_leaves_the_queue_takes_no_place(server: ServerProcess, root: Path) -> None:
     """RFC 9112 section 9.6: whoever is behind it gets its turn."""
-    keys = 'half_close = "abort"'
-    server = serve(pool() + cgi_listener(keys=keys, root=root, max_programs=1, queue_size=1))
-    client, pid = waiting(server, root)
-    other = Client(server)
+    client, pid = waiting(server, root, "one")
+    other = Client(server, "one")
     other.request("/hello.sh")
-    with Client(server) as refused:
+    with Client(server, "one") as refused:
         wait_until(lambda: refused.get("/hello.sh").status == 503, "a full queue")
     other.sock.close()
-    third = Client(server)
+    third = Client(server, "one")
     third.request("/hello.sh")
     let_end(root, pid)
     assert third.response().status in (200, 503)

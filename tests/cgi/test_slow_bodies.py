@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,20 +28,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_programs(tmp_path_factory.mktemp("root"), PROGRAMS | MORE)
 
 
-def test_a_body_that_has_not_come_holds_no_place(serve: Callable[..., ServerProcess], root: Path) -> None:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[ServerProcess]:
+    text = pool() + cgi_listener("one", root=root, max_programs=1, queue_size=0)
+    text += cgi_listener("first-part", root=root, spool_memory=20_000)
+    text += cgi_listener("finish", root=root, keys='half_close = "finish"')
+    text += cgi_listener("trickle", root=root, spool_memory=0, body_timeout=0.5, min_body_rate=1000)
+    with ServerProcess(text, tmp_path_factory.mktemp("server")) as running:
+        yield running.wait_ready()
+
+
+def test_a_body_that_has_not_come_holds_no_place(server: ServerProcess) -> None:
     """One byte, none, a client that waits for 100 Continue, an unfinished chunked body; they are served once they go
     on."""
-    server = serve(pool() + cgi_listener(root=root, max_programs=1, queue_size=0))
-    slow = [Client(server) for _ in range(4)]
+    worker = server.worker_pids()[0]
+    wait_until(lambda: descendants_of(worker) == [], "the end of programs of other tests")
+    slow = [Client(server, "one") for _ in range(4)]
     slow[0].send(POST + b"Content-Length: 5\r\n\r\nh")
     slow[1].send(POST + b"Content-Length: 5\r\n\r\n")
     slow[2].send(POST + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n")
     assert slow[2].head() == b"HTTP/1.1 100 Continue\r\n\r\n"
     slow[3].send(POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-    with Client(server) as other:
+    with Client(server, "one") as other:
         for _ in range(5):
             assert other.get("/hello.sh").body == b"hello"
-    worker = server.worker_pids()[0]
     assert descendants_of(worker) == []
     rests = (b"ello", b"hello", b"hello", b"0\r\n\r\n")
     for client, rest in zip(slow, rests, strict=True):
@@ -50,12 +60,11 @@ def test_a_body_that_has_not_come_holds_no_place(serve: Callable[..., ServerProc
         client.sock.close()
 
 
-def test_a_large_body_starts_its_program_by_its_first_part(serve: Callable[..., ServerProcess], root: Path) -> None:
+def test_a_large_body_starts_its_program_by_its_first_part(server: ServerProcess) -> None:
     """What follows is given to it as it comes."""
-    server = serve(pool() + cgi_listener(root=root, spool_memory=20_000))
-    with Client(server) as client:
+    with Client(server, "first-part") as client:
         client.send(b"POST /begun.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 19_999)
-        with Client(server) as other:
+        with Client(server, "first-part") as other:
             assert other.get("/hello.sh").status == 200
         client.send(b"x")
         assert client.head().startswith(b"HTTP/1.1 200")
@@ -64,21 +73,17 @@ def test_a_large_body_starts_its_program_by_its_first_part(serve: Callable[..., 
         assert client.take(5) == b"0\r\n\r\n"
 
 
-def test_a_client_that_leaves_before_its_body_is_here_starts_nothing(
-    serve: Callable[..., ServerProcess], root: Path
-) -> None:
-    server = serve(pool() + cgi_listener(root=root, keys='half_close = "finish"'))
+def test_a_client_that_leaves_before_its_body_is_here_starts_nothing(server: ServerProcess) -> None:
     for head in (b"Content-Length: 5\r\n\r\nhell", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"):
-        with Client(server) as client:
+        with Client(server, "finish") as client:
             client.send(POST + head)
             client.sock.shutdown(socket.SHUT_WR)
             assert client.is_closed()
 
 
-def test_a_trickle_does_not_keep_a_program_waiting(serve: Callable[..., ServerProcess], root: Path) -> None:
+def test_a_trickle_does_not_keep_a_program_waiting(server: ServerProcess) -> None:
     """A byte now and then, behind a first part that was large enough."""
-    server = serve(pool() + cgi_listener(root=root, spool_memory=0, body_timeout=0.5, min_body_rate=1000))
-    with Client(server) as client:
+    with Client(server, "trickle") as client:
         client.send(POST + b"Content-Length: 100000\r\n\r\n" + b"x" * 20_000)
         client.sock.settimeout(0.05)
         received = b""

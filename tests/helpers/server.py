@@ -187,7 +187,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         waited = time.monotonic() - began
         assert waited < TIMEOUT, f"waited in vain: {what}"
-        time.sleep(min(max(0.002, waited / 8), 0.1))
+        time.sleep(min(max(0.002, waited / 10), 0.05))
 
 
 def children_of(pid: int) -> list[int]:
