@@ -98,11 +98,9 @@ def test_a_worker_that_does_not_serve_a_listener_starts_none_of_its_plugins(serv
     assert [path.name for path in server.folder.glob("started*")] == ["started0"]
 
 
-@pytest.mark.server
-def test_every_goes_on_until_it_is_cancelled_whatever_its_callback_raises(serve: Serve, tmp_path: Path) -> None:
-    site = plugin(
-        tmp_path,
-        """
+# Each is a plugin with a listener of its own, on one server.
+SHARED = {
+    "every": """
         @hookimpl
         def on_worker_start(self, worker):
             self.count = 0
@@ -131,19 +129,8 @@ def test_every_goes_on_until_it_is_cancelled_whatever_its_callback_raises(serve:
                 conn.send(b"%d\\n" % self.count)
             else:
                 self.waiting.append(conn)
-        """,
-    )
-    server = serve(config(), paths=(site,))
-    assert ask(server) == b"5\n"
-    server.wait_for_line("RuntimeError: in every", count=5)
-    assert ask(server) == b"5\n"
-
-
-@pytest.mark.server
-def test_call_later_and_the_fault_of_its_callback(serve: Serve, tmp_path: Path) -> None:
-    site = plugin(
-        tmp_path,
-        """
+    """,
+    "later": """
         @hookimpl
         def on_worker_start(self, worker):
             self.called = []
@@ -155,18 +142,8 @@ def test_call_later_and_the_fault_of_its_callback(serve: Serve, tmp_path: Path) 
         def on_readable(self, conn):
             conn.recv()
             conn.send(" ".join(self.called).encode() + b"\\n")
-        """,
-    )
-    server = serve(config(), paths=(site,))
-    wait_until(lambda: ask(server) == b"first last\n", "the timers")  # a client may come in the iteration before them
-    server.wait_for_line("ZeroDivisionError")
-
-
-@pytest.mark.server
-def test_call_soon_threadsafe_from_a_thread_calls_in_the_loop(serve: Serve, tmp_path: Path) -> None:
-    site = plugin(
-        tmp_path,
-        """
+    """,
+    "threads": """
         @hookimpl
         def on_worker_start(self, worker):
             self.worker = worker
@@ -184,21 +161,13 @@ def test_call_soon_threadsafe_from_a_thread_calls_in_the_loop(serve: Serve, tmp_
             def work():
                 for number in range(count):
                     self.worker.call_soon_threadsafe(lambda number=number: arrived(number))
-                self.worker.call_soon_threadsafe(lambda: 1 / 0)
+                self.worker.call_soon_threadsafe(self.fail)
             threading.Thread(target=work).start()
-        """,
-    )
-    server = serve(config(), paths=(site,))
-    assert ask(server, b"1\n") == b"True\n"
-    assert ask(server, b"5000\n") == b"True\n"
-    server.wait_for_line("a plugin's callback failed", count=2)
 
-
-@pytest.mark.server
-def test_call_soon_threadsafe_before_the_loop_runs(serve: Serve, tmp_path: Path) -> None:
-    site = plugin(
-        tmp_path,
-        """
+        def fail(self):
+            raise RuntimeError("in a call from a thread")
+    """,
+    "before": """
         called = b"not called"
         @hookimpl
         def on_worker_start(self, worker):
@@ -209,16 +178,8 @@ def test_call_soon_threadsafe_before_the_loop_runs(serve: Serve, tmp_path: Path)
         def on_readable(self, conn):
             conn.recv()
             conn.send(self.called + b"\\n")
-        """,
-    )
-    assert ask(serve(config(), paths=(site,))) == b"called\n"
-
-
-@pytest.mark.server
-def test_add_reader_calls_while_the_descriptor_is_readable(serve: Serve, tmp_path: Path) -> None:
-    site = plugin(
-        tmp_path,
-        """
+    """,
+    "reader": """
         @hookimpl
         def on_worker_start(self, worker):
             self.reader, self.writer = os.pipe()
@@ -241,11 +202,58 @@ def test_add_reader_calls_while_the_descriptor_is_readable(serve: Serve, tmp_pat
         def on_readable(self, conn):
             self.waiting = conn
             os.write(self.writer, conn.recv())
-        """,
-    )
-    server = serve(config(), paths=(site,))
-    assert ask(server, b"abxc") == b"4\n"
-    server.wait_for_line("RuntimeError: in add_reader")
+    """,
+    "exits": """
+        @hookimpl
+        def on_worker_start(self, worker):
+            worker.call_later(0, exit)
+        @hookimpl
+        def on_readable(self, conn):
+            conn.send(conn.recv())
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder, text = tmp_path_factory.mktemp("shared"), "[pool]\nworkers = 1\n"
+    for name, body in SHARED.items():
+        plugin(folder, body, name)
+        text += f'[listeners.{name}]\nbind = "127.0.0.1:0"\nhandler = "{name}"\n'
+    with ServerProcess(text, folder, paths=(folder / "site",)) as running:
+        yield running.wait_ready()
+
+
+@pytest.mark.server
+def test_every_goes_on_until_it_is_cancelled_whatever_its_callback_raises(shared: ServerProcess) -> None:
+    assert ask(shared, listener="every") == b"5\n"
+    shared.wait_for_line("RuntimeError: in every", count=5)
+    assert ask(shared, listener="every") == b"5\n"
+
+
+@pytest.mark.server
+def test_call_later_and_the_fault_of_its_callback(shared: ServerProcess) -> None:
+    # A client may come in the iteration before them.
+    wait_until(lambda: ask(shared, listener="later") == b"first last\n", "the timers")
+    shared.wait_for_line("ZeroDivisionError")
+
+
+@pytest.mark.server
+def test_call_soon_threadsafe_from_a_thread_calls_in_the_loop(shared: ServerProcess) -> None:
+    assert ask(shared, b"1\n", "threads") == b"True\n"
+    assert ask(shared, b"5000\n", "threads") == b"True\n"
+    shared.wait_for_line("RuntimeError: in a call from a thread", count=2)
+
+
+@pytest.mark.server
+def test_call_soon_threadsafe_before_the_loop_runs(shared: ServerProcess) -> None:
+    assert ask(shared, listener="before") == b"called\n"
+
+
+@pytest.mark.server
+def test_add_reader_calls_while_the_descriptor_is_readable(shared: ServerProcess) -> None:
+    assert ask(shared, b"abxc", "reader") == b"4\n"
+    shared.wait_for_line("RuntimeError: in add_reader")
 
 
 SPAWNS = """
@@ -401,21 +409,9 @@ def test_a_blocking_call_that_never_ends_does_not_hold_up_the_stop(serve: Serve,
 
 
 @pytest.mark.server
-def test_sys_exit_in_a_callback_ends_nothing(serve: Serve, tmp_path: Path) -> None:
-    site = plugin(
-        tmp_path,
-        """
-        @hookimpl
-        def on_worker_start(self, worker):
-            worker.call_later(0, exit)
-        @hookimpl
-        def on_readable(self, conn):
-            conn.send(conn.recv())
-        """,
-    )
-    server = serve(config(), paths=(site,))
-    server.wait_for_line("SystemExit")
-    assert ask(server) == b"\n"
+def test_sys_exit_in_a_callback_ends_nothing(shared: ServerProcess) -> None:
+    shared.wait_for_line("SystemExit")
+    assert ask(shared, listener="exits") == b"\n"
 
 
 @pytest.mark.server
