@@ -51,6 +51,7 @@ from .metrics import Metrics
 from .reporter import Reporter
 from .run_sources import RunSources
 from .service import Service
+from .spare_memory import SpareMemory
 from .status_client import StatusClient
 from .time_watch import TimeWatch
 from .worker import Worker
@@ -132,6 +133,7 @@ class WorkerProcess:
         self.admission_client = AdmissionClient(loop, channel, self._reporter) if asks else None
         self._services = [Service(self, listener, server.base) for listener in server.listeners]
         self._served: list[Service] = []
+        self._spare_memory = SpareMemory(loop, self._services)
         self._watch = TimeWatch(loop, self._served, metrics.engine, pool.slow_hook)
         no_room = self._system_has_no_room
         self._acceptor = KernelAcceptor(
@@ -362,6 +364,7 @@ class WorkerProcess:
         self.metrics.engine.update(self.loop, self.room.lost)
         for service in self._services:
             service.metrics.update(*service.totals(), service.failed_handshakes)
+        self._spare_memory.look()
         return self.metrics.registry.collect()
 
     # --- descriptors
