@@ -25,6 +25,7 @@ from poolsrv import ConfigError, Connection, ServerReport, Worker, hookimpl
 
 from .event_stream import RETRY_AFTER, EventStream
 from .page_answer import PageAnswer
+from .shared_work import SharedWork
 
 __all__ = ["Status"]
 
@@ -66,6 +67,7 @@ class Status(HttpPlugin):
         }
         self._worker: Worker
         self._events: EventStream
+        self._encodings: SharedWork
 
     def explain(self, question: str) -> Iterator[tuple[str, str]]:
         """Explain what would answer a URL, or its path (for `poolsrv explain`)."""
@@ -82,6 +84,7 @@ class Status(HttpPlugin):
         super().on_worker_start(worker)
         self._worker = worker
         self._events = EventStream(worker)
+        self._encodings = SharedWork(worker, self._encode)
 
     @hookimpl
     def on_drain(self, conn: Connection) -> None:
@@ -114,7 +117,7 @@ class Status(HttpPlugin):
             response.respond(200, body, {"Content-Type": content_type, **FRESH})
 
         # With many listeners it takes long, and `/healthz` is not to wait for it.
-        self._worker.run_blocking(self._encode, report, request.header("accept") or "", done=encoded)
+        self._encodings.ask(report, request.header("accept") or "", encoded)
 
 
 def _json(request: Request, response: Response, report: ServerReport) -> None:
