@@ -87,8 +87,9 @@ class Reporter:
     def begin(self, state: str) -> None:
         """Tell that the worker serves. Its loop may have nothing to do for long, so heartbeats begin now."""
         self.state = state
-        self._beat()
+        self.tell(counters=True)
         if self._listened_for:
+            self._turns_told = -1
             self._heartbeat = self._loop.call_later(self._beat_every, self._beat)
 
     def after_turn(self) -> None:
