@@ -25,13 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolsrv.pool")
 
-# What a worker otherwise imports when a plugin first asks for a thread, for TLS with a server, or for a host name.
-IMPORTED_LATE: Final = (
-    "concurrent.futures.thread",
-    "encodings.idna",
-    "poolsrv.net.tls",
-    "poolsrv.net.tls_transport",
-)
+# What a worker otherwise imports when a plugin first asks for TLS with a server, or for a host name.
+IMPORTED_LATE: Final = ("encodings.idna", "poolsrv.net.tls", "poolsrv.net.tls_transport")
 
 
 class Place(NamedTuple):

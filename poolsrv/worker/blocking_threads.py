@@ -6,14 +6,13 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
+
+# Before the fork: a worker may have no descriptors left to import it, and its user no right to read it.
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..core.event_loop import READ, EventLoop
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
 
 BLOCKING_THREADS: Final = 4
 
@@ -54,8 +53,6 @@ class BlockingThreads:
 
         If no thread can be started, the limit of processes having been reached, the future has an OSError (EAGAIN).
         """
-        from concurrent.futures import Future, ThreadPoolExecutor  # most plugins never need it
-
         if self._pool is None:
             self._pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
         future: Future[Any] = Future()

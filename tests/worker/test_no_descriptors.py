@@ -20,6 +20,10 @@ HOG = """
     held = []
 
     @hookimpl
+    def on_worker_start(self, worker):
+        self.worker = worker
+
+    @hookimpl
     def on_readable(self, conn):
         if conn.listener != "hog":
             return
@@ -29,6 +33,9 @@ HOG = """
         elif line == b"give\\n":
             while self.held:
                 os.close(self.held.pop())
+        elif line == b"thread\\n":
+            self.worker.run_blocking(os.getpid, done=lambda future: conn.send(b"%d\\n" % future.result()))
+            return
         if line:
             conn.send(b"%d\\n" % os.getpid())
 
@@ -110,3 +117,12 @@ child.kill()
 child.wait()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.server
+def test_the_first_call_in_a_thread(serve: Serve, tmp_path: Path) -> None:
+    """It must not have to import anything, for which files would have to be opened."""
+    server = serve(CONFIG, paths=(plugin(tmp_path, HOG, "hog"),))
+    with server.connect("hog") as hog:
+        pid = tell(hog, b"take\n")
+        assert tell(hog, b"thread\n") == pid
