@@ -2,14 +2,20 @@
 
 The memory of each process is measured after the first tenth and at the end, each time when the server is idle. More
 than 2 % of growth is a failure, and so is a request without its right answer.
+
+It begins with a rush: more clients of every kind at once than ever come later, and programs that fail. What a process
+has needed once it mostly keeps, in pieces that are free: without the rush, the first tenth has less of it than later
+ones, by chance. The books of a server that fill slowly are full then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from ..printing import exit_with
@@ -18,17 +24,21 @@ from .limits import memory_of
 from .load import SHARES, Load, VisitOver, client_of
 from .report import table
 from .site import Variant
-from .stage import Stage, staged
+from .stage import FAILED_RUNS, Stage, staged
 
 REQUESTS: Final = 1_000_000
 GROWTH: Final = 0.02
 CLIENTS: Final = 12  # at a time
+RUSH: Final = 4  # clients of each kind at once, at the beginning
+RUSHES: Final = 5
 # Visits of each kind in a round. A visit of echo, lines, local, tls, keep-alive and warm has several requests. So of a
 # hundred requests some 80 are cheap (echo, lines, files), and 12 run a program, half of them in a warm interpreter.
 ROUND: Final = {
     "echo": 12, "lines": 12, "local": 8, "tls": 4, "keep_alive": 10, "single": 12, "download": 1, "https": 2,
     "proxied": 2, "status": 1, "warm": 4, "cold": 3, "upload": 3, "raw": 2, "inetd": 2,
 }  # fmt: skip
+
+Memory = dict[str, int]  # process to bytes
 
 
 async def serve(load: Load, requests: int) -> None:
@@ -47,12 +57,39 @@ async def serve(load: Load, requests: int) -> None:
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
 
 
-def memory_by_process(stage: Stage) -> dict[str, int]:
+async def rush(load: Load) -> None:
+    """Let several clients of each kind come at once, and programs fail."""
+
+    async def client(name: str) -> None:
+        try:
+            await client_of(load, name)()
+        except VisitOver:
+            pass
+
+    for _ in range(RUSHES):
+        await asyncio.gather(*(client(name) for name in ROUND for _ in range(RUSH)))
+    for _ in range(FAILED_RUNS):
+        await load.failing()
+
+
+def memory_by_process(stage: Stage) -> Memory:
     """Anonymous memory of each process, by what it is and its pid."""
     found = stage.server.processes()
     pids = {"supervisor": [stage.server.pid], "dispatcher": found.dispatchers, "worker": found.workers}
     pids["warm helper"] = found.helpers
     return {f"{role} {pid}": memory_of(pid).get("Anonymous", 0) for role, each in pids.items() for pid in each}
+
+
+def growth_of(tenths: Sequence[Memory]) -> dict[str, float]:
+    """By how much the memory of each process has grown, from the end of the first tenth to that of the last."""
+    first, last = tenths[0], tenths[-1]
+    return {name: last.get(name, 0) / memory - 1 for name, memory in first.items() if memory}
+
+
+def what_is_wrong(tenths: Sequence[Memory]) -> list[str]:
+    """Processes that have grown too much, or ended."""
+    wrong = [f"{name} has grown by {share:.2%}" for name, share in growth_of(tenths).items() if share > GROWTH]
+    return wrong + [f"{name} has ended" for name in tenths[0] if name not in tenths[-1]]
 
 
 async def soak(requests: int) -> bool:
@@ -61,33 +98,30 @@ async def soak(requests: int) -> bool:
     async with staged(Variant("round-robin", workers=2), 0, keep_visits=False) as stage:
         stage.load.in_a_hurry = True
         began = time.monotonic()
-        tenths = []
+        await rush(stage.load)
+        tenths: list[Memory] = []
         for tenth in range(1, 11):
             await serve(stage.load, requests * tenth // 10)
             await stage.settled()
             tenths.append(memory_by_process(stage))
+            shown = ", ".join(f"{name} {size >> 10}" for name, size in tenths[-1].items())
+            print(f"{tenth} of 10 after {time.monotonic() - began:.0f} s, KiB: {shown}", file=sys.stderr, flush=True)
         took = time.monotonic() - began
-        first, last = tenths[0], tenths[-1]
         left = await end(stage)
         books = stage.books
         rows = [(kind, count, count - books.answered[kind]) for kind, count in sorted(books.requests.items())]
         print("\n".join(table(("request", "sent", "lost"), rows)), end="\n\n")
-        growth = {name: last.get(name, 0) / memory - 1 for name, memory in first.items() if memory}
-        print(
-            "\n".join(
-                table(
-                    ("process: KiB after each tenth", *map(str, range(1, 11)), "growth"),
-                    [
-                        (name, *(str(each.get(name, 0) >> 10) for each in tenths), f"{share:+.2%}")
-                        for name, share in growth.items()
-                    ],
-                )
-            ),
-            end="\n\n",
-        )
-        wrong = [f"{each.kind}: {each.why}" for each in books.lost[:20]] + left
-        wrong += [f"{name} has grown by {share:.2%}" for name, share in growth.items() if share > GROWTH]
-        wrong += [f"{name} has ended" for name in first if name not in last]
+        memory = [
+            (name, *(str(each.get(name, 0) >> 10) for each in tenths), f"{share:+.2%}")
+            for name, share in growth_of(tenths).items()
+        ]
+        heads = ("process: KiB after each tenth", *map(str, range(1, 11)), "growth")
+        print("\n".join(table(heads, memory)), end="\n\n")
+        wrong = [f"{each.kind}: {each.why}" for each in books.lost[:20]] + left + what_is_wrong(tenths)
+        if wrong:
+            wrong.append(f"the server's folder: {stage.folder}")
+        else:
+            shutil.rmtree(stage.folder, ignore_errors=True)
         print("\n".join(f"FAILED {each}" for each in wrong))
         total = books.requests.total()
         print(f"{total} requests in {took:.0f} s, {len(books.lost)} lost: {'FAILED' if wrong else 'passed'}")
