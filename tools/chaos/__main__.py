@@ -5,9 +5,9 @@ Exit status 0 if everything holds, else 1; then the folder with the log, the jou
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
-import os
 import random
 import shutil
 import sys
@@ -16,6 +16,7 @@ import time
 from poolsrv.errors import PoolsrvError
 
 from ..printing import exit_with
+from ..settings import number_of
 from .attribution import attribute
 from .damage import Trouble
 from .disturbances import Disturber
@@ -116,12 +117,14 @@ def show(plan: Plan, judged: Run, checks: list[Check], missing: dict[str, str]) 
 
 
 def main() -> int:
-    """Read the environment, and run."""
-    seconds = float(os.environ.get("CHAOS_SECONDS") or 600)
-    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
-    logging.basicConfig(
-        level=logging.INFO if "-v" in sys.argv else logging.ERROR, format="%(message)s", stream=sys.stdout
-    )
+    """Read the command line and the environment, and run."""
+    parser = argparse.ArgumentParser(prog="python -m tools.chaos", description="Disturb a server, and judge it.")
+    parser.epilog = "Environment: CHAOS_SECONDS (600), CHAOS_SEED (a random one). See docs/reliability.md."
+    parser.add_argument("-v", action="store_true", help="say what happens meanwhile")
+    level = logging.INFO if parser.parse_args().v else logging.ERROR
+    seconds = number_of("CHAOS_SECONDS", 600)
+    seed = int(number_of("CHAOS_SEED", random.SystemRandom().randrange(1, 10**6)))
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
     plan = make_plan(seed, seconds)
     print(
         f"CHAOS_SEED={seed} CHAOS_SECONDS={seconds:g}: {len(plan.events)} events, at first {plan.dispatch}", flush=True

@@ -10,8 +10,8 @@ ones, by chance. The books of a server that fill slowly are full then.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import os
 import shutil
 import sys
 import time
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..printing import exit_with
+from ..settings import number_of
 from .__main__ import end
 from .limits import memory_of
 from .load import SHARES, Load, VisitOver, client_of
@@ -129,9 +130,12 @@ async def soak(requests: int) -> bool:
 
 
 def main() -> int:
-    """Read the environment, and run."""
+    """Read the command line and the environment, and run."""
+    parser = argparse.ArgumentParser(prog="python -m tools.chaos.soak", description="Is memory flat?")
+    parser.epilog = f"Environment: SOAK_REQUESTS ({REQUESTS:,}). See docs/reliability.md."
+    parser.parse_args()
     assert ROUND.keys() <= SHARES.keys()
-    return 0 if asyncio.run(soak(int(os.environ.get("SOAK_REQUESTS") or REQUESTS))) else 1
+    return 0 if asyncio.run(soak(int(number_of("SOAK_REQUESTS", REQUESTS)))) else 1
 
 
 if __name__ == "__main__":
