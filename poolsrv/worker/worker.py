@@ -121,8 +121,16 @@ class Worker:
 
         :raises OSError: the descriptor can't be watched (epoll_ctl(2)).
         """
-        self._loop.register(fd, READ, lambda _: self._guarded("add_reader", callback))
-        return Handle(lambda: self._loop.unregister(fd))
+        loop = self._loop
+        registered_in = loop.turns
+
+        def on_event(mask: int) -> None:
+            # In the batch in which it was registered, an event is of what had its number before (event_loop.py).
+            if loop.turns != registered_in:
+                self._guarded("add_reader", callback)
+
+        loop.register(fd, READ, on_event)
+        return Handle(lambda: loop.unregister(fd))
 
     def run_blocking(
         self, function: Callable[..., Any], *args: Any, done: Callable[[Future[Any]], object] | None = None
