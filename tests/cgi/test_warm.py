@@ -426,6 +426,38 @@ def test_modules(tmp_path: Path) -> None:
         assert helper.close() == 0
 
 
+SLOW_TO_COMPILE = """
+import builtins, os, time
+real = builtins.compile
+def compile(*arguments, **keywords):  # what a child does after it has told that it runs
+    while os.path.exists("{0}/armed") and not os.path.exists("{0}/released"):
+        time.sleep(0.005)
+    return real(*arguments, **keywords)
+builtins.compile = compile
+"""
+
+
+def test_a_script_that_has_begun_runs_although_nobody_listens_any_more(tmp_path: Path) -> None:
+    """Its helper dies while it compiles the script, of which it would tell the helper."""
+    write(tmp_path, SLOW_TO_COMPILE.format(tmp_path), "slow_to_compile.py")
+    helper = Helper(modules=["slow_to_compile"], path=str(tmp_path))
+    try:
+        assert helper.reply() == Ready(4)
+        script = write(tmp_path, "print('hello')")
+        (tmp_path / "armed").touch()
+        output, its_output = os.pipe()
+        with open(output, "rb") as read, open(os.devnull, "rb+") as null:
+            helper.start([script], (null.fileno(), its_output, null.fileno()))
+            os.close(its_output)
+            helper.process.kill()
+            helper.process.wait()
+            helper.control.shutdown(socket.SHUT_RDWR)
+            (tmp_path / "released").touch()
+            assert read.read() == b"hello\n"
+    finally:
+        helper.close()
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

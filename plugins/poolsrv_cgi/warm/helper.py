@@ -203,11 +203,18 @@ class Helper:
                     return self.await_request(requests)
 
     def say(self, *fields: object) -> None:
-        """Send a message to the server."""
+        """Send a message to the server; end where it does not listen."""
         try:
-            self.control.send("\0".join(map(str, fields)).encode("utf-8", "replace"))
+            self.send(*fields)
         except OSError:
             self.end()
+
+    def send(self, *fields: object) -> None:
+        """Send a message to the server.
+
+        :raises OSError: it does not listen.
+        """
+        self.control.send("\0".join(map(str, fields)).encode("utf-8", "replace"))
 
     def end(self) -> "NoReturn":
         """End, and leave nothing behind: the server is gone."""
@@ -317,7 +324,10 @@ class Helper:
         self.say("pid", number, os.getpid())  # before it runs: where the server no longer listens it does not
         script.find_code(self.codes.get(path))
         if script.compiled:
-            self.say("code", path)
+            try:
+                self.send("code", path)
+            except OSError:
+                pass  # the server is gone, or has given up the helper, and counts on this child
         self.control.close()
         for descriptor in (*self.wakeup, self.null, stdin, stdout, stderr):
             os.close(descriptor)
