@@ -223,7 +223,8 @@ class Supervisor:
         pool.graceful_timeout = fields["graceful_timeout"]
         pool.drain_notice = fields.get("drain_notice") or 0.0
         pool.hang_timeout = fields["hang_timeout"]
-        pool.max_draining_pools, pool.runs = fields["max_draining_pools"], fields.get("runs")
+        pool.max_draining_pools = fields["max_draining_pools"]
+        pool.runs = fields.get("runs")
         if not self._kept.grant(pool, fields):
             pool.kill()
             return
