@@ -27,7 +27,7 @@ SCRIPTS = {
     "while not os.path.exists('go'): time.sleep(0.02)\n",
 }
 GATE = "import os, time\nwhile not os.path.exists({!r}): time.sleep(0.01)\n"
-LISTENERS = "opens", "killed", "stopped", "left", "overdue"
+LISTENERS = "opens", "killed", "stopped", "overdue"
 PATIENT = """
 from poolsrv_cgi.warm import fork_server
 fork_server.PATIENCE = 600.0  # however slow the machine is
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[ServerProcess]:
-    options: dict[str, dict[str, Any]] = {"left": {"max_programs": 2, "queue_size": 0}, "overdue": {"timeout": 0.1}}
+    options: dict[str, dict[str, Any]] = {"overdue": {"timeout": 0.1}}
     listeners = [gated(folder, name, **options.get(name, {})) for name in LISTENERS]
     (folder / "www").mkdir()
     listeners.append(cgi_listener(keys='plugins = ["patient"]', root=folder / "www"))
@@ -124,29 +124,34 @@ def test_requests_that_wait(server: ServerProcess, folder: Path, how: str) -> No
         client.sock.close()
 
 
-def test_a_client_that_leaves_while_its_request_waits(server: ServerProcess, folder: Path) -> None:
-    """The script never runs, its permit is free at once, and no descriptor stays open."""
-    root = folder / "left"
-    first, _ = occupy(server, "left", folder)
-    (worker,) = server.worker_pids()
-    programs = len(children_of(worker))
-    with Client(server, "left") as other:
-        assert other.get("/hello.sh").status == 200
-        wait_until(lambda: len(children_of(worker)) == programs, "the end of that program")
-        before = len(open_descriptors(worker))
-        leaving = Client(server, "left")
-        assert leaving.get("/hello.sh").status == 200
-        leaving.request("/once.py?left", method="POST", body=b"x" * 100)
-        assert other.get("/hello.sh").status == 503  # it has come later
-        reset(leaving.sock)
-        wait_until(lambda: other.get("/hello.sh").status == 200, "its permit")
-        wait_until(lambda: len(open_descriptors(worker)) <= before, "its descriptors' end")
-        (root / "open").touch()
-        (root / "go").touch()
-        assert first.response().status == 200
-        wait_until(lambda: int(other.get("/once.py?stayed").body) != worker, "a warm interpreter")
+def test_a_client_that_leaves_while_its_request_waits(tmp_path: Path) -> None:
+    """The script never runs, its permit is free at once, and no descriptor stays open.
+
+    The server has no other interpreters, since their replacements would take descriptors meanwhile.
+    """
+    listener = gated(tmp_path, "left", max_programs=2, queue_size=0, keys='plugins = ["patient"]')
+    root = tmp_path / "left"
+    write_scripts(root)
+    with served(tmp_path / "server", PATIENT, listener) as server:
+        first, _ = occupy(server, "left", tmp_path)
+        (worker,) = server.worker_pids()
+        programs = len(children_of(worker))
+        with first, Client(server, "left") as other:
+            assert other.get("/hello.sh").status == 200
+            wait_until(lambda: len(children_of(worker)) == programs, "the end of that program")
+            before = len(open_descriptors(worker))
+            with Client(server, "left") as leaving:
+                assert leaving.get("/hello.sh").status == 200
+                leaving.request("/once.py?left", method="POST", body=b"x" * 100)
+                assert other.get("/hello.sh").status == 503  # it has come later
+                reset(leaving.sock)
+            wait_until(lambda: other.get("/hello.sh").status == 200, "its permit")
+            wait_until(lambda: len(open_descriptors(worker)) <= before, "its descriptors' end")
+            (root / "open").touch()
+            (root / "go").touch()
+            assert first.response().status == 200
+            wait_until(lambda: int(other.get("/once.py?stayed").body) != worker, "a warm interpreter")
     assert {*ran(root)} == {"stayed"}
-    first.sock.close()
 
 
 def test_the_timeout_counts_while_a_request_waits(server: ServerProcess, folder: Path) -> None:
