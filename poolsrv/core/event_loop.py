@@ -8,7 +8,8 @@ extra system call is needed to see EAGAIN, and no connection can starve the othe
 A descriptor's number can come back within one batch of events: when a callback closes descriptor 9 and another
 accepts, the new connection is 9, and an event for the old 9 that is still in the batch would go to it. Therefore
 nothing is closed in the middle of a batch: owners unregister at once (their callback is then no longer called), and
-close the descriptor with ``at_end_of_turn``.
+close the descriptor with ``at_end_of_turn``. A plugin closes its own descriptors when it likes: where one with the same
+number is registered in that turn, ``register`` takes the events of the old one out of the batch.
 
 Fork. The epoll descriptor is shared with a forked child, and so is the interest list behind it: a child that
 unregistered a descriptor would take it from its parent. ``close`` therefore closes the child's copy and forgets.
@@ -72,6 +73,8 @@ class EventLoop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, EventCallback] = {}
+        self._batch: list[tuple[int, int]] = []  # the events of this turn
+        self._left: dict[int, float] = {}  # by number: ``now`` of the turn in which it was last unregistered
         self._timers: list[tuple[float, int, Timer]] = []
         self._cancelled = 0
         self._sequence = count()
@@ -88,11 +91,15 @@ class EventLoop:
     # --- descriptors
 
     def register(self, fd: int, interest: int, callback: EventCallback) -> None:
-        """Call ``callback(events)`` when ``fd`` has any of the events in ``interest``, an error or a hang-up.
+        """Call ``callback(events)`` when ``fd`` has any of the events in ``interest``, an error or a hang-up. Its first
+        event is one of a later turn: those in the current batch are of what had its number before.
 
         :raises OSError: as ``epoll_ctl(2)``.
         """
         self._epoll.register(fd, interest)
+        # The kernel did not know the file yet: if there is a callback, its descriptor was closed without a word.
+        if self._left.get(fd) == self.now or fd in self._callbacks:
+            self._take_out(fd)
         self._callbacks[fd] = callback
 
     def modify(self, fd: int, interest: int) -> None:
@@ -105,6 +112,7 @@ class EventLoop:
         The kernel forgets a file by itself only when its last copy is closed, whichever process has it (epoll(7)).
         """
         del self._callbacks[fd]
+        self._left[fd] = self.now
         self._epoll.unregister(fd)
 
     def set_callback(self, fd: int, callback: EventCallback) -> None:
@@ -118,6 +126,12 @@ class EventLoop:
     def watches(self, fd: int) -> bool:
         """Whether the descriptor is registered."""
         return fd in self._callbacks
+
+    def _take_out(self, fd: int) -> None:
+        batch = self._batch
+        for index, (number, _) in enumerate(batch):
+            if number == fd:
+                batch[index] = (-1, 0)  # nobody's
 
     # --- time
 
@@ -168,6 +182,7 @@ class EventLoop:
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
         """Run the rest of the iteration: callbacks, timers, deferred calls. Separate from ``wait``, for tests."""
+        self._batch = events
         find = self._callbacks.get
         for fd, mask in events:
             callback = find(fd)
@@ -243,6 +258,8 @@ class EventLoop:
     def close(self) -> None:
         """Forget everything, and close the epoll descriptor; also in a forked child (see the module's docstring)."""
         self._callbacks.clear()
+        self._batch = []
+        self._left.clear()
         self._timers.clear()
         self._put_off.clear()
         self._epoll.close()

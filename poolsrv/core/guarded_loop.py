@@ -60,6 +60,7 @@ class GuardedLoop(EventLoop):
             self._tell(error)
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
+        self._batch = events
         find = self._callbacks.get
         left = iter(events)
         while True:

@@ -122,15 +122,16 @@ class Worker:
         :raises OSError: the descriptor can't be watched (epoll_ctl(2)).
         """
         loop = self._loop
-        registered_in = loop.turns
 
         def on_event(mask: int) -> None:
-            # In the batch in which it was registered, an event is of what had its number before (event_loop.py).
-            if loop.turns != registered_in:
-                self._guarded("add_reader", callback)
+            self._guarded("add_reader", callback)
+
+        def cancel() -> None:
+            if loop.callback_of(fd) is on_event:  # else it has been closed, and its number is another's
+                loop.unregister(fd)
 
         loop.register(fd, READ, on_event)
-        return Handle(lambda: loop.unregister(fd))
+        return Handle(cancel)
 
     def run_blocking(
         self, function: Callable[..., Any], *args: Any, done: Callable[[Future[Any]], object] | None = None

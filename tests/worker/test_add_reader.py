@@ -61,3 +61,22 @@ def test_events_of_a_closed_descriptor_are_not_those_of_its_successor(loop: Even
     loop.unregister(calls[0])
     for descriptor in (*pipes, *pipes.values(), *writers):
         os.close(descriptor)
+
+
+def test_a_handle_that_is_cancelled_too_late_does_not_end_the_watch_of_a_successor(loop: EventLoop) -> None:
+    worker = worker_of(loop)
+    calls: list[str] = []
+    reader, writer = os.pipe()
+    handle = worker.add_reader(reader, lambda: calls.append("old"))
+    os.close(reader)
+    os.close(writer)
+    successor, writer = os.pipe()
+    assert successor == reader
+    own = worker.add_reader(successor, lambda: calls.append("new"))
+    handle.cancel()
+    os.write(writer, b"x")
+    loop.turn(1)
+    assert calls == ["new"]
+    own.cancel()
+    os.close(successor)
+    os.close(writer)
