@@ -188,11 +188,19 @@ class Exchange:
                 warm=runner.warm.command_for(found) if found.warm and not found.nph else None,
                 real_directory=found.real_directory,
             )
+        except OSError as error:  # no descriptor for the body's file
+            runner.limiter.release()
+            self._cannot_start(error)
+            return
         except BaseException:
             runner.limiter.release()
             raise
         self._to_start = program, launch
         runner.starts.add(self._conn, self._start)
+
+    def _cannot_start(self, error: OSError) -> None:
+        self._conn.log.error("can't start %s: %s", self._found.filename, error.strerror)
+        self._answer(500)
 
     def _start(self) -> None:
         if self._to_start is None:  # cancelled
@@ -205,8 +213,7 @@ class Exchange:
             child = program.start(launch)
         except OSError as error:
             if error.errno != errno.ENOTCONN:  # then the client was faster, and `_cancelled` follows
-                self._conn.log.error("can't start %s: %s", found.filename, error.strerror)
-                self._answer(500)
+                self._cannot_start(error)
             return
         self._program = program
         self._response.hold()

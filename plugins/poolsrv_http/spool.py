@@ -59,6 +59,7 @@ class Spool:
         self._memory = memory
         self._account = account
         self._counted = 0
+        self._reader = -1
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -90,13 +91,25 @@ class Spool:
         return os.pread(self._file.fileno(), limit, 0)
 
     def rewound_descriptor(self) -> int:
-        """The file's descriptor at position 0, for a program's standard input."""
-        self._file.seek(0)
-        return self._file.fileno()
+        """A descriptor of the file at position 0, for a program's standard input: it can only be read. Through the one
+        that it was written with, a program could write more than `max_spooled`.
+
+        :raises OSError: there are no descriptors left.
+        """
+        self._file.flush()
+        self._close_reader()
+        self._reader = os.open(f"/proc/self/fd/{self._file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+        return self._reader
 
     def close(self) -> None:
         """Free memory and file. The bytes stay counted, since a program may still have the file."""
+        self._close_reader()
         self._file.close()
+
+    def _close_reader(self) -> None:
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
 
     def forget(self) -> None:
         """Free it, and count its bytes no more: no program has it either."""

@@ -24,20 +24,23 @@ from .libc import last_error, libc
 LIBRARY: Final = "libseccomp.so.2"
 
 # Of other processes and their descriptors; of memory, messages and semaphores that all processes of a user share, and
-# that outlive them (sysvipc(7)); of other roots and name spaces; parts of the kernel that few programs need, and that
-# have had many holes; of the machine.
+# that outlive them (sysvipc(7), mq_overview(7)); of other roots and name spaces; parts of the kernel that few programs
+# need, and that have had many holes, or that tell of files which the program may not read (inotify(7): their names and
+# each use of them); of the machine.
 _FORBIDDEN: Final = """
     ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd move_pages migrate_pages
-    shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl
+    shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl mq_open mq_unlink
     mount umount umount2 pivot_root chroot setns unshare move_mount open_tree fsopen fsconfig fsmount fspick
     mount_setattr open_by_handle_at
     bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register add_key keyctl request_key
-    modify_ldt vmsplice fanotify_init
+    modify_ldt vmsplice fanotify_init inotify_add_watch
     acct init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff quotactl syslog
     sethostname setdomainname settimeofday clock_settime ioperm iopl vhangup lookup_dcookie nfsservctl
 """
 _NAME_SPACES: Final = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW*
 _TERMINAL_INPUT: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+# A lease on a file of its user: who opens or executes it waits, up to 45 seconds, and that may be a server process.
+_LEASES: Final = (1024, 1040)  # F_SETLEASE, F_SETDELEG
 
 # What changes a file without opening it for writing: mode, owner, times, attributes. By number what libraries of some
 # years ago do not know: fchmodat2, setxattrat, removexattrat, file_setattr.
@@ -83,7 +86,7 @@ class Filter:
     """A filter that is ready to be applied.
 
     :param network: whether the program may open network sockets. Otherwise it can open unix sockets alone.
-    :param listens: whether it may listen at all, where it may open network sockets.
+    :param listens: whether it may listen at all.
     :param has_ports: whether rules for TCP ports hold for it.
     :param changes_files: whether there are files that it may change.
     :raises OSError: libseccomp is missing, or too old.
@@ -120,13 +123,17 @@ def _build(network: bool, listens: bool, has_ports: bool, changes_files: bool) -
             builder.forbid("clone", [_Comparison(0, _MASKED_EQUAL, flag, flag)])
         for request in _TERMINAL_INPUT:
             builder.forbid("ioctl", [_Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, request)])
+        for command in _LEASES:
+            for name in ("fcntl", "fcntl64"):
+                builder.forbid(name, [_Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, command)])
         builder.forbid_other_processes()
         if not changes_files:
             builder.forbid_changes_of_files()
         builder.forbid_sockets((socket.AF_UNIX, socket.AF_INET, socket.AF_INET6) if network else (socket.AF_UNIX,))
-        if network and has_ports:
+        # Also without `network`: a program can be given a client's connection, disconnect it, and use it otherwise.
+        if has_ports:
             builder.forbid_ways_around_ports()
-        if network and not listens:
+        if not listens:
             builder.forbid("listen")
         return builder.export()
     finally:

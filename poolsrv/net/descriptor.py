@@ -53,6 +53,7 @@ MOVES: Final = {
 UNWATCHED: Final = -8
 
 RESET_AT_CLOSE: Final = b"\1\0\0\0\0\0\0\0"  # struct linger {1, 0}: close(2) sends a reset
+CLOSE_AT_ONCE: Final = bytes(8)  # struct linger {0, 0}: it does not wait
 _UNSPECIFIED: Final = bytes(16)  # struct sockaddr with AF_UNSPEC
 
 
@@ -281,8 +282,10 @@ class Descriptor:
 
     def _shut_down_and_close(self) -> None:
         if self._shared:
-            # A program, or what it left behind, has a copy: closing this one alone would not tell the peer.
+            # A program, or what it left behind, has a copy: closing this one alone would not tell the peer. And a
+            # program may have set SO_LINGER: with that, close(2) waits for a peer that does not read, even here.
             try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, CLOSE_AT_ONCE)
                 self._sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # the peer was faster

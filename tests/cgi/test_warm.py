@@ -427,9 +427,12 @@ def test_modules(tmp_path: Path) -> None:
 
 
 SLOW_TO_COMPILE = """
-import builtins, os, time
+import builtins, ctypes, os, time
 real = builtins.compile
 def compile(*arguments, **keywords):  # what a child does after it has told that it runs
+    if os.path.exists("{0}/armed"):
+        with open("{0}/dumpable", "w") as file:
+            file.write(str(ctypes.CDLL(None).prctl(3)))
     while os.path.exists("{0}/armed") and not os.path.exists("{0}/released"):
         time.sleep(0.005)
     return real(*arguments, **keywords)
@@ -454,6 +457,8 @@ def test_a_script_that_has_begun_runs_although_nobody_listens_any_more(tmp_path:
             helper.control.shutdown(socket.SHUT_RDWR)
             (tmp_path / "released").touch()
             assert read.read() == b"hello\n"
+        # It has the socket to the server while it compiles: no other script may take that, and get others' requests.
+        assert (tmp_path / "dumpable").read_text() == "0"
     finally:
         helper.close()
 

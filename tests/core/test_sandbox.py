@@ -26,13 +26,13 @@ def run() -> Iterator[Callable[..., str]]:
     """``run(script, ...)`` runs a shell script in a sandbox, and returns its output."""
     made: list[Sandbox] = []
 
-    def run(script: str, **options: Any) -> str:
+    def run(script: str, stdin: int | None = None, **options: Any) -> str:
         write = [*options.pop("write", ()), "/dev/null"]
         sandbox = Sandbox(execute=SYSTEM, write=write, **options)
         made.append(sandbox)
         reader, writer = os.pipe()
         pid = start_program(
-            ["/bin/sh", "-c", script], env=None, cwd="/", descriptors=(None, writer, writer), sandbox=sandbox
+            ["/bin/sh", "-c", script], env=None, cwd="/", descriptors=(stdin, writer, writer), sandbox=sandbox
         )
         os.close(writer)
         with open(reader) as output:
@@ -141,6 +141,35 @@ def test_nothing_about_files(run: Callable[..., str], tmp_path: Path) -> None:
         before.st_mode, before.st_mtime_ns, before.st_ctime_ns
     )  # fmt: skip
     assert "mode\nowner\ntimes" in run(script, write=[tmp_path])
+
+
+def test_no_lease(run: Callable[..., str], tmp_path: Path) -> None:
+    """A server process that opens or executes a leased file waits, for up to 45 seconds."""
+    (tmp_path / "file").write_text("x")
+    script = f"perl -e 'open(my $f, q(<), q({tmp_path}/file)); fcntl($f, 1024, 1) and print q(leased)'"
+    assert run(script, read=[tmp_path]) == ""
+    assert run(script, read=[tmp_path], system_calls=False) == "leased"
+
+
+def test_nothing_is_told_of_what_it_may_not_read(run: Callable[..., str], tmp_path: Path) -> None:
+    """By inotify(7): names in a directory, and each use of a file."""
+    init, watch = (294, 254) if os.uname().machine == "x86_64" else (26, 27)
+    script = f"""perl -e 'my $in = syscall({init}, 0); my $name = "{tmp_path}";
+        syscall({watch}, $in, $name, 0x100) > 0 and print "watches"'"""
+    assert run(script) == ""
+    assert run(script, system_calls=False) == "watches"
+
+
+def test_no_network_by_the_connection_of_a_client(run: Callable[..., str]) -> None:
+    """Which a program is given by inetd, line and nph: it can disconnect it, and would have a socket for anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for does in ("listen($s, 1)", f"send($s, 1, 0x20000000, sockaddr_in({port}, INADDR_LOOPBACK))"):
+            script = f"""perl -MSocket -e '
+                open(my $s, "+<&=", 0); connect($s, pack("x16")); {does} and print "it can"' """
+            for options, expected in (({}, ""), ({"connect": None, "bind": None}, "it can")):
+                with socket.create_connection(server.getsockname()), server.accept()[0] as connection:
+                    assert run(script, stdin=connection.fileno(), **options) == expected
 
 
 @pytest.mark.parametrize("call", ["send(S, 1, 0x20000000, $to)", "connect(S, $to)"])

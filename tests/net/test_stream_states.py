@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -538,6 +539,16 @@ def test_what_is_no_connection_lingers_only_for_a_peer_that_has_sent_more(
     pair.stream.close()
     pair.turns()
     assert pair.state == state
+
+
+def test_a_program_can_t_make_the_close_wait(pair: Pair) -> None:
+    """SO_LINGER on the connection that it has been given, and a peer that does not read: close(2) would wait."""
+    with socket.socket(fileno=os.dup(pair.stream._fd)) as program:
+        pair.stream._share()
+        program.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
+        pair.stream.abort()
+        pair.turns()
+        assert struct.unpack("ii", program.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0] == 0
 
 
 def test_lingering_ends_when_the_peer_says_nothing(pair: Pair) -> None:

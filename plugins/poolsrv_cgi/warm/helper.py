@@ -317,7 +317,6 @@ class Helper:
             cause = getattr(error, "filename", None) or b""
             self.say("failed", number, f"{getattr(error, 'strerror', error)}: {os.fsdecode(cause)}")
             os._exit(0)
-        _set_dumpable(self.child_is_dumpable)
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.setpgid(0, 0)
@@ -331,6 +330,8 @@ class Helper:
         self.control.close()
         for descriptor in (*self.wakeup, self.null, stdin, stdout, stderr):
             os.close(descriptor)
+        # Not before: another script could take the socket to the server from this process, and get others' requests.
+        _set_dumpable(self.child_is_dumpable)
         return script
 
     def reap(self) -> None:
@@ -353,7 +354,7 @@ class Helper:
     def learn(self, path: str) -> None:
         """Compile a script, for the children to come, unless that has been done."""
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # whatever it has been replaced by
         except OSError:
             return
         try:
