@@ -717,6 +717,7 @@ class Stream(InputBuffer):
             self._flushed()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Pipe(Stream):
     """This side of a ``PIPE``, or of another file that is no socket.
 
