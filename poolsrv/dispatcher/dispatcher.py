@@ -11,10 +11,12 @@ gives back what it had not taken.
 A worker can be alive and yet take nothing: stopped by a signal, at its descriptor limit, busy or stuck in a plugin. In
 the first two cases the dispatcher reclaims what waits in the channel as soon as others can serve it. From a worker that
 only does not respond, it reclaims once another worker has shown that it is idle (stalls.py). A connection that nobody
-can serve stays in the channel: its worker may come back, and there the connection costs no descriptor.
+can serve stays in the channel: its worker may come back, and there the connection costs no descriptor. That holds while
+the worker drains too.
 
 A reclaimed connection without a worker is *unassigned*. Each listener has its own: the only worker of one listener may
-be stuck while those of all others serve on.
+be stuck while those of all others serve on. If the pool drains, it goes to a worker that drains; once all workers have
+ended, it is closed.
 
 What a worker reports is checked before it changes anything (report_check.py): a plugin there may have forked, or
 written to the channel. A worker whose report does not fit the dispatcher's records is *condemned*: nothing more is read
@@ -52,7 +54,7 @@ from .ledger import Ledger
 from .listener import Listener
 from .report_check import check
 from .stalls import Stalls
-from .worker_slot import CONDEMNED, STALL_TIME, STARTING, WorkerSlot
+from .worker_slot import CONDEMNED, EMPTY, STALL_TIME, STARTING, WorkerSlot
 
 log = logging.getLogger("poolsrv.dispatcher")
 
@@ -209,6 +211,8 @@ class Dispatcher:
             for number, connection in enumerate(unassigned):
                 self.assign(slots[number % len(slots)], listener, connection)
             self.flush(slots)
+            if listener.unassigned:
+                self._reassign(listener)
 
     def close_inherited(self) -> None:
         """In a forked child: close its copies of accepted connections, or their clients would see no end of file."""
@@ -241,13 +245,14 @@ class Dispatcher:
             self._count_closed(list(listener_of), listener_of)
 
     def _reassign(self, listener: Listener) -> None:
-        """Send unassigned connections to workers that have room."""
+        """Send unassigned connections to workers that have room; if the pool drains, to workers that do."""
         assigned: list[WorkerSlot] = []
-        while listener.unassigned and (slot := listener.pick_worker()) is not None:
+        is_closed = listener in self._closed
+        while listener.unassigned and (slot := listener.pick_worker() or (is_closed and listener.pick_last())):
             assigned.append(slot)
             self.assign(slot, listener, listener.unassigned.popleft())
         self.flush(assigned)
-        if listener in self._closed and not any(slot.state == SERVING for slot in listener.slots):
+        if is_closed and all(slot.state in (EMPTY, CONDEMNED) for slot in listener.slots):
             self._drop(listener)
 
     def _reclaim(self, slot: WorkerSlot) -> int:
@@ -335,7 +340,7 @@ class Dispatcher:
         self._apply(slot, report)
         if slot.channel.grant_is_lost:
             self._changed(slot)
-        if slot.waiting and (slot.state == DRAINING or (slot.state == FULL and self._stalls.others_have_room(slot))):
+        if slot.waiting and slot.state in (DRAINING, FULL) and self._stalls.others_have_room(slot):
             self._reclaim(slot)
         if slot.asked_at:
             self._stalls.answered(slot)

@@ -123,6 +123,11 @@ class Listener:
                 best = slot
         return best
 
+    def pick_last(self) -> WorkerSlot | None:
+        """Choose a worker that drains, when there are no others: the one with the fewest connections that has room."""
+        draining = [slot for slot in self.slots if slot.has_last_room()]
+        return min(draining, key=lambda slot: len(slot.connections)) if draining else None
+
     def given_to(self, slot: WorkerSlot) -> None:
         """Pass the turn to the slot after this one, whose worker has got a connection.
 

@@ -8,7 +8,7 @@ import msgspec
 
 from ..config.model import APART
 from ..ipc.metrics import Series
-from ..ipc.worker_channel import MAX_IN_FLIGHT, SERVING, AcceptedConnection, Answer, DispatcherEnd
+from ..ipc.worker_channel import DRAINING, MAX_IN_FLIGHT, SERVING, AcceptedConnection, Answer, DispatcherEnd
 from .granted_ids import GrantedIds
 
 STALL_TIME: Final = 0.5  # seconds that connections may wait in a worker's channel before another worker is looked for
@@ -103,6 +103,12 @@ class WorkerSlot(msgspec.Struct, eq=False):
     def has_room(self) -> bool:
         """Tell whether the worker may be given a connection now."""
         if self.state != SERVING or self.stalled or self.stopped or self.send_blocked:
+            return False
+        return len(self.waiting) < self.max_waiting
+
+    def has_last_room(self) -> bool:
+        """Tell whether the worker drains, and may be given a connection that no other worker can serve."""
+        if self.state != DRAINING or self.stopped or self.send_blocked:
             return False
         return len(self.waiting) < self.max_waiting
 

@@ -1,7 +1,7 @@
 """A worker's process: it takes connections from its channel, dispatches events to plugins, drains, and ends.
 
-``_take`` receives a connection from the dispatcher, ``Service.open`` makes a ``Connection`` of it, the event loop calls
-``Stream._on_event`` for each of its events, and that calls the plugin.
+``Intake._take`` receives a connection from the dispatcher, ``Service.open`` makes a ``Connection`` of it, the event
+loop calls ``Stream._on_event`` for each of its events, and that calls the plugin.
 
 A worker's life: starting (``on_worker_start``), serving, draining (TERM: what is open may finish, nothing new), and
 its end (``on_worker_stop``, programs ended). The dispatcher's ``STOP_NOW_SIGNAL`` skips what is left of draining, and
@@ -16,23 +16,19 @@ import gc
 import logging
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..core import forked_copies, logs, processes, signals
-from ..core.event_loop import HANGUP, READ, EventLoop
+from ..core.event_loop import READ, EventLoop
 from ..core.hang_signal import HANG_SIGNAL
-from ..core.throttle import Throttle
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import (
     DRAINING,
     EXIT_DISPATCHER_GONE,
     EXIT_OK,
     EXIT_START_FAILED,
-    FULL,
-    LOST,
     SERVING,
     STOP_NOW_SIGNAL,
     DispatcherEnd,
@@ -44,9 +40,10 @@ from ..net.relay import Relay
 from .admission_client import AdmissionClient
 from .blocking_threads import BlockingThreads
 from .culprits import add_culprit, running_plugin
-from .descriptor_room import DescriptorRoom, descriptor_limit
+from .descriptor_room import DescriptorRoom
 from .engine_metrics import WorkerMetrics
-from .kernel_acceptor import KernelAcceptor, OwnSocket
+from .intake import Intake
+from .kernel_acceptor import OwnSocket
 from .metrics import Metrics
 from .reporter import Reporter
 from .run_sources import RunSources
@@ -65,15 +62,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolsrv.worker")
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, STOP_NOW_SIGNAL)
-RECOUNT_AFTER: Final = 0.1  # seconds until descriptors are counted again while there is no room
-FULL_LOG_INTERVAL: Final = 10.0  # seconds; at the limit, room comes and goes with each connection
-LONG_TURN: Final = 0.05  # seconds
-
-_original: Final = forked_copies.original
 
 # What a copy of this process that a plugin has made must not use.
 _GUARDED: Final = (
-    *(WorkerEnd, Reporter, AdmissionClient, EventLoop, Descriptor, Relay),
+    *(WorkerEnd, Intake, Reporter, AdmissionClient, EventLoop, Descriptor, Relay),
     *(BlockingThreads, WorkerPrograms, Service, StatusClient),
 )
 
@@ -135,16 +127,15 @@ class WorkerProcess:
         self._served: list[Service] = []
         self._spare_memory = SpareMemory(loop, self._services)
         self._watch = TimeWatch(loop, self._served, metrics.engine, pool.slow_hook)
-        no_room = self._system_has_no_room
-        self._acceptor = KernelAcceptor(
-            loop, self._services, self._reporter, self.room, has_room=self._has_room, no_room=no_room
+        self._intake = Intake(
+            loop,
+            channel,
+            self._services,
+            self._reporter,
+            self.room,
+            give_way=self._drain,
+            gone=self._dispatcher_gone,
         )
-        self._accepted = 0
-        self._taking = True
-        self._gives_way = False
-        self._received_in = -1  # the iteration of the loop, and when, in seconds of its clock
-        self._received_at = 0.0
-        self._full_message = Throttle(FULL_LOG_INTERVAL)
         self._program_grace = programs.PROGRAM_GRACE
 
     # --- its life
@@ -172,7 +163,7 @@ class WorkerProcess:
             service.begin()
             if service.config.is_for(slot):
                 self._served.append(service)
-        self._acceptor.sockets.extend(own_sockets)
+        self._intake.acceptor.sockets.extend(own_sockets)
         if questions is not None:
             self._status = StatusClient(self.loop, questions, self._guarded)
         if self.admission_client is not None:
@@ -198,9 +189,9 @@ class WorkerProcess:
         if self.start_failed:
             self._exit_code = EXIT_START_FAILED
         else:
-            loop.register(self._channel.fileno(), READ, self._on_channel)
+            loop.register(self._channel.fileno(), READ, self._intake.on_channel)
             reporter = self._reporter
-            loop.after_turn = reporter.after_turn_of_acceptor if self._acceptor.sockets else reporter.after_turn
+            loop.after_turn = reporter.after_turn_of_acceptor if self._intake.acceptor.sockets else reporter.after_turn
             reporter.begin(SERVING)
             self._watch.begin()
             gc.freeze()
@@ -211,8 +202,7 @@ class WorkerProcess:
     def _close_inherited(self) -> None:
         """In a copy that a plugin has made: close what is shared with the worker."""
         self.loop.abandon(partial(forked_copies.end_copy, "the loop"))
-        self._channel.close()
-        self._acceptor.close_inherited()
+        self._intake.close_inherited()
         if self._signals is not None:
             self._signals.abandon()
         if self._status is not None:
@@ -237,31 +227,43 @@ class WorkerProcess:
                 self._stop_now("worker stop")
 
     def _drain(self) -> None:
-        """Take what is in the channel, and nothing after it; let open connections finish. The dispatcher reclaims what
-        there is no room for."""
-        self._acceptor.close()
-        while self._has_room() and self._take():
-            pass
+        """Take what is in the channel, and let open connections finish. What there is no room for is reclaimed by the
+        dispatcher, if another worker can have it; if not, it is taken once there is room."""
+        self._intake.drain()
         if self._exit_code == EXIT_DISPATCHER_GONE or self.worker.draining:
             return
         self.worker.draining = True
-        self.loop.modify(self._channel.fileno(), 0)  # its hang-up is still reported
         self._reporter.state = DRAINING
         self.loop.call_later(self.graceful_timeout, partial(self._stop_now, "drain timeout"))
         for service in self._services:
             service.drain()
         self._stop_when_empty()
 
+    def _dispatcher_gone(self) -> None:
+        log.warning("the dispatcher is gone: ending")
+        self._exit_code = EXIT_DISPATCHER_GONE
+        self._stop_now("worker stop")
+
     def _stop_now(self, reason: str) -> None:
         self.worker.draining = True
-        self._acceptor.close()
+        self._intake.stop()
         for service in self._services:
             service.abort_all(reason)
         self._stop_when_empty()
 
     def _stop_when_empty(self) -> None:
-        if self.worker.draining and not any(service.connections for service in self._services):
-            self.loop.stop()
+        if self.worker.draining and not self._has_connections():
+            self.loop.at_end_of_turn(self._stop_if_still_empty)
+
+    def _stop_if_still_empty(self) -> None:
+        """Stop, unless there is room again for what waits in the channel."""
+        while not self._has_connections():
+            if not self._intake.take_rest():
+                self.loop.stop()
+                return
+
+    def _has_connections(self) -> bool:
+        return any(service.connections for service in self._services)
 
     def _end(self) -> None:
         """Have plugins close what they have opened, end their programs, and send the last report."""
@@ -286,62 +288,7 @@ class WorkerProcess:
         for service in self._served:
             service.child_exited(child, None)
 
-    # --- the channel
-
-    def _on_channel(self, mask: int) -> None:
-        if not _original[0]:
-            forked_copies.end_if_copy("the channel")
-        if mask & READ and not self.worker.draining:
-            loop = self.loop
-            if self._has_room():
-                self._take()
-                # In two iterations running, and long ones: something keeps this worker busy. What waits in the channel
-                # is not to wait for an iteration for each message.
-                if loop.now - self._received_at > LONG_TURN and loop.turns - self._received_in == 1:
-                    self._take_more()
-            self._received_in, self._received_at = loop.turns, loop.now
-        elif mask & HANGUP:
-            self._dispatcher_gone()
-
-    def _take_more(self) -> None:
-        """Take all that waits, unless opening the connections takes long itself."""
-        began = time.monotonic()
-        while not self.worker.draining and self._has_room() and self._take() and time.monotonic() - began < LONG_TURN:
-            pass
-
-    def _take(self) -> bool:
-        """Receive one message's connections and begin to serve them; False where there was no message."""
-        try:
-            handed = self._channel.receive()
-        except EOFError:
-            self._dispatcher_gone()
-            return False
-        if not handed:
-            # The dispatcher asks for a sign of life, or has found this worker slow and reclaimed the connections.
-            self._reporter.state = SERVING
-            if self._channel.grant is not None:
-                self._acceptor.granted(self._channel.grant)
-                self._channel.grant = None
-            return handed is not None
-        self._reporter.taken += len(handed)
-        room, services = self.room, self._services
-        room.taken(handed)
-        for accepted in handed:
-            if accepted.fd == LOST:
-                self._reporter.closed.append(accepted.id)
-            else:
-                self._accepted += 1
-                services[accepted.listener].open(accepted.fd, accepted.id, accepted.peer, accepted.accepted_at)
-        if room.lost:
-            self._give_way()
-        return True
-
-    def _dispatcher_gone(self) -> None:
-        if self._exit_code != EXIT_DISPATCHER_GONE:
-            log.warning("the dispatcher is gone: ending")
-            self._exit_code = EXIT_DISPATCHER_GONE
-            self.loop.unregister(self._channel.fileno())
-            self._stop_now("worker stop")
+    # --- its connections
 
     def connection_closed(self, number: int) -> None:
         """Report, at the end of the iteration, that a connection's descriptor has been closed."""
@@ -353,7 +300,7 @@ class WorkerProcess:
         totals = [service.totals() for service in self._services]
         still_open = sum(len(service.connections) for service in self._services)
         return (
-            self._accepted + self._acceptor.accepted,
+            self._intake.accepted + self._intake.acceptor.accepted,
             still_open,
             self.loop.events,
             sum(total[0] for total in totals),
@@ -366,69 +313,6 @@ class WorkerProcess:
             service.metrics.update(*service.totals(), service.failed_handshakes)
         self._spare_memory.look()
         return self.metrics.registry.collect()
-
-    # --- descriptors
-
-    def _has_room(self) -> bool:
-        """Whether a message can be received (descriptor_room.py); where not, the dispatcher is told."""
-        if self._gives_way:
-            return False
-        if not self.room.is_there():
-            self._stop_taking()
-            return False
-        if not self._taking:
-            self._taking = True
-            self._reporter.state = SERVING
-            self.loop.modify(self._channel.fileno(), READ)
-            self._acceptor.resume()
-            log.debug("descriptors are free again: taking connections")
-        return True
-
-    def _stop_taking(self) -> None:
-        if self._taking:
-            self._pause_taking()
-            if self.room.is_leaking():
-                self.loop.at_end_of_turn(self._give_way)
-            elif self._full_message.allows(self.loop.now):
-                log.warning(
-                    "close to the limit of %d open descriptors: taking no connections while it is so",
-                    descriptor_limit(),
-                )
-
-    def _pause_taking(self) -> None:
-        self._taking = False
-        self._reporter.state = FULL
-        self.loop.modify(self._channel.fileno(), 0)
-        self.loop.call_later(RECOUNT_AFTER, self._look_for_room)
-        self._acceptor.pause()
-
-    def _system_has_no_room(self, reason: str) -> None:
-        """Accepting has failed: others may be luckier. What has been shut down is not worth a line."""
-        if self._taking:
-            self._pause_taking()
-            if reason and self._full_message.allows(self.loop.now):
-                log.warning("can't accept connections (%s): taking none for a moment", reason, extra={"reason": reason})
-
-    def _look_for_room(self) -> None:
-        if not self.worker.draining and not self._has_room():
-            if self.room.is_leaking():
-                self._give_way()
-            else:
-                self.loop.call_later(RECOUNT_AFTER, self._look_for_room)
-
-    def _give_way(self) -> None:
-        """Drain for good: plugins hold the descriptors, and closing connections would not free any."""
-        if self.worker.draining:
-            return
-        lost = f", connections lost: {self.room.lost}" if self.room.lost else ""
-        log.error(
-            "plugins hold the descriptors, of which there are %d%s: taking no more connections, draining",
-            descriptor_limit(),
-            lost,
-            extra={"reason": "descriptors"},
-        )
-        self._gives_way = True
-        self._drain()
 
     def _descriptors_of_connections(self) -> int:
         return len(self.reaper.running) + sum(service.descriptors() for service in self._services)

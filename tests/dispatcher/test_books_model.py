@@ -91,6 +91,7 @@ class DispatcherBooks(RuleBasedStateMachine):
         self.clients: dict[int, Client] = {}
         self.workers = {index: Worker() for index in range(3)}
         self.lost = 0
+        self.is_closed = False
         for index in range(3):
             self.report(index)
 
@@ -101,7 +102,7 @@ class DispatcherBooks(RuleBasedStateMachine):
         """As Acceptor._accept_within_limits does it, without a socket that listens."""
         books, gate = self.books, self.books.listeners[listener]
         assigned: list[WorkerSlot] = []
-        for _ in range(count):
+        for _ in range(0 if self.is_closed else count):
             admission = gate.admission
             waits = admission is not None and admission.must_wait() is not None
             slot = None if gate.unassigned or waits else gate.pick_worker()
@@ -221,16 +222,35 @@ class DispatcherBooks(RuleBasedStateMachine):
         self.books.loop.turn(0)
         assert slot.state == EMPTY
         self.workers[index] = Worker()
+        self.forget_dropped()
 
     @rule(index=WORKERS, begins=st.booleans())
     def start(self, index: int, begins: bool) -> None:
         slot = self.books.slots[index]
-        if slot.state == EMPTY:
+        if slot.state == EMPTY and not self.is_closed:
             slot.pid, slot.state = 2000 + index, STARTING
             self.books.start(slot)
             self.workers[index] = Worker()
         if begins:
             self.report(index)
+
+    @rule(at_last=st.sampled_from([False] * 9 + [True]))
+    def pool_drains(self, at_last: bool) -> None:
+        """A worker that drains takes what nobody else can, however little it had room for."""
+        if not at_last or self.is_closed:
+            return
+        self.is_closed = True
+        self.books.dispatcher.close(self.books.listeners)
+        self.forget_dropped()
+        for index in range(3):
+            self.change(index, DRAINING)
+
+    def forget_dropped(self) -> None:
+        """What no worker is left for is closed, once the pool drains."""
+        for number, client in list(self.clients.items()):
+            slots = self.books.listeners[client.listener].slots
+            if self.is_closed and client.where is None and all(slot.state == EMPTY for slot in slots):
+                self.forget(number)
 
     def forget(self, number: int) -> None:
         """Nobody has it any more: its client sees the end."""
@@ -272,6 +292,8 @@ class DispatcherBooks(RuleBasedStateMachine):
         for listener in self.books.listeners:
             if listener.unassigned:
                 assert not any(slot.has_room() for slot in listener.slots), listener.name
+                if self.is_closed:
+                    assert not any(slot.has_last_room() for slot in listener.slots), listener.name
 
     @invariant()
     def lost_connections_are_counted(self) -> None:
@@ -292,13 +314,16 @@ class DispatcherBooks(RuleBasedStateMachine):
                 client.sock.close()
 
     def drain(self) -> None:
-        """All workers come back, and take and close everything: then nothing is open, and nobody waits."""
+        """All workers come back, and take and close everything: then nothing is open, and nobody waits. In a pool that
+        drains, those do that are still there."""
         for index, slot in enumerate(self.books.slots):
-            if slot.state in (DRAINING, STARTING):
+            if slot.state in (DRAINING, STARTING) and not self.is_closed:
                 self.die(index)
             self.stop_or_continue(index, False)
             self.start(index, begins=True)
-            if slot.state == FULL:
+            if self.is_closed:
+                self.change(index, DRAINING)
+            elif slot.state == FULL:
                 self.change(index, SERVING)
         for _ in range(len(self.clients) // MAX_PER_MESSAGE + 10):
             pass_time(self.books.loop, 1.0)

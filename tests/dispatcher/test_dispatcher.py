@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.puppet import Client, Crowd, address_of, config, connect_until, wait_passed_on
-from tests.helpers.server import ServerProcess, assert_rests, process_state, receive_all, wait_until
+from tests.helpers.server import ServerProcess, assert_rests, is_alive, process_state, receive_all, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -331,6 +331,34 @@ def test_when_all_workers_are_at_their_limit_connections_wait_for_others_to_clos
         answers = list(crowd.answers.values())
         assert len(answers) == 400
         assert b"" not in answers
+    assert "was lost" not in server.log
+
+
+@pytest.mark.parametrize("ends", ["reload", "stop"])
+def test_what_a_draining_worker_had_no_room_for_is_served_as_others_leave(
+    serve: Serve, site: Path, tmp_path: Path, ends: str
+) -> None:
+    server = serve(config("workers = 1"), paths=(site,), descriptors=120)
+    dispatcher, release = server.dispatcher_pid, tmp_path / "release"
+    blocker = Client(server)
+    with blocker, Crowd(address_of(server), 52) as first:
+        first.run()
+        assert blocker.ask(f"block {release}") == "blocks"
+        with Crowd(address_of(server), 40) as crowd:  # fewer than its channel has room for
+            wait_passed_on(server)
+            release.touch()
+            server.wait_for_line("close to the limit of 120 open descriptors")
+            server.signal(signal.SIGHUP if ends == "reload" else signal.SIGTERM)
+            server.wait_for_line(r"stopping, \d+ connections are open")
+            assert blocker.answer() == "unblocked"
+            while crowd.sockets:
+                crowd.run(len(crowd.answers) + 1)
+                for fd in [fd for fd, answer in crowd.answers.items() if answer and fd in crowd.sockets]:
+                    crowd.sockets.pop(fd).close()
+            assert len(crowd.answers) == 40
+            assert b"" not in crowd.answers.values()
+    wait_until(lambda: not is_alive(dispatcher), "the end of the pool that drains")
+    assert "no worker has taken" not in server.log
     assert "was lost" not in server.log
 
 

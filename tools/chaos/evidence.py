@@ -19,10 +19,7 @@ _ENDED = re.compile(
     r"worker (?P<slot>\S+) \(pid (?P<pid>\d+)\) (?P<how>exited \d+|killed by .*?)"
     r"( while starting)?(, (?P<lost>\d+) connections? (is|are) lost)?$"
 )
-_NO_ROOM = re.compile(
-    r"a connection was lost at the limit of open descriptors|connections lost: \d+"
-    r"|that no worker has taken (is|are) closed"
-)
+_NO_ROOM = re.compile(r"a connection was lost at the limit of open descriptors|connections lost: \d+")
 _NUMBER = re.compile(r"\?(\d+)(?: |$)")
 
 
