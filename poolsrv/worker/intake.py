@@ -119,7 +119,7 @@ class Intake:
     def _take_more(self) -> None:
         """Take all that waits, unless opening the connections takes long itself."""
         began = time.monotonic()
-        while self._taking and self._has_room() and self._take() and time.monotonic() - began < LONG_TURN:
+        while self._taking and self.take_rest() and time.monotonic() - began < LONG_TURN:
             pass
 
     def _take(self) -> bool:
@@ -160,8 +160,9 @@ class Intake:
                 service.opened_after_drain(service.connections[accepted.id])
 
     def _dispatcher_gone(self) -> None:
-        self._loop.unregister(self._channel.fileno())
-        self._gone()
+        if self._loop.watches(self._channel.fileno()):
+            self._loop.unregister(self._channel.fileno())
+            self._gone()
 
     # --- descriptors
 

@@ -353,10 +353,10 @@ def test_what_a_draining_worker_had_no_room_for_is_served_as_others_leave(
             assert blocker.answer() == "unblocked"
             while crowd.sockets:
                 crowd.run(len(crowd.answers) + 1)
+                assert b"" not in crowd.answers.values()
                 for fd in [fd for fd, answer in crowd.answers.items() if answer and fd in crowd.sockets]:
                     crowd.sockets.pop(fd).close()
             assert len(crowd.answers) == 40
-            assert b"" not in crowd.answers.values()
     wait_until(lambda: not is_alive(dispatcher), "the end of the pool that drains")
     assert "no worker has taken" not in server.log
     assert "was lost" not in server.log
