@@ -100,7 +100,7 @@ def _entry(plugin: Installed) -> Entry:
     entry = Entry(plugin.name, plugin.target, plugin.distribution, plugin.version)
     try:
         cls = import_class(plugin)
-        hooks, errors = hooks_of(cls), list(class_errors(cls))
+        errors, hooks = class_errors(cls), hooks_of(cls)
         summary = next(iter((inspect.getdoc(cls) or "").splitlines()), "") if cls.__doc__ else ""
         entry = msgspec.structs.replace(entry, summary=summary, hooks=hooks, error="; it ".join(errors) or None)
         if not errors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..config.model import ListenerConfig
@@ -11,6 +12,8 @@ from ..core.words import counted, did_you_mean, quoted, shortlist
 from ..net.access_list import AccessList, number_of
 from ..net.addresses import Address
 from ..worker.spec import ListenerSpec, ServerSpec
+from .blame import blamed
+from .discovery import PluginError
 
 Rows = Iterator[tuple[str, str]]
 
@@ -73,10 +76,23 @@ def explain(listener: ListenerSpec, question: str, client: str | None) -> Rows:
     if method is None:
         yield "then", f"the handler {quoted(config.handler)} answers; it does not explain what"
         return
+    yield from _said_by(method, question, config.handler)
+
+
+def _said_by(method: Any, question: str, name: str) -> list[tuple[str, str]]:
+    """What a handler's own ``explain`` says.
+
+    :raises NotExplained: the question is none, or the method fails.
+    """
     try:
-        yield from method(question)
-    except ValueError as error:
-        raise NotExplained(f"{quoted(question)}: {error}") from None
+        with blamed("failed in explain"):
+            try:
+                return [(str(label), str(text)) for label, text in method(question)]
+            except ValueError as error:
+                refused = f"{quoted(question)}: {error}"
+    except PluginError as error:
+        refused = f"the plugin {quoted(name)} {error}"
+    raise NotExplained(refused)
 
 
 def _access(config: ListenerConfig) -> Rows:

@@ -29,15 +29,18 @@ from ..errors import ConfigError
 from ..worker.hooks import HookError, Hooks, NamedPlugin
 from ..worker.spec import ListenerSpec, ServerSpec
 from . import discovery, listener_keys, strays
+from .blame import blamed
 from .discovery import Installed, PluginError
-from .importing import blamed, import_class, no_new_threads
-from .plugin_class import class_errors, handler_error, options_of
+from .importing import import_class, no_new_threads
+from .plugin_class import UNREADABLE, class_errors, handler_error, options_of
 from .uninstalled import Uninstalled, suggestion
 
 log = logging.getLogger("poolsrv.plugins")
 
 Options: TypeAlias = type[msgspec.Struct] | None
 
+# Attributes of an instance; each is a constant in most classes.
+_READ_LATER = ("half_close", "believes_proxies", "defaults", "apart", "exclusive", "requires_workers")
 _HALF_CLOSE = f"expected {one_of(map(quoted, get_args(HalfClose)))}"
 
 
@@ -197,11 +200,11 @@ class _Loader:
         try:
             cls = class_of(self._given[name]) if name in self._given else import_class(plugin)
             schema = options_of(cls) if isinstance(self._given.get(name, cls), type) else None
+            messages = class_errors(cls)
         except PluginError as error:
-            log.debug("plugin %r", name, exc_info=error.__cause__)
-            self._blame(reference, str(error))
+            self._blame_code(reference, error)
             return None
-        for message in class_errors(cls):
+        for message in messages:
             self._misfits.add(name)
             self._blame(reference, message)
         return cls, schema
@@ -225,8 +228,13 @@ class _Loader:
                     message = f"`{option}` belongs in {listener.header}, above {listener.plugin_header(name)}"
                 self.problems.add((*key, option), message)
         right = {option: value for option, value in table.items() if option in known}
-        options: msgspec.Struct | None = self.draft.decoder.decode(schema, right, key)
-        return options
+        try:
+            with blamed("failed in its Options"):  # in __post_init__, or where a default is made
+                options: msgspec.Struct | None = self.draft.decoder.decode(schema, right, key)
+            return options
+        except PluginError as error:
+            self._blame_code(plugin, error)
+            return None
 
     def _instance(self, listener: ListenerDraft, plugin: PluginReference, cls: type[Any], options: object) -> object:
         given = self._given.get(plugin.text)
@@ -235,14 +243,23 @@ class _Loader:
         try:
             with no_new_threads("its __init__"), blamed("failed in __init__"):
                 try:
-                    return cls() if options is None else cls(options)
+                    instance = cls() if options is None else cls(options)
                 except ConfigError as error:
                     option = tuple(error.key.split(".")) if error.key else ()
                     self.problems.add((*listener.key, plugin.name, *option), " ".join(error.message.split()))
+                    return None
+            with blamed(UNREADABLE):  # it may be a property, which is code
+                for name in _READ_LATER:
+                    getattr(instance, name, None)
+            return instance
         except PluginError as error:
-            log.debug("plugin %r", plugin.text, exc_info=error.__cause__)
-            self._blame(plugin, str(error))
-        return None
+            self._blame_code(plugin, error)
+            return None
+
+    def _blame_code(self, plugin: PluginReference, error: PluginError) -> None:
+        """Add an error that running the plugin's code has shown."""
+        log.debug("plugin %r", plugin.text, exc_info=error.__cause__)
+        self._blame(plugin, str(error))
 
     def _blame(self, plugin: PluginReference, message: str) -> None:
         """Add an error in a plugin's code, at the place where the file names the plugin."""

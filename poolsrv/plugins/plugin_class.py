@@ -12,6 +12,7 @@ from ..config.model import LISTENER_KEYS
 from ..core.words import did_you_mean, one_of, quoted
 from ..worker import hookspecs
 from ..worker.hooks import HOOK_NAMES
+from .blame import blamed
 from .discovery import PluginError
 from .listener_keys import errors_of_attributes
 
@@ -19,6 +20,7 @@ FIRST_HOOKS = ("on_connection_init", "on_readable")  # a handler has at least on
 _SPECS = {name: getattr(hookspecs, name).__code__ for name in HOOK_NAMES}
 HOOK_ARGUMENTS = {name: code.co_varnames[: code.co_argcount] for name, code in _SPECS.items()}
 
+UNREADABLE = "has an attribute that can't be read"
 _MARK = f"{hookspecs.PROJECT}_impl"  # the attribute in which @hookimpl leaves its options
 
 
@@ -27,20 +29,18 @@ def options_of(cls: type[Any]) -> type[msgspec.Struct] | None:
 
     :raises PluginError: ``Options`` is not a struct, or has types that msgspec can't decode.
     """
-    options = getattr(cls, "Options", None)
-    if options is None:
-        return None
-    if not (isinstance(options, type) and issubclass(options, msgspec.Struct)):
-        raise PluginError(f"has {options!r} as its Options, expected a subclass of msgspec.Struct")
-    taken = [name for name in options.__struct_encode_fields__ if name in LISTENER_KEYS]
-    if taken:
-        names, key = one_of(map(quoted, taken), "and"), "key" if len(taken) == 1 else "keys"
-        raise PluginError(f"has {names} among its Options, the {key} of every listener, expected other names")
-    try:
-        msgspec.json.Decoder(options)  # resolves the annotations, and refuses a type that can't be decoded
-    except Exception as error:  # resolving runs the plugin's annotations
-        text = " ".join(str(error).split())
-        raise PluginError(f"has Options that can't be understood: {type(error).__name__}: {text}") from error
+    with blamed("has Options that can't be understood", tells_place=False):
+        options = getattr(cls, "Options", None)
+        if options is None:
+            return None
+        if not (isinstance(options, type) and issubclass(options, msgspec.Struct)):
+            raise PluginError(f"has {options!r} as its Options, expected a subclass of msgspec.Struct")
+        taken = [name for name in options.__struct_encode_fields__ if name in LISTENER_KEYS]
+        if taken:
+            names, key = one_of(map(quoted, taken), "and"), "key" if len(taken) == 1 else "keys"
+            raise PluginError(f"has {names} among its Options, the {key} of every listener, expected other names")
+        # This resolves the annotations, which are the plugin's code, and refuses a type that can't be decoded.
+        msgspec.json.Decoder(options)
     return options
 
 
@@ -64,10 +64,13 @@ def hook_errors(cls: type[Any]) -> Iterator[str]:
             yield f"has a hook {hook}{did_you_mean(hook, HOOK_NAMES)}, expected {one_of(HOOK_NAMES)}"
 
 
-def class_errors(cls: type[Any]) -> Iterator[str]:
-    """What is wrong with the hooks and the attributes of a class."""
-    yield from hook_errors(cls)
-    yield from errors_of_attributes(cls)
+def class_errors(cls: type[Any]) -> list[str]:
+    """What is wrong with the hooks and the attributes of a class.
+
+    :raises PluginError: reading one of them fails.
+    """
+    with blamed(UNREADABLE):
+        return [*hook_errors(cls), *errors_of_attributes(cls)]
 
 
 def _errors_of_hook(cls: type[Any], name: str, options: dict[str, Any], known: tuple[str, ...]) -> Iterator[str]:

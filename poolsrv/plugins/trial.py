@@ -52,7 +52,8 @@ def _try(plugins: Iterable[Installed], writer: int) -> None:
         try:
             cls = import_class(plugin)
             options_of(cls)
+            errors = class_errors(cls)
         except PluginError:
             continue
-        if not any(class_errors(cls)):
+        if not errors:
             os.write(writer, os.fsencode(plugin.name) + b"\0")

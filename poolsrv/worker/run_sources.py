@@ -40,7 +40,7 @@ class RunSources:
         for source in self._sources:
             try:
                 runs.extend(source())
-            except Exception:
+            except BaseException:  # a plugin's sys.exit() is its own fault too
                 log.exception("a plugin's callback failed (%s)", _NAME)
         if not runs:
             return []

@@ -74,8 +74,9 @@ class Helper:
         while True:
             while not self.replies:
                 assert select.select([self.control], [], [], 60)[0], "no message within a minute"
-                self.replies, _, fault = read_replies(self.control)
+                self.replies, gone, fault = read_replies(self.control)
                 assert not fault, fault
+                assert self.replies or not gone, "it has ended"
             reply = self.replies.pop(0)
             if not isinstance(reply, NewCode):
                 return reply
@@ -468,6 +469,7 @@ def test_a_script_that_has_begun_runs_although_nobody_listens_any_more(tmp_path:
     [
         ("import no_such_module", "ModuleNotFoundError"),
         ("raise ValueError('no')", "ValueError: no"),
+        ("raise SystemExit('no')", "SystemExit: no"),
         ("import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()", "thread"),
     ],
 )

@@ -13,7 +13,9 @@ from poolsrv.plugins.explanation import NotExplained, explain, find_listener
 from poolsrv.plugins.loader import load
 from poolsrv.worker.spec import ServerSpec
 from tests.helpers.command_line import invoke
+from tests.helpers.distributions import install
 from tests.helpers.http import write_programs
+from tests.helpers.plugin_configs import serve
 
 CONFIG = """
 [listeners.www]
@@ -160,6 +162,24 @@ def test_a_connection(server: ServerSpec) -> None:
 
 def test_a_handler_that_does_not_explain(server: ServerSpec) -> None:
     assert ask(server, "hello", "echo")["then"] == 'the handler "echo" answers; it does not explain what'
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise KeyboardInterrupt", r'^the plugin "odd" failed in explain: KeyboardInterrupt \(.*odd\.py, line 4\)$'),
+        ("exit(3)", r'^the plugin "odd" failed in explain: SystemExit: 3 \(.*odd\.py, line 4\)$'),
+        ("return 3", r'^the plugin "odd" failed in explain: TypeError'),
+    ],
+)
+def test_a_handler_that_fails_to_explain(code: str, message: str, site: Path, tmp_path: Path) -> None:
+    install(site, "odd", {"odd": "odd:Odd"})
+    body = f"class Odd:\n    def explain(self, question):\n        {code}\n"
+    hook = "    @hookimpl\n    def on_readable(self): ...\n"
+    (site / "odd.py").write_text(f"from poolsrv import hookimpl\n{body}{hook}")
+    server = serve(tmp_path, 'handler = "odd"')
+    with pytest.raises(NotExplained, match=message):
+        ask(server, "", "www")
 
 
 def test_a_url_of_the_wrong_scheme_is_refused(server: ServerSpec) -> None:

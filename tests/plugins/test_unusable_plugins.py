@@ -63,6 +63,12 @@ def test_one_name_in_two_distributions_is_an_error_that_names_both(site: Path, t
         ("\nclass Bad(:\n    pass", "can't be imported: SyntaxError: invalid syntax {2}"),
         ("raise ValueError('several\\nlines')", "can't be imported: ValueError: several lines {1}"),
         ("raise SystemExit(3)", "can't be imported: SystemExit: 3 {1}"),
+        ("raise KeyboardInterrupt", "can't be imported: KeyboardInterrupt {1}"),
+        ("def __getattr__(name):\n    raise SystemExit(3)", "can't be imported: SystemExit: 3 {2}"),
+        (
+            "class Mute(Exception):\n    def __str__(self): raise SystemExit\nraise Mute",
+            "can't be imported: Mute ({site}/bad.py, line 3)",
+        ),
         # The plugin's own line is named, not the one of the standard library.
         (
             "import json\njson.loads('{')",
@@ -76,7 +82,7 @@ def test_one_name_in_two_distributions_is_an_error_that_names_both(site: Path, t
 def test_an_import_that_fails_is_one_line_with_its_place(module: str, message: str, site: Path, tmp_path: Path) -> None:
     install(site, "bad", {"bad": "bad:Bad"}, module)
     for line in (1, 2):
-        message = message.replace(f"{{{line}}}", where(site, line))
+        message = message.replace(f"{{{line}}}", where(site, line)).replace("{site}", str(site))
     assert errors(tmp_path, 'handler = "bad"') == [
         f'listeners.www.handler: the plugin "bad" (bad:Bad, of bad 1.0) {message}'
     ]
@@ -178,6 +184,37 @@ def test_an_entry_point_that_refers_to_a_module_is_an_error(site: Path, tmp_path
         (
             "@hookimpl\n    def on_readable(self): ...\n    def __init__(self):\n        raise SystemExit",
             "failed in __init__: SystemExit ({site}/bad.py, line 8)",
+        ),
+        (
+            "@hookimpl\n    def on_readable(self): ...\n    def __init__(self):\n        raise KeyboardInterrupt",
+            "failed in __init__: KeyboardInterrupt ({site}/bad.py, line 8)",
+        ),
+        (
+            "@hookimpl\n    def on_readable(self): ...\n    class Ends:\n"
+            "        def __get__(self, *of): raise SystemExit(3)\n    other = Ends()",
+            "has an attribute that can't be read: SystemExit: 3 ({site}/bad.py, line 8)",
+        ),
+        (
+            "@hookimpl\n    def on_readable(self): ...\n    @property\n    def half_close(self): raise SystemExit(3)",
+            "has an attribute that can't be read: SystemExit: 3 ({site}/bad.py, line 8)",
+        ),
+        (
+            "@hookimpl\n    def on_readable(self): ...\n    @property\n    def believes_proxies(self): return 1 / 0",
+            "has an attribute that can't be read: ZeroDivisionError: division by zero ({site}/bad.py, line 8)",
+        ),
+        (
+            "@hookimpl\n    def on_readable(self): ...\n    class Options(msgspec.Struct):\n        x: 'exit(3)'",
+            "has Options that can't be understood: SystemExit: 3",
+        ),
+        (
+            "@hookimpl\n    def on_readable(self): ...\n    class Options(msgspec.Struct):\n"
+            "        def __post_init__(self): raise KeyboardInterrupt",
+            "failed in its Options: KeyboardInterrupt ({site}/bad.py, line 8)",
+        ),
+        (
+            "@hookimpl\n    def on_readable(self): ...\n    class Options(msgspec.Struct):\n"
+            "        x: int = msgspec.field(default_factory=lambda: 1 // 0)",
+            "failed in its Options: ZeroDivisionError: integer division or modulo by zero ({site}/bad.py, line 8)",
         ),
     ],
 )

@@ -45,10 +45,14 @@ def test_a_report_is_bounded_in_bytes() -> None:
     assert sum(len(msgspec.msgpack.encode(one)) for one in reported(sources)) <= LONGEST_REPORT
 
 
-def test_a_source_that_fails_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
+def test_a_source_that_fails_hides_no_other(error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> list[Run]:
+        raise error
+
     sources = RunSources()
     sources.add(lambda: [run(1), run(2, pid=-5), run(3)])
-    sources.add(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    sources.add(fail)
     sources.add(lambda: [run(4)])
     with caplog.at_level(logging.ERROR, logger="poolsrv.worker"):
         assert [one.at for one in reported(sources)] == [1.0, 3.0, 4.0]

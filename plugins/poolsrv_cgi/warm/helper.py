@@ -404,7 +404,7 @@ def prepare() -> Helper:
             builtins.__import__(name)
             if len(os.listdir("/proc/self/task")) > 1:
                 raise RuntimeError("its import starts a thread, which no child would have")
-        except Exception as error:  # noqa: BLE001 (a module may raise anything)
+        except BaseException as error:  # noqa: BLE001 (a module may raise anything, and may call sys.exit)
             helper.say("failed", 0, f"{name}: {type(error).__name__}: {error}")
             os._exit(1)
     _fresh.prepare()
