@@ -1,4 +1,7 @@
-"""What becomes of a command whose output nobody reads."""
+"""What becomes of a command whose output nobody reads.
+
+It is the same as tools/printing.py: scripts of the benchmark have their own folder on ``sys.path``, not the project's.
+"""
 
 import os
 import signal
