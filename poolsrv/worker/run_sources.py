@@ -39,7 +39,10 @@ class RunSources:
         runs, self._waiting = self._waiting, []
         for source in self._sources:
             try:
-                runs.extend(source())
+                found = list(source())
+                if other := next((type(run).__name__ for run in found if not isinstance(run, Run)), None):
+                    raise TypeError(f"expected records of the class Run, got one of {other}")
+                runs.extend(found)
             except BaseException:  # a plugin's sys.exit() is its own fault too
                 log.exception("a plugin's callback failed (%s)", _NAME)
         if not runs:

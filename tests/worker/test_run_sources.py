@@ -53,10 +53,11 @@ def test_a_source_that_fails_hides_no_other(error: type[BaseException], caplog: 
     sources = RunSources()
     sources.add(lambda: [run(1), run(2, pid=-5), run(3)])
     sources.add(fail)
+    sources.add(lambda: ["a string", run(5)])  # type: ignore[list-item]
     sources.add(lambda: [run(4)])
     with caplog.at_level(logging.ERROR, logger="poolsrv.worker"):
         assert [one.at for one in reported(sources)] == [1.0, 3.0, 4.0]
-    assert [record.getMessage() for record in caplog.records] == ["a plugin's callback failed (report_runs)"] * 2
+    assert [record.getMessage() for record in caplog.records] == ["a plugin's callback failed (report_runs)"] * 3
 
 
 @pytest.mark.parametrize(
