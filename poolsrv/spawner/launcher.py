@@ -10,6 +10,8 @@ The socket to the worker is that of a `PoolLink`. The worker asks one thing at a
     to the worker    ready              so that it learns the launcher's pid, from the kernel
                      started PID
                      failed ERRNO TEXT  it can't be started
+                     changed WHAT       nothing has been started: another process has changed what programs would
+                                        inherit. The launcher ends
                      ended PID STATUS USAGE
 
 A launcher has its programs' user and no capability. Whatever a worker sends, it signals only its own children, and
@@ -30,6 +32,7 @@ from typing import Any
 from ..core import logs, private_tmp, processes
 from ..core.event_loop import READ, EventLoop
 from ..core.sandbox import Sandbox
+from ..core.standing import Standing
 from ..ipc.pool_link import BadMessage, Message, PoolLink
 from ..net.programs import Child, Reaper
 
@@ -53,6 +56,7 @@ class Launcher:
         self._reaper = Reaper(self._loop)
         self._sandboxes: dict[str, Sandbox] = {}
         self._has_name_space = False
+        self._standing: Standing
         self._is_over = False
 
     def run(self) -> None:
@@ -60,6 +64,7 @@ class Launcher:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         processes.become_subreaper()
+        self._standing = Standing.own()
         self._loop.register(self._link.fileno(), READ, lambda _: self._receive())
         self._say("ready")
         while not self._is_over:
@@ -90,10 +95,16 @@ class Launcher:
             message.close()
 
     def _start(self, message: Message) -> None:
+        changed = Standing.own().worsened(self._standing, os.getppid())
+        if changed:
+            self._say("changed", what=changed)
+            self._is_over = True
+            return
         fields, fds = message.fields, iter(message.fds)
         sources = [next(fds) if is_given else None for is_given in fields["given"]]
-        umask = os.umask(fields["umask"])
+        umask, held = os.umask(fields["umask"]), -1
         try:
+            held = _hold(fields["argv"][0])
             child = self._reaper.spawn(
                 fields["argv"],
                 env=fields["env"],
@@ -110,6 +121,8 @@ class Launcher:
             self._say("started", pid=child.pid)
         finally:
             os.umask(umask)
+            if held >= 0:
+                os.close(held)
 
     def _sandbox(self, described: dict[str, Any] | None) -> Sandbox | None:
         if described is None:
@@ -151,6 +164,20 @@ class Launcher:
             self._link.send(kind, **fields)
         except OSError:
             self._is_over = True
+
+
+def _hold(program: str) -> int:
+    """Open a program, so that nobody can lease it (fcntl(2)): its start, and the worker, would wait up to 45 seconds.
+
+    :returns: a descriptor, or -1 where this user can't read it.
+    :raises OSError: it is leased.
+    """
+    try:
+        return os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except BlockingIOError as error:
+        raise OSError(error.errno, "another process has leased it") from None
+    except OSError:
+        return -1  # the start says what is wrong, if anything is
 
 
 def _log(message: Message) -> None:

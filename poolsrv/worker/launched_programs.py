@@ -3,7 +3,8 @@
 To the rest of the worker they are like its own: started at once or not at all, told to end, reported when they have.
 The worker waits for a launcher's answer. One that has ended, or does not answer, is given up with all its programs, and
 the next start gets another one. A program of its user can stop it: then the spawner kills it. Such a program can also
-leave it hardly any CPU time: a worker that has to wait looks for that. The wait itself can't be short, since a new
+change what the launcher's next programs inherit: the launcher says so, and another one is asked. And it can leave the
+launcher hardly any CPU time: a worker that has to wait looks for that. The wait itself can't be short, since a new
 launcher takes seconds to its first answer on a machine that has too much to do.
 """
 
@@ -18,12 +19,14 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..core import logs
 from ..core.event_loop import READ, EventLoop
 from ..core.sandbox import Sandbox
+from ..core.standing import cpu_share, is_less
 from ..ipc.pool_link import BadMessage, Message, PoolLink
 from ..net.programs import Child, Reaper
 
@@ -31,7 +34,7 @@ log = logging.getLogger("poolsrv.children")
 
 ANSWER_TIMEOUT = 10.0  # seconds
 LOOK_EVERY = 50  # milliseconds: how often a worker that waits looks at its launcher
-_Share = tuple[int, int, set[int]]  # scheduling policy, nice value, CPUs
+_LOST = "its user's launcher has been lost, see the log"
 _WRONG = (KeyError, TypeError, ValueError)  # what a message that is none raises
 
 
@@ -68,7 +71,7 @@ class LaunchedPrograms(Reaper):
         self._own: dict[int, tuple[Child, Callable[[Child], object]]] = {}
         self._later: deque[Message] = deque()  # what came before an answer
         self._pid = 0  # the launcher's, once it has said something
-        self._share = _cpu_share(0)  # what the launcher has too, since both have inherited it
+        self._share = cpu_share(0)  # what the launcher has too, since both have inherited it
 
     def open(self) -> PoolLink:
         """Have a launcher, if there is none.
@@ -144,6 +147,17 @@ class LaunchedPrograms(Reaper):
         :returns: its pid.
         :raises OSError: it can't be started.
         """
+        pid = self._ask_one(fds, **fields) or self._ask_one(fds, **fields)
+        if not pid:
+            raise OSError(errno.ECHILD, _LOST)
+        return pid
+
+    def _ask_one(self, fds: Sequence[int], **fields: Any) -> int:
+        """Have a program started by the launcher that there is.
+
+        :returns: its pid; 0: nothing has been started, and another launcher is to be asked.
+        :raises OSError: it can't be started.
+        """
         link = self.open()
         try:
             link.send("start", fds, **fields)
@@ -153,6 +167,9 @@ class LaunchedPrograms(Reaper):
                     return self._new(_number(message.fields["pid"], least=2))
                 if message.kind == "failed":
                     raise OSError(_number(message.fields["errno"]), f"{message.fields['text']}")
+                if message.kind == "changed":
+                    self._lost(f"has had its {message.fields['what']!s:.40} changed by another process")
+                    return 0
                 self._later.append(message)
                 self._loop.at_end_of_turn(self._take_later)
         except TimeoutError as error:
@@ -161,7 +178,7 @@ class LaunchedPrograms(Reaper):
             self._lost("has ended")
         except (BadMessage, *_WRONG) as error:
             self._lost(f"sends what is wrong: {error!r}")
-        raise OSError(errno.ECHILD, "its user's launcher has been lost, see the log")
+        raise OSError(errno.ECHILD, _LOST)
 
     def _new(self, pid: int) -> int:
         """Check that it is no running program's; one that had this number may have ended just now.
@@ -203,8 +220,8 @@ class LaunchedPrograms(Reaper):
     def _is_slowed_down(self) -> bool:
         """Whether the launcher has less of the CPUs than this worker: less than that had at first, and than it has now,
         since an administrator may have changed either."""
-        share = _cpu_share(self._pid)
-        return all(_is_less(share, expected) for expected in (self._share, _cpu_share(0)))
+        share = cpu_share(self._pid)
+        return all(is_less(share, expected) for expected in (self._share, cpu_share(0)))
 
     def _next(self, link: PoolLink) -> Message | None:
         """Receive a message. No descriptor belongs to it.
@@ -250,32 +267,12 @@ class LaunchedPrograms(Reaper):
         log.error("%s: the launcher of its programs %s", self._listener, why)
         self._loop.unregister(link.fileno())
         self._loop.at_end_of_turn(link.close)
-        self._loop.at_end_of_turn(self._end_lost)
+        self._loop.at_end_of_turn(partial(self._end_lost, list(self._own)))  # the next one's are not among them
 
-    def _end_lost(self) -> None:
+    def _end_lost(self, pids: Iterable[int]) -> None:
         self._take_later()
-        for pid in list(self._own):
+        for pid in pids:
             self._ended(pid, -signal.SIGKILL, None)
-
-
-def _cpu_share(pid: int) -> _Share | None:
-    """What a process of the same user can change of a process's share of the CPUs; None if it can't be looked at.
-
-    :param pid: 0: this process.
-    """
-    try:
-        policy = os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK
-        if policy == os.SCHED_BATCH:  # its share is the same
-            policy = os.SCHED_OTHER
-        return policy, os.getpriority(os.PRIO_PROCESS, pid), os.sched_getaffinity(pid)
-    except OSError:
-        return None
-
-
-def _is_less(share: _Share | None, expected: _Share | None) -> bool:
-    if share is None or expected is None:
-        return False
-    return share[0] != expected[0] or share[1] > expected[1] or not share[2] >= expected[2]
 
 
 def _number(value: Any, least: int = -(2**31)) -> int:

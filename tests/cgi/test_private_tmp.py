@@ -30,6 +30,8 @@ PROGRAMS = {
         grep -c '^Cap[EPA].*:.0*$' /proc/self/status; cat""",
     "many.sh": """printf 'Content-Type: text/plain\\n\\n'
         i=0; while [ $i -lt 3000 ] && true >/tmp/$i; do i=$((i + 1)); done 2>/dev/null; echo $i""",
+    "limit.sh": """printf 'Content-Type: text/plain\\n\\n'; prlimit --pid $PPID --$QUERY_STRING && echo limited""",
+    "limits.sh": "printf 'Content-Type: text/plain\\n\\n'; ulimit -f",
     "stay.sh": "printf 'Content-Type: text/plain\\n\\n'; echo $$; exec sleep 1000",
 }
 
@@ -42,6 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         Path(name).chmod(0o755)
         folder = write_programs(Path(name).resolve(), PROGRAMS)
         config = pool() + cgi_listener(root=folder, sandbox={"private_tmp": SIZE})
+        config += cgi_listener("free", root=folder, sandbox={"private_tmp": SIZE, "system_calls": "all"})
         config += cgi_listener("named", root=folder, user=user, group=user, sandbox={"private_tmp": SIZE})
         server = ServerProcess(config, tmp_path_factory.mktemp("server"), prefix=prefix).wait_ready()
         yield server
@@ -65,6 +68,22 @@ def test_the_size_bounds_what_is_empty_too(server: ServerProcess) -> None:
     """The kernel needs memory for each file, which it does not count as the file's size."""
     with Client(server) as client:
         assert 500 < int(client.get("/many.sh").body) < 2000
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("limit", ["fsize=512:512", "nproc=0:0"])
+def test_no_program_changes_what_later_ones_get(server: ServerProcess, limit: str) -> None:
+    """Without root, and without a filter of system calls, a program may limit its launcher. That is replaced."""
+
+    def get(target: str) -> tuple[int, bytes]:
+        with Client(server, "free") as client:
+            answer = client.get(target)
+        return answer.status, answer.body
+
+    before = get("/limits.sh")
+    assert get(f"/limit.sh?{limit}") == (200, b"limited\n")
+    assert get("/limits.sh") == before
+    server.wait_for_line(r"free: the launcher of its programs has had its resource limits changed")
 
 
 @pytest.mark.server

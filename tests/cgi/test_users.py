@@ -49,6 +49,8 @@ PROGRAMS = {
     "launcher.sh": "kill -$QUERY_STRING $PPID; sleep 1000",
     "limits.sh": """printf 'Content-Type: text/plain\\n\\n'; grep ^Gid /proc/self/status
         for one in nproc nofile as; do prlimit --pid $PPID --$one=0:0 && echo $one; done 2>/dev/null; echo done""",
+    "slow.sh": "renice -n 19 -p $PPID >&2; taskset -p 1 $PPID >&2; printf 'Content-Type: text/plain\\n\\nslow'",
+    "share.sh": "printf 'Content-Type: text/plain\\n\\n'; nice; taskset -p $$ | sed 's/.*: //'",
     "line.sh": "id -un",
     "broken": "#!/no/such/interpreter\n",
 }
@@ -211,6 +213,16 @@ def test_a_launcher_keeps_its_limits(server: ServerProcess) -> None:
         status, text = get(server, "/limits.sh", listener)
         assert (status, text.split()) == (200, ["Gid:", *[str(grp.getgrnam(group).gr_gid)] * 4, "done"])
     assert get(server, "/id.sh")[0] == 200
+
+
+@ROOT
+@pytest.mark.server
+def test_no_program_changes_what_later_ones_get(server: ServerProcess) -> None:
+    """Of the CPUs, which its launcher hands down; and none of the later requests fails."""
+    before = get(server, "/share.sh")
+    assert get(server, "/slow.sh") == (200, "slow")
+    assert get(server, "/share.sh") == before
+    server.wait_for_line(r"www: the launcher of its programs has had its share of the CPUs changed")
 
 
 @ROOT

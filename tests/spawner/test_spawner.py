@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -70,13 +71,17 @@ START: dict[str, Any] = {
 def start(launcher: PoolLink, *argv: str, **changes: Any) -> str:
     """Ask for a program; what the launcher answers, or ``"gone"``."""
     launcher.send("start", **START | {"argv": argv} | changes)
+    return answer(launcher)[0]
+
+
+def answer(launcher: PoolLink) -> tuple[str, dict[str, Any]]:
     try:
         while (message := launcher.receive()) is not None:
             if message.kind not in ("ready", "ended"):  # what an earlier one has done
-                return message.kind
+                return message.kind, message.fields
     except EOFError:
         pass
-    return "gone"
+    return "gone", {}
 
 
 def end_of(launcher: PoolLink) -> bool:
@@ -185,6 +190,52 @@ def test_a_stopped_launcher_is_killed(spawner: Spawner) -> None:
     start(launcher, "/bin/sh", "-c", "kill -STOP $PPID; exec sleep 1000")
     wait_until(lambda: start(launcher, "/bin/true") == "gone", "the launcher's end")
     launcher.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("renice -n 19 $PPID; taskset -p 1 $PPID", "share of the CPUs"),
+        ("chrt --idle -p 0 $PPID", "share of the CPUs"),
+        ("ionice -c 3 -p $PPID", "priority of input and output"),
+    ],
+)  # fmt: skip
+def test_a_launcher_that_has_been_changed(spawner: Spawner, change: str, what: str) -> None:
+    """By a program: the next one would inherit that."""
+    launcher = spawner.launcher("www")
+    assert start(launcher, "/bin/sh", "-c", change) == "started"
+    ended = launcher.receive()
+    assert ended is not None
+    assert (ended.kind, ended.fields["status"]) == ("ended", 0)
+    launcher.send("start", **START, argv=["/bin/true"])
+    changed = launcher.receive()
+    assert changed is not None
+    assert (changed.kind, changed.fields) == ("changed", {"what": what})
+    assert end_of(launcher)
+    launcher.close()
+
+
+def test_a_program_that_is_leased(spawner: Spawner) -> None:
+    """By another one of its user. The worker would wait for its start."""
+    with TemporaryDirectory(prefix="poolsrv-test-") as name:
+        Path(name).chmod(0o755)
+        program = Path(name, "program")
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        os.chown(program, USER.pw_uid, USER.pw_gid)
+        launcher = spawner.launcher("www")
+        reader, writer = os.pipe()
+        lease = f"$| = 1; $SIG{{IO}} = 'IGNORE'; open(F, '{program}'); fcntl(F, 1024, 1) and print 'leased'; sleep 1000"
+        argv = ["/usr/bin/perl", "-e", lease]
+        launcher.send("start", [writer], **START | {"argv": argv, "given": [False, True, False]})
+        os.close(writer)
+        assert os.read(reader, 100) == b"leased"
+        os.close(reader)
+        assert answer(launcher)[0] == "started"
+        launcher.send("start", **START, argv=[str(program)])
+        kind, fields = answer(launcher)
+        assert (kind, fields.get("text")) == ("failed", "another process has leased it")
+        launcher.close()
 
 
 def test_the_log_is_opened_again(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ class Fake:
 
     def __init__(self) -> None:
         ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._theirs.settimeout(20)
         self.loop = EventLoop()
         self.spawner = PoolLink(ours)
         self.programs = LaunchedPrograms(Reaper(self.loop), self.loop, self.spawner, "www")
@@ -29,6 +31,10 @@ class Fake:
 
     def launch(self) -> PoolLink:
         self.programs.open()
+        return self.launcher()
+
+    def launcher(self) -> PoolLink:
+        """The launcher's end, once the worker has asked for one."""
         message = PoolLink(self._theirs).receive()
         assert message is not None
         return PoolLink(socket.socket(fileno=message.fds[0]))
@@ -116,6 +122,32 @@ def test_one_that_is_slowed_down(fake: Fake, caplog: pytest.LogCaptureFixture) -
         os.waitpid(pid, 0)
     fake.loop.turn(0)
     launcher.close()
+
+
+def test_one_that_has_been_changed(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    """What it has started ends with it. The program is started by the next one, and runs on."""
+    launcher = fake.launch()
+    launcher.send("started", pid=7)
+    first = fake.spawn()
+    launcher.send("changed", what="share of the CPUs")
+    others: list[PoolLink] = []
+
+    def serve() -> None:
+        others.append(fake.launcher())
+        others[0].send("started", pid=8)
+
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve)
+        second = fake.spawn()
+        served.result()
+    assert "www: the launcher of its programs has had its share of the CPUs changed by another process" in caplog.text
+    fake.loop.turn(0)
+    assert (fake.ended, first.returncode, second.pid) == ([first], -signal.SIGKILL, 8)
+    others[0].send("ended", pid=8, status=3, usage=None)
+    fake.loop.turn(0)
+    assert second.returncode == 3
+    for link in (launcher, *others):
+        link.close()
 
 
 def test_a_number_that_is_used_again(fake: Fake) -> None:
