@@ -79,6 +79,16 @@ PR_SET_DUMPABLE = 4  # linux/prctl.h
 _prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
 
 
+def _set_dumpable(dumpable: bool) -> None:
+    """Set whether others of this user may read and change this process's memory."""
+    _ctypes.call_function(_prctl, (PR_SET_DUMPABLE, int(dumpable), 0, 0, 0))
+
+
+with open("/proc/self/environ", "rb") as _file:  # not to be read any more afterwards
+    _given = {_entry.partition(b"=")[0] for _entry in _file.read().split(b"\0")}
+_set_dumpable(False)  # as early as can be: a script could change what the next ones do
+
+
 def load_neighbour(name: str) -> "ModuleType":
     """Run a file beside this one as a module. A script finds no trace of it: no module in `sys.modules`, no path in a
     cache, no bytecode in a directory."""
@@ -369,11 +379,6 @@ class Helper:
             os.close(file)
 
 
-def _set_dumpable(dumpable: bool) -> None:
-    """Set whether others of this user may read and change this process's memory."""
-    _ctypes.call_function(_prctl, (PR_SET_DUMPABLE, int(dumpable), 0, 0, 0))
-
-
 def _without_this_file(kind: "type[BaseException]", error: BaseException, trace: "TracebackType | None") -> None:
     """A `sys.excepthook` that hides the frames of this file and hands over to the script's own hook."""
     sys.excepthook = _hook
@@ -395,10 +400,7 @@ def prepare() -> Helper:
         helper.say("failed", 0, "this Python is older than 3.9")
         os._exit(1)
     interpreter.forget_modules(_new_interpreters_modules)
-    with open("/proc/self/environ", "rb") as file:
-        given = {entry.partition(b"=")[0] for entry in file.read().split(b"\0")}
-    _set_dumpable(False)  # or a script could change what the next ones do
-    _fresh.own_variables.update((name, value) for name, value in os.environb.items() if name not in given)
+    _fresh.own_variables.update((name, value) for name, value in os.environb.items() if name not in _given)
     for name in sys.argv[1:]:
         try:
             builtins.__import__(name)
