@@ -94,7 +94,7 @@ chaos: $(VENV)/dev.stamp ## disturb a server under load for ten minutes, and jud
 	@$(COMPILE)
 	CHAOS_SECONDS="$(CHAOS_SECONDS)" CHAOS_SEED="$(CHAOS_SEED)" $(BIN)/python -m tools.chaos
 
-soak: $(VENV)/dev.stamp ## serve a million requests of all kinds, and compare memory (SOAK_REQUESTS; hours)
+soak: $(VENV)/dev.stamp ## serve a million requests of all kinds, and compare memory (SOAK_REQUESTS; half an hour or more)
 	@$(COMPILE)
 	SOAK_REQUESTS="$(SOAK_REQUESTS)" $(BIN)/python -m tools.chaos.soak
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+from tools.chaos.books import Books, connecting
 from tools.chaos.load import VisitOver
 from tools.chaos.soak import ROUND, RUSH, RUSHES, growth_of, rush, what_is_wrong
 from tools.chaos.stage import FAILED_RUNS
@@ -43,6 +44,13 @@ def test_it_begins_with_clients_of_every_kind_at_once_and_programs_that_fail() -
     assert load.visits == dict.fromkeys(ROUND, RUSH * RUSHES)
     assert load.most_at_once == {**dict.fromkeys(ROUND, RUSH), "all": RUSH * len(ROUND)}
     assert load.failed_runs == FAILED_RUNS
+
+
+def test_it_counts_requests_and_not_the_connections_that_they_need() -> None:
+    books = Books()
+    for kind in (connecting("echo"), "echo", "echo", connecting("lines")):
+        books.began(kind)
+    assert (books.count(), books.requests.total()) == (2, 4)
 
 
 def test_two_percent_of_growth_are_allowed_from_the_end_of_the_first_tenth_on() -> None:

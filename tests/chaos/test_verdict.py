@@ -176,7 +176,7 @@ def test_the_end_of_the_report_is_short() -> None:
     troubles.append(Trouble("x", 3.0, tried=False))
     good = run(damage=Damage(troubles=troubles, dispatches=[(0.0, "round-robin")]))
     assert summary(plan, good, judge_run(good), "") == [
-        "0 requests, 0 lost, 0 with a cause",
+        "0 requests and connections, 0 lost, 0 with a cause",
         "2 disturbances of 1 kind; well again after 1.0 s in the median, 1.5 s at most",
         "seed 17, 60 s: passed, 14 checks",
     ]

@@ -10,6 +10,7 @@ from typing import Final
 
 NAMELESS: Final = "unix::0"  # all clients of a unix socket
 KEPT_TIMES: Final = 20_000  # of each kind, the latest
+CONNECTING: Final = ": connect"
 
 
 @dataclass(slots=True, eq=False)
@@ -60,11 +61,17 @@ class Lost:
     form: Form = Form.CUT
 
 
+def connecting(kind: str) -> str:
+    """The kind of the connections for this kind of request."""
+    return kind + CONNECTING
+
+
 @dataclass
 class Books:
     """The clients' books.
 
-    :ivar answered: by kind of request.
+    :ivar requests: by kind. The connections that were tried are among them: see :func:`connecting`.
+    :ivar answered: by the same kinds.
     :ivar connects: connections that were made, by listener.
     :ivar refused: connections that were refused, as they had to be.
     :ivar times: seconds of the latest requests, by kind.
@@ -81,6 +88,10 @@ class Books:
     times: dict[str, deque[float]] = field(default_factory=dict)
     done: list[tuple[int, Visit, float]] = field(default_factory=list)
     _number: int = 0
+
+    def count(self) -> int:
+        """Requests that were sent, without the connections that they were sent on."""
+        return sum(count for kind, count in self.requests.items() if not kind.endswith(CONNECTING))
 
     def next_number(self) -> int:
         """A number for a request, which no other has."""

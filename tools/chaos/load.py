@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from .books import Books, Form
+from .books import Books, Form, connecting
 from .wire import Answer, CutShort, LooksWhole, NotOpen, Refused, Wire, WrongAnswer
 
 BROKEN: Final = (OSError, EOFError, CutShort)  # what a lost connection looks like; OSError includes timeouts
@@ -56,15 +56,15 @@ class Load:
     ) -> AsyncIterator[Wire]:
         """Connect, and close at the end. What becomes of the requests is in the books; nothing is raised."""
         context = self._tls if tls else None
-        began = self.books.began(f"{kind}: connect")
+        began = self.books.began(connecting(kind))
         try:
             wire = await Wire.open(
                 self.books, listener, self.addresses[listener], tls=context, proxy=proxy, source=source
             )
         except NotOpen as error:
-            self.books.has_lost(f"{kind}: connect", 0, error.visit, began, str(error))
+            self.books.has_lost(connecting(kind), 0, error.visit, began, str(error))
             raise VisitOver from None
-        self.books.has_answered(f"{kind}: connect", wire.visit, began)
+        self.books.has_answered(connecting(kind), wire.visit, began)
         wire.visit.answered_at = 0.0
         try:
             yield wire
@@ -307,7 +307,7 @@ class Share:
     pause: float
 
 
-SHARES: Final = {  # some 60 requests a second
+SHARES: Final = {  # some 100 requests a second, with those of visits that have several
     "echo": Share(3, 0.3),
     "lines": Share(3, 0.3),
     "local": Share(2, 0.4),

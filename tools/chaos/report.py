@@ -94,7 +94,7 @@ def summary(plan: Plan, run: Run, checks: Sequence[Check], kept: str) -> list[st
     times = [trouble.recovery for trouble in tried if trouble.recovery is not None]
     again = f"; well again after {median(times):.1f} s in the median, {max(times):.1f} s at most" if times else ""
     lines = [
-        f"{books.requests.total():,} requests, {len(books.lost):,} lost, {explained:,} with a cause",
+        f"{books.requests.total():,} requests and connections, {len(books.lost):,} lost, {explained:,} with a cause",
         f"{counted(len(tried), 'disturbance')} of {counted(len({each.kind for each in tried}), 'kind')}{again}",
     ]
     lines += [f"FAILED {check.name}: {check.wrong[0]}{_more(len(check.wrong) - 1)}" for check in failed]

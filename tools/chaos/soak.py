@@ -48,7 +48,7 @@ async def serve(load: Load, requests: int) -> None:
     visits = iter(range(sys.maxsize))
 
     async def client() -> None:
-        while load.books.requests.total() < requests:
+        while load.books.count() < requests:
             visit = client_of(load, names[next(visits) * 37 % len(names)])  # 37: kinds take turns
             try:
                 await visit()
@@ -124,8 +124,9 @@ async def soak(requests: int) -> bool:
         else:
             shutil.rmtree(stage.folder, ignore_errors=True)
         print("\n".join(f"FAILED {each}" for each in wrong))
-        total = books.requests.total()
-        print(f"{total} requests in {took:.0f} s, {len(books.lost)} lost: {'FAILED' if wrong else 'passed'}")
+        count = books.count()
+        made = f"{count:,} requests on {books.requests.total() - count:,} connections in {took:.0f} s"
+        print(f"{made}, {len(books.lost)} lost: {'FAILED' if wrong else 'passed'}")
         return not wrong
 
 
