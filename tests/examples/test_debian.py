@@ -154,7 +154,7 @@ def test_the_sockets_of_a_template_outlive_its_server(machine: Machine) -> None:
     machine.run("test -x /opt/poolsrv/bin/poolsrv || (python3 -m venv /opt/poolsrv; /opt/poolsrv/bin/pip install .)")
     machine.run("mkdir -p /etc/poolsrv; systemctl stop poolsrv.socket poolsrv.service || true")
     machine.run(steps("Under systemd", 2))
-    assert machine.ask(7007, "hello\n") == "hello\n"
+    assert machine.ask(7008, "hello\n") == "hello\n"
     machine.run(steps("Under systemd", 3))
     machine.run('systemd-run --unit=load --property=Type=exec python3 -c "$1"', CONNECTS)
     for _ in range(5):
@@ -168,6 +168,21 @@ def test_the_sockets_of_a_template_outlive_its_server(machine: Machine) -> None:
     assert list(outcomes) == ["answered"]
     assert outcomes["answered"] > 100
     machine.run("systemctl stop poolsrv@www.socket poolsrv@www")
+
+
+def test_servers_of_the_template_run_beside_that_of_the_service(machine: Machine) -> None:
+    """Each has directories of its own, which the stop of another leaves alone."""
+    machine.run("test -x /opt/poolsrv/bin/poolsrv || (python3 -m venv /opt/poolsrv; /opt/poolsrv/bin/pip install .)")
+    machine.run("systemctl disable --now poolsrv@www.socket poolsrv.socket poolsrv@www poolsrv 2>&1 || true")
+    machine.run("mkdir -p /etc/poolsrv; cp examples/systemd/poolsrv.toml /etc/poolsrv/")
+    machine.run("cp examples/systemd/poolsrv.service /etc/systemd/system/; systemctl daemon-reload")
+    machine.run("systemctl start poolsrv")
+    machine.run(steps("Under systemd", 2))
+    for stopped, other, port in (("poolsrv", "www", 7008), ("poolsrv@www", "poolsrv", 7007)):
+        machine.run(f"systemctl restart poolsrv poolsrv@www; systemctl stop {stopped}")
+        assert machine.ask(port, "hello\n") == "hello\n"
+        machine.run(f"/opt/poolsrv/bin/poolsrv status --config /etc/poolsrv/{other}.toml")
+    machine.run("systemctl stop poolsrv poolsrv@www")
 
 
 UNIT = """\

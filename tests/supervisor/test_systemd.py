@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -378,9 +379,17 @@ def test_with_the_real_program_that_activates(serve: Serve, site: Path) -> None:
 def test_the_template_differs_only_in_names() -> None:
     unit, template = ((UNITS / name).read_text() for name in ("poolsrv.service", "poolsrv@.service"))
     settings = (
-        template[template.index("[Unit]") :].replace("/%i.toml", "/poolsrv.toml").replace("poolsrv/%i", "poolsrv")
+        template[template.index("[Unit]") :].replace("/%i.toml", "/poolsrv.toml").replace("poolsrv-%i", "poolsrv")
     )
     assert settings.replace("poolsrv, %i", "poolsrv") == unit[unit.index("[Unit]") :]
+
+
+@pytest.mark.parametrize("folder", ["systemd", "haproxy"])
+def test_the_unit_lets_a_server_with_the_example_config_finish(folder: str) -> None:
+    pool = tomllib.loads((UNITS.parent / folder / "poolsrv.toml").read_text())["pool"]
+    limit = re.search(r"^TimeoutStopSec=(\d+)$", (UNITS / "poolsrv.service").read_text(), re.MULTILINE)
+    assert limit
+    assert int(limit[1]) > pool.get("drain_notice", 0) + pool["graceful_timeout"] + 10
 
 
 def test_the_units_are_sound(tmp_path: Path) -> None:
