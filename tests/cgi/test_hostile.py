@@ -8,10 +8,7 @@ the same wherever the bytes are split is tested with the library (tests/http/tes
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,32 +19,12 @@ from poolsrv_http.endpoints import Endpoints
 from poolsrv_http.request_head import RequestHead
 
 from tests.helpers import replay as parts
+from tests.helpers.hostile import CASES, CHAPTERS, Case, build_tree, bytes_of, check_each
 
-CORPUS = tomllib.loads((Path(__file__).parents[1] / "data" / "hostile_requests.toml").read_text())
-CASES: list[dict[str, Any]] = CORPUS["case"]
 NEXT = b"GET /hello.sh?the-next-one HTTP/1.1\r\nHost: next\r\n\r\n"
 ENDPOINTS = Endpoints.from_sockets(("192.0.2.1", 40000), ("192.0.2.2", 80))
 
 Answer = tuple[int, dict[str, str] | None]
-
-
-def build_tree(directory: Path) -> Path:
-    """The files that the corpus speaks of, below `directory`; the root of the programs."""
-    root, outside = directory / "root", directory / "outside"
-    outside.mkdir()
-    for name, kind in {"../outside/secret.sh": "program", **CORPUS["tree"]}.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "directory":
-            file.mkdir()
-        elif kind == "fifo":
-            os.mkfifo(file, 0o755)
-        elif kind.startswith("-> "):
-            file.symlink_to(kind[3:].replace("OUTSIDE", str(outside)).replace("ROOT", str(root)))
-        else:
-            file.write_text("#!/bin/sh\n")
-            file.chmod(0o755 if kind == "program" else 0o644)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +54,13 @@ def replay(paths: ScriptPaths, pieces: Iterable[bytes]) -> tuple[list[Answer], b
     return parts.replay(pieces, answer)
 
 
-def bytes_of(case: dict[str, Any]) -> bytes:
-    """What a case sends."""
-    pad = case.get("pad", {"text": "", "times": 0})
-    text: str = case["send"].replace("<PAD>", pad["text"] * pad["times"])
-    return text.encode("latin-1")
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_hostile_requests(chapter: str, paths: ScriptPaths) -> None:
+    check_each(chapter, lambda case: assert_its_answer(case, paths))
+    check_each(chapter, lambda case: assert_the_next_request_is_the_right_one(case, paths))
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_hostile_request(case: dict[str, Any], paths: ScriptPaths) -> None:
-    assert_its_answer(case, paths)
-    assert_the_next_request_is_the_right_one(case, paths)
-
-
-def assert_its_answer(case: dict[str, Any], paths: ScriptPaths) -> None:
+def assert_its_answer(case: Case, paths: ScriptPaths) -> None:
     """Each case by the section that it names; nothing that is refused reaches a program."""
     answers, open_ = replay(paths, [bytes_of(case)])
     assert [status for status, _ in answers] == case["answers"]
@@ -102,7 +72,7 @@ def assert_its_answer(case: dict[str, Any], paths: ScriptPaths) -> None:
         assert not set(case.get("absent", ())) & set(environment)
 
 
-def assert_the_next_request_is_the_right_one(case: dict[str, Any], paths: ScriptPaths) -> None:
+def assert_the_next_request_is_the_right_one(case: Case, paths: ScriptPaths) -> None:
     """RFC 9112 section 9.3.2: behind a connection that survives, the next request is read from its first byte; behind
     one that does not, nothing is."""
     answers, _ = replay(paths, [bytes_of(case) + NEXT])

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h11
 import pytest
 
-from tests.cgi.test_hostile import CASES, NEXT, build_tree, bytes_of
+from tests.cgi.test_hostile import NEXT
+from tests.helpers.hostile import CHAPTERS, Case, build_tree, bytes_of, check_each
 from tests.helpers.http import Client, Response, cgi_listener, pool
 from tests.helpers.server import ServerProcess
 
@@ -49,8 +49,12 @@ def responses(client: Client, method: str) -> Iterator[Response]:
             return
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_hostile_request(case: dict[str, Any], server: ServerProcess, root: Path) -> None:
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_hostile_requests(chapter: str, server: ServerProcess, root: Path) -> None:
+    check_each(chapter, lambda case: assert_its_answers(case, server, root))
+
+
+def assert_its_answers(case: Case, server: ServerProcess, root: Path) -> None:
     """Each case by the section that it names: what is answered; and behind it (RFC 9112 section 9.3.2) the next request
     is the right one, or the connection is closed."""
     method = "HEAD" if bytes_of(case).startswith(b"HEAD") else "GET"

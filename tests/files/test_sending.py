@@ -18,7 +18,8 @@ from poolsrv_http import Response
 from poolsrv_http.files.transfer import Transfer
 
 from poolsrv.testing import Client, Harness
-from tests.cgi.test_hostile import CASES, NEXT, build_tree, bytes_of
+from tests.cgi.test_hostile import NEXT
+from tests.helpers.hostile import CHAPTERS, Case, build_tree, bytes_of, check_each
 from tests.helpers.http import read_response
 from tests.helpers.server import open_descriptors
 
@@ -283,10 +284,13 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Harness,
         yield harness, root
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_hostile_request(case: dict[str, Any], hostile: tuple[Harness, Path]) -> None:
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_hostile_requests(chapter: str, hostile: tuple[Harness, Path]) -> None:
+    check_each(chapter, lambda case: assert_its_answers(case, *hostile))
+
+
+def assert_its_answers(case: Case, harness: Harness, root: Path) -> None:
     """What is no request for a program is none for a file; nothing leads out; no request hides in another one."""
-    harness, root = hostile
     client = harness.connect()
     client.send(bytes_of(case) + NEXT)
     harness.run(lambda: client.closed or client.received.count(b"HTTP/1.1 ") > len(case["answers"]), timeout=0.3)

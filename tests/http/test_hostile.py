@@ -6,39 +6,26 @@ What the corpus says of paths is a matter of the cgi plugin: here a request whos
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import h11
 import pytest
 from poolsrv_http import RequestHead
 
+from tests.helpers.hostile import CHAPTERS, Case, bytes_of, check_each
 from tests.helpers.http import Client
 from tests.helpers.plugins import listener, served
 from tests.helpers.replay import replay
 from tests.helpers.server import ServerProcess
 from tests.http.web import WEB
 
-CASES: list[dict[str, Any]] = tomllib.loads((Path(__file__).parents[1] / "data" / "hostile_requests.toml").read_text())[
-    "case"
-]
 NEXT = b"GET /next?the-next-one HTTP/1.1\r\nHost: next\r\n\r\n"
-NAMES = [case["name"] for case in CASES]
 
 # Status, and of a request that was served its head and the length of its body.
 Answer = tuple[int, tuple[RequestHead, int] | None]
 
 
-def bytes_of(case: dict[str, Any]) -> bytes:
-    """What a case sends."""
-    pad = case.get("pad", {"text": "", "times": 0})
-    text: str = case["send"].replace("<PAD>", pad["text"] * pad["times"])
-    return text.encode("latin-1")
-
-
-def expected(case: dict[str, Any]) -> list[int]:
+def expected(case: Case) -> list[int]:
     """The statuses that the library answers with."""
     answers: list[int] = case["answers"]
     return [200] * len(answers) if case["survives"] else answers
@@ -49,8 +36,12 @@ def answered(request: RequestHead, length: int) -> Answer:
     return 200, (request, length)
 
 
-@pytest.mark.parametrize("case", CASES, ids=NAMES)
-def test_the_parts_in_a_row(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_parts_in_a_row(chapter: str) -> None:
+    check_each(chapter, assert_the_parts_answer)
+
+
+def assert_the_parts_answer(case: Case) -> None:
     """RFC 9112 section 9.3.2: what follows is read from its first byte, or not at all. Section 2.2: wherever the bytes
     are split."""
     data = bytes_of(case) + NEXT
@@ -75,8 +66,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("case", CASES, ids=NAMES)
-def test_a_plugin_on_a_server(case: dict[str, Any], server: ServerProcess) -> None:
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_plugin_on_a_server(chapter: str, server: ServerProcess) -> None:
+    check_each(chapter, lambda case: assert_the_server_answers(case, server))
+
+
+def assert_the_server_answers(case: Case, server: ServerProcess) -> None:
     """The same over a socket: each is answered, and behind it comes the right request or the end."""
     method = "HEAD" if bytes_of(case).startswith(b"HEAD") else "GET"
     with Client(server, "say") as client:
