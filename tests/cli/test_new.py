@@ -19,7 +19,7 @@ from poolsrv.cli.main import cli
 from poolsrv.config import reader
 from tests.helpers.server_mark import server_starts
 
-MYPY_CACHE = Path(__file__).parents[2] / ".mypy_cache" / "new"
+ROOT = Path(__file__).parents[2]
 
 
 def new(*arguments: str) -> Result:
@@ -97,13 +97,13 @@ def test_status_reload_and_stop_are_one_uncommenting_away(made: Path, distributi
 
 @pytest.mark.long
 def test_it_is_clean(made: Path) -> None:
-    for distribution in ("poolsrv-shout", "poolsrv-my-web"):
-        run("ruff", "check", "--no-cache", cwd=made / distribution)
-        run("ruff", "format", "--check", "--no-cache", cwd=made / distribution)
+    run("ruff", "check", "--no-cache", cwd=made)
+    run("ruff", "format", "--check", "--no-cache", cwd=made)
     files = [path for path in made.rglob("*.py") if path.name == "__init__.py" or path.parent.name == "tests"]
     assert len(files) == 4
-    # What it knows of the engine is kept, apart from what `make lint` keeps: the options are others.
-    run("mypy", "--strict", "--cache-dir", MYPY_CACHE, *files, cwd=made)
+    # With the options of `make lint`, so that what that knows of the engine already holds here too.
+    options = ("--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache")
+    run("mypy", "--strict", *options, *files, cwd=made)
 
 
 @pytest.mark.server
@@ -132,8 +132,8 @@ def test_a_long_name_is_clean_too(tmp_path: Path) -> None:
     for http in (False, True):
         (tmp_path / str(http)).mkdir()
         new_plugin.make(names, tmp_path / str(http), http)
-        run("ruff", "check", "--no-cache", cwd=tmp_path / str(http) / names.distribution)
-        run("ruff", "format", "--check", "--no-cache", cwd=tmp_path / str(http) / names.distribution)
+    run("ruff", "check", "--no-cache", cwd=tmp_path)
+    run("ruff", "format", "--check", "--no-cache", cwd=tmp_path)
 
 
 def test_it_asks_for_this_version_of_poolsrv(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from tests.helpers.modules import load_module
 
 COMPARE = Path(__file__).parents[2] / "bench" / "compare.py"
 SERVER = """\
@@ -24,6 +28,14 @@ def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, COMPARE, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
     )
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[ModuleType]:
+    """The program in this process: for what it says of arguments before it starts anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(COMPARE.parent)
+        yield load_module(COMPARE)
 
 
 def checkout(folder: Path, code: str = SERVER) -> Path:
@@ -83,15 +95,23 @@ def test_a_checkout_that_does_not_start_is_told_and_makes_the_comparison_fail(tm
         (["{tmp}/good", "{tmp}/good", "--load-cpus", "x"], "'x' is not a list of CPUs"),
     ],
 )
-def test_a_mistake_in_the_arguments_is_told_with_what_to_do(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_a_mistake_in_the_arguments_is_told_with_what_to_do(
+    tmp_path: Path,
+    arguments: list[str],
+    told: str,
+    program: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     checkout(tmp_path / "good")
     bare = tmp_path / "bare" / "poolsrv"
     bare.mkdir(parents=True)
     (bare / "__main__.py").touch()
-    done = compare(*(text.format(tmp=tmp_path) for text in arguments))
-    assert done.returncode == 2
-    assert told.format(tmp=tmp_path) in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["compare.py", *(text.format(tmp=tmp_path) for text in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2
+    assert told.format(tmp=tmp_path) in capsys.readouterr().err
 
 
 def test_a_process_of_any_name_on_the_machine_does_not_end_a_measurement() -> None:

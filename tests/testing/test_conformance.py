@@ -15,7 +15,7 @@ from poolsrv.testing import Dialogue, Finding, NotConforming, assert_conforms, c
 
 LINES = [(b"hello\n", b"HELLO\n"), (b"again\n", b"AGAIN\n")]
 STORE = [(b"set a 1\n", b"ok\n"), (b"get a\n", b"1\n"), (b"get b\n", b"\n")]
-FEW: dict[str, Any] = {"points": 6, "bulk": 70_000}  # for plays whose number is not the subject
+FEW: dict[str, Any] = {"points": 6, "bulk": 6_000}  # for plays whose number is not the subject
 
 
 def plays(findings: list[Finding]) -> set[str]:
@@ -38,7 +38,7 @@ def test_shout_conforms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples" / "poolsrv-shout")
     from poolsrv_shout import Shout
 
-    assert_conforms(Shout, [(b"hello\n", b"HELLO?\n"), (b"\n", b"?\n")], {"ending": "?"}, bulk=70_000)
+    assert_conforms(Shout, [(b"hello\n", b"HELLO?\n"), (b"\n", b"?\n")], {"ending": "?"}, bulk=7_000)
 
 
 def program(folder: Path, name: str, text: str) -> None:
