@@ -657,8 +657,9 @@ class Stream(InputBuffer):
             self._relay_in.source_ended()
 
     def _tell_closed(self) -> None:
+        error, self._error = self._error, None  # its traceback refers to this stream: no cycle is to stay
         if self._on_close is not None:
-            self._guarded("on_close", self._on_close, self, self._error)
+            self._guarded("on_close", self._on_close, self, error)
 
     # --- what a relay does with it (see RelayEnd)
 

@@ -405,6 +405,7 @@ class Connection(Waiting):
     def _connection_lost(self, error: OSError) -> None:
         self._ends_programs = True
         Stream._connection_lost(self, error)
+        self._error = None  # which nobody is told of; as in Stream._tell_closed
 
     def _buffer_write(self, data: bytes | bytearray | memoryview) -> None:
         super()._buffer_write(data)
