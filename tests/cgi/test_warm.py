@@ -384,6 +384,15 @@ def test_streams_that_were_prepared(flags: tuple[str, ...], kinds: bytes, tmp_pa
         helper.close()
 
 
+def test_what_has_replaced_a_script_does_not_stop_the_helper(helper: Helper, tmp_path: Path) -> None:
+    """A pipe that nobody writes to, opened to be compiled."""
+    os.mkfifo(tmp_path / "pipe")
+    send_code(helper.control, str(tmp_path / "pipe"))
+    send_ping(helper.control)
+    assert helper.reply() == Pong()
+    assert helper.run([write(tmp_path, "print(1)")]).stdout == b"1\n"
+
+
 def test_changed_scripts_are_noticed(helper: Helper, tmp_path: Path) -> None:
     """RFC 3875 section 3.1: the script that is there is the one that runs."""
     script = write(tmp_path, "print(1)")
