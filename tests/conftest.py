@@ -26,6 +26,7 @@ from tests.helpers.server import ServerProcess, children_of, open_descriptors, w
 
 CELLS = "/memfd:poolsrv-cells (deleted)"  # the descriptor that a plugin for HTTP has
 _cells = [0]  # how many there were when garbage was collected
+_file = [Path()]  # of the latest test
 
 # On a busy machine anything may take long.
 settings.register_profile("poolsrv", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -123,9 +124,9 @@ def folders_of_other_pytests() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compare descriptors, children and threads of the test process before and after each test."""
-    descriptors = _without_garbage(open_descriptors(os.getpid()))
+    descriptors = _without_garbage(open_descriptors(os.getpid()), request.path)
     children = children_of(os.getpid())
     threads = threading.active_count()
     yield
@@ -134,12 +135,17 @@ def nothing_left_behind() -> Iterator[None]:
     assert open_descriptors(os.getpid()) == descriptors
 
 
-def _without_garbage(descriptors: list[str]) -> list[str]:
-    """Plugins that earlier tests have loaded may be garbage: it must not be collected in the middle of this test."""
-    if descriptors.count(CELLS) != _cells[0]:
+def _without_garbage(descriptors: list[str], file: Path) -> list[str]:
+    """Plugins that earlier tests have loaded may be garbage: it must not be collected in the middle of this test.
+
+    Those of a module's fixtures become garbage after its last test.
+    """
+    count = descriptors.count(CELLS)
+    if count != _cells[0] or (count and file != _file[0]):
         gc.collect()
         descriptors = open_descriptors(os.getpid())
         _cells[0] = descriptors.count(CELLS)
+    _file[0] = file
     return descriptors
 
 
