@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -254,20 +255,27 @@ def claim(number: str, pid: str = "mine") -> tuple[str, ...]:
     return (sys.executable, "-c", CLAIM, number, pid)
 
 
-# All that the supervisor does with the sockets, without the rest of it.
+# All that the supervisor does with the sockets, without the rest of it: a fork for each number and pid.
 TAKE = """
+import json, os, sys
 from poolsrv.core import systemd
-try:
-    print(systemd.take_sockets())
-except ValueError as error:
-    print("poolsrv:", error)
+for number, pid in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        os.environ.update(LISTEN_FDS=number, LISTEN_PID=pid.replace("mine", str(os.getpid())))
+        try:
+            print(systemd.take_sockets(), flush=True)
+        except ValueError as error:
+            print("poolsrv:", error, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def taken(number: str, pid: str = "mine") -> str:
-    """What is taken of the descriptors 3 and 4, or why nothing is."""
-    command = (*claim(number, pid), sys.executable, "-c", TAKE)
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT).stdout.rstrip("\n")
+def taken(*cases: tuple[str, str]) -> list[str]:
+    """What is taken of the descriptors 3 and 4 for each number and pid, or why nothing is."""
+    command = (*claim("2"), sys.executable, "-c", TAKE, json.dumps(cases))
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT).stdout.splitlines()
 
 
 def too_few(number: str) -> str:
@@ -284,9 +292,9 @@ def test_a_server_that_has_been_passed_fewer_sockets_does_not_start(serve: Serve
     assert server.lines == [too_few("3")]
 
 
-@pytest.mark.parametrize("number", ["3", "5", "9", "40", "99999999", "9" * 30, "9" * 5000])
-def test_more_sockets_than_have_been_passed(number: str) -> None:
-    assert taken(number) == too_few(number)
+def test_more_sockets_than_have_been_passed() -> None:
+    numbers = ["3", "5", "9", "40", "99999999", "9" * 30, "9" * 5000]
+    assert taken(*((number, "mine") for number in numbers)) == [too_few(number) for number in numbers]
 
 
 NO_NUMBER = r"poolsrv: LISTEN_FDS: got .*, expected how many sockets have been passed"
@@ -299,16 +307,21 @@ def test_a_server_with_a_number_of_sockets_that_is_not_a_number_does_not_start(s
     assert re.fullmatch(NO_NUMBER, server.log)
 
 
-@pytest.mark.parametrize("number", ["-1", "two", "2 ", "\u0662", "0x2", "1.0"])
-def test_a_number_of_sockets_that_is_not_a_number(number: str) -> None:
-    assert re.fullmatch(NO_NUMBER, taken(number))
+def test_a_number_of_sockets_that_is_not_a_number() -> None:
+    numbers = ["-1", "two", "2 ", "\u0662", "0x2", "1.0"]
+    told = taken(*((number, "mine") for number in numbers))
+    assert len(told) == len(numbers)
+    assert [line for line in told if not re.fullmatch(NO_NUMBER, line)] == []
 
 
-@pytest.mark.parametrize(
-    ("number", "pid"), [("5", "1"), ("5", "-1"), ("5", "me"), ("5", ""), ("", "mine"), ("0", "mine")]
-)
-def test_variables_without_sockets_or_for_another_process(number: str, pid: str) -> None:
-    assert taken(number, pid) == "[]"
+def test_variables_without_sockets_or_for_another_process() -> None:
+    cases = [("5", "1"), ("5", "-1"), ("5", "me"), ("5", ""), ("", "mine"), ("0", "mine")]
+    assert taken(*cases) == ["[]"] * len(cases)
+
+
+def test_what_has_been_passed_is_taken() -> None:
+    (told,) = taken(("2", "mine"))
+    assert told.count("('web', <socket.socket") == 2
 
 
 @pytest.mark.server
