@@ -119,6 +119,13 @@ def test_an_idle_connection_may_be_closed_but_no_other() -> None:
     assert cause(lost(kind="keep-alive", visit=busy, began=101.0), Damage(), evidence(closed="drain")) is None
 
 
+def test_a_client_may_see_late_that_a_worker_has_opened_its_connection() -> None:
+    damage = Damage(killed={WORKER: (100.3, "killed")})
+    late = Visit("www", PEER, 101.0, ended=102.0, tried=99.99)
+    assert cause(lost(visit=late), damage, evidence()) == "killed"
+    assert cause(lost(visit=Visit("www", PEER, 101.0, ended=102.0, tried=100.9)), damage, evidence()) is None
+
+
 def test_clients_of_a_unix_socket_have_no_name_and_say_which_worker_has_answered() -> None:
     nameless = Visit("www", "unix::0", 99.99, ended=102.0, pid=WORKER)
     found = evidence()

@@ -19,6 +19,8 @@ class Visit:
 
     :ivar peer: the client as the server sees it, ``"127.0.0.1:41234"``.
     :ivar began: when it was connected, by the monotonic clock, which all processes share.
+    :ivar tried: when the client asked the kernel for it. A client that is late on a busy machine sees only later that
+        it is connected: a worker may have opened it by then. 0: not known.
     :ivar answered_at: when the latest answer was complete; 0: none was.
     :ivar pid: of the worker, where the answers say it.
     """
@@ -29,6 +31,7 @@ class Visit:
     ended: float = 0.0
     answered_at: float = 0.0
     pid: int = 0
+    tried: float = 0.0
 
 
 class Form(Enum):
@@ -98,10 +101,10 @@ class Books:
         self._number += 1
         return self._number
 
-    def connected(self, listener: str, peer: str) -> Visit:
-        """A client has connected."""
+    def connected(self, listener: str, peer: str, tried: float = 0.0) -> Visit:
+        """A client has connected, which it tried at that time."""
         self.connects[listener] += 1
-        visit = Visit(listener, peer, time.monotonic())
+        visit = Visit(listener, peer, time.monotonic(), tried=tried)
         if self.keep_visits:
             self.visits.append(visit)
         return visit

@@ -128,8 +128,9 @@ class Evidence:
         client has no name."""
         if visit.peer == NAMELESS:
             return None
+        since = (visit.tried or visit.began) - SLACK
         for entry in reversed(self._by_peer.get((visit.listener, visit.peer), [])):
-            if visit.began - SLACK <= entry.opened and (not visit.ended or entry.opened <= visit.ended + SLACK):
+            if since <= entry.opened and (not visit.ended or entry.opened <= visit.ended + SLACK):
                 return entry
         return None
 

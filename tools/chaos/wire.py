@@ -99,6 +99,7 @@ class Wire:
             return cls(reader, writer, books.connected(listener, NAMELESS))
         host, _, port = address.rpartition(":")
         sock = _client_socket(source)
+        tried = time.monotonic()
         try:
             async with asyncio.timeout(TIMEOUT):
                 await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
@@ -106,11 +107,11 @@ class Wire:
             own, own_port = sock.getsockname()
             sock.close()
             if isinstance(error, ConnectionResetError):  # since it was made: the server has counted it
-                raise NotOpen(books.connected(listener, f"{own}:{own_port}"), "reset at once", True) from None
+                raise NotOpen(books.connected(listener, f"{own}:{own_port}", tried), "reset at once", True) from None
             raise NotOpen(Visit(listener, "", time.monotonic()), f"can't connect: {error!r}") from None
         own, own_port = sock.getsockname()
         claimed = f"192.0.2.{random.randint(1, 250)}" if proxy else own
-        visit = books.connected(listener, f"{claimed}:{own_port}")
+        visit = books.connected(listener, f"{claimed}:{own_port}", tried)
         try:
             if proxy:
                 await asyncio.get_running_loop().sock_sendall(sock, _proxy_header(proxy, claimed, own_port, int(port)))
