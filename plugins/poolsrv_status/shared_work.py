@@ -1,7 +1,7 @@
-"""Does once what several clients ask for at the same time.
+"""Does once what several clients ask for at the same time, and one thing at a time.
 
-Of all that the worker apart does, writing `/metrics` needs most memory. If each client had it written for itself,
-several threads would do so at once.
+Of all that the worker apart does, writing `/metrics` needs most memory. If each client had it written for itself, or
+for the report that it came with, several threads would do so at once.
 """
 
 from __future__ import annotations
@@ -20,24 +20,36 @@ Done = Callable[[Future[Any]], object]
 
 
 class SharedWork:
-    """Calls `work(report, kind)` in a thread, once for all who ask before it is done."""
+    """Calls `work(report, kind)` in a thread, once for all who ask for a kind before it is called."""
 
     def __init__(self, worker: Worker, work: Callable[[ServerReport, str], object]) -> None:
         self._worker = worker
         self._work = work
-        self._asking: dict[tuple[int, str], list[Done]] = {}  # by the report's identity, and the kind
+        self._current: tuple[ServerReport, str, list[Done]] | None = None  # what is done now, and for whom
+        self._due: dict[str, tuple[ServerReport, list[Done]]] = {}  # by kind: the latest report, and who waits
 
     def ask(self, report: ServerReport, kind: str, done: Done) -> None:
-        """Call `done(future)` later."""
-        key = id(report), kind
-        asking = self._asking.get(key)
-        if asking is not None:
-            asking.append(done)
+        """Call `done(future)` later, of this report or of one that has come after it."""
+        current = self._current
+        if current is not None and current[0] is report and current[1] == kind:
+            current[2].append(done)
             return
-        self._asking[key] = [done]
-        # The report is an argument of the callback too: as long as it is there, no other has its identity.
-        self._worker.run_blocking(self._work, report, kind, done=partial(self._is_done, key, report))
+        waiting = self._due[kind][1] if kind in self._due else []
+        waiting.append(done)
+        self._due[kind] = report, waiting
+        if current is None:
+            self._next()
 
-    def _is_done(self, key: tuple[int, str], report: ServerReport, future: Future[Any]) -> None:
-        for done in self._asking.pop(key):
+    def _next(self) -> None:
+        kind = next(iter(self._due))
+        report, waiting = self._due.pop(kind)
+        self._worker.run_blocking(self._work, report, kind, done=self._is_done)
+        self._current = report, kind, waiting
+
+    def _is_done(self, future: Future[Any]) -> None:
+        assert self._current is not None
+        waiting, self._current = self._current[2], None
+        for done in waiting:
             self._worker.call_later(0.0, partial(done, future))  # a fault in one is not the others'
+        if self._due:
+            self._next()

@@ -39,23 +39,35 @@ class Worker:
         return self.calls
 
 
-def test_what_several_ask_for_is_done_once() -> None:
+def test_what_several_ask_for_is_done_once_and_one_thing_at_a_time() -> None:
     worker = Worker()
-    shared = SharedWork(worker, lambda report, kind: f"{report.health} {kind}")  # type: ignore[arg-type]
-    one, other = report_on(status()), report_on(status())
+    seen: list[Any] = []
+
+    def work(report: Any, kind: str) -> str:
+        seen.append(report)
+        return kind
+
+    shared = SharedWork(worker, work)  # type: ignore[arg-type]
+    first, second, third = (report_on(status()) for _ in range(3))
     answers: list[tuple[str, str]] = []
 
     def ask(client: str, report: Any, kind: str) -> None:
         shared.ask(report, kind, lambda future: answers.append((client, future.result())))
 
-    ask("a", one, "text")
-    ask("b", one, "text")
-    ask("c", one, "open")
-    ask("d", other, "text")
+    ask("a", first, "text")
+    ask("b", first, "text")
+    ask("c", first, "open")
+    ask("d", second, "text")
+    ask("e", third, "text")
     assert answers == []
-    assert worker.run() == 3
-    assert answers == [("a", "well text"), ("b", "well text"), ("c", "well open"), ("d", "well text")]
-    ask("e", one, "text")
     assert worker.run() == 1
-    assert answers[4:] == [("e", "well text")]
-    assert not shared._asking
+    assert answers == [("a", "text"), ("b", "text")]
+    assert worker.run() == 1
+    assert answers[2:] == [("c", "open")]
+    assert worker.run() == 1
+    assert answers[3:] == [("d", "text"), ("e", "text")]
+    assert seen == [first, first, third]
+    assert worker.run() == 0
+    ask("f", first, "text")
+    assert worker.run() == 1
+    assert answers[5:] == [("f", "text")]

@@ -3,7 +3,7 @@
 The memory of each process is measured after the first tenth and at the end, each time when the server is idle. More
 than 2 % of growth is a failure, and so is a request without its right answer.
 
-It begins with a rush: more clients of every kind at once than ever come later, and programs that fail. What a process
+It begins with a rush: as many clients of every kind at once as ever come later, and programs that fail. What a process
 has needed once it mostly keeps, in pieces that are free: without the rush, the first tenth has less of it than later
 ones, by chance. The books of a server that fill slowly are full then.
 """
@@ -43,17 +43,19 @@ Memory = dict[str, int]  # process to bytes
 
 
 async def serve(load: Load, requests: int) -> None:
-    """Have so many requests made, in rounds, by several clients at a time."""
+    """Have so many requests made, in rounds, by several clients at a time, of each kind at most as in the rush."""
     names = [name for name, count in ROUND.items() for _ in range(count)]
     visits = iter(range(sys.maxsize))
+    room = {name: asyncio.Semaphore(RUSH) for name in ROUND}
 
     async def client() -> None:
         while load.books.count() < requests:
-            visit = client_of(load, names[next(visits) * 37 % len(names)])  # 37: kinds take turns
-            try:
-                await visit()
-            except VisitOver:
-                pass
+            name = names[next(visits) * 37 % len(names)]  # 37: kinds take turns
+            async with room[name]:
+                try:
+                    await client_of(load, name)()
+                except VisitOver:
+                    pass
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
 
