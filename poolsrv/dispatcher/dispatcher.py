@@ -12,7 +12,7 @@ A worker can be alive and yet take nothing: stopped by a signal, at its descript
 the first two cases the dispatcher reclaims what waits in the channel as soon as others can serve it. From a worker that
 only does not respond, it reclaims once another worker has shown that it is idle (stalls.py). A connection that nobody
 can serve stays in the channel: its worker may come back, and there the connection costs no descriptor. That holds while
-the worker drains too.
+the whole pool drains too.
 
 A reclaimed connection without a worker is *unassigned*. Each listener has its own: the only worker of one listener may
 be stuck while those of all others serve on. If the pool drains, it goes to a worker that drains; once all workers have
@@ -340,12 +340,18 @@ class Dispatcher:
         self._apply(slot, report)
         if slot.channel.grant_is_lost:
             self._changed(slot)
-        if slot.waiting and slot.state in (DRAINING, FULL) and self._stalls.others_have_room(slot):
+        if slot.waiting and self._is_to_give_back(slot):
             self._reclaim(slot)
         if slot.asked_at:
             self._stalls.answered(slot)
         self.resume()
         return True
+
+    def _is_to_give_back(self, slot: WorkerSlot) -> bool:
+        """Tell whether what waits for a worker is better off elsewhere: with others, or with its successor."""
+        if slot.state == DRAINING and not self._closed:
+            return True
+        return slot.state in (DRAINING, FULL) and self._stalls.others_have_room(slot)
 
     def _condemn(self, slot: WorkerSlot, why: str) -> None:
         """Read nothing more from the worker, and have it killed. Its records are cleared when it has ended."""

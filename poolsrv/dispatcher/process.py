@@ -29,7 +29,7 @@ from ..core.guarded_loop import GuardedLoop
 from ..core.hang_signal import HANG_SIGNAL
 from ..core.words import counted
 from ..ipc.pool_link import Message, PoolLink, send_lines
-from ..ipc.worker_channel import MAX_IN_FLIGHT, STOP_NOW_SIGNAL
+from ..ipc.worker_channel import DRAIN_POOL_SIGNAL, MAX_IN_FLIGHT, STOP_NOW_SIGNAL
 from ..worker.process import WorkerProcess
 from ..worker.spec import ServerSpec
 from .acceptor import Acceptor
@@ -368,7 +368,7 @@ class DispatcherProcess:
                 self._control_socket.socket.close()
             self._update_ledger()
             self._ledger_link.tell(last=True)
-            self._workers.signal_all(signal.SIGTERM, but_apart=self._apart_stays)
+            self._workers.signal_all(DRAIN_POOL_SIGNAL, but_apart=self._apart_stays)
         else:
             log.info("%s: ending at once", why, extra={"reason": why})
             self._end_apart()
@@ -383,7 +383,7 @@ class DispatcherProcess:
         if self._apart_stays:
             self._apart_stays = False
             self._close_listeners(self._listeners)
-            self._workers.signal_all(signal.SIGTERM)
+            self._workers.signal_all(DRAIN_POOL_SIGNAL)
 
     def _close_listeners(self, listeners: list[Listener]) -> None:
         self._acceptor.close(listeners)

@@ -53,6 +53,7 @@ EXIT_START_FAILED: Final = 3  # a plugin's on_worker_start has raised
 EXIT_DISPATCHER_GONE: Final = 4
 
 STOP_NOW_SIGNAL: Final = signal.SIGRTMIN
+DRAIN_POOL_SIGNAL: Final = signal.SIGRTMAX  # to drain, as TERM, and with all others: nobody else takes what is left
 
 MAX_PER_MESSAGE: Final = 16  # connections in one message; the kernel's limit (SCM_MAX_FD) is 253
 MAX_IN_FLIGHT: Final = 64  # connections sent to one worker that it has not yet reported as taken

@@ -5,9 +5,9 @@
 A worker that has no room (descriptor_room.py) says so and takes nothing, until it has some again. If plugins hold the
 descriptors, room may never come back: such a worker *gives way*, which is to drain.
 
-A worker that drains still reads its channel. It has taken all that it had room for, and gets nothing new as long as
-there are others. But if the whole pool drains, nobody else can serve what this worker had no room for, or what another
-one has left behind at its death. So a worker that drains takes connections until it ends.
+A worker that drains takes what is in its channel, and nothing after it: others or its successor serve that. But if the
+whole pool drains, nobody else can serve what this worker had no room for, or what another one has left behind at its
+death. Then the dispatcher says so (``DRAIN_POOL_SIGNAL``), and a worker takes such connections until it ends.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Intake:
         self._gives_way = False
         self._draining = False
         self._stopped = False
+        self._reads = True  # the channel, while there is room
         self._received_in = -1  # the iteration of the loop, and when, in seconds of its clock
         self._received_at = 0.0
         self._full_message = Throttle(FULL_LOG_INTERVAL)
@@ -75,23 +76,36 @@ class Intake:
     # --- its life
 
     def drain(self) -> None:
-        """Accept no more, and take what is in the channel, as far as there is room."""
+        """Take what is in the channel, as far as there is room, and nothing after it."""
         self.acceptor.close()
-        while not self._gives_way and self._has_room() and self._take():
+        while not self._gives_way and self.take_rest():
             pass
         self._draining = True
+        self._close_channel()
+
+    def take_late(self) -> None:
+        """Take connections again after ``drain``, for nobody else does."""
+        if not self._stopped:
+            self._reads = True
+            if self._taking:
+                self._loop.modify(self._channel.fileno(), READ)
+            else:
+                self._look_for_room()
 
     def take_rest(self) -> bool:
         """Take more of what is in the channel, if there is room; False where nothing was taken."""
-        return not self._stopped and self._has_room() and self._take()
+        return self._reads and self._has_room() and self._take()
 
     def stop(self) -> None:
-        """Take nothing more."""
-        if not self._stopped:
-            self.acceptor.close()
-            self._stopped = True
-            if self._loop.watches(self._channel.fileno()):
-                self._loop.modify(self._channel.fileno(), 0)  # its hang-up is still reported
+        """Take nothing more, for good."""
+        self._stopped = True
+        self.acceptor.close()
+        self._close_channel()
+
+    def _close_channel(self) -> None:
+        self._reads = False
+        if self._loop.watches(self._channel.fileno()):
+            self._loop.modify(self._channel.fileno(), 0)  # its hang-up is still reported
 
     def close_inherited(self) -> None:
         """In a copy of the worker: close its copies of what connections come from."""
@@ -104,7 +118,7 @@ class Intake:
         """Take connections: the loop's callback, for ``READ``."""
         if not _original[0]:
             forked_copies.end_if_copy("the channel")
-        if mask & READ and not self._stopped:
+        if mask & READ and self._reads:
             loop = self._loop
             if self._has_room():
                 self._take()
@@ -207,7 +221,7 @@ class Intake:
                 log.warning("can't accept connections (%s): taking none for a moment", reason, extra={"reason": reason})
 
     def _look_for_room(self) -> None:
-        if not self._stopped and not self._has_room():
+        if self._reads and not self._has_room():
             if self._room.is_leaking():
                 self._give_way()
             self._loop.call_later(RECOUNT_AFTER, self._look_for_room)

@@ -4,7 +4,8 @@
 loop calls ``Stream._on_event`` for each of its events, and that calls the plugin.
 
 A worker's life: starting (``on_worker_start``), serving, draining (TERM: what is open may finish, nothing new), and
-its end (``on_worker_stop``, programs ended). The dispatcher's ``STOP_NOW_SIGNAL`` skips what is left of draining, and
+its end (``on_worker_stop``, programs ended). With the dispatcher's ``DRAIN_POOL_SIGNAL`` all workers drain, and take
+what is left. Its ``STOP_NOW_SIGNAL`` skips what is left of draining, and
 so does the end of the dispatcher, which shows as end of file on the channel. A second TERM changes nothing: a TERM to
 the whole process group, as a shell and systemd send it, reaches each worker twice.
 """
@@ -25,6 +26,7 @@ from ..core.event_loop import READ, EventLoop
 from ..core.hang_signal import HANG_SIGNAL
 from ..ipc.told_once import ToldOnce
 from ..ipc.worker_channel import (
+    DRAIN_POOL_SIGNAL,
     DRAINING,
     EXIT_DISPATCHER_GONE,
     EXIT_OK,
@@ -61,7 +63,10 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("poolsrv.worker")
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, STOP_NOW_SIGNAL)
+SIGNALS: Final = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1),
+    *(DRAIN_POOL_SIGNAL, STOP_NOW_SIGNAL),
+)
 
 # What a copy of this process that a plugin has made must not use.
 _GUARDED: Final = (
@@ -215,8 +220,11 @@ class WorkerProcess:
         assert self._signals is not None
         for number in self._signals.take():
             # INT and HUP go to every process of a terminal: the dispatcher's to act on.
-            if number == signal.SIGTERM and not self.worker.draining:
-                self._drain()
+            if number in (signal.SIGTERM, DRAIN_POOL_SIGNAL):
+                if not self.worker.draining:
+                    self._drain()
+                if number == DRAIN_POOL_SIGNAL:
+                    self._intake.take_late()
             elif number == signal.SIGUSR1:
                 logs.reopen()
                 for callback in list(self._reopen_logs):
@@ -227,8 +235,8 @@ class WorkerProcess:
                 self._stop_now("worker stop")
 
     def _drain(self) -> None:
-        """Take what is in the channel, and let open connections finish. What there is no room for is reclaimed by the
-        dispatcher, if another worker can have it; if not, it is taken once there is room."""
+        """Take what is in the channel, and nothing after it; let open connections finish. The dispatcher reclaims what
+        there is no room for."""
         self._intake.drain()
         if self._exit_code == EXIT_DISPATCHER_GONE or self.worker.draining:
             return

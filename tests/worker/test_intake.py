@@ -131,7 +131,7 @@ def test_what_there_is_no_room_for_is_taken_later(entrance: Entrance) -> None:
     assert entrance.service.told == []
 
 
-def test_a_worker_that_drains_takes_what_it_had_no_room_for_and_tells_plugins(entrance: Entrance) -> None:
+def test_in_a_pool_that_drains_a_worker_takes_what_it_had_no_room_for_and_tells_plugins(entrance: Entrance) -> None:
     before = entrance.send()
     entrance.turn()
     entrance.room.has_some = False
@@ -139,7 +139,13 @@ def test_a_worker_that_drains_takes_what_it_had_no_room_for_and_tells_plugins(en
     entrance.drain()
     assert entrance.turn() == [before]
     assert entrance.state() == DRAINING
+    entrance.room.has_some = True
+    pass_time(entrance.loop, RECOUNT_AFTER)
+    assert entrance.turn() == [before]  # it is another worker's
     assert not entrance.intake.take_rest()
+    entrance.room.has_some = False
+    entrance.intake.take_late()
+    assert entrance.turn() == [before]
     entrance.room.has_some = True
     pass_time(entrance.loop, RECOUNT_AFTER)
     assert entrance.turn() == [before, late]
@@ -152,6 +158,7 @@ def test_a_worker_that_drains_takes_what_it_had_no_room_for_and_tells_plugins(en
 
 def test_the_rest_is_taken_before_the_end(entrance: Entrance) -> None:
     entrance.drain()
+    entrance.intake.take_late()
     number = entrance.send()
     assert entrance.intake.take_rest()
     assert list(entrance.service.connections) == [number]
