@@ -235,9 +235,12 @@ service probe
     rlimit_data = 64M
 }}
 """
+# poolsrv sets the priority once the program has started.
 SCRIPT = """\
 #!/bin/sh
 read -r line
+tries=0
+while [ "$(nice)" = "$(ps -o ni= -p $PPID | tr -d ' ')" ] && [ $tries -lt 200 ]; do sleep 0.05; tries=$((tries + 1)); done
 echo "$line $GREETING $* $(umask) $(nice) $(ulimit -n) $(ulimit -d) $(pwd)"
 echo error >&2
 """

@@ -304,7 +304,9 @@ def test_programs_are_listed_with_their_worker(serve: Serve, tmp_path: Path) -> 
     with server.connect("raw") as sock:
         sock.sendall(b"wait.sh\n")
         wait_until(lambda: query(server)["status"]["programs"], "a program")
-        assert re.search(r"^ *\d+ +\d +.* /bin/sh /", command(server.file).stdout, re.MULTILINE)
+        # Until it executes its file, it has the worker's command.
+        row = re.compile(r"^ *\d+ +\d +.* /bin/sh /", re.MULTILINE)
+        wait_until(lambda: row.search(command(server.file).stdout), "its command")
 
 
 def test_without_descriptors_it_does_not_spin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
