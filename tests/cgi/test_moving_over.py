@@ -240,7 +240,8 @@ SCRIPT = """\
 #!/bin/sh
 read -r line
 tries=0
-while [ "$(nice)" = "$(ps -o ni= -p $PPID | tr -d ' ')" ] && [ $tries -lt 200 ]; do sleep 0.05; tries=$((tries + 1)); done
+parents=$(ps -o ni= -p $PPID | tr -d ' ')
+while [ "$(nice)" = "$parents" ] && [ $tries -lt 200 ]; do sleep 0.05; tries=$((tries + 1)); done
 echo "$line $GREETING $* $(umask) $(nice) $(ulimit -n) $(ulimit -d) $(pwd)"
 echo error >&2
 """
