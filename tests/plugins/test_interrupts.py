@@ -15,8 +15,12 @@ from tests.helpers.distributions import install
 from tests.helpers.plugin_configs import write
 from tests.helpers.server import TIMEOUT, ServerProcess
 
-SLEEPS = "import time\nprint('imports', flush=True)\ntime.sleep(1000)\n"
-CATCHES = "import time\ntry:\n    print('imports', flush=True)\n    time.sleep(1000)\nexcept BaseException:\n    {}\n"
+# In short sleeps: a signal that comes just before one is not seen until it is over.
+SLEEPS = "import time\nprint('imports', flush=True)\nwhile True: time.sleep(0.01)\n"
+CATCHES = (
+    "import time\ntry:\n    print('imports', flush=True)\n    while True: time.sleep(0.01)\n"
+    "except BaseException:\n    {}\n"
+)
 
 
 @pytest.mark.parametrize("module", [SLEEPS, CATCHES.format("pass"), CATCHES.format("raise ValueError")])
@@ -35,7 +39,10 @@ def test_ctrl_c_ends_the_command(module: str, tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "imports\n"
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=TIMEOUT)
+        try:
+            _, said = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.kill()  # or leaving the block would wait for it
     assert (process.returncode, said.strip()) == (1, "Aborted!")
 
 
