@@ -264,7 +264,6 @@ def test_a_request_leaves_no_reference_cycle_behind(make: Make) -> None:
 
 # By what the parser, the framing or the path decides: the same for files and for programs.
 DECIDED_EARLY = {400, 408, 414, 417, 431, 501, 505}
-KEPT: list[Harness] = []  # or its last descriptors would be closed within some later test
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +279,6 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Harness,
         client.close()
         assert harness.run(lambda: not harness.open_connections)
         gc.collect()
-        KEPT.append(harness)
         yield harness, root
 
 

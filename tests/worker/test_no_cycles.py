@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.helpers.certificates import NEW_KEY
 from tests.helpers.plugins import listener, reset, served
 from tests.helpers.server import ServerProcess, receive_all, wait_until
 
@@ -166,7 +167,7 @@ ANSWERS = {"plain": b"x", "relayed": b"x", "program_at_the_connection": b"x\n", 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     at = tmp_path_factory.mktemp("server")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command = ["openssl", "req", "-x509", *NEW_KEY]
     files = ["-subj", "/CN=localhost", "-keyout", f"{at}/key.pem", "-out", f"{at}/certificate.pem"]
     subprocess.run([*command, *files], check=True, capture_output=True)
     tls = f'[listeners.tls.tls]\ncertificate = "{at}/certificate.pem"\nkey = "{at}/key.pem"\n'
