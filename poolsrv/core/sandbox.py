@@ -45,8 +45,7 @@ class Sandbox:
     :ivar system_calls: whether calls that no CGI program needs are forbidden, such as those to trace, to mount and to
         make name spaces, and those for which Landlock has no rule: to limit or slow down other processes; to change
         modes and times of files, where it may change no file; to lease files, and to watch them; to listen, without
-        ``bind``. If ``connect`` and ``bind``
-        are both empty, all sockets but unix sockets are forbidden too.
+        ``bind``. If ``connect`` and ``bind`` are both empty, all sockets but unix sockets are forbidden too.
     :ivar private_tmp: bytes of an empty /tmp of its own, in memory, which it may write to; 0: it has none. Only where
         the config gives the listener a launcher, by ``user`` or ``private_tmp`` of cgi.
     """

@@ -19,6 +19,7 @@ _IOPRIO_GET: Final = _NUMBERS.get(os.uname().machine, 31)
 _IOPRIO_WHO_PROCESS: Final = 1
 
 CpuShare = tuple[int, int, set[int]]  # scheduling policy, nice value, CPUs
+SHARE: Final = "share of the CPUs"  # what has become less
 
 
 class Standing(NamedTuple):
@@ -36,12 +37,12 @@ class Standing(NamedTuple):
     def worsened(self, former: Standing, parent: int) -> str:
         """What is less than it was, or other; empty if nothing is.
 
-        :param parent: whose share of the CPUs does as well: an administrator may have changed that of both.
+        :param parent: as the other process of ``has_lost_share``.
         """
         if self.limits != former.limits:
             return "resource limits"
-        if self.cpus != former.cpus and all(is_less(self.cpus, other) for other in (former.cpus, cpu_share(parent))):
-            return "share of the CPUs"
+        if self.cpus != former.cpus and has_lost_share(self.cpus, former.cpus, parent):
+            return SHARE
         return "priority of input and output" if self.disks != former.disks else ""
 
 
@@ -59,7 +60,16 @@ def cpu_share(pid: int) -> CpuShare | None:
         return None
 
 
-def is_less(share: CpuShare | None, expected: CpuShare | None) -> bool:
+def has_lost_share(share: CpuShare | None, former: CpuShare | None, other: int) -> bool:
+    """Whether a share is less than it was, and less than what another process has now, since an administrator may have
+    changed that of both.
+
+    :param other: its process id; 0: this process.
+    """
+    return _is_less(share, former) and _is_less(share, cpu_share(other))
+
+
+def _is_less(share: CpuShare | None, expected: CpuShare | None) -> bool:
     """Whether a share is less than another one, as far as both are known."""
     if share is None or expected is None:
         return False

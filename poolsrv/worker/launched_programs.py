@@ -26,7 +26,7 @@ from typing import Any
 from ..core import logs
 from ..core.event_loop import READ, EventLoop
 from ..core.sandbox import Sandbox
-from ..core.standing import cpu_share, is_less
+from ..core.standing import SHARE, cpu_share, has_lost_share
 from ..ipc.pool_link import BadMessage, Message, PoolLink
 from ..net.programs import Child, Reaper
 
@@ -35,6 +35,7 @@ log = logging.getLogger("poolsrv.children")
 ANSWER_TIMEOUT = 10.0  # seconds
 LOOK_EVERY = 50  # milliseconds: how often a worker that waits looks at its launcher
 _LOST = "its user's launcher has been lost, see the log"
+_CHANGED = "has had its %s changed by another process"
 _WRONG = (KeyError, TypeError, ValueError)  # what a message that is none raises
 
 
@@ -160,7 +161,7 @@ class LaunchedPrograms(Reaper):
         """
         link = self.open()
         if self._pid and self._is_slowed_down():  # it would say so itself, but on a busy machine it may take long
-            self._lost("has had its share of the CPUs changed by another process")
+            self._lost(_CHANGED % SHARE)
             return 0
         try:
             link.send("start", fds, **fields)
@@ -171,7 +172,7 @@ class LaunchedPrograms(Reaper):
                 if message.kind == "failed":
                     raise OSError(_number(message.fields["errno"]), f"{message.fields['text']}")
                 if message.kind == "changed":
-                    self._lost(f"has had its {message.fields['what']!s:.40} changed by another process")
+                    self._lost(_CHANGED % str(message.fields["what"])[:40])
                     return 0
                 self._later.append(message)
                 self._loop.at_end_of_turn(self._take_later)
@@ -221,10 +222,9 @@ class LaunchedPrograms(Reaper):
         raise TimeoutError
 
     def _is_slowed_down(self) -> bool:
-        """Whether the launcher has less of the CPUs than this worker: less than that had at first, and than it has now,
-        since an administrator may have changed either."""
-        share = cpu_share(self._pid)
-        return is_less(share, self._share) and is_less(share, cpu_share(0))
+        """Whether the launcher has less of the CPUs than this worker: less than that had at first, and than it has
+        now."""
+        return has_lost_share(cpu_share(self._pid), self._share, 0)
 
     def _next(self, link: PoolLink) -> Message | None:
         """Receive a message. No descriptor belongs to it.

@@ -5,9 +5,9 @@ loop calls ``Stream._on_event`` for each of its events, and that calls the plugi
 
 A worker's life: starting (``on_worker_start``), serving, draining (TERM: what is open may finish, nothing new), and
 its end (``on_worker_stop``, programs ended). With the dispatcher's ``DRAIN_POOL_SIGNAL`` all workers drain, and take
-what is left. Its ``STOP_NOW_SIGNAL`` skips what is left of draining, and
-so does the end of the dispatcher, which shows as end of file on the channel. A second TERM changes nothing: a TERM to
-the whole process group, as a shell and systemd send it, reaches each worker twice.
+what is left. Its ``STOP_NOW_SIGNAL`` skips what is left of draining, and so does the end of the dispatcher, which shows
+as end of file on the channel. A second TERM changes nothing: a TERM to the whole process group, as a shell and systemd
+send it, reaches each worker twice.
 """
 
 from __future__ import annotations
