@@ -11,7 +11,7 @@ CONFIG ?= poolsrv.toml
 # Hundreds of processes of the tests import these. Only what has changed is compiled.
 COMPILE = $(BIN)/python -m compileall -q poolsrv plugins tools
 # Parallel test processes: more than CPUs, since tests mostly wait.
-PROCESSES ?= 6
+PROCESSES ?= 9
 # The tree of a Debian, which `make test-debian` makes.
 DEBIAN ?= $(CURDIR)/build/debian
 # The compiled wheel, and a checkout with its packages: `make test-compiled`.

@@ -153,6 +153,7 @@ class Started:
 @pytest.fixture(name="worker")
 def _worker(monkeypatch: pytest.MonkeyPatch) -> Turns:
     monkeypatch.setattr(warm_pool, "ForkServer", Started)
+    monkeypatch.setattr(warm_pool, "LOOK_TIME", 1e9)  # however slow the machine is, one turn sees it all
     monkeypatch.setattr("poolsrv_cgi.warm.pool.shutil.which", lambda name, path=None: None if name == "gone" else name)
     Started.all = []
     return Turns()

@@ -17,7 +17,7 @@ from tests.helpers.server import ServerProcess, receive_line
 
 # Shared by the plugins of most tests: Tells logs how each of its connections ended.
 IMPORTS = """
-import errno, os, socket, subprocess, sys, threading, time
+import errno, logging, os, socket, subprocess, sys, threading, time
 from pathlib import Path
 import msgspec
 from poolsrv import PIPE, Child, Connection, LineTooLong, Stream, Worker, hookimpl

@@ -12,15 +12,37 @@ from tests.dispatcher.test_ledger import series
 from tests.helpers.plugins import ask, listener, served, settle
 from tests.helpers.server import ServerProcess, wait_until
 
+# A slow call takes half a second, and goes on until the log has told of it, however late the watching thread runs.
 MODULE = """
+PATIENCE = 20.0
+
+
+class Told(logging.Handler):
+    seen = False
+
+    def emit(self, record):
+        self.seen |= "and still is" in record.getMessage()
+
+
+told = Told()
+logging.getLogger("poolsrv.plugins").addHandler(told)
+
+
 def nap(*_):
-    time.sleep(0.5)
+    for _ in taking_long():
+        time.sleep(0.005)
 
 
 def burn(*_):
-    until = time.monotonic() + 0.5
-    while time.monotonic() < until:
+    for _ in taking_long():
         pass
+
+
+def taking_long():
+    told.seen = False
+    begun = time.monotonic()
+    while (taken := time.monotonic() - begun) < 0.5 or not told.seen and taken < PATIENCE:
+        yield
 
 
 class Innocent:
@@ -97,7 +119,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 def told(server: ServerProcess, name: str, plugin: str, hook: str, after: int = 0) -> None:
     """Wait for both lines, from line ``after`` of the log on."""
-    where = r"and still is, in (nap|burn), \S+:\d+, called by"
+    where = r"and still is, in (nap|burn|taking_long), \S+:\d+, called by"
     server.wait_for_line(rf"WARNING .*{name}: {plugin} has been in {hook} for \d+\.\d\d s, {where}", after=after)
     took = rf"WARNING .*{name}: {plugin} took \d+\.\d\d s in {hook}: the worker's other connections"
     server.wait_for_line(took, after=after)
@@ -191,7 +213,8 @@ def lag(server: ServerProcess) -> float:
 
 @pytest.mark.server
 def test_it_can_be_switched_off(tmp_path: Path) -> None:
-    with served(tmp_path, MODULE, listener("plain", "slow"), pool="workers = 1\nslow_hook = 0") as server:
+    without_patience = MODULE.replace("PATIENCE = 20.0", "PATIENCE = 0.0")
+    with served(tmp_path, without_patience, listener("plain", "slow"), pool="workers = 1\nslow_hook = 0") as server:
         with server.connect("plain") as sock:
             assert ask(sock, b"nap") == b"done"
             assert ask(sock, b"quick") == b"done"
