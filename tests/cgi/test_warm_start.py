@@ -27,7 +27,7 @@ SCRIPTS = {
     "while not os.path.exists('go'): time.sleep(0.02)\n",
 }
 GATE = "import os, time\nwhile not os.path.exists({!r}): time.sleep(0.01)\n"
-LISTENERS = "opens", "killed", "stopped", "overdue"
+LISTENERS = "opens", "killed", "stopped"
 PATIENT = """
 from poolsrv_cgi.warm import fork_server
 fork_server.PATIENCE = 600.0  # however slow the machine is
@@ -62,8 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[ServerProcess]:
-    options: dict[str, dict[str, Any]] = {"overdue": {"timeout": 0.1}}
-    listeners = [gated(folder, name, **options.get(name, {})) for name in LISTENERS]
+    listeners = [gated(folder, name) for name in LISTENERS]
     (folder / "www").mkdir()
     listeners.append(cgi_listener(keys='plugins = ["patient"]', root=folder / "www"))
     with served(tmp_path_factory.mktemp("server"), PATIENT, *listeners) as running:
@@ -154,11 +153,15 @@ def test_a_client_that_leaves_while_its_request_waits(tmp_path: Path) -> None:
     assert {*ran(root)} == {"stayed"}
 
 
-def test_the_timeout_counts_while_a_request_waits(server: ServerProcess, folder: Path) -> None:
-    with Client(server, "overdue") as client:
+def test_the_timeout_counts_while_a_request_waits(tmp_path: Path) -> None:
+    """Here the first one waits as well, for as long as the others."""
+    listener = gated(tmp_path, "overdue", timeout=0.1, keys='plugins = ["patient"]')
+    write_scripts(tmp_path / "overdue")
+    module = PATIENT.replace("fork_server.PATIENCE", "fork_server.SOON = fork_server.PATIENCE")
+    with served(tmp_path / "server", module, listener) as server, Client(server, "overdue") as client:
         assert client.get("/once.py").status == 504
-        assert client.get("/hello.sh").status == 200
-    assert ran(folder / "overdue") == []
+        wait_until(lambda: client.get("/hello.sh").status == 200, "a script that is in time")
+    assert ran(tmp_path / "overdue") == []
 
 
 def test_an_interpreter_that_hangs_at_its_start(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
