@@ -50,7 +50,7 @@ from .metrics import Metrics
 from .reporter import Reporter
 from .run_sources import RunSources
 from .service import Service
-from .spare_memory import SpareMemory
+from .spare_memory import SpareMemory, share_one_heap
 from .status_client import StatusClient
 from .time_watch import TimeWatch
 from .worker import Worker
@@ -130,6 +130,7 @@ class WorkerProcess:
         self.admission_client = AdmissionClient(loop, channel, self._reporter) if asks else None
         self._services = [Service(self, listener, server.base) for listener in server.listeners]
         self._served: list[Service] = []
+        share_one_heap()
         self._spare_memory = SpareMemory(loop, self._services)
         self._watch = TimeWatch(loop, self._served, metrics.engine, pool.slow_hook)
         self._intake = Intake(

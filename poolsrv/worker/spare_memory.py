@@ -5,6 +5,9 @@ in use, in the wrong place, keeps all that a rush has needed: large uploads at t
 would grow with each rush that is greater than all before. malloc_trim(3) gives back whole pages anywhere. It takes a
 fraction of a millisecond, and what is needed again has to be fetched again: so it is called only while no connection is
 open, once after each time that something has happened.
+
+It does not give back what is free at the end of a heap, unless this is the main one. So threads have none of their own.
+Python's lock lets one of them at a time allocate memory, nearly always.
 """
 
 from __future__ import annotations
@@ -18,7 +21,15 @@ if TYPE_CHECKING:
     from ..core.event_loop import EventLoop
     from .service import Service
 
+_M_ARENA_MAX: Final = -8  # of mallopt(3)
 _trim: Final[Callable[[int], object] | None] = getattr(libc, "malloc_trim", None)  # musl has none
+_set: Final[Callable[[int, int], object] | None] = getattr(libc, "mallopt", None)
+
+
+def share_one_heap() -> None:
+    """Have threads use the main heap, in this process and in those it forks, where the C library is glibc."""
+    if _set is not None:
+        _set(_M_ARENA_MAX, 1)
 
 
 class SpareMemory:

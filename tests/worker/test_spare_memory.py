@@ -20,6 +20,28 @@ class Rush:
         pieces = [bytes(60_000) for _ in range(500)]
         self.kept = pieces.pop()
         conn.send(b"done\\n")
+
+
+class Threads:
+    # As with Rush, in four threads at once.
+    @hookimpl
+    def on_readable(self, conn):
+        conn.recv()
+        bytes(20_000_000)  # from now on, the C library keeps free memory up to twice as much at the end of a heap
+        self.all = threading.Barrier(4)
+        self.left = 4
+        for _ in range(4):
+            conn.worker.run_blocking(self.rush, done=lambda future: self.done(conn))
+
+    def rush(self):
+        self.all.wait()
+        pieces = [b"x" * 60_000 for _ in range(150)]
+        self.all.wait()
+
+    def done(self, conn):
+        self.left -= 1
+        if not self.left:
+            conn.send(b"done\\n")
 """
 
 
@@ -55,11 +77,13 @@ def anonymous(pid: int) -> int:
 
 
 @pytest.mark.server
-def test_what_a_rush_has_needed_is_given_back(tmp_path: Path) -> None:
-    with served(tmp_path, MODULE, listener("rush")) as server:
+@pytest.mark.parametrize("name", ["rush", "threads"])
+def test_what_a_rush_has_needed_is_given_back(tmp_path: Path, name: str) -> None:
+    """Each thread would have a heap of its own, the end of which can't be given back."""
+    with served(tmp_path, MODULE, listener(name)) as server:
         (worker,) = server.worker_pids()
         before = anonymous(worker)
-        with server.connect("rush") as sock:
+        with server.connect(name) as sock:
             ask(sock, b"x")
             assert anonymous(worker) > before + 20
         wait_until(lambda: anonymous(worker) < before + 5, "memory that is given back")
