@@ -118,6 +118,10 @@ def settle(server: ServerProcess) -> None:
         server.wait_for_line(rf"ping #\d+ 127\.0\.0\.1:{sock.getsockname()[1]}: alone")
 
 
-def closed(server: ServerProcess, listener: str, after: int) -> str:
-    """Why the first connection of a listener was closed, according to the log from line ``after`` on."""
-    return server.wait_for_line(rf"\b{listener} #\d+ \S+ closed: (.*)", after=after).group(1)
+def closed(server: ServerProcess, listener: str, after: int, sock: socket.socket | None = None) -> str:
+    """Why the first connection of a listener was closed, according to the log from line ``after`` on.
+
+    :param sock: the client; None: any. One of `prompt_client` may have had others before it.
+    """
+    peer = r"\S+" if sock is None else rf"127\.0\.0\.1:{sock.getsockname()[1]}:"
+    return server.wait_for_line(rf"\b{listener} #\d+ {peer} closed: (.*)", after=after).group(1)
