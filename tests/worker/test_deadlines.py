@@ -52,21 +52,23 @@ class Program(Tells):
 
 
 class Drains(Tells):
-    # Has a last word, and waits for the client's.
+    # Has a last word, and takes the client's only then.
     @hookimpl
     def on_connection_init(self, conn):
         conn.send(b"%d" % conn.draining)
+        conn.pause_reading()
 
     @hookimpl
     def on_readable(self, conn):
-        line = conn.recv()
-        conn.send(b"%d" % conn.draining + line)
-        if line == b"bye\n":
-            conn.close("finished")
+        while (line := conn.recv_line()) is not None:
+            conn.send(b"%d" % conn.draining + line)
+            if line == b"bye\n":
+                conn.close("finished")
 
     @hookimpl
     def on_drain(self, conn):
         conn.send(b"last orders\n")
+        conn.resume_reading()
 
 
 class Heavy(Tells):
@@ -171,7 +173,8 @@ def test_after_its_lifetime_a_connection_is_closed_in_order(server: ServerProces
     after = len(server.lines)
     with prompt_client(server, "life", b"x", TIMEOUT) as sock:
         assert receive_all(sock) == b"hello\nx"
-    assert closed(server, "life", after) == "connection lifetime"
+        sock.shutdown(socket.SHUT_WR)
+        assert closed(server, "life", after, sock) == "connection lifetime"
 
 
 @pytest.mark.server
@@ -194,12 +197,10 @@ def test_a_busy_connection_is_closed_too(server: ServerProcess) -> None:
 @pytest.mark.server
 def test_a_plugin_that_knows_what_is_begun_may_finish_it(server: ServerProcess) -> None:
     after = len(server.lines)
-    with server.connect("drains") as sock:
-        assert receive_exactly(sock, 13) == b"0last orders\n"
-        assert ask(sock, b"after") == b"1after"
-        sock.sendall(b"bye\n")
-        assert receive_all(sock) == b"1bye\n"
-    assert closed(server, "drains", after) == "finished"
+    with prompt_client(server, "drains", b"after\nbye\n", TIMEOUT) as sock:
+        assert receive_all(sock) == b"0last orders\n1after\n1bye\n"
+        sock.shutdown(socket.SHUT_WR)
+        assert closed(server, "drains", after, sock) == "finished"
 
 
 @pytest.mark.server
@@ -214,7 +215,7 @@ def test_a_client_that_does_not_finish_is_aborted(server: ServerProcess) -> None
 def test_a_client_that_does_not_read_the_rest_is_aborted(server: ServerProcess) -> None:
     after = len(server.lines)
     with prompt_client(server, "heavy", b"x", TIMEOUT) as sock:
-        assert closed(server, "heavy", after) == "connection lifetime"
+        assert closed(server, "heavy", after, sock) == "connection lifetime"
         with pytest.raises(ConnectionResetError):
             receive_all(sock)
 
