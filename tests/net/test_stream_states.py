@@ -208,12 +208,13 @@ def test_a_relay_waits_for_its_target_to_be_open(connecting: Connecting) -> None
 
 
 def test_a_peer_that_refuses_is_an_error(loop: EventLoop) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        host, port = listening.getsockname()
-    stream = OutgoingStream(loop, Owner(), f"{host}:{port}", Path(), 10.0)
     told: list[BaseException | None] = []
-    stream.on_close = lambda stream, error: told.append(error)
-    turn_until(loop, lambda: told)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # so nobody listens at this port, and no other process can get it
+        host, port = silent.getsockname()
+        stream = OutgoingStream(loop, Owner(), f"{host}:{port}", Path(), 10.0)
+        stream.on_close = lambda stream, error: told.append(error)
+        turn_until(loop, lambda: told)
     assert isinstance(told[0], ConnectionRefusedError)
 
 

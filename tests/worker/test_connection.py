@@ -95,11 +95,16 @@ class Timers(Tells):
         for _ in range(100):
             conn.call_later(60, lambda: None).cancel()
         assert len(conn._timers) < 70
-        conn.call_later(0.3, lambda: conn.log.info("a timer of a closed connection"))
+        conn.call_later(0.3, lambda: conn.state and conn.log.info("a timer of a closed connection"))
 
     @hookimpl
     def on_readable(self, conn):
         conn.send(conn.recv())
+
+    @hookimpl
+    def on_connection_close(self, conn, reason):
+        conn.state = "closed"
+        super().on_connection_close(conn, reason)
 
 
 class Soon(Tells):
@@ -627,7 +632,7 @@ def test_a_program_outlives_a_plain_close(server: ServerProcess) -> None:
         assert receive_all(sock) == b""
     assert closed(server, "stubborn", after) == "closed"
     assert all(map(is_alive, pids))
-    os.killpg(min(pids), signal.SIGKILL)
+    os.killpg(os.getpgid(pids[0]), signal.SIGKILL)
     wait_until(lambda: all_gone(pids), "killed")
 
 
@@ -703,13 +708,6 @@ def test_what_is_sent_while_connecting_is_kept(server: ServerProcess, folder: Pa
             assert receive_line(sock) == b"answer: pong\n"
 
 
-def unused_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize(
     ("address", "error"),
     [
@@ -721,7 +719,9 @@ def unused_port() -> int:
     ],
 )
 def test_every_failure_to_connect_arrives_at_on_close(server: ServerProcess, address: str, error: bytes) -> None:
-    answer = server.exchange("dials", address.format(port=unused_port()).encode() + b"\n")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # so nobody listens at this port, and no other process can get it
+        answer = server.exchange("dials", address.format(port=silent.getsockname()[1]).encode() + b"\n")
     assert answer.startswith(error)
     assert answer.endswith(b" True\n")
 
