@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers.haproxy import HeaderProxy
 from tests.helpers.http import cgi_listener, write_programs
-from tests.helpers.plugins import ask, listener, nothing_to_read, prompt_client, served, turns
+from tests.helpers.plugins import ask, listener, nothing_to_read, prompt_client, served, settle, turns
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_all, receive_exactly
 
 pytestmark = pytest.mark.server
@@ -178,6 +178,7 @@ def test_the_header_is_no_byte_of_the_client(server: ServerProcess) -> None:
     [b"GET / HTTP/1.1\r\n\r\n", b"PROXY TCP4 oops\r\n", V2[:12] + b"\x11", b"\x16\x03\x01\x02\x00", b"\0" * 5000],
 )
 def test_what_is_no_header_ends_the_connection_and_no_plugin_hears_of_it(server: ServerProcess, sent: bytes) -> None:
+    settle(server)  # what was logged before has been read
     after = len(server.lines)
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
         server.exchange("who", sent, finish=False)
@@ -222,6 +223,7 @@ def test_a_silent_client_has_a_time_limit(server: ServerProcess) -> None:
 
 
 def test_a_client_that_only_connects_and_closes_is_not_logged(server: ServerProcess) -> None:
+    settle(server)
     after = len(server.lines)
     for sent in (b"", V1[:10]):
         assert server.exchange("who", sent) == b""
