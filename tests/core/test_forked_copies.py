@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -255,8 +256,18 @@ def test_no_further_plugin_is_called_in_a_copy(tmp_path: Path) -> None:
 def test_a_copy_that_python_does_not_know_of_costs_its_worker_at_most(tmp_path: Path) -> None:
     with running(tmp_path, listener("forks"), pool="workers = 2") as server:
         dispatcher = server.dispatcher_pid
-        with server.connect("forks") as sock, server.connect("forks") as other:
-            innocent = ask(other, b"pid")
+        with ExitStack() as stack, server.connect("forks") as sock:
+            guilty = ask(sock, b"pid")
+            others: list[tuple[socket.socket, bytes]] = []
+
+            def one_has_the_other_worker() -> bool:
+                """A worker that gets no CPU for a while is passed over."""
+                client = stack.enter_context(server.connect("forks"))
+                others.append((client, ask(client, b"pid")))
+                return others[-1][1] != guilty
+
+            wait_until(one_has_the_other_worker, "a connection of the other worker")
+            other, innocent = others[-1]
             sock.sendall(b"behind_python\n")
             for _ in range(20):
                 with server.connect("forks") as later, suppress(ConnectionError):  # of that worker, while it ends

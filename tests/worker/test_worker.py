@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import textwrap
 import time
@@ -75,7 +76,16 @@ def test_start_and_stop_open_and_close_a_resource_of_each_worker(serve: Serve, t
         """,
     )
     server = serve(config(workers=2), paths=(site,))
-    assert sorted(ask(server) for _ in range(6)) == [b"0 1\n", b"0 2\n", b"0 3\n", b"1 1\n", b"1 2\n", b"1 3\n"]
+    counts: dict[int, list[int]] = {0: [], 1: []}
+
+    def both_have_served_three() -> bool:
+        """A worker that gets no CPU for a while is passed over."""
+        slot, count = map(int, ask(server).split())
+        counts[slot].append(count)
+        return min(map(len, counts.values())) >= 3
+
+    wait_until(both_have_served_three, "three answers of each worker")
+    assert all(found == list(range(1, len(found) + 1)) for found in counts.values())
     assert server.stop() == 0
     assert sorted((server.folder / "stopped").read_text().split()) == ["00", "11"]
 
@@ -431,8 +441,8 @@ def test_a_worker_that_is_told_to_end_again_while_it_waits_for_programs_does_not
     server = serve(config(pool="graceful_timeout = 0.0"), paths=(site,))
     (pid,) = server.worker_pids()
     assert ask(server) == b"deaf\n"
-    os.kill(pid, signal.SIGTERM)
     ticks = used = cpu_ticks(pid)
+    os.kill(pid, signal.SIGTERM)
     while f"pid {pid}) exited 0" not in server.log:
         try:
             os.kill(pid, signal.SIGTERM)
@@ -582,7 +592,9 @@ def test_the_traceback_of_a_start_that_fails_is_told_once_over_all_workers(serve
     server = serve(config(workers=3, pool="max_boot_failures = 4"), paths=(site,), ready=False)
     assert server.wait() == 1
     assert server.log.count("Traceback") == 1
-    assert server.log.count("failed in on_worker_start again, as above: OSError: no database, says") >= 6
+    failed = len(re.findall(r"worker \d could not start.*: (?:next try|giving up)", server.log))
+    # One that starts late may still have failed after the dispatcher has given up.
+    assert server.log.count("failed in on_worker_start again, as above: OSError: no database, says") >= failed - 1 >= 3
     assert "4 times in a row" in server.log
 
 
