@@ -23,6 +23,7 @@ from typing import Final, Protocol
 from .hang_signal import dump_file
 
 DUMP_TIME: Final = 0.5  # seconds that a hung process gets to dump its stack
+DUMP_LATE: Final = 0.25  # seconds: where the timer for that comes so late, the process gets the same time again
 _LONGEST_REPORT: Final = 65536  # bytes
 _LONGEST_PLACE: Final = 500  # characters
 

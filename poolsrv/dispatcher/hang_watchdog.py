@@ -14,7 +14,7 @@ from typing import Final
 
 from ..core.event_loop import EventLoop
 from ..core.hang_signal import HANG_SIGNAL
-from ..core.stack_dump import DUMP_TIME, NamedInstance, StackDumpFile
+from ..core.stack_dump import DUMP_LATE, DUMP_TIME, NamedInstance, StackDumpFile
 from .worker_slot import WorkerSlot
 
 log = logging.getLogger("poolsrv.pool")
@@ -72,14 +72,20 @@ class HangWatchdog:
             elif now - slot.last_report_at > self._timeout and pid not in self.dumping:
                 self.dumping.add(pid)
                 os.kill(pid, HANG_SIGNAL)
-                self._loop.call_later(DUMP_TIME, partial(self._kill, slot, pid, now - slot.last_report_at))
+                self._kill_later(slot, pid, now - slot.last_report_at)
 
-    def _kill(self, slot: WorkerSlot, pid: int, silence: float) -> None:
+    def _kill_later(self, slot: WorkerSlot, pid: int, silence: float) -> None:
+        self._loop.call_later(DUMP_TIME, partial(self._kill, slot, pid, silence, self._loop.now + DUMP_TIME))
+
+    def _kill(self, slot: WorkerSlot, pid: int, silence: float, due: float) -> None:
         """Kill a worker, unless it has reported, ended or been stopped in the meantime."""
         if slot.pid != pid or pid not in self.dumping:
             return
         if slot.stopped:
             self.dumping.discard(pid)
+            return
+        if self._loop.now - due > DUMP_LATE:  # the worker perhaps could not run either
+            self._kill_later(slot, pid, silence)
             return
         where = self._files[pid].describe(self._plugins)
         log.error(

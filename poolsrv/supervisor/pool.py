@@ -13,7 +13,7 @@ from ..core.event_loop import READ, EventLoop, Timer
 from ..core.hang_signal import HANG_SIGNAL
 from ..core.listening_sockets import ListeningSocket
 from ..core.pid_file import PidFile
-from ..core.stack_dump import DUMP_TIME, StackDumpFile
+from ..core.stack_dump import DUMP_LATE, DUMP_TIME, StackDumpFile
 from ..ipc import pool_protocol
 from ..ipc.pool_link import VERSION, BadMessage, Message, PoolLink, send_sockets
 from ..ipc.pool_protocol import LEAVING, SEALED, STARTING
@@ -176,10 +176,15 @@ class PoolProcess:
                 return
             self.signal(HANG_SIGNAL)
             self.signal(signal.SIGCONT)  # it may have been stopped
-            self._killer = self._loop.call_later(DUMP_TIME, dumped)
+            wait_for_dump()
 
-        def dumped() -> None:
-            if not unless():
+        def wait_for_dump() -> None:
+            self._killer = self._loop.call_later(DUMP_TIME, partial(dumped, self._loop.now + DUMP_TIME))
+
+        def dumped(at: float) -> None:
+            if self._loop.now - at > DUMP_LATE:
+                wait_for_dump()
+            elif not unless():
                 before(self._hang_file.describe([]))
                 self.kill()
 
