@@ -21,6 +21,7 @@ from tests.helpers.server import ServerProcess
 Serve = Callable[..., ServerProcess]
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+OPEN = ("sh", "-c", 'chmod 777 . && exec "$@"', "sh")  # before a plugin may write to the server's folder
 NOBODY = pwd.getpwnam("nobody")
 
 # The file "words" has what it sends, as the arguments of a call.
@@ -136,9 +137,7 @@ def test_a_pool_that_is_no_longer_root_can_not_name_another_pid_file(serve: Serv
     victim.write_text("root's\n")
     victim.chmod(0o600)
     (tmp_path / "run").mkdir()
-    server = serve(config(f'user = "nobody"\npidfile = "{tmp_path}/run/server.pid"'), paths=(site,), ready=False)
-    server.folder.chmod(0o777)
-    server.wait_ready()
+    server = serve(config(f'user = "nobody"\npidfile = "{tmp_path}/run/server.pid"'), paths=(site,), prefix=OPEN)
     say(server, CONFIGURED.format(path=str(victim)))
     server.wait_for_line("breaks the protocol, 'configured' while it is serving: killing it")
     server.wait_for_line(r" ready: ", count=2)
@@ -151,9 +150,7 @@ def test_a_pool_that_is_no_longer_root_can_not_name_another_pid_file(serve: Serv
 @pytest.mark.server
 @ROOT
 def test_plugins_are_imported_as_the_pools_user(serve: Serve, site: Path) -> None:
-    server = serve(config('user = "nobody"'), paths=(site,), ready=False)
-    server.folder.chmod(0o777)
-    server.wait_ready()
+    server = serve(config('user = "nobody"'), paths=(site,), prefix=OPEN)
     ids = [NOBODY.pw_uid] * 3 + [NOBODY.pw_gid] * 3
     assert (server.folder / "imported").read_text() == " ".join(map(str, ids))
     assert (server.folder / "made").read_text() == " ".join(map(str, ids[:3]))
