@@ -17,7 +17,15 @@ import pytest
 
 from poolsrv.supervisor.restarts import Restarts
 from tests.helpers.puppet import Client, config, install_puppet
-from tests.helpers.server import ServerProcess, children_of, descendants_of, is_alive, open_descriptors, wait_until
+from tests.helpers.server import (
+    ServerProcess,
+    children_of,
+    descendants_of,
+    is_alive,
+    listens,
+    open_descriptors,
+    wait_until,
+)
 from tools.compiled import LIBRARY
 
 Serve = Callable[..., ServerProcess]
@@ -67,6 +75,7 @@ def test_a_pool_that_crashes_is_replaced_and_waiting_clients_are_served(serve: S
             assert int(client.ask("pid")) not in workers
         assert lost.answer() == ""
     server.wait_for_line(rf"the pool \(generation 1, pid {dispatcher}\) killed by SIGKILL after \d")
+    server.wait_for_line(" ready: ", count=2)
     wait_until(lambda: not any(map(is_alive, [*workers, program])), "the end of the old pool's processes")
     assert server.dispatcher_pid != dispatcher
     assert server.stop() == 0
@@ -271,7 +280,9 @@ def test_the_pool_ends_in_order_when_the_supervisor_is_gone(serve: Serve, site: 
         server.signal(signal.SIGKILL)
         server.wait_for_line("the supervisor is gone")
         address = server.addresses("puppet")[0]
-        again = serve(config().replace("127.0.0.1:0", address), paths=(site,))  # the address is free at once
+        port = int(address.rpartition(":")[2])
+        wait_until(lambda: not listens(port), "an address that is free, although the pool drains")
+        again = serve(config().replace("127.0.0.1:0", address), paths=(site,))
         assert client.ask("pid")
         client.tell("close")
         assert client.answer() == ""
