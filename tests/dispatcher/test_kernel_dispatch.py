@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from poolsrv.config.model import ListenerConfig, PoolConfig
+from poolsrv.core.accept_queue import accept_queue
 from poolsrv.core.event_loop import EventLoop
 from poolsrv.core.listening_sockets import ListeningSocket
 from poolsrv.dispatcher.acceptor import Acceptor
@@ -176,6 +177,11 @@ class Pool:
         for _ in range(count):
             self.clients.append(socket.create_connection(self.address))
 
+    def connect_to_each(self) -> None:
+        """Connect until a client waits at each socket: which one it is, the kernel chooses."""
+        while not all((queue := accept_queue(own.bound.socket)) and queue.queued for own in self.kernel.sockets):
+            self.connect(1)
+
     def take(self, index: int) -> None:
         while (connections := self.workers[index].receive()) is not None:
             for connection in connections:
@@ -237,7 +243,7 @@ def test_the_dispatcher_accepts_for_a_worker_that_does_not(pool_of: MakePool) ->
     ):
         leave()
         assert pool.taken_over() == [0]
-        pool.connect(12)
+        pool.connect_to_each()
         pool.loop.turn(1)
         pool.loop.turn(0.01)
         assert second.connections  # those of the first one's queue
@@ -281,7 +287,7 @@ def test_a_removed_workers_socket_is_the_dispatchers_until_another_worker_starts
 
 def test_a_worker_that_does_not_accept_is_stalled_if_another_one_responds(pool_of: MakePool) -> None:
     pool = pool_of(2, 2)
-    pool.connect(12)
+    pool.connect_to_each()
     clock = pool.loop
     owns = pool.kernel.sockets
 
