@@ -400,10 +400,10 @@ def test_without_descriptors_the_dispatcher_pauses_logs_it_once_and_goes_on(serv
     server = serve(config(), paths=(site,))
     limit = len(os.listdir(f"/proc/{server.dispatcher_pid}/fd"))
     before = resource.prlimit(server.dispatcher_pid, resource.RLIMIT_NOFILE)[0]
-    for _ in range(2):
+    for times in (1, 2):
         limit_descriptors(server.dispatcher_pid, limit)
         clients = connect_many(server, 10)
-        wait_until(lambda: "can't accept connections" in server.log, "a warning")
+        server.wait_for_line("can't accept connections", count=times)
         assert_rests(server.dispatcher_pid, 1.2)  # two pauses and more
         limit_descriptors(server.dispatcher_pid, before)
         assert "" not in {client.ask("pid") for client in clients}
