@@ -164,6 +164,8 @@ def test_it_says_that_the_dispatcher_hangs(server: ServerProcess) -> None:
 
 def test_metrics_in_both_formats(server: ServerProcess) -> None:
     server.exchange("hello", b"hi")
+    name = "poolsrv_accept_to_worker_seconds_count"
+    wait_until(lambda: (name, frozenset({("listener", "hello")})) in samples(server), "the worker's report")
     classic = record(server, "/metrics")
     assert classic.headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
     text = classic.body.decode()
