@@ -46,12 +46,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with served(
         tmp_path_factory.mktemp("proxied"),
         MODULE,
-        listener("source", "puppet", max_per_source=2, **TRUSTED),
+        listener("source", "puppet", max_per_source=2, proxy_header_timeout=60.0, **TRUSTED),
         listener("pace", "puppet", rate_per_source=0.001, rate_per_source_burst=2, **TRUSTED),
         listener("access", "puppet", allow=["192.0.2.0/24", "2001:db8::/32"], deny=["192.0.2.7"], **TRUSTED),
         listener("behind", "puppet", max_per_source=3, deny=["127.0.0.7"], **TRUSTED),
         listener("local", "puppet", bind="unix:local.sock", proxy_protocol=True, max_per_source=1),
-        pool="workers = 3\ngraceful_timeout = 5.0",
+        pool="workers = 3\ngraceful_timeout = 60.0",
     ) as running:
         yield running
 
