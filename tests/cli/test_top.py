@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import re
@@ -60,6 +61,7 @@ class Terminal:
             env={**{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}, "TERM": "xterm-256color"},
         )
         self._slave = slave
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a piece may end within a character
         self.output = ""
 
     def __enter__(self) -> Terminal:
@@ -103,7 +105,7 @@ class Terminal:
     def _read(self, patience: float) -> None:
         while select.select([self._master], [], [], patience)[0]:
             try:
-                self.output += os.read(self._master, 65536).decode()
+                self.output += self._decoder.decode(os.read(self._master, 65536))
             except OSError:
                 return
             patience = 0
