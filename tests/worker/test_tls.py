@@ -231,7 +231,7 @@ class Peer:
 
 
 def prompt_peer(server: ServerProcess, listener: str) -> Peer:
-    """A client whose handshake was in time, as an echo shows. If the machine was too slow, another client tries again."""
+    """A client whose handshake was in time, as an echo shows. On a slow machine, another client tries again."""
     for _ in range(100):
         peer = Peer(server, listener)
         try:
