@@ -55,8 +55,13 @@ def is_now(name: str, state: str) -> re.Pattern[str]:
 @pytest.fixture
 def nodes(tmp_path: Path, serve: Callable[..., ServerProcess]) -> dict[str, ServerProcess]:
     (tmp_path / PAGE[1:]).write_text("hello")
-    config = NODE.format(www="127.0.0.1:0", status="127.0.0.1:0", root=tmp_path)
-    return {"a": serve(config), "b": serve(config)}
+
+    def node() -> ServerProcess:
+        """At ports that nobody else gets while it is restarted."""
+        www, status = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        return serve(NODE.format(www=www, status=status, root=tmp_path))
+
+    return {"a": node(), "b": node()}
 
 
 def test_it_is_a_valid_configuration() -> None:
