@@ -47,7 +47,7 @@ class Web(HttpPlugin):
         def piece(data):
             got.append(len(data))
             body.pause()
-            request.conn.call_later(0.01, body.resume)
+            request.conn.call_later(0.03, body.resume)
 
         body.read(piece, lambda: response.respond(200, b"%d %d" % (len(got), sum(got))))
 
