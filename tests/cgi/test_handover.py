@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.certificates import Certificates
 from tests.helpers.http import Client, cgi_listener, pool, write_programs
-from tests.helpers.plugins import reset
+from tests.helpers.plugins import prompt_program, reset
 from tests.helpers.server import ServerProcess, is_alive, receive_all, receive_line, wait_until
 from tests.worker.test_tls import Peer, tls
 
@@ -26,7 +26,7 @@ PROGRAMS = {
     "child.sh": f"exec 3<&0; ({ANSWER}) <&3 3<&- & echo first",
     "session.sh": f"exec 3<&0; setsid sh -c '{ANSWER}' <&3 3<&- & echo first",
     "twice.sh": f"exec 3<&0; ( ( sleep 0.2; {ANSWER} ) <&3 & ) & echo first",
-    "chain.sh": "exec 3<&0; (sleep 0.2; echo second; (sleep 0.2; echo third; cat) <&3 &) & echo first",
+    "chain.sh": "exec 3<&0; echo first; (sleep 0.2; echo second; (sleep 0.2; echo third; cat) <&3 &) &",
     # One that closes the connection and lives on.
     "closes.py": "#!/usr/bin/env python3\n"
     "import os, time\nos.write(1, b'first\\n')\n"
@@ -42,8 +42,8 @@ PROGRAMS = {
     # Tells its number and stays.
     "stays.sh": "(echo $(exec sh -c 'echo $PPID'); exec sleep 60) & exec sleep 0.1",
     "stayssession.sh": "setsid sh -c 'echo $$; exec sleep 60' & exec sleep 0.1",
-    "line.sh": "(sleep 0.3; echo second) & echo first",
-    "nph-line.sh": "(sleep 0.3; echo second) & printf 'HTTP/1.0 200 OK\\r\\n\\r\\nfirst\\n'",
+    "line.sh": "echo first; (sleep 0.3; echo second) &",
+    "nph-line.sh": "printf 'HTTP/1.0 200 OK\\r\\n\\r\\nfirst\\n'; (sleep 0.3; echo second) &",
     "file.sh": "(exec >&- <&-; sleep 60) & echo first",
 }
 
@@ -148,8 +148,9 @@ def _line(peer: Peer) -> bytes:
 @pytest.mark.parametrize("listener", ["timed", "timedsession"])
 def test_a_timeout_ends_the_connection(server: ServerProcess, listener: str) -> None:
     """Whatever group the other process is in."""
-    with server.connect(listener) as sock:
-        pid = int(receive_line(sock))
+    sock, line = prompt_program(server, listener)
+    with sock:
+        pid = int(line)
         with pytest.raises(ConnectionResetError):
             receive_all(sock)
     if listener == "timed":

@@ -15,7 +15,7 @@ import pytest
 
 from tests.dispatcher.test_ledger import series
 from tests.helpers.http import cgi_listener, pool, write_programs
-from tests.helpers.plugins import reset
+from tests.helpers.plugins import prompt_program, reset
 from tests.helpers.server import ServerProcess, is_alive, receive_all, receive_exactly, receive_line, wait_until
 
 pytestmark = pytest.mark.server
@@ -112,8 +112,9 @@ def test_the_variables_of_ucspi(server: ServerProcess) -> None:
 
 def test_a_timeout_and_a_reset_end_the_group(server: ServerProcess) -> None:
     """TERM, then KILL."""
-    with server.connect("timed") as timed:
-        pids = receive_line(timed).split()
+    timed, line = prompt_program(server, "timed")
+    with timed:
+        pids = line.split()
         sock = server.connect("stubborn")
         pids += receive_line(sock).split()
         reset(sock)

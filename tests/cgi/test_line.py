@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.http import cgi_listener, pool, write_programs
-from tests.helpers.plugins import reset
+from tests.helpers.plugins import prompt_program, reset
 from tests.helpers.server import (
     ServerProcess,
     descendants_of,
@@ -215,11 +215,11 @@ def test_a_client_that_sends_more_than_the_line(server: ServerProcess) -> None:
 def test_a_timeout_ends_the_group(server: ServerProcess) -> None:
     """TERM, then KILL to the whole group; the client sees a reset, so that no output looks whole."""
     after = len(server.lines)
-    with server.connect("timed") as heedful, server.connect("timed") as stubborn:
-        heedful.sendall(b"terms.sh\n")
-        stubborn.sendall(b"stubborn.sh\n")
-        receive_line(heedful)
-        pids = [int(word) for word in receive_line(stubborn).split()]
+    (heedful, _), (stubborn, line) = (
+        prompt_program(server, "timed", name) for name in (b"terms.sh\n", b"stubborn.sh\n")
+    )
+    with heedful, stubborn:
+        pids = [int(word) for word in line.split()]
         assert all(os.getpgid(pid) == pids[0] for pid in pids)
         assert receive_line(heedful) == b"bye\n"
         wait_until(lambda: not any(map(is_alive, pids)), "the group's end")
@@ -247,7 +247,8 @@ def test_a_client_that_is_gone_ends_the_group(server: ServerProcess) -> None:
 def test_max_programs_over_the_pool(serve: Callable[..., ServerProcess], root: Path) -> None:
     """So many at a time over all workers, then the queue, then a refusal; right again after a worker was killed."""
     raw: dict[str, Any] = {"protocol": "line", "root": root, "max_programs": 2}
-    server = serve(pool(2) + cgi_listener("raw", **raw, queue_size=0) + cgi_listener("queue", **raw, queue_timeout=0.3))
+    config = pool(2) + cgi_listener("raw", **raw, queue_size=0) + cgi_listener("queue", **raw)
+    server = serve(config + cgi_listener("impatient", **raw, queue_timeout=0.3))
     busy = b"refused: too many programs are running\r\n"
     for _ in range(2):
         socks = [server.connect("raw") for _ in range(2)]
@@ -262,19 +263,21 @@ def test_max_programs_over_the_pool(serve: Callable[..., ServerProcess], root: P
         wait_until(partial(all_new, server, workers), "new workers")
         for sock in socks:
             sock.close()
-    socks = [server.connect("queue") for _ in range(2)]
-    for sock in socks:
-        sock.sendall(b"wait.sh\n")
-    pids = [int(receive_line(sock)) for sock in socks]
-    assert server.exchange("queue", b"hello.sh\n") == busy  # after its time in the queue
-    with server.connect("queue") as waiting:
-        waiting.sendall(b"hello.sh\n")
-        (root / f"go.{pids[0]}").touch()
-        assert receive_all(waiting) == b"hello\n"
-    (root / f"go.{pids[1]}").touch()
-    for sock in socks:
-        assert receive_all(sock) == b"end\n"
-        sock.close()
+    for listener in ("impatient", "queue"):
+        socks = [server.connect(listener) for _ in range(2)]
+        for sock in socks:
+            sock.sendall(b"wait.sh\n")
+        pids = [int(receive_line(sock)) for sock in socks]
+        with server.connect(listener) as waiting:
+            waiting.sendall(b"hello.sh\n")
+            if listener == "impatient":
+                assert receive_all(waiting) == busy  # after its time in the queue
+            (root / f"go.{pids[0]}").touch()
+            assert listener == "impatient" or receive_all(waiting) == b"hello\n"
+        (root / f"go.{pids[1]}").touch()
+        for sock in socks:
+            assert receive_all(sock) == b"end\n"
+            sock.close()
 
 
 def test_a_worker_that_stops_lets_programs_finish(serve: Callable[..., ServerProcess], root: Path) -> None:

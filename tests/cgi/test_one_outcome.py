@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +23,9 @@ MORE = {
     "first.sh": "printf 'Content-Type: text/plain\\nContent-Length: 2\\n\\nok'; cat >/dev/null",
     "garbage.sh": "trap '' TERM; echo no header; echo; sleep 3",
     "redirects.sh": "printf 'Location: /slow.sh\\n\\n'; exec 1>&-; exec sleep 60",
-    "slow.sh": "sleep 0.8; printf 'Content-Type: text/plain\\n\\nslow'",
+    "slow.sh": "sleep 0.4; printf 'Content-Type: text/plain\\n\\nslow'",
 }
+TRIES = 10
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,19 @@ def outcome(server: ServerProcess, listener: str, before: int, status: int) -> l
     return [line for line in mine if ": 404: " not in line]  # after the port, which may end in 404
 
 
+def outcome_in_time(server: ServerProcess, listener: str, ask: Callable[[], int], status: int, late: int) -> list[str]:
+    """What the log says of a request that is answered with this status. Its program may be too late on a busy machine,
+    where it is answered with another one: then it is asked for again."""
+    for _ in range(TRIES):
+        before = len(server.lines)
+        found = ask()
+        lines = outcome(server, listener, before, found)
+        if found != late:
+            break
+    assert found == status
+    return lines
+
+
 @pytest.mark.parametrize("program", ["swallow.sh", "cat.sh"])
 @pytest.mark.parametrize(
     "head", ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
@@ -81,26 +95,32 @@ def test_a_body_that_stands_still(server: ServerProcess, program: str, head: str
 
 
 def test_a_body_that_stands_still_after_the_response(server: ServerProcess) -> None:
-    before = len(server.lines)
-    with Client(server, "body") as client:
-        client.send(b"POST /first.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000)
-        assert client.response().body == b"ok"
-        assert client.is_closed()
-    lines = outcome(server, "body", before, 200)
+
+    def ask() -> int:
+        with Client(server, "body") as client:
+            client.send(b"POST /first.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000)
+            status = client.response().status
+            assert client.is_closed()
+            return status
+
+    lines = outcome_in_time(server, "body", ask, 200, 408)
     assert len(lines) == 1
     assert "body_timeout" in lines[0]
 
 
 def test_a_program_that_waits_for_its_client_is_not_silent(server: ServerProcess) -> None:
     """The body is late: that is the client's affair, whose time is another."""
+
+    def ask() -> int:
+        with Client(server, "both") as client:
+            client.send(b"POST /swallow.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+            for _ in range(10):
+                time.sleep(0.2)
+                client.send(b"x")
+            return client.response().status
+
+    assert outcome_in_time(server, "both", ask, 200, 504) == []
     before = len(server.lines)
-    with Client(server, "both") as client:
-        client.send(b"POST /swallow.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
-        for _ in range(10):
-            time.sleep(0.2)
-            client.send(b"x")
-        assert client.response().body == b"all"
-    assert outcome(server, "both", before, 200) == []
     with Client(server, "both") as client:
         client.send(b"POST /swallow.sh HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
         assert client.response().status == 408
@@ -119,25 +139,34 @@ def test_over_its_time(server: ServerProcess) -> None:
 
 
 def test_no_header_and_then_over_its_time(server: ServerProcess) -> None:
-    before = len(server.lines)
-    with Client(server, "time") as client:
-        assert client.get("/garbage.sh").status == 502
-    lines = outcome(server, "time", before, 502)
+
+    def ask() -> int:
+        with Client(server, "time") as client:
+            return client.get("/garbage.sh").status
+
+    lines = outcome_in_time(server, "time", ask, 502, 504)
     assert len(lines) == 1
     assert "502: not a header field" in lines[0]
 
 
 def test_the_time_of_a_program_that_has_redirected_is_its_own(server: ServerProcess) -> None:
     """What it does after that is no affair of the client's."""
-    before = len(server.lines)
-    with Client(server, "time") as client:
-        began = time.monotonic()
-        assert client.get("/redirects.sh").body == b"slow"
-        assert client.get("/slow.sh").body == b"slow"
-        assert time.monotonic() > began
     log = server.folder / "time"
-    wait_until(lambda: log.read_text().count('"status": 200') == 2, "the lines in the access log")
-    log.write_text("")
+
+    def ask() -> list[int]:
+        """Three requests more than the redirect, whose program is over its time while they are served."""
+        with Client(server, "time") as client:
+            answers = [client.get("/redirects.sh"), *(client.get("/slow.sh") for _ in range(3))]
+        wait_until(lambda: log.read_text().count("\n") == 4, "the lines in the access log")
+        log.write_text("")
+        return [answer.status for answer in answers if answer.body != b"slow"]
+
+    for _ in range(TRIES):
+        before = len(server.lines)
+        if (late := ask()) == []:
+            break
+        assert set(late) == {504}
+    assert late == []
     server.wait_for_line(r"/redirects.sh\[\d+\]: over its timeout", after=before)
     assert not [line for line in server.lines[before:] if "gets 504" in line]
 

@@ -32,8 +32,9 @@ PROGRAMS = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     root = write_programs(tmp_path_factory.mktemp("root"), PROGRAMS)
     config = pool(control="ctl") + cgi_listener(
-        root=root, nph=["*/nph-*"], warm=["/warm.py"], timeout=1.0, mask=["X-Pin"], environment={"DB_PASSWORD": "s3"}
+        root=root, nph=["*/nph-*"], warm=["/warm.py"], mask=["X-Pin"], environment={"DB_PASSWORD": "s3"}
     )
+    config += cgi_listener("timed", root=root, timeout=1.0)
     config += cgi_listener("line", protocol="line", root=root, arguments=True)
     config += cgi_listener("inetd", protocol="inetd", program=["/bin/sh", "-c", "cat >&2; exit 7"])
     with ServerProcess(config, tmp_path_factory.mktemp("server")) as running:
@@ -58,10 +59,10 @@ def the_run(server: ServerProcess, fits: Callable[[Run], bool]) -> Run:
     return run
 
 
-def get(server: ServerProcess, path: str, *fields: str) -> int:
+def get(server: ServerProcess, path: str, *fields: str, listener: str = "www") -> int:
     """The status alone: the body may be cut off."""
     head = "\r\n".join([f"GET {path} HTTP/1.1", "Host: test", "Connection: close", *fields, "", ""])
-    with server.connect("www") as sock:
+    with server.connect(listener) as sock:
         sock.sendall(head.encode("latin-1"))
         return int(receive_all(sock).split()[1])
 
@@ -80,13 +81,14 @@ def get(server: ServerProcess, path: str, *fields: str) -> int:
 def test_how_a_program_has_ended(
     server: ServerProcess, path: str, status: int, returncode: int | None, reason: str
 ) -> None:
-    assert get(server, path) == status
+    listener = "timed" if path == "/hang.sh" else "www"
+    assert get(server, path, listener=listener) == status
     run = the_run(server, lambda run: run.program == path)
     assert (run.status, run.returncode, run.failed) == (status, returncode, path != "/ok.sh")
     assert run.reason.startswith(reason)
     assert bool(run.reason) is bool(reason)
     assert run.request == f"GET {path} HTTP/1.1"
-    assert run.listener == "www"
+    assert run.listener == listener
     assert run.client.startswith("127.0.0.1:")
     if returncode is not None:
         assert run.cpu is not None

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.helpers.distributions import install
@@ -92,6 +92,20 @@ def prompt_client(server: ServerProcess, listener: str, data: bytes, seconds: fl
                 yield sock
                 return
     raise AssertionError(f"{data!r} was too late a hundred times")
+
+
+def prompt_program(server: ServerProcess, listener: str, data: bytes = b"") -> tuple[socket.socket, bytes]:
+    """A client whose program has said something before its listener's timeout, and what: a line. If the machine was too
+    slow, another client tries again.
+    """
+    for _ in range(30):
+        sock = server.connect(listener)
+        sock.sendall(data)
+        with suppress(ConnectionResetError):
+            if line := receive_line(sock):
+                return sock, line
+        sock.close()
+    raise AssertionError("the program was too late thirty times")
 
 
 def ask(sock: socket.socket, line: bytes) -> bytes:
