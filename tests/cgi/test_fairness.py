@@ -46,6 +46,7 @@ def test_pipelined_requests_have_nobody_wait(serve: Callable[..., ServerProcess]
     assert other.response().status == 404
     for client in greedy:
         assert [client.response().status for _ in range(500)] == [404] * 500
+    wait_until(lambda: log.read_text().count("\n") >= 5012, "the last line")
     lines = log.read_text().splitlines()[11:]
     assert len(lines) == 5001
     before = next(number for number, line in enumerate(lines) if "/other" in line)

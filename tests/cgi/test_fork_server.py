@@ -220,6 +220,7 @@ def test_requests_wait_for_a_helper_that_starts(helper: OneHelper, starting: For
 
 def test_a_helper_that_starts_slowly(helper: OneHelper, starting: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests start cold, one at a time, the one first that has waited longest; in the end all do."""
+    monkeypatch.setattr("poolsrv_cgi.warm.fork_server.PATIENCE", 1e9)
     requests = [run(starting) for _ in range(5)]
     helper.late()
     assert outcomes(requests) == ["cold", "", "", "", ""]
