@@ -164,12 +164,12 @@ def test_counters_never_go_back_over_a_death_and_a_reload(watched: tuple[ServerP
         prometheus.wait_for_scrapes(3)
         before = load.count
         wait_until(lambda: load.has_gone_on(before), "more requests")
+        accepted = 'max_over_time(poolsrv_connections_accepted_total{listener="www"}[1h]) > 3'
+        wait_until(lambda: prometheus.query(accepted), "more than three connections")
     names = [name for name in prometheus.get("label/__name__/values") if name.endswith(COUNTED)]
     assert {"poolsrv_connections_accepted_total", "http_response_seconds_bucket"} <= set(names)
     gone_back = {name: prometheus.query(f'resets({name}{{job="poolsrv"}}[1h]) > 0') for name in names}
     assert not any(gone_back.values()), gone_back
-    (accepted,) = prometheus.query('max_over_time(poolsrv_connections_accepted_total{listener="www"}[1h])')
-    assert accepted[1] > 3
     rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert len(rules) > 10
     assert {(rule["name"], rule["health"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"} == set()

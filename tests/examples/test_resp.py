@@ -43,7 +43,7 @@ def test_redis_cli(server: ServerProcess) -> None:
     assert run(server, "redis-cli", "PING") == "PONG"
     assert run(server, "redis-cli", "SET", "greeting", "hello world", "EX", "100") == "OK"
     assert run(server, "redis-cli", "GET", "greeting") == "hello world"
-    assert run(server, "redis-cli", "TTL", "greeting") in ("100", "99", "98")
+    assert 50 < int(run(server, "redis-cli", "TTL", "greeting")) <= 100
     assert run(server, "redis-cli", "SET", "greeting", "x", "NX") == ""
     assert run(server, "redis-cli", "INCR", "number") == "1"
     assert run(server, "redis-cli", "DEL", "greeting", "number", "nothing") == "2"
