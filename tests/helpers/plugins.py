@@ -79,14 +79,21 @@ def reset(sock: socket.socket) -> None:
 
 
 @contextmanager
-def prompt_client(server: ServerProcess, listener: str, data: bytes, seconds: float) -> Iterator[socket.socket]:
-    """A client that has sent the data within this time. If the machine was too slow, another client tries again."""
+def prompt_client(
+    server: ServerProcess, listener: str, data: bytes, seconds: float, finish: bool = False
+) -> Iterator[socket.socket]:
+    """A client that has sent the data within this time. If the machine was too slow, another client tries again.
+
+    :param finish: whether it has also finished sending.
+    """
     for _ in range(100):
         began = time.monotonic()
         with server.connect(listener) as sock:
             try:
                 sock.sendall(data)
-            except (ConnectionResetError, BrokenPipeError):
+                if finish:
+                    sock.shutdown(socket.SHUT_WR)
+            except OSError:
                 continue
             if time.monotonic() - began < seconds:
                 yield sock

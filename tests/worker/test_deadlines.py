@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -173,7 +174,8 @@ def test_after_its_lifetime_a_connection_is_closed_in_order(server: ServerProces
     after = len(server.lines)
     with prompt_client(server, "life", b"x", TIMEOUT) as sock:
         assert receive_all(sock) == b"hello\nx"
-        sock.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # on a busy machine it has been let go already
+            sock.shutdown(socket.SHUT_WR)
         assert closed(server, "life", after, sock) == "connection lifetime"
 
 
@@ -197,9 +199,8 @@ def test_a_busy_connection_is_closed_too(server: ServerProcess) -> None:
 @pytest.mark.server
 def test_a_plugin_that_knows_what_is_begun_may_finish_it(server: ServerProcess) -> None:
     after = len(server.lines)
-    with prompt_client(server, "drains", b"after\nbye\n", TIMEOUT) as sock:
+    with prompt_client(server, "drains", b"after\nbye\n", TIMEOUT, finish=True) as sock:
         assert receive_all(sock) == b"0last orders\n1after\n1bye\n"
-        sock.shutdown(socket.SHUT_WR)
         assert closed(server, "drains", after, sock) == "finished"
 
 
