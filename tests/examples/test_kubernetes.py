@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from poolsrv.cli.control_client import ask
 from tests.helpers.distributions import install
 from tests.helpers.http import Client
 from tests.helpers.server import ServerProcess, wait_until
@@ -258,6 +259,7 @@ def test_a_server_with_the_config_answers_the_probes_and_stops_in_the_order_of_t
     with server.connect("loud") as sock:
         sock.sendall(b"one\n")
         assert sock.recv(100) == b"ONE!\n"
+        wait_until(lambda: sum(one.open for one in ask(server.file).listeners) == 1, "the end of the others")
         server.signal(signal.SIGTERM)  # ends the notice
         server.wait_for_line("SIGTERM: stopping, 1 connection")
         wait_until(lambda: is_refused(server), "the end of accepting")
