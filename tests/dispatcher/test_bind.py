@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.puppet import Client, install_puppet
-from tests.helpers.server import ServerProcess, receive_all
+from tests.helpers.server import ServerProcess, free_port, receive_all
 
 pytestmark = pytest.mark.server
 
@@ -134,8 +134,8 @@ def test_the_mode_of_a_unix_socket(server: ServerProcess, number: int, bits: int
 def test_a_server_that_has_ended_can_be_started_again_at_once(serve: Serve, tmp_path: Path) -> None:
     """Although connections that the first one closed are in TIME_WAIT."""
     site = install_puppet(tmp_path / "site")
-    server = serve(config('"127.0.0.1:0"').replace("echo", "puppet"), paths=(site,))
-    (address,) = server.addresses("hello")
+    address = f"127.0.0.1:{free_port()}"
+    server = serve(config(f'"{address}"').replace("echo", "puppet"), paths=(site,))
     with Client(server, "hello") as client:
         client.tell("close")
         assert client.answer() == ""

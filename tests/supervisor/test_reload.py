@@ -22,6 +22,7 @@ from tests.helpers.puppet import Client, address_of, config
 from tests.helpers.server import (
     ServerProcess,
     children_of,
+    free_port,
     is_alive,
     open_descriptors,
     process_state,
@@ -132,12 +133,11 @@ def test_an_address_that_has_another_handler_now_moves_without_a_gap(serve: Serv
 def test_an_address_that_is_configured_no_longer_is_closed(serve: Serve, site: Path, tmp_path: Path) -> None:
     path = tmp_path / "s"
     server = serve(config("workers = 1"), paths=(site,))
-    both = server.file.read_text() + f'[listeners.two]\nbind = ["unix:{path}", "127.0.0.1:0"]\nhandler = "echo"\n'
+    port = free_port()
+    both = server.file.read_text() + f'[listeners.two]\nbind = ["unix:{path}", "127.0.0.1:{port}"]\nhandler = "echo"\n'
     before = len(open_descriptors(server.pid))
     server.file.write_text(both)
     server.reload()
-    line = [line for line in server.lines if " ready: " in line][-1]
-    port = int(re.findall(r"two on 127\.0\.0\.1:(\d+)", line)[0])
     with socket.create_connection(("127.0.0.1", port)) as sock:
         sock.shutdown(socket.SHUT_WR)
         assert receive_all(sock) == b""

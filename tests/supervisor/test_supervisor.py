@@ -21,6 +21,7 @@ from tests.helpers.server import (
     ServerProcess,
     children_of,
     descendants_of,
+    free_port,
     is_alive,
     listens,
     open_descriptors,
@@ -273,16 +274,16 @@ def test_a_flood_of_reloads_leaves_few_pools(serve: Serve, site: Path) -> None:
 
 @pytest.mark.server
 def test_the_pool_ends_in_order_when_the_supervisor_is_gone(serve: Serve, site: Path) -> None:
-    server = serve(config(), paths=(site,))
+    port = free_port()
+    text = config().replace("127.0.0.1:0", f"127.0.0.1:{port}")
+    server = serve(text, paths=(site,))
     pids = descendants_of(server.pid)
     with Client(server) as client:
         assert client.ask("pid")
         server.signal(signal.SIGKILL)
         server.wait_for_line("the supervisor is gone")
-        address = server.addresses("puppet")[0]
-        port = int(address.rpartition(":")[2])
         wait_until(lambda: not listens(port), "an address that is free, although the pool drains")
-        again = serve(config().replace("127.0.0.1:0", address), paths=(site,))
+        again = serve(text, paths=(site,))
         assert client.ask("pid")
         client.tell("close")
         assert client.answer() == ""

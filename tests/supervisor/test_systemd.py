@@ -19,7 +19,7 @@ import pytest
 
 from poolsrv.core import systemd
 from tests.helpers.puppet import Client, config
-from tests.helpers.server import TIMEOUT, ServerProcess, children_of, wait_until
+from tests.helpers.server import TIMEOUT, ServerProcess, children_of, free_port, wait_until
 
 Serve = Callable[..., ServerProcess]
 UNITS = Path(__file__).parents[2] / "examples" / "systemd"
@@ -362,9 +362,7 @@ def test_a_watchdog_with_an_unusable_time(monkeypatch: pytest.MonkeyPatch, numbe
 def test_with_the_real_program_that_activates(serve: Serve, site: Path) -> None:
     program = shutil.which("systemd-socket-activate")
     assert program is not None, "needs the package systemd"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     prefix = (program, "-l", f"127.0.0.1:{port}", "--fdname=web", "--setenv=PYTHONPATH", "--")
     server = serve(
         config("workers = 1").replace("127.0.0.1:0", "systemd:web"), paths=(site,), prefix=prefix, ready=False
