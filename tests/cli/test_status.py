@@ -139,7 +139,7 @@ def test_permission_denied(tmp_path: Path, echo: ServerProcess) -> None:
         " sys.argv[0] = 'poolsrv'; cli.main()"
     )
     for folder in (echo.folder, *echo.folder.parents):
-        if folder.name.startswith(("pytest-", "popen-")):
+        if folder.name.startswith(("pytest-", "popen-", "poolsrv-pytest-")):
             folder.chmod(0o755)
     echo.folder.chmod(0o755)
     result = subprocess.run(
