@@ -459,6 +459,8 @@ def test_workers_killed_while_they_drain_lose_their_own_requests_alone(serve: Se
                 except ProcessLookupError:
                     pass  # it was faster
     assert server.stop() == 0
-    lost = sum(int(number) for number in re.findall(r"killed by SIGKILL, (\d+) connection.* lost", server.log))
+    # A worker that was late has left some in its channel, and none was left to take these.
+    told = r"killed by SIGKILL, (\d+) connection.* lost|: (\d+) connections? that no worker has taken"
+    lost = sum(int(taken or waiting) for taken, waiting in re.findall(told, server.log))
     assert len(load.failures) <= lost
     assert set(load.answers) == {b"slow"}
