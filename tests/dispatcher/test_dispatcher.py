@@ -145,6 +145,7 @@ def test_what_a_stopped_worker_has_not_taken_is_served_by_another(serve: Serve, 
     assert {client.ask("pid") for client in clients} == {str(other)}
     os.kill(stopped, signal.SIGCONT)
     server.wait_for_line(rf"pid {stopped}\) has been continued")
+    connect_until(server, stopped).close()  # it runs again
     more = connect_many(server, 40)
     assert Counter(client.ask("pid") for client in more) == {str(stopped): 20, str(other): 20}
     close_all(clients + more)
