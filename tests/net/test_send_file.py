@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from poolsrv.core.event_loop import EventLoop
-from tests.helpers.streams import Connecting, Contexts, Pair
+from tests.helpers.streams import Connecting, Contexts, Pair, StandingLoop
 
 DATA = os.urandom(1 << 16) * 64  # 4 MiB: more than the kernel keeps
 
 
 @pytest.fixture(params=["raw", "tls", "shared"])
 def pair(request: pytest.FixtureRequest, contexts: Contexts) -> Iterator[Pair]:
-    loop = EventLoop()
+    loop = StandingLoop()
     pair = Pair(loop, contexts if request.param == "tls" else None)
     if request.param == "shared":
         pair.stream._share()

@@ -29,6 +29,7 @@ from tests.helpers.streams import (
     Owner,
     Pair,
     Peer,
+    StandingLoop,
     Subject,
     fill,
     pass_time,
@@ -36,6 +37,13 @@ from tests.helpers.streams import (
     turn_until,
     wait_readable,
 )
+
+
+@pytest.fixture
+def loop() -> Iterator[EventLoop]:
+    loop = StandingLoop()
+    yield loop
+    loop.close()
 
 
 @pytest.fixture(params=["raw", "tls"])
