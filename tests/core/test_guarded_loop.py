@@ -91,7 +91,10 @@ def test_a_descriptor_whose_callback_raises_rests_and_is_tried_again(
     assert caplog.text.count("Traceback") == 1
 
 
-def test_a_hang_up_that_makes_the_callback_raise_does_not_have_the_loop_spin(loop: GuardedLoop) -> None:
+def test_a_hang_up_that_makes_the_callback_raise_does_not_have_the_loop_spin(
+    loop: GuardedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded_loop, "REST", 3600.0)
     reader, writer = os.pipe()
     calls: list[object] = []
     loop.register(reader, 0, raising(KeyError("books"), calls))

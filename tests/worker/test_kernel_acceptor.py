@@ -190,6 +190,7 @@ def reports(entrance: Entrance) -> list[Report]:
 
 def test_the_first_connection_after_a_pause_is_reported_at_once(entrance: Entrance) -> None:
     entrance.loop.after_turn = entrance.reporter.after_turn_of_acceptor
+    entrance.reporter._beat_every = 1000.0  # a heartbeat would report all
     entrance.reporter.has_accepted(5, 1)
     entrance.turns(1)
     (report,) = reports(entrance)

@@ -56,6 +56,7 @@ class Both:
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[Both]:
     monkeypatch.setattr(status_client, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(status_client, "TIMEOUT", 1000.0)
     made = Both()
     yield made
     made.close()
