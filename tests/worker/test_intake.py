@@ -153,7 +153,7 @@ def test_in_a_pool_that_drains_a_worker_takes_what_it_had_no_room_for_and_tells_
     last = entrance.send()
     assert entrance.turn() == [before, late, last]
     assert entrance.service.told == [late, last]
-    assert entrance.state() is None  # no other than DRAINING
+    assert entrance.state() in (None, DRAINING)  # after a long iteration it looks for more, and says it again
 
 
 def test_the_rest_is_taken_before_the_end(entrance: Entrance) -> None:
