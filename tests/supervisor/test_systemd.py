@@ -91,6 +91,7 @@ def test_the_manager_is_told_what_happens(serve: Serve, site: Path, manager: Man
     told = manager.wait_for("READY=1")
     assert re.match(r"STATUS=reload failed \(2 errors\): .*poolsrv\.toml: .*", told[1])
     server.file.write_text(sound)
+    server.wait_for_line(" ready: ", count=2)  # the manager may be told before
     os.kill(server.dispatcher_pid, signal.SIGKILL)
     manager.wait_for("STATUS=the pool has crashed, another one is being started")
     manager.wait_for("READY=1")
