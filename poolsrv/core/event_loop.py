@@ -11,6 +11,11 @@ nothing is closed in the middle of a batch: owners unregister at once (their cal
 close the descriptor with ``at_end_of_turn``. A plugin closes its own descriptors when it likes: where one with the same
 number is registered in that turn, ``register`` takes the events of the old one out of the batch.
 
+What has arrived before a timer is due is handled before that timer: a client that was in time is not to be told that it
+was late because this process got no CPU. So a timer is called only if it was due before the latest look at the
+descriptors began (``_looked``). ``poll`` alone does not say so much: interrupted for longer than its timeout, by a stop
+and SIGCONT, it returns nothing, without another look.
+
 Fork. The epoll descriptor is shared with a forked child, and so is the interest list behind it: a child that
 unregistered a descriptor would take it from its parent. ``close`` therefore closes the child's copy and forgets.
 """
@@ -84,7 +89,7 @@ class EventLoop:
         self.after_turn: Callback | None = None
         self.long_turn = float("inf")
         self.on_long_turn: Callable[[float], object] | None = None
-        self.now = time.monotonic()
+        self._looked = self.now = time.monotonic()
         self.turns = 0
         self.events = 0
 
@@ -172,10 +177,14 @@ class EventLoop:
         """Wait for events or for the next timer; return the events as ``(descriptor, mask)``."""
         if self._put_off:
             longest = 0.0
+            self._looked = self.now
         elif self._timers:
             longest = self._until_next_timer(longest)
         events = self._epoll.poll(longest, MAX_EVENTS)
         self.now = time.monotonic()
+        if not events and longest:
+            self._looked = self.now
+            events = self._epoll.poll(0.0, MAX_EVENTS)
         if self._before:
             self._call_before(events)
         return events
@@ -190,7 +199,7 @@ class EventLoop:
                 callback(mask)
         self.turns += 1
         self.events += len(events)
-        if self._timers and self._timers[0][0] <= self.now:
+        if self._timers and self._timers[0][0] <= self._looked:
             self._call_timers()
         if self._put_off:
             self._call_put_off()
@@ -219,7 +228,7 @@ class EventLoop:
             self._cancelled -= 1
             if not timers:
                 return longest
-        now = time.monotonic()
+        self._looked = now = time.monotonic()
         if now - self.now > self.long_turn and self.on_long_turn is not None:
             self.on_long_turn(now - self.now)
         left = timers[0][0] - now
@@ -228,10 +237,10 @@ class EventLoop:
         return left if left < longest else longest
 
     def _call_timers(self) -> None:
-        now = self.now
+        looked = self._looked
         first_new = next(self._sequence)  # call_later(0) in a callback waits for the next iteration
         # self._timers is looked up each time: a callback that cancels timers may have had it rebuilt.
-        while self._timers and self._timers[0][0] <= now and self._timers[0][1] < first_new:
+        while self._timers and self._timers[0][0] <= looked and self._timers[0][1] < first_new:
             timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
             if callback is None:

@@ -31,6 +31,7 @@ class ClockedLoop(EventLoop):
         events: list[tuple[int, int]] = self._epoll.poll(longest, MAX_EVENTS)
         if longest:
             self.now += _REAL["monotonic"]() - began
+        self._looked = self.now
         return events
 
     def next_due(self) -> float | None:

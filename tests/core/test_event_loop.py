@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from poolsrv.core.event_loop import HANGUP, READ, WRITE, EventLoop
+from tests.helpers.server import process_state, wait_until
 
 
 @pytest.fixture
@@ -176,6 +180,33 @@ def test_stop_ends_run_at_the_end_of_the_turn_and_run_can_be_called_again(loop: 
     loop.call_later(0, loop.stop)
     loop.run()
     assert turns == ["turn", "turn"]
+
+
+def test_what_came_in_time_goes_before_a_timer_although_the_process_was_stopped(
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A process that is continued is told by `poll` that the time is over, and not what has come."""
+    left, right = pair
+    pid = os.fork()
+    if pid == 0:
+        loop.reopen()
+        loop.register(left.fileno(), READ, lambda _: left.send(left.recv(9)))
+        due = loop.call_later(0.5, partial(left.send, b"late")).due
+        left.send(struct.pack("d", due))
+        while True:
+            loop.turn()
+    due = struct.unpack("d", right.recv(8))[0]
+    wait_until(lambda: process_state(pid) == "S", "its waiting")
+    os.kill(pid, signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    right.send(b"in time")
+    wait_until(lambda: time.monotonic() > due, "the timer to be due")
+    os.kill(pid, signal.SIGCONT)
+    right.settimeout(30)
+    first = right.recv(7)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert first == b"in time"
 
 
 def test_stop_does_not_make_later_turns_spin(loop: EventLoop) -> None:

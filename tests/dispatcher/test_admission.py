@@ -15,6 +15,7 @@ from poolsrv.dispatcher.admission import QUIET, RECENT, AdmissionControl, Listen
 from poolsrv.dispatcher.listener import Listener
 from poolsrv.net.access_list import parse
 from poolsrv.net.addresses import Address
+from tests.helpers.streams import pass_time
 
 PEER = ("192.0.2.1", 4000)
 OTHER = ("2001:db8::1", 4000, 0, 0)
@@ -59,8 +60,7 @@ class Entrance:
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and call timers."""
-        self.loop.now += seconds
-        self.loop.dispatch([])
+        pass_time(self.loop, seconds)
 
 
 @pytest.fixture

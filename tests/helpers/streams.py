@@ -48,13 +48,14 @@ class StandingLoop(EventLoop):
     def wait(self, longest: float = MAX_WAIT) -> list[tuple[int, int]]:
         now = self.now
         events = super().wait(longest)
-        self.now = now
+        self._looked = self.now = now
         return events
 
 
 def pass_time(loop: EventLoop, seconds: float) -> None:
     """Call the timers that are due in so many seconds, as if these had passed."""
     loop.now += seconds
+    loop._looked = loop.now
     loop.dispatch([])
 
 
