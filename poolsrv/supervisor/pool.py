@@ -152,15 +152,12 @@ class PoolProcess:
         If this process could not run in time, the pool perhaps could not either, and gets the same time again.
         """
 
-        def due(at: float) -> None:
-            if self._loop.now - at > LATE:
-                self.kill_later(seconds, before)
-            else:
-                before()
-                self.kill()
+        def due() -> None:
+            before()
+            self.kill()
 
         self.cancel_kill()
-        self._killer = self._loop.call_later(seconds, partial(due, self._loop.now + seconds))
+        self._call_in_time(seconds, LATE, due)
 
     def kill_hung_later(
         self, seconds: float, before: Callable[[str], object], unless: Callable[[], bool] = lambda: False
@@ -170,26 +167,31 @@ class PoolProcess:
         :param unless: asked last; if it returns True, the pool is not killed.
         """
 
-        def due(at: float) -> None:
-            if self._loop.now - at > LATE:
-                self.kill_hung_later(seconds, before, unless)
-                return
+        def due() -> None:
             self.signal(HANG_SIGNAL)
             self.signal(signal.SIGCONT)  # it may have been stopped
-            wait_for_dump()
+            self._call_in_time(DUMP_TIME, DUMP_LATE, dumped)
 
-        def wait_for_dump() -> None:
-            self._killer = self._loop.call_later(DUMP_TIME, partial(dumped, self._loop.now + DUMP_TIME))
-
-        def dumped(at: float) -> None:
-            if self._loop.now - at > DUMP_LATE:
-                wait_for_dump()
-            elif not unless():
+        def dumped() -> None:
+            if not unless():
                 before(self._hang_file.describe([]))
                 self.kill()
 
         self.cancel_kill()
-        seconds = max(seconds, 0.0)
+        self._call_in_time(max(seconds, 0.0), LATE, due)
+
+    def _call_in_time(self, seconds: float, late: float, then: Callable[[], object]) -> None:
+        """Call ``then()`` after a time, unless ``cancel_kill`` was called. Where the timer comes late, begin again.
+
+        :param late: from how many seconds on that is late.
+        """
+
+        def due(at: float) -> None:
+            if self._loop.now - at > late:
+                self._call_in_time(seconds, late, then)
+            else:
+                then()
+
         self._killer = self._loop.call_later(seconds, partial(due, self._loop.now + seconds))
 
     def cancel_kill(self) -> None:
