@@ -6,13 +6,13 @@ import json
 import os
 import socket
 import stat
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import h11
 
+from tests.helpers.plugins import prompt_client
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_exactly
 
 # Programs that many tests use: shell scripts, unless they begin with #!.
@@ -81,6 +81,13 @@ class Client:
     def __init__(self, server: ServerProcess, listener: str = "www", receive_buffer: int = 0) -> None:
         self.sock = server.connect(listener) if not receive_buffer else _small(server, listener, receive_buffer)
         self._rest = b""
+
+    @classmethod
+    def over(cls, sock: socket.socket) -> Client:
+        """A client with a connection that there is already."""
+        client = cls.__new__(cls)
+        client.sock, client._rest = sock, b""
+        return client
 
     def __enter__(self) -> Client:
         return self
@@ -151,19 +158,8 @@ class Client:
 
 
 def prompt(server: ServerProcess, listener: str, data: bytes, seconds: float) -> Client:
-    """A client that has sent the data within this time. If the machine was too slow, another client tries again."""
-    for _ in range(100):
-        began = time.monotonic()
-        client = Client(server, listener)
-        try:
-            client.send(data)
-        except (ConnectionResetError, BrokenPipeError):
-            pass
-        else:
-            if time.monotonic() - began < seconds:
-                return client
-        client.sock.close()
-    raise AssertionError(f"{data[:100]!r} was too late a hundred times")
+    """A client that has sent the data within this time (`prompt_client`)."""
+    return Client.over(prompt_client(server, listener, data, seconds))
 
 
 def _small(server: ServerProcess, listener: str, size: int) -> socket.socket:

@@ -78,27 +78,24 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-@contextmanager
 def prompt_client(
     server: ServerProcess, listener: str, data: bytes, seconds: float, finish: bool = False
-) -> Iterator[socket.socket]:
+) -> socket.socket:
     """A client that has sent the data within this time. If the machine was too slow, another client tries again.
 
     :param finish: whether it has also finished sending.
     """
     for _ in range(100):
         began = time.monotonic()
-        with server.connect(listener) as sock:
-            try:
-                sock.sendall(data)
-                if finish:
-                    sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                continue
+        sock = server.connect(listener)
+        with suppress(OSError):
+            sock.sendall(data)
+            if finish:
+                sock.shutdown(socket.SHUT_WR)
             if time.monotonic() - began < seconds:
-                yield sock
-                return
-    raise AssertionError(f"{data!r} was too late a hundred times")
+                return sock
+        sock.close()
+    raise AssertionError(f"{data[:100]!r} was too late a hundred times")
 
 
 def prompt_program(server: ServerProcess, listener: str, data: bytes = b"") -> tuple[socket.socket, bytes]:
