@@ -225,27 +225,27 @@ def test_half_a_body_is_no_request(server: ServerProcess) -> None:
                 client.response()
 
 
-def test_tls(server: ServerProcess) -> None:
+@pytest.mark.parametrize(("pause", "shut"), [(0.0, False), (0.3, False), (0.0, True)])
+def test_tls(server: ServerProcess, pause: float, shut: bool) -> None:
     """The end of the stream is an alert there; with the request, right after it, with or without the socket's end."""
     request = b"GET /slow.sh HTTP/1.1\r\nHost: a\r\n\r\n"
-    for pause, shut in ((False, False), (True, False), (False, True)):
 
-        def is_answered() -> bool:
-            with Peer(server, "tls") as peer:
-                peer.shake_hands().send(request * 2)
-                began = time.monotonic()
-                if pause:  # noqa: B023
-                    peer.flush()
-                    time.sleep(0.3)
-                peer.finish().flush()
-                if shut:  # noqa: B023
-                    peer.sock.shutdown(socket.SHUT_WR)
-                if time.monotonic() - began > IN_TIME:
-                    return False  # on a busy machine: it has left, then
-                assert peer.receive(100_000).count(b"\r\n\r\n4\r\nslow\r\n0\r\n\r\n") == 2
-                return True
+    def is_answered() -> bool:
+        with Peer(server, "tls") as peer:
+            peer.shake_hands().send(request * 2)
+            began = time.monotonic()
+            if pause:
+                peer.flush()
+                time.sleep(pause)
+            peer.finish().flush()
+            if shut:
+                peer.sock.shutdown(socket.SHUT_WR)
+            if time.monotonic() - began > IN_TIME:
+                return False  # on a busy machine: it has left, then
+            assert peer.receive(100_000).count(b"\r\n\r\n4\r\nslow\r\n0\r\n\r\n") == 2
+            return True
 
-        wait_until(is_answered, "a client that finishes in time")
+    wait_until(is_answered, "a client that finishes in time")
 
 
 def test_tls_of_a_client_that_leaves_later(server: ServerProcess, root: Path) -> None:
