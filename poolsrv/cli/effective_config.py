@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +11,8 @@ import msgspec
 from ..config.checks import TCP_KEYS
 from ..config.draft import Draft, ListenerDraft
 from ..config.model import LIMITS_KEYS, LISTENER_KEYS, LOG_KEYS, POOL_KEYS, PoolConfig, TlsTable
+from ..core.text import printable
+from ..core.toml import DATES, toml
 from ..core.words import bare_or_quoted
 from ..worker.spec import ListenerSpec, ServerSpec
 
@@ -20,7 +20,6 @@ from ..worker.spec import ListenerSpec, ServerSpec
 _Entry: TypeAlias = tuple[str, object, str]
 
 DEFAULT = "default"
-_DATES = (dt.datetime, dt.date, dt.time)
 
 
 def as_toml(draft: Draft, server: ServerSpec) -> str:
@@ -100,32 +99,9 @@ def _octal(value: object) -> str:
 
 def plain(value: object) -> Any:
     """A value of a config in the types of a TOML document."""
-    return msgspec.to_builtins(value, builtin_types=_DATES, str_keys=True, enc_hook=str)
-
-
-def toml(value: Any) -> str:
-    """Write a value of a TOML document. Members of tables that are None are left out, as TOML has no such value."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case int() | float():
-            return repr(value)
-        case list() | tuple():
-            return f"[{', '.join(map(toml, value))}]"
-        case dict():
-            members = [f"{_key(name)} = {toml(member)}" for name, member in value.items() if member is not None]
-            return f"{{{', '.join(members)}}}"
-        case _:
-            return value.isoformat() if isinstance(value, _DATES) else toml(str(value))
-
-
-def _key(name: str) -> str:
-    quoted = bare_or_quoted(name)
-    return quoted.replace("\x7f", "\\u007f")
+    return msgspec.to_builtins(value, builtin_types=DATES, str_keys=True, enc_hook=str)
 
 
 def title(config: Path) -> str:
     """The comment in the first line."""
-    return f"# {config}, with every default"
+    return f"# {printable(str(config))}, with every default"

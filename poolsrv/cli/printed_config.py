@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from ..config.arguments import Arguments
 from ..config.draft import Draft
+from ..core.toml import toml
 from ..core.words import bare_or_quoted
 from ..errors import PoolsrvError
-from .effective_config import toml
 
 # Of [pool]: relative paths are relative to the config.
 COMMENTED_PATHS: Final = """\

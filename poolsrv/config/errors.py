@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from ..core.text import printable
 from ..core.words import bare_or_quoted
 from ..errors import PoolsrvError
 
@@ -68,7 +69,8 @@ class Problems:
         return [message for _, message in self._found]
 
     def add(self, key: Key, message: str) -> None:
-        """Add an error, unless it has been added already."""
+        """Add an error, unless it has been added already. What can't be printed of its message is escaped."""
+        message = printable(message)
         if (key, message) not in self._found:
             self._found.append((key, message))
 
@@ -81,7 +83,7 @@ class Problems:
             return next((order[key[:end]] for end in range(len(key), 0, -1) if key[:end] in order), -1)
 
         return ConfigErrors(
-            Problem(self.file, self._name(key), message) for key, message in sorted(self._found, key=rank)
+            Problem(self.file, printable(self._name(key)), message) for key, message in sorted(self._found, key=rank)
         )
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..core.text import printable
 from .errors import ConfigErrors, Key, Problem
 
 TOO_MANY_DIGITS = "a number with thousands of digits, expected one of at most 64 bits"
@@ -42,7 +43,7 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     except ValueError as error:  # a NUL in the path; or more digits than Python takes
         has_digits = "digits" in str(error)
         where, message = "", TOO_MANY_DIGITS if has_digits else f"can't be read: {error}"
-    raise ConfigErrors([Problem(path, where, message)])
+    raise ConfigErrors([Problem(path, where, printable(message))])
 
 
 def is_decimal(text: str, keys: Key) -> bool:

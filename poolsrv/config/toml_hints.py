@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from typing import Final
+
+from ..core.words import toml_string
 
 _KEY: Final = r"""(?P<key>[\w.-]+|"[^"]*"|'[^']*')"""
 _STATEMENT: Final = re.compile(rf"\s*(?:{_KEY}\s*=\s*)?(?P<value>\S.*?)\s*,?\s*")
@@ -61,6 +62,8 @@ def _meant(line: str, column: int) -> str:
     """What is wrong with a line, and what was probably meant; empty if that is unclear."""
     if _MARK in line:
         return "a byte order mark (U+FEFF), expected none, or one at the start of the file"
+    if not line.replace("\t", " ").isprintable():  # what is shown of it could not be copied
+        return _character(line, column)
     if any(quote in line for quote in _QUOTES):
         return f'typographic quotation marks, expected straight ones: "{_example(line)}"'
     bare = _COMMENT.sub("", line)
@@ -73,6 +76,10 @@ def _meant(line: str, column: int) -> str:
         corrected = value if _is_toml(f"x = {value}") else (_guess(value) or ("", ""))[1]
         if corrected:
             return f"a colon after the key, expected {key} = {corrected}"
+    return _character(line, column)
+
+
+def _character(line: str, column: int) -> str:
     character = line[column - 1 : column]
     if character and not character.isascii():
         name = unicodedata.name(character, "a character without a name")
@@ -97,7 +104,7 @@ def _guess(value: str) -> tuple[str, str] | None:
 
 
 def _quoted(value: str) -> str:
-    return value if _is_toml(f"x = {value}") else json.dumps(value, ensure_ascii=False)
+    return value if _is_toml(f"x = {value}") else toml_string(value)
 
 
 def _is_toml(text: str) -> bool:

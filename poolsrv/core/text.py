@@ -24,6 +24,13 @@ def one_line(text: str) -> str:
     return encodable(text.translate(_CONTROL))
 
 
+def printable(text: str) -> str:
+    """Escape like ``one_line``, and also tabs and what can't be seen, such as marks that turn the direction of text."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in encodable(text))
+
+
 def lines(text: str) -> str:
     """Escape like ``one_line``, but keep line feeds."""
     return encodable(text.translate(_LINES))

@@ -13,12 +13,25 @@ MOST_NAMED: Final = 6  # names that a message shows of a long list
 
 def bare_or_quoted(name: str) -> str:
     """Write a key in TOML: bare where TOML allows it, else quoted."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_string(name)
 
 
 def quoted(text: str) -> str:
     """Write a string in TOML, shortened to 80 characters."""
-    return json.dumps(text if len(text) <= 80 else text[:77] + "...", ensure_ascii=False)
+    return toml_string(text if len(text) <= 80 else text[:77] + "...")
+
+
+def toml_string(text: str) -> str:
+    """Write a string in TOML. All that can't be seen is escaped; lone surrogates stay, as TOML has no word for them."""
+    string = json.dumps(text, ensure_ascii=False)
+    return string if string.isprintable() else "".join(map(_visible, string))
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character.isprintable() or 0xD800 <= code <= 0xDFFF:
+        return character
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

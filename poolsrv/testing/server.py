@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,6 +15,8 @@ from types import TracebackType
 from typing import Any, Final
 
 from ..core.procfs import is_alive
+from ..core.toml import toml
+from ..core.words import bare_or_quoted
 from ..plugins.loader import target_of
 from .loading import LISTENER, name_of, toml_value
 from .logged_process import TIMEOUT, LoggedProcess, ServerFailed, descendants_of
@@ -233,7 +234,7 @@ def config_of(
     keys = {"bind": "127.0.0.1:0", "handler": _reference(handler), "plugins": further, **listener}
     lines = ["[pool]", *_keys({"workers": 1, **(pool or {})}), f"[listeners.{LISTENER}]", *_keys(keys)]
     for name, table in tables.items():
-        lines += [f"[listeners.{LISTENER}.{json.dumps(name)}]", *_keys(table)]
+        lines += [f"[listeners.{LISTENER}.{bare_or_quoted(name)}]", *_keys(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -245,16 +246,7 @@ def _reference(plugin: object) -> str:
 
 
 def _keys(table: Mapping[str, Any]) -> list[str]:
-    return [f"{json.dumps(key)} = {_inline(toml_value(value))}" for key, value in table.items()]
-
-
-def _inline(value: Any) -> str:
-    """A value in TOML; strings, numbers and lists look as they do in JSON."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(member)}" for key, member in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value)
+    return [f"{bare_or_quoted(key)} = {toml(toml_value(value))}" for key, value in table.items()]
 
 
 def _link_all(source: Path, folder: Path, without: str) -> None:

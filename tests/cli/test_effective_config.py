@@ -10,10 +10,11 @@ import msgspec
 import pytest
 import tomli
 
-from poolsrv.cli.effective_config import plain, toml
+from poolsrv.cli.effective_config import plain
 from poolsrv.config.model import LIMITS_KEYS, LISTENER_KEYS, LOG_KEYS, POOL_KEYS
 from poolsrv.config.reader import read
 from poolsrv.core import cgroups
+from poolsrv.core.toml import toml
 from tests.helpers.command_line import invoke
 from tests.helpers.server import TIMEOUT
 
@@ -173,10 +174,35 @@ def test_errors_are_those_of_check(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", 'a"b\\c\n\t\x00\x7fé', 0, -1, 1.5, float("inf"), 1e300, True, [], [1, "a"], {}, {"a b": {"c": [True]}, "": 1}],
+    [
+        "",
+        'a"b\\c\n\t\x00\x7f\x9b\u2028é',
+        0,
+        -1,
+        1.5,
+        float("inf"),
+        1e300,
+        True,
+        [],
+        [1, "a"],
+        {},
+        {"a b": {"c": [True]}, "": 1},
+    ],
 )
 def test_values_are_toml(value: object) -> None:
     assert tomli.loads(f"x = {toml(plain(value))}")["x"] == value
+
+
+def test_what_is_printed_can_be_read_again_whatever_the_names(tmp_path: Path) -> None:
+    folder = tmp_path / "a\nb"
+    folder.mkdir()
+    address = "unix:\x1b[1m\x9b\u202e.sock"
+    (folder / "poolsrv.toml").write_text(f'[listeners.a]\nbind = {toml(address)}\nhandler = "echo"\n')
+    result = run("--config", "a\nb/poolsrv.toml", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("# a\\nb/poolsrv.toml, with every default\n")
+    (bind,) = tomli.loads(result.stdout)["listeners"]["a"]["bind"]
+    assert bind == f"unix:{folder}/{address[5:]}"
 
 
 @pytest.mark.parametrize("text", ["1979-05-27", "07:32:00", "1979-05-27T07:32:00+00:00", "1979-05-27T07:32:00"])

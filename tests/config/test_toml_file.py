@@ -51,6 +51,13 @@ def test_a_syntax_error_has_its_line_and_column(content: bytes, message: str, tm
         ("a\u00a0= 1", "line 1, column 2: U+00A0 (no-break space), expected TOML: `key = value`, or a [table]"),
         ("a = 1\n\ufeffb = 2", "line 2, column 1: a byte order mark (U+FEFF), expected none, or one at the start"),
         ("a = b = c", "line 1, column 5: Invalid value"),
+        ('"\\u0085\x0f" = 1x', r"line 1, column 8: Illegal character '\x0f'"),
+        ("a = [x\x9b]", "line 1, column 6: Invalid value"),
+        ("a = \u201c\x9b\u201d", "line 1, column 5: U+201C (left double quotation mark), expected TOML"),
+        ('"\u202e" : 1', "line 1, column 5: Expected '=' after a key in a key/value pair"),
+        ('"\t" = yes', r'line 1, column 7: yes is no value, expected "\t" = true'),
+        ('"\x9b" = 1\n"\x9b" = 2', r'line 2, column 1: the key `"\u009b"` is there twice (first in line 1)'),
+        ('a = {"\x9b" = 1, "\x9b" = 2}', r"line 1, column 22: the key `\x9b` is there twice, expected it once"),
         ("a = " + "[" * 5000, "can't be read: it is nested too deeply"),
     ],
 )

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import tomli
 
-from poolsrv.core.text import encodable, encodable_in, lines, one_line
-from poolsrv.core.words import counted
+from poolsrv.core.text import encodable, encodable_in, lines, one_line, printable
+from poolsrv.core.words import bare_or_quoted, counted, quoted, toml_string
 from tests.helpers.sources import nodes
 
 ROOT = Path(__file__).parents[2]
@@ -58,3 +59,18 @@ def test_what_can_not_be_encoded_is_escaped() -> None:
     assert one_line("a\tb\n\x1b[1m\x85\udcff") == "a\tb\\x0a\\x1b[1m\\x85\\xff"
     assert lines("a\nb\x1b\udcff") == "a\nb\\x1b\\xff"
     assert encodable_in({"\udce9": ["\udce9", {"a": 1.5}, None, True]}) == {"\\xe9": ["\\xe9", {"a": 1.5}, None, True]}
+    assert printable("a\tb\n\x1b[1m\x85\udcff\u2028\U000e0001é") == "a\\tb\\n\\x1b[1m\\x85\\xff\\u2028\\U000e0001é"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "é \N{GRINNING FACE}", '"\\', "\x1b[1m\x7f\x85\x9b", "\u200b\u2028\u202e\ufeff", "\U000e0001"]
+)
+def test_a_toml_string_has_nothing_that_can_not_be_seen(text: str) -> None:
+    string = toml_string(text)
+    assert string.isprintable()
+    assert tomli.loads(f"x = {string}\n{string} = 1\n") == {"x": text} | {text: 1}
+    assert quoted(text) == string == bare_or_quoted(text)
+
+
+def test_a_lone_surrogate_stays_for_what_prints_it() -> None:
+    assert one_line(quoted("caf\udce9\x9b")) == '"caf\\xe9\\u009b"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli
 
 from poolsrv.testing import Server, ServerFailed
 from poolsrv.testing.server import config_of
@@ -27,6 +29,13 @@ class Told:
             conn.log.info("told %s", line.decode().strip())
             conn.send(line)
 """
+
+
+def test_the_options_of_a_config_are_toml_whatever_their_values() -> None:
+    options = {"text": "😀\x7f\x9b", "number": float("inf"), "day": dt.date(2026, 1, 2), "table": {"a b\x7f": [True]}}
+    table = tomli.loads(config_of("echo", options, backlog=7))["listeners"]["test"]
+    assert table["echo"] == options
+    assert (table["handler"], table["backlog"]) == ("echo", 7)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +125,8 @@ def test_what_a_server_leaves_fails_the_test(tmp_path: Path) -> None:
 def test_a_config_of_a_plugin() -> None:
     text = config_of("echo", {"a": Path("/x"), "t": {"n": [1, True, 0.5]}}, pool={"workers": 2}, idle_timeout=3.0)
     assert text == (
-        '[pool]\n"workers" = 2\n[listeners.test]\n"bind" = "127.0.0.1:0"\n"handler" = "echo"\n"plugins" = []\n'
-        '"idle_timeout" = 3.0\n[listeners.test."echo"]\n"a" = "/x"\n"t" = {"n" = [1, true, 0.5]}\n'
+        '[pool]\nworkers = 2\n[listeners.test]\nbind = "127.0.0.1:0"\nhandler = "echo"\nplugins = []\n'
+        'idle_timeout = 3.0\n[listeners.test.echo]\na = "/x"\nt = {n = [1, true, 0.5]}\n'
     )
 
 

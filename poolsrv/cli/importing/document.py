@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ...core.text import encodable, one_line
+from ...core.toml import toml
 from ...core.words import counted
-from ..effective_config import toml
 from ..printed_config import COMMENTED_PATHS
 from . import accounts
 from .service import Service

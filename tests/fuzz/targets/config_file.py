@@ -14,6 +14,7 @@ from poolsrv.config import reader
 from poolsrv.config.draft import Draft
 from poolsrv.config.errors import ConfigErrors
 from poolsrv.config.model import LIMITS_KEYS, LISTENER_KEYS, LOG_KEYS, POOL_KEYS
+from poolsrv.core.text import lines
 from poolsrv.plugins import loader
 from poolsrv.worker.spec import ServerSpec
 
@@ -64,7 +65,7 @@ def check_errors(errors: ConfigErrors, file: Path) -> None:
 
 
 def check_accepted(file: Path, draft: Draft, server: ServerSpec) -> None:
-    text = effective_config.as_toml(draft, server)
+    text = lines(effective_config.as_toml(draft, server))  # as it is printed
     again = load(file, text.encode())
     assert again is not None
     assert without_marks(effective_config.as_toml(*again)) == without_marks(text)

@@ -18,6 +18,7 @@ from poolsrv.cli.importing.files import read_services
 from poolsrv.cli.importing.service import BadSource
 from poolsrv.config import reader
 from poolsrv.config.errors import ConfigErrors
+from poolsrv.core.text import lines
 from poolsrv.plugins import loader
 
 from ..source import Source
@@ -51,6 +52,7 @@ def run(data: bytes) -> None:
 def check_document(document: Document, config: Path, name: str) -> None:
     for _ in range(len(document.names) + 1):
         text = document.text([name])
+        assert lines(text) == text  # nothing is changed when it is printed
         tomli.loads(text)
         config.write_text(text, encoding="utf-8")
         if not document.served:
@@ -58,8 +60,8 @@ def check_document(document: Document, config: Path, name: str) -> None:
         try:
             loader.load_plugins(reader.read(config))
         except ConfigErrors as errors:
-            lines = [line.removeprefix(f"{config}: ") for line in str(errors).splitlines()]
-            assert [line for line in lines if trial._hold_back(document, line)], lines
+            messages = [line.removeprefix(f"{config}: ") for line in str(errors).splitlines()]
+            assert [line for line in messages if trial._hold_back(document, line)], messages
         else:
             return
     raise AssertionError("it is never accepted")
