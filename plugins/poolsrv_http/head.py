@@ -252,7 +252,7 @@ class RequestParser:
         if name in headers:
             if name in self._limits.single:
                 self._repeated = name
-            value = headers[name] + (b"; " if name == b"cookie" else b", ") + value
+            value = (headers[name] + (b"; " if name == b"cookie" else b", ") + value).strip(b" \t")
         headers[name] = value
 
     def on_headers_complete(self) -> None:

@@ -31,6 +31,23 @@ def test_parts_of_a_request() -> None:
     assert not request.has_body
 
 
+@pytest.mark.parametrize(
+    ("field", "values", "joined"),
+    [
+        (b"X-Y", [b"a", b"b, c"], b"a, b, c"),
+        (b"X-Y", [b"a", b""], b"a,"),
+        (b"X-Y", [b"", b" ", b"a"], b",, a"),
+        (b"Cookie", [b"a=1", b"b=2"], b"a=1; b=2"),
+        (b"Cookie", [b"a=1", b""], b"a=1;"),
+    ],
+)
+def test_repeated_fields_are_joined(field: bytes, values: list[bytes], joined: bytes) -> None:
+    """RFC 9110 section 5.3, and RFC 9113 section 8.2.3 for cookies. A value has no whitespace around it (section 5.5)."""
+    lines = b"".join(b"%b: %b\r\n" % (field, value) for value in values)
+    headers = parse(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % lines).headers
+    assert headers[field.lower()] == joined
+
+
 def test_surplus_is_given_back() -> None:
     """RFC 9112 section 9.3.2: what is behind a request belongs to the next one."""
     parser = RequestParser()
