@@ -22,7 +22,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?=
 # Tests against a model, which `make fuzz` runs for longer than `make test`.
 MODELS = tests/net/test_stream_model.py tests/dispatcher/test_books_model.py tests/dispatcher/test_kernel_model.py
-# Of `make fuzz-http`: the seed that it has printed, to repeat its requests.
+# Of both: the seed, to repeat inputs; another one each time, if none is given. `make fuzz-http` prints its own.
 FUZZ_SEED ?=
 
 .PHONY: help run check test test-compiled test-all test-debian test-nodes chaos soak fuzz fuzz-corpus fuzz-http lint bench bench-quick dist docs screenshots clean
@@ -76,9 +76,9 @@ $(DEBIAN)/etc/debian_version:
 	mkdir -p "$(dir $(DEBIAN))"
 	mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,python3-venv bookworm "$(DEBIAN)"
 
-fuzz: $(VENV)/fuzz.stamp ## look for inputs and orders of events that break a rule (FUZZ_SECONDS=60 for each target, FUZZ_TARGET='a b' for these)
+fuzz: $(VENV)/fuzz.stamp ## look for inputs and orders of events that break a rule (FUZZ_SECONDS=60 for each target, FUZZ_TARGET='a b' for these, FUZZ_SEED)
 	$(if $(FUZZ_TARGET),,HYPOTHESIS_PROFILE=deep FUZZ_SECONDS="$(FUZZ_SECONDS)" $(BIN)/python -m pytest -n 2 $(MODELS))
-	$(BIN)/python -m tests.fuzz.run --seconds "$(FUZZ_SECONDS)" $(FUZZ_TARGET)
+	$(BIN)/python -m tests.fuzz.run --seconds "$(FUZZ_SECONDS)" $(if $(FUZZ_SEED),--seed "$(FUZZ_SEED)") $(FUZZ_TARGET)
 
 fuzz-corpus: $(VENV)/fuzz.stamp ## keep what `make fuzz` has found, as few inputs as reach all of it
 	$(BIN)/python -m tests.fuzz.run --minimise $(FUZZ_TARGET)

@@ -1,8 +1,9 @@
-"""Look for inputs that break a rule: ``python -m tests.fuzz.run [--seconds N] [--minimise] [TARGET]...``.
+"""Look for inputs that break a rule: ``python -m tests.fuzz.run [--seconds N] [--seed N] [--minimise] [TARGET]...``.
 
 Needs atheris (``pip install -e '.[fuzz]'``), which measures which lines an input reaches, and changes those inputs that
 reach new ones. Each target runs in a process of its own, begins with its kept corpus, and ends at the first fault. The
-input is then printed as a line for the corpus. What it finds that reaches new lines stays in ``build/fuzz``.
+input is then printed as a line for the corpus. What it finds that reaches new lines stays in ``build/fuzz``. A seed
+gives the same inputs in the same order, as long as the sources are the same and ``build/fuzz`` is empty.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(NAMES))
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs; 0: another one each time")
     parser.add_argument("--minimise", action="store_true", help="write the kept corpus from build/fuzz")
     parser.add_argument("--inside", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -43,7 +45,7 @@ def main() -> int:
         for name in options.targets or NAMES:
             minimise(name)
         return 0
-    return max([run(name, options.seconds) for name in options.targets or NAMES])
+    return max([run(name, options.seconds, options.seed) for name in options.targets or NAMES])
 
 
 def fuzz(name: str, arguments: list[str]) -> int:
@@ -64,7 +66,7 @@ def command(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "tests.fuzz.run", name, "--inside", *arguments]
 
 
-def run(name: str, seconds: int) -> int:
+def run(name: str, seconds: int, seed: int) -> int:
     """Look for so many seconds; 1 where an input breaks a rule."""
     folder = BUILD / name
     words, start = prepare(name)
@@ -77,6 +79,7 @@ def run(name: str, seconds: int) -> int:
             *words,
             f"-max_len={load(name).longest}",
             f"-max_total_time={seconds}",
+            f"-seed={seed}",
             f"-timeout={SLOWEST}",
             f"-rss_limit_mb={MEMORY}",
             f"-artifact_prefix={folder}/",
