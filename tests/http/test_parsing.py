@@ -42,7 +42,7 @@ def test_parts_of_a_request() -> None:
     ],
 )
 def test_repeated_fields_are_joined(field: bytes, values: list[bytes], joined: bytes) -> None:
-    """RFC 9110 section 5.3, and RFC 9113 section 8.2.3 for cookies. A value has no whitespace around it (section 5.5)."""
+    """RFC 9110 section 5.3, and RFC 9113 section 8.2.3 for cookies. No whitespace is around a value (section 5.5)."""
     lines = b"".join(b"%b: %b\r\n" % (field, value) for value in values)
     headers = parse(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % lines).headers
     assert headers[field.lower()] == joined
