@@ -3,13 +3,14 @@
 Needs atheris (``pip install -e '.[fuzz]'``), which measures which lines an input reaches, and changes those inputs that
 reach new ones. Each target runs in a process of its own, begins with its kept corpus, and ends at the first fault. The
 input is then printed as a line for the corpus. What it finds that reaches new lines stays in ``build/fuzz``. A seed
-gives the same inputs in the same order, as long as the sources are the same and ``build/fuzz`` is empty.
+gives nearly the same inputs in the first seconds, if the sources are the same and ``build/fuzz`` is empty.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -80,6 +81,7 @@ def run(name: str, seconds: int, seed: int) -> int:
             f"-max_len={load(name).longest}",
             f"-max_total_time={seconds}",
             f"-seed={seed}",
+            "-reload=0",  # no other process adds inputs, and to look for them takes its time at random
             f"-timeout={SLOWEST}",
             f"-rss_limit_mb={MEMORY}",
             f"-artifact_prefix={folder}/",
@@ -88,6 +90,7 @@ def run(name: str, seconds: int, seed: int) -> int:
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=os.environ | ({"PYTHONHASHSEED": str(seed)} if seed else {}),
         text=True,
         errors="replace",
         check=False,
