@@ -178,6 +178,12 @@ TOKEN = st.text(alphabet="!#$%&'*+-.^_`|~019AZaz", min_size=1, max_size=12)
 VALUE = st.binary(max_size=40).map(lambda value: bytes(byte for byte in value if byte == 9 or 32 <= byte != 127))
 
 
+def joined(values: list[bytes], separator: bytes) -> bytes:
+    """An empty value has no space in front of it."""
+    first, *others = values
+    return first + b"".join(separator + (b" " + value if value else b"") for value in others)
+
+
 @given(
     fields=st.lists(st.tuples(TOKEN, VALUE), max_size=8), query=st.from_regex(rb"[!-\"$->@-~]{0,20}", fullmatch=True)
 )
@@ -198,7 +204,7 @@ def test_any_request(fields: list[tuple[str, bytes]], query: bytes) -> None:
             sent.setdefault("HTTP_" + field.upper().replace("-", "_"), []).append(content.strip(b" \t"))
     for name, value in extra.items():
         if name != "CONTENT_TYPE":
-            assert os.fsencode(value) in (b", ".join(sent[name]), b"; ".join(sent[name]))
+            assert os.fsencode(value) in (joined(sent[name], b","), joined(sent[name], b";"))
             assert not {"\0", "\n", "\r"} & set(value)
     for name in set(plain) - {"QUERY_STRING", "REQUEST_URI", "HTTP_HOST", "SERVER_NAME"}:
         assert variables[name] == plain[name]
