@@ -234,8 +234,12 @@ class Response(HttpExchange):
 
     @property
     def congested(self) -> bool:
-        """Whether more than 256 KiB wait for the client to take them."""
-        return self._conn.congested
+        """Whether more than 256 KiB wait for the client, or nothing more will be sent to it.
+
+        A loop that sends as long as there is room has to end where the client has reset the connection, too.
+        """
+        conn = self._conn
+        return conn.congested or conn.reset or self._over
 
     @property
     def wants_body(self) -> bool:
