@@ -25,7 +25,7 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape like ``one_line``, and also tabs and what can't be seen, such as marks that turn the direction of text."""
+    r"""Escape what is not printable as Python writes it (``\n``, ``\x1b``, ``\u202e``), bytes as ``encodable`` does."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in encodable(text))
