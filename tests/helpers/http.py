@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import stat
@@ -12,6 +11,7 @@ from typing import Any
 
 import h11
 
+from poolsrv.core.toml import toml
 from tests.helpers.plugins import prompt_client
 from tests.helpers.server import TIMEOUT, ServerProcess, receive_exactly
 
@@ -41,21 +41,13 @@ def write_programs(root: Path, programs: dict[str, str]) -> Path:
 
 
 def cgi_listener(name: str = "www", /, bind: str = "127.0.0.1:0", keys: str = "", **options: Any) -> str:
-    """A listener's table of a config. Strings, numbers and lists look the same in JSON and TOML."""
+    """A listener's table of a config."""
     lines = [f"[listeners.{name}]", f'bind = "{bind}"', 'handler = "cgi"', keys, f"[listeners.{name}.cgi]"]
-    return "\n".join([*lines, *(f"{key} = {_toml(value)}" for key, value in options.items()), ""])
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
-    return json.dumps(os.fspath(value) if isinstance(value, Path) else value)
+    return "\n".join([*lines, *(f"{key} = {toml(value)}" for key, value in options.items()), ""])
 
 
 def pool(workers: int = 1, **keys: Any) -> str:
-    return "\n".join(
-        ["[pool]", f"workers = {workers}", *(f"{key} = {_toml(value)}" for key, value in keys.items()), ""]
-    )
+    return "\n".join(["[pool]", f"workers = {workers}", *(f"{key} = {toml(value)}" for key, value in keys.items()), ""])
 
 
 class Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import select
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from poolsrv.core.toml import toml
 from tests.helpers.distributions import install
 from tests.helpers.server import ServerProcess, receive_line
 
@@ -56,8 +56,8 @@ _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 
 
 def listener(name: str, handler: str | None = None, bind: str = "127.0.0.1:0", **keys: object) -> str:
-    """A listener's table of a config. Strings, numbers and lists look the same in JSON and TOML."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    """A listener's table of a config."""
+    lines = [f"{key} = {toml(value)}" for key, value in keys.items()]
     return "\n".join([f"[listeners.{name}]", f'bind = "{bind}"', f'handler = "{handler or name}"', *lines, ""])
 
 
